@@ -1,0 +1,32 @@
+// Core errors become the classes of mtf.errors, so that users catch one family, whoever raised it.
+#include "bindings.hpp"
+#include "mtf/error.hpp"
+
+namespace py = pybind11;
+
+namespace mtf::python {
+
+namespace {
+
+void raise(const char* name, const char* what) {
+  py::object type = py::module_::import("mtf.errors").attr(name);
+  PyErr_SetString(type.ptr(), what);
+}
+
+}  // namespace
+
+void bind_errors(py::module_&) {
+  py::register_exception_translator([](std::exception_ptr pointer) {
+    try {
+      if (pointer) std::rethrow_exception(pointer);
+    } catch (const ConfigError& error) {
+      raise("ConfigError", error.what());
+    } catch (const StateMismatch& error) {
+      raise("StateMismatch", error.what());
+    } catch (const Closed& error) {
+      raise("Closed", error.what());
+    }
+  });
+}
+
+}  // namespace mtf::python

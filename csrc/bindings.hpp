@@ -1,0 +1,10 @@
+/// What each bind_<area>.cpp gives to module.cpp.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace mtf::python {
+
+void bind_errors(pybind11::module_& module);
+
+}  // namespace mtf::python

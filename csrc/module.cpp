@@ -1,0 +1,8 @@
+// Table of contents of mtf._core.
+#include "bindings.hpp"
+
+PYBIND11_MODULE(_core, module) {
+  module.doc() = "Native core of mtf: schedules, random numbers, sampling, gathering and prefetching.";
+  module.attr("__version__") = MTF_VERSION;
+  mtf::python::bind_errors(module);
+}

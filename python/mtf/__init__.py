@@ -1,0 +1,38 @@
+"""mtf: train PyTorch models on several dataloaders at once, deterministically, with exact resume.
+
+Names load on first use, so that schedules, configurations and plans work without importing torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Public name -> module that defines it. The table is the public interface; a test compares it with the docs.
+_PUBLIC: dict[str, str] = {
+    "MtfError": "mtf.errors",
+    "ConfigError": "mtf.errors",
+    "StateMismatch": "mtf.errors",
+    "CheckpointError": "mtf.errors",
+    "SourceError": "mtf.errors",
+    "FetchTimeout": "mtf.errors",
+    "Closed": "mtf.errors",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        module = _PUBLIC[name]
+    except KeyError:
+        raise AttributeError(f"module 'mtf' has no attribute {name!r}") from None
+    value = getattr(importlib.import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

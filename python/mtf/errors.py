@@ -1,0 +1,31 @@
+"""The errors mtf raises. Each message names the parameter, the rule, the position and the value."""
+
+from __future__ import annotations
+
+
+class MtfError(Exception):
+    """Base of every error that mtf raises itself."""
+
+
+class ConfigError(MtfError, ValueError):
+    """Input that breaks a rule; raised before any data is read and before anything is changed."""
+
+
+class StateMismatch(MtfError, ValueError):
+    """A saved state that doesn't fit what it is loaded into. What it was loaded into is unchanged."""
+
+
+class CheckpointError(MtfError, RuntimeError):
+    """A checkpoint that is damaged, missing, or can't be written; names the file and the reason."""
+
+
+class SourceError(MtfError, RuntimeError):
+    """A loader that raised or misbehaved; names the loader, pass, batch and step. The cause is chained."""
+
+
+class FetchTimeout(SourceError):
+    """A loader that gave no batch within ``fetch_timeout_s`` seconds."""
+
+
+class Closed(MtfError, RuntimeError):
+    """A call on an object that was closed, or that a forked child process inherited."""
