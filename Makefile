@@ -1,0 +1,91 @@
+# Every target has one line of help: `make help`. On a fresh clone python3, a C++20 compiler and make are enough.
+# Variables: VENV (environment to use), PYTHON (interpreter it is made from), PRESET (native-test), PYTEST_ARGS.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VENV ?= .venv
+PYTHON ?= python3
+PRESET ?= dev
+PYTEST_ARGS ?= -n 2
+FUZZ_SECONDS ?= 30
+
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install -q -c requirements/constraints.txt
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+
+SOURCES := $(shell find src csrc -name '*.[ch]pp' 2>/dev/null) $(shell find . -maxdepth 2 -name CMakeLists.txt -not -path './build/*' 2>/dev/null)
+
+.PHONY: help demo test native-test bench bench-quick lint wheel wheels docs faults fuzz clean
+
+help:  ## Show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# Build tools and torch first, so that building the package needs no isolated environment of its own.
+$(VENV)/.tools: requirements/constraints.txt
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PIP) torch numpy "scikit-build-core>=0.10" "pybind11>=3.0" "cmake>=3.26" ninja
+	@touch $@
+
+# Changed native sources are rebuilt in part; changed Python sources need nothing (the install is editable).
+$(VENV)/.built: $(VENV)/.tools pyproject.toml $(SOURCES)
+	@if [ $(VENV)/.installed -nt pyproject.toml ]; then \
+	  $(PIP) --no-build-isolation --no-deps -e . ; \
+	else \
+	  $(PIP) --no-build-isolation -e ".[dev,demo]" && touch $(VENV)/.installed ; \
+	fi
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.built
+	$(PIP) --no-build-isolation -e ".[bench]"
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.built
+	$(PIP) --no-build-isolation -e ".[docs]"
+	@touch $@
+
+demo: $(VENV)/.built  ## Train on three real data sets, interrupt, resume, prove bit-identity (under two minutes)
+	$(PY) examples/demo/demo.py --report demo-report
+
+test: $(VENV)/.built  ## Run the Python tests (PYTEST_ARGS="-k name" to choose)
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+native-test: $(VENV)/.tools  ## Build and run the C++ tests (PRESET=dev, asan or tsan)
+	scripts/native-test $(PRESET)
+
+lint: $(VENV)/.built  ## ruff, mypy --strict, stubs against the module, clang-format, clang-tidy
+	scripts/lint
+
+bench: $(VENV)/.bench build/release/.built  ## All benchmarks against peers and native bounds, with a page and plots
+	mkdir -p build/bench
+	$(PY) -m pytest benchmarks -p no:cacheprovider --benchmark-json=build/bench/run.json
+	$(PY) benchmarks/report.py build/bench/run.json --out build/bench
+
+bench-quick: $(VENV)/.bench build/release/.built  ## The same in a short form, under three minutes
+	mkdir -p build/bench
+	$(PY) -m pytest benchmarks --quick -p no:cacheprovider --benchmark-json=build/bench/quick.json
+	$(PY) benchmarks/report.py build/bench/quick.json --out build/bench/quick
+
+build/release/.built: $(VENV)/.tools $(SOURCES) $(wildcard benchmarks/native/*)
+	cmake --preset release > build/release.log 2>&1 || { cat build/release.log; exit 1; }
+	cmake --build --preset release
+	@touch $@
+
+wheel: $(VENV)/.tools  ## Build a wheel into dist/
+	$(PY) -m pip wheel -q --no-build-isolation --no-deps -w dist .
+
+wheels:  ## Build _core and run the torch-free tests on every Python from 3.10 to 3.13 that is installed
+	scripts/wheels
+
+docs: $(VENV)/.docs  ## Build the documentation into docs/_build (offline, warnings are errors)
+	$(PY) -m sphinx -q -W --keep-going docs docs/_build
+
+faults: $(VENV)/.built  ## Kills, full disks, damaged files: the long form of the fault tests
+	$(PY) -m pytest tests/faults $(PYTEST_ARGS)
+
+fuzz: $(VENV)/.tools  ## libFuzzer on the native core for FUZZ_SECONDS per target (needs clang)
+	scripts/fuzz $(FUZZ_SECONDS)
+
+clean:  ## Remove everything that was built (the environment stays; rm -r .venv for that)
+	rm -rf build dist wheelhouse demo-report docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -f python/mtf/_core*.so $(VENV)/.built $(VENV)/.installed
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
