@@ -49,10 +49,9 @@ class Stream {
   /// The next 64 bits. Word t of the stream is half `t mod 2` of the block at counter t / 2.
   [[nodiscard]] constexpr std::uint64_t next() noexcept {
     const std::uint64_t block = position_ / 2;
-    const PhiloxCounter out =
-        philox4x32({static_cast<std::uint32_t>(block), static_cast<std::uint32_t>(block >> 32),
-                    static_cast<std::uint32_t>(KeyUse::stream), 0},
-                   key_.words());
+    const PhiloxCounter out = philox4x32({static_cast<std::uint32_t>(block), static_cast<std::uint32_t>(block >> 32),
+                                          static_cast<std::uint32_t>(KeyUse::stream), 0},
+                                         key_.words());
     const std::size_t half = (position_++ % 2) * 2;
     return out[half] | (std::uint64_t{out[half + 1]} << 32);
   }

@@ -1,10 +1,10 @@
-#include "mtf/random/philox.hpp"
-
 #include <gtest/gtest.h>
 
 #include <fstream>
 #include <sstream>
 #include <string>
+
+#include "mtf/random/philox.hpp"
 
 namespace {
 
