@@ -19,6 +19,13 @@ _PUBLIC: dict[str, str] = {
     "SourceError": "mtf.errors",
     "FetchTimeout": "mtf.errors",
     "Closed": "mtf.errors",
+    "SamplingStrategy": "mtf.enums",
+    "WeightedOrder": "mtf.enums",
+    "EpochLengthPolicy": "mtf.enums",
+    "Interpolation": "mtf.enums",
+    "ValAggregation": "mtf.enums",
+    "MultiDataLoaderConfig": "mtf.config.multi",
+    "WeightCurve": "mtf.config.multi",
 }
 
 __all__ = ["__version__", *_PUBLIC]

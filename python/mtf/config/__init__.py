@@ -1,0 +1,1 @@
+"""Configurations: dataclasses that read from and write to plain data and YAML."""

@@ -1,0 +1,202 @@
+"""Configurations as plain data: dataclasses to and from dicts and YAML, with errors that name the field."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mtf.errors import ConfigError
+
+C = TypeVar("C", bound="Config")
+
+
+class Config:
+    """Base of mtf's configuration dataclasses."""
+
+    @classmethod
+    def from_dict(cls: type[C], data: Mapping[str, Any]) -> C:
+        """Builds the configuration from nested plain data.
+
+        Args:
+            data: field name -> value; nested configurations as dicts, enums by name or value (any case).
+
+        Raises:
+            ConfigError: an unknown field (the nearest name is suggested), or a value of the wrong kind.
+        """
+        return typing.cast(C, _build(cls, data, cls.__name__))
+
+    @classmethod
+    def from_yaml(cls: type[C], path: str | Path) -> C:
+        """As ``from_dict`` from a YAML file. Needs PyYAML (``pip install mtf[yaml]``)."""
+        try:
+            import yaml
+        except ImportError as error:
+            raise ConfigError("reading YAML needs PyYAML: pip install 'mtf[yaml]'") from error
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+            data = yaml.safe_load(text)
+        except OSError as error:
+            raise ConfigError(f"{cls.__name__}: cannot read {path}: {error.strerror or error}") from error
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{cls.__name__}: {path} is not valid YAML: {error}") from error
+        return cls.from_dict({} if data is None else data)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain data (dicts, lists, numbers, strings) that ``from_dict`` turns back into an equal object.
+
+        Raises:
+            ConfigError: a field holds something without a plain form, such as a function.
+        """
+        return typing.cast("dict[str, Any]", _plain(self, type(self).__name__))
+
+
+def nearest(name: str, known: Iterable[object]) -> str:
+    """``"; did you mean 'x'?"`` for the known name closest to ``name``, or an empty string."""
+    names = [str(k) for k in known]
+    folded = {n.lower(): n for n in reversed(names)}
+    found = difflib.get_close_matches(str(name).lower(), list(folded), n=1, cutoff=0.6)
+    return f"; did you mean {folded[found[0]]!r}?" if found else ""
+
+
+def parse_enum(kind: type[Enum], value: object, where: str) -> Enum:
+    """The member of ``kind`` that ``value`` is, or names (by name, alias or value, in any case).
+
+    Raises:
+        ConfigError: no member is called so; the message lists them.
+    """
+    if isinstance(value, kind):
+        return value
+    if isinstance(value, str):
+        word = value.strip().lower().replace("-", "_")
+        word = word.removeprefix(kind.__name__.lower() + ".")
+        for name, member in kind.__members__.items():
+            if word in (name.lower(), str(member.value).lower()):
+                return member
+    names = list(kind.__members__)
+    raise ConfigError(f"{where} must be one of {', '.join(names)}, got {value!r}{nearest(str(value), names)}")
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _build(cls: type, data: object, where: str) -> object:
+    if isinstance(data, cls):
+        return data
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where} must be a mapping of field names to values, got {data!r}")
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    hints = _hints(cls)
+    arguments = {}
+    for name, value in data.items():
+        if name not in fields:
+            raise ConfigError(
+                f"{where} has no field {name!r}{nearest(str(name), fields)} (fields: {', '.join(fields)})"
+            )
+        arguments[name] = _convert(hints[name], value, f"{where}.{name}")
+    missing = [
+        n
+        for n, f in fields.items()
+        if n not in arguments and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigError(f"{where}.{missing[0]} is required")
+    return cls(**arguments)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    """``value`` from plain data as the annotation ``hint`` wants it; what needs no conversion goes through."""
+    if typing.get_origin(hint) is typing.Annotated:
+        hint = typing.get_args(hint)[0]
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return _convert_union(typing.get_args(hint), value, where)
+    if isinstance(hint, type) and origin is None:
+        return _convert_plain(hint, value, where)
+    arguments = typing.get_args(hint)
+    if origin is typing.Literal:
+        if value not in arguments:
+            options = ", ".join(map(repr, arguments))
+            raise ConfigError(f"{where} must be one of {options}, got {value!r}{nearest(str(value), arguments)}")
+        return value
+    if origin in (list, Sequence, tuple):
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise ConfigError(f"{where} must be a list, got {value!r}")
+        if origin is tuple and arguments and arguments[-1] is not Ellipsis:
+            if len(value) != len(arguments):
+                raise ConfigError(f"{where} must have {len(arguments)} entries, got {len(value)}: {value!r}")
+            return tuple(_convert(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(arguments, value, strict=True)))
+        items = [_convert(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value)]
+        return tuple(items) if origin is tuple else items
+    if origin in (dict, Mapping):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where} must be a mapping, got {value!r}")
+        return {
+            _convert(arguments[0], k, where): _convert(arguments[1], v, f"{where}[{k!r}]") for k, v in value.items()
+        }
+    return value
+
+
+def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
+    if value is None:
+        if type(None) in options:
+            return None
+        raise ConfigError(f"{where} must not be None")
+    options = tuple(o for o in options if o is not type(None))
+    first: ConfigError | None = None
+    # An exact match first, so that `int | float` keeps an int and `bool | str` a bool.
+    for option in sorted(options, key=lambda o: type(value) is not o):
+        try:
+            return _convert(option, value, where)
+        except ConfigError as error:
+            first = first or error
+    assert first is not None
+    raise first
+
+
+def _convert_plain(kind: type, value: Any, where: str) -> Any:
+    if issubclass(kind, Enum):
+        return parse_enum(kind, value, where)
+    if dataclasses.is_dataclass(kind):
+        return _build(kind, value, where)
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if kind is float and isinstance(value, str):
+        # YAML 1.1 reads 1e-3 as a string.
+        try:
+            return float(value)
+        except ValueError:
+            raise ConfigError(f"{where} must be a number, got {value!r}") from None
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    if kind is int and isinstance(value, bool):
+        raise ConfigError(f"{where} must be an int, got {value!r}")
+    if kind in (int, str, bool, float) and not isinstance(value, kind):
+        raise ConfigError(f"{where} must be {'an' if kind is int else 'a'} {kind.__name__}, got {value!r}")
+    return value
+
+
+def _plain(value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            f.name: _plain(getattr(value, f.name), f"{where}.{f.name}") for f in dataclasses.fields(value) if f.init
+        }
+    if isinstance(value, Enum):
+        return value.value
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {k: _plain(v, f"{where}[{k!r}]") for k, v in value.items()}
+    if isinstance(value, Sequence):
+        return [_plain(v, f"{where}[{i}]") for i, v in enumerate(value)]
+    raise ConfigError(f"{where} has no plain form: {value!r}")
