@@ -1,0 +1,1 @@
+"""Sources of batches and how they reach the training step."""

@@ -1,0 +1,167 @@
+"""What a mixture draws batches from: the protocol that every loader is adapted to, and that users may implement."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from mtf.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mtf._core import NativeSource
+
+
+class Addressing(Enum):
+    """How a source gets to a position, which decides what a resume costs."""
+
+    POSITION = "position"
+    """Any (pass, batch) opens directly; no data is read to get there."""
+    STATE = "state"
+    """The source saves its own state; the state travels with the batch that it follows."""
+    REPLAY = "replay"
+    """Batches before the position are produced again and dropped."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a STATE source said about itself after it had given ``batch`` batches of pass ``pass_``.
+
+    Attributes:
+        pass_: The pass that was open, counted over the whole training.
+        batch: Batches of that pass handed out so far, so also the number of the next one.
+        data: The source's own state: nested containers of plain values and tensors.
+    """
+
+    pass_: int
+    batch: int
+    data: Any
+
+
+class Stream(ABC):
+    """One pass of a source, being read. The consumer calls it from one thread."""
+
+    @abstractmethod
+    def __next__(self) -> Any:
+        """The next batch of the pass.
+
+        Raises:
+            StopIteration: The pass has ended; every later call raises it again.
+        """
+
+    def request(self, num_batches: int) -> None:
+        """Says that ``num_batches`` more batches will be wanted, so that workers may start on them.
+
+        The requests of one pass add up to the batches that are taken from it, or run ahead of them. A stream that fetches
+        when it is asked for a batch ignores this.
+        """
+
+    def state(self) -> Any:
+        """A snapshot after the batch just given, for sources with ``Addressing.STATE``; it never changes later."""
+        return None
+
+    def close(self) -> None:
+        """Releases workers and files. May be called several times, also before the pass ended."""
+
+
+class Source(ABC):
+    """Batches of one dataset, addressed by pass and batch. Implement it to plug in anything.
+
+    Attributes:
+        name: The name in the mixture; random numbers of the source depend on it.
+        addressing: How ``open`` reaches a position.
+        max_in_flight: How many requested batches its workers can hold at once; 0 when a batch is fetched in ``next``.
+        opens_ahead: Whether the next pass may be opened before the current one has ended.
+    """
+
+    name: str = ""
+    addressing: Addressing = Addressing.POSITION
+    max_in_flight: int = 0
+    opens_ahead: bool = False
+
+    @abstractmethod
+    def num_batches(self) -> int | None:
+        """Batches in one pass, or None when that can't be known before reading."""
+
+    @abstractmethod
+    def open(self, pass_: int, batch: int, key: int, snapshot: Snapshot | None = None) -> Stream:
+        """Starts reading pass ``pass_`` at batch ``batch``.
+
+        Args:
+            pass_: The pass, counted from 0 over the whole training; each shuffles differently.
+            batch: The first batch to give. With ``Addressing.POSITION`` no earlier batch is produced.
+            key: Key of the source's random numbers. That of a pass is ``fold_in(key, pass_)``, that of a batch
+                ``fold_in(fold_in(key, pass_), batch)``.
+            snapshot: The last known state, at or before the position. Only for ``Addressing.STATE``.
+        """
+
+    def native(self) -> NativeSource | None:
+        """The source as the prefetch engine fetches it on its threads, or None; ``open`` isn't used when it has one."""
+        return None
+
+    def drop_last(self) -> Source:
+        """The source without its incomplete last batch. The source itself where batches have no common size."""
+        return self
+
+    def shard(self, rank: int, world_size: int) -> Source:
+        """The part of each global batch that belongs to ``rank`` of ``world_size``.
+
+        Raises:
+            ConfigError: The source can't be divided; the message says what to do.
+        """
+        raise ConfigError(
+            f"source {self.name!r} ({type(self).__name__}) can't be divided over {world_size} ranks: give each rank its own "
+            "loader and set shard=False, or use a map-style DataLoader or mtf.ArrayLoader"
+        )
+
+    def weight(self, pass_: int, batch: int) -> float:
+        """Share of this rank's batch in the loss: 1.0, or 0.0 for a repeated sample on a rank that has none left."""
+        return 1.0
+
+    def notes(self) -> list[str]:
+        """What doesn't hold for this source, in words; empty when every promise does."""
+        return []
+
+    def close(self) -> None:
+        """Releases what outlives a pass. May be called several times."""
+
+
+def as_source(loader: Any, name: str, *, seed_each_batch: bool = True) -> Source:
+    """The adapter for ``loader``.
+
+    Args:
+        loader: A Source, a torch DataLoader, a torchdata StatefulDataLoader, or anything that can be iterated.
+        name: The source's name in the mixture.
+        seed_each_batch: Produce each batch under generators seeded from its position.
+
+    Raises:
+        ConfigError: Nothing here can read ``loader``; the message says what to pass instead.
+    """
+    if isinstance(loader, Source):
+        loader.name = name
+        return loader
+    _refuse_wrapped(loader, name)
+    from mtf.data import iterable, stateful, torch_loader
+
+    if torch_loader.can_rebuild(loader):
+        return torch_loader.TorchSource(loader, name, seed_each_batch=seed_each_batch)
+    if stateful.has_state(loader):
+        return stateful.StatefulSource(loader, name, seed_each_batch=seed_each_batch)
+    return iterable.IterableSource(loader, name, seed_each_batch=seed_each_batch)
+
+
+def _refuse_wrapped(loader: Any, name: str) -> None:
+    """Raises when another framework's wrapper would decide order, ranks and devices next to mtf."""
+    cls = type(loader)
+    wrapped = {
+        "_FabricDataLoader": "Fabric.setup_dataloaders",
+        "DataLoaderShard": "Accelerator.prepare",
+        "DataLoaderDispatcher": "Accelerator.prepare",
+        "SkipDataLoader": "accelerate.skip_first_batches",
+    }
+    if cls.__name__ in wrapped and cls.__module__.split(".")[0] in ("lightning", "lightning_fabric", "accelerate"):
+        raise ConfigError(
+            f"loader {name!r} is a {cls.__module__}.{cls.__name__}: pass the DataLoader itself, as it was before "
+            f"{wrapped[cls.__name__]}; mtf does the sharding and the move to the device (rank, world_size and device of MultiLoader)"
+        )
