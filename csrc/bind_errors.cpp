@@ -16,7 +16,8 @@ void raise(const char* name, const char* what) {
 }  // namespace
 
 void bind_errors(py::module_&) {
-  py::register_exception_translator([](std::exception_ptr pointer) {
+  // By value, as pybind11 declares it.
+  py::register_exception_translator([](std::exception_ptr pointer) {  // NOLINT(performance-unnecessary-value-param)
     try {
       if (pointer) std::rethrow_exception(pointer);
     } catch (const ConfigError& error) {
