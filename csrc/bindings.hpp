@@ -6,5 +6,6 @@
 namespace mtf::python {
 
 void bind_errors(pybind11::module_& module);
+void bind_random(pybind11::module_& module);
 
 }  // namespace mtf::python
