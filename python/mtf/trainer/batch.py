@@ -1,0 +1,36 @@
+"""Batches as the trainer sees them: nested containers of tensors."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+
+def num_samples(batch: Any) -> int:
+    """First dimension of the first tensor (or array) found in ``batch``; 1 where there is none."""
+    found = _first_dimension(batch)
+    return 1 if found is None else found
+
+
+def _first_dimension(batch: Any) -> int | None:
+    if isinstance(batch, Tensor):
+        return batch.shape[0] if batch.dim() else None
+    if isinstance(batch, (str, bytes)):
+        return None
+    if isinstance(batch, (list, tuple)):
+        parts: Any = batch
+    elif isinstance(batch, Mapping):
+        parts = batch.values()
+    elif dataclasses.is_dataclass(batch):
+        parts = (getattr(batch, f.name) for f in dataclasses.fields(batch))
+    else:
+        shape = getattr(batch, "shape", None)
+        return int(shape[0]) if shape else None
+    for part in parts:
+        found = _first_dimension(part)
+        if found is not None:
+            return found
+    return None

@@ -1,0 +1,183 @@
+"""Validation: every batch exactly once, and metrics that are exact over uneven loaders and short last batches."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtf.config.fields import nearest
+from mtf.config.trainer import ValidationConfig
+from mtf.enums import ValAggregation
+from mtf.errors import ConfigError
+from mtf.trainer.batch import num_samples
+from mtf.trainer.distributed import SingleProcess
+from mtf.trainer.metrics import is_metric_object, scalar
+
+PerLoader = dict[str, dict[str, float]]
+
+
+class EvaluationTable:
+    """Sums over samples and numbers of samples, per loader and metric, in float64 on the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._sums: dict[tuple[str, str], Tensor] = {}
+        self._counts: dict[tuple[str, str], Any] = {}
+        self._objects: dict[str, Any] = {}
+        self._computed: dict[tuple[str, str], tuple[float, int]] = {}
+        self._samples = 0
+
+    def begin_loader(self) -> None:
+        """Metric objects accumulate one loader at a time."""
+        self._samples = 0
+        self._objects = {}
+
+    def add(self, loader: str, result: Any, batch: Any) -> dict[str, Any]:
+        """Notes what a validation step returned for ``batch``; returns its metrics, detached.
+
+        Every metric counts as a mean over the batch's samples: ``num_samples`` of the result, else the batch's
+        first dimension.
+        """
+        given = dict(result) if isinstance(result, Mapping) else {"loss": result}
+        count = given.pop("num_samples", None)
+        n: Any = num_samples(batch) if count is None else scalar("num_samples", count)
+        self._samples += 1
+        seen: dict[str, Any] = {}
+        for name, value in given.items():
+            if is_metric_object(value):
+                if name not in self._objects and self._samples > 1:
+                    raise ConfigError(f"metric {name!r} of loader {loader!r} is an object in some batches only")
+                self._objects[name] = value
+                seen[name] = value
+                continue
+            seen[name] = value = scalar(name, value)
+            key = (loader, name)
+            if isinstance(value, Tensor):
+                value = value.to(self._device, torch.float64)
+            # A mean over no sample may be NaN; it must not poison the sum.
+            weighted = value * n if isinstance(n, Tensor) or n else 0.0
+            self._sums[key] = self._sums.get(key, 0.0) + weighted
+            self._counts[key] = self._counts.get(key, 0) + n
+        return seen
+
+    def end_loader(self, loader: str, num_in_loader: int) -> None:
+        """Reads and resets the metric objects of ``loader``, over its ``num_in_loader`` samples."""
+        for name, found in self._objects.items():
+            self._computed[loader, name] = (float(found.compute()), num_in_loader)
+            found.reset()
+        self._objects = {}
+
+    def read(self, ranks: SingleProcess) -> tuple[PerLoader, dict[str, dict[str, float]]]:
+        """Means per loader and metric, and the numbers of samples behind them. The only host synchronisation."""
+        keys = [tuple(joined.split("\0", 1)) for joined in ranks.union(f"{a}\0{b}" for a, b in self._sums)]
+        table = torch.zeros(2, len(keys), dtype=torch.float64, device=self._device)
+        for i, key in enumerate(keys):
+            if key in self._sums:
+                table[0, i] = self._sums[key]  # type: ignore[index]
+                table[1, i] = self._counts[key]  # type: ignore[index]
+        sums, counts = ranks.sum(table).tolist()
+        means: PerLoader = {}
+        samples: dict[str, dict[str, float]] = {}
+        for (loader, name), total, count in zip(keys, sums, counts, strict=True):
+            if count:
+                means.setdefault(loader, {})[name] = total / count
+                samples.setdefault(loader, {})[name] = count
+        for (loader, name), (value, count) in self._computed.items():
+            means.setdefault(loader, {})[name] = value
+            samples.setdefault(loader, {})[name] = count
+        return means, samples
+
+
+def check_validation(config: ValidationConfig, names: Sequence[str]) -> None:
+    """Checks settings against the validation loaders there are.
+
+    Raises:
+        ConfigError: weights or primary metrics don't fit ``names``.
+    """
+    weights = config.validation_weights
+    if weights is not None and config.aggregation_fn is None and len(weights) != len(names):
+        raise ConfigError(
+            f"validation.validation_weights must have one weight per validation loader ({list(names)}), "
+            f"it has {len(weights)}: {weights}"
+        )
+    for name in config.primary_metrics:
+        if name not in names:
+            raise ConfigError(
+                f"validation.primary_metrics: no validation loader is called {name!r}, there are {list(names)}"
+                f"{nearest(name, names)}"
+            )
+
+
+def aggregate(
+    config: ValidationConfig, names: Sequence[str], means: PerLoader, samples: Mapping[str, Mapping[str, float]]
+) -> dict[str, float]:
+    """The row of one validation: ``val/<metric>`` and ``val/<loader>/<metric>``.
+
+    Args:
+        names: validation loaders in order.
+        means: per loader and metric, the mean over the loader's samples.
+        samples: numbers of samples behind ``means``.
+    """
+    missing = [name for name in names if name not in means]
+    if missing:
+        warnings.warn(f"validation loaders without a batch are left out: {missing}", stacklevel=3)
+    primary = config.aggregation is ValAggregation.PRIMARY_METRIC_PER_LOADER
+    primary = primary and config.aggregation_fn is None and config.validation_weights is None
+    row: dict[str, float] = {}
+    if primary:
+        chosen = {name: _primary(config, name, means[name]) for name in names if name in means}
+        if config.per_loader_metrics:
+            row = {f"val/{name}/{metric}": means[name][metric] for name, metric in chosen.items()}
+        if config.global_metrics and chosen:
+            row["val/primary"] = sum(means[n][m] for n, m in chosen.items()) / len(chosen)
+        return row
+    if config.per_loader_metrics:
+        row = {f"val/{n}/{m}": value for n in names if n in means for m, value in means[n].items()}
+    if config.global_metrics:
+        if config.aggregation_fn is not None:
+            combined: Mapping[str, float] = config.aggregation_fn({n: dict(means[n]) for n in names if n in means})
+            if not isinstance(combined, Mapping):
+                raise ConfigError(
+                    f"validation.aggregation_fn must return a mapping of metric to value, got {combined!r}"
+                )
+        else:
+            combined = _weighted(_weights(config, names, samples), means)
+        row.update({f"val/{m}": float(value) for m, value in combined.items()})
+    return row
+
+
+def _primary(config: ValidationConfig, name: str, metrics: Mapping[str, float]) -> str:
+    metric = config.primary_metrics.get(name, "loss")
+    if metric not in metrics:
+        raise ConfigError(
+            f"validation.primary_metrics: loader {name!r} has no metric {metric!r}, its steps return {list(metrics)}"
+            f"{nearest(metric, metrics)}"
+        )
+    return metric
+
+
+def _weights(
+    config: ValidationConfig, names: Sequence[str], samples: Mapping[str, Mapping[str, float]]
+) -> Callable[[str, str], float]:
+    """The weight of a loader in the mean of a metric."""
+    if config.validation_weights is not None:
+        given = dict(zip(names, config.validation_weights, strict=True))
+        return lambda loader, metric: given[loader]
+    if config.aggregation is ValAggregation.MACRO_AVG_EQUAL_LOADERS:
+        return lambda loader, metric: 1.0
+    return lambda loader, metric: samples[loader][metric]
+
+
+def _weighted(weight: Callable[[str, str], float], means: PerLoader) -> dict[str, float]:
+    """Weighted mean per metric over the loaders that have it."""
+    totals: dict[str, list[float]] = {}
+    for loader, metrics in means.items():
+        for metric, value in metrics.items():
+            total = totals.setdefault(metric, [0.0, 0.0])
+            total[0] += weight(loader, metric) * value
+            total[1] += weight(loader, metric)
+    return {metric: total / whole for metric, (total, whole) in totals.items() if whole}

@@ -1,0 +1,212 @@
+"""Hooks: a user's own code at fixed points of training.
+
+A hook overrides the methods it needs. The list below is looked at once, when a hook is added, so an event
+that no hook overrides costs one empty-tuple test per step.
+"""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from mtf.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mtf.trainer.trainer import Trainer
+    from torch import Tensor
+
+
+class TrainerHooks:
+    """Base of all hooks; every method does nothing. No ``super().__init__()`` is needed.
+
+    A hook that defines ``state_dict()`` and ``load_state_dict(state)`` is saved with the trainer. All
+    arguments are positional. A batch is what the training step gets, on the trainer's device.
+    """
+
+    def on_train_start(self, trainer: Trainer) -> None:
+        """Every call of ``fit`` starts with it."""
+
+    def on_train_end(self, trainer: Trainer) -> None:
+        """Every call of ``fit`` that raises nothing ends with it."""
+
+    def on_epoch_start(self, trainer: Trainer, epoch: int) -> None:
+        """Once per epoch, before its first batch is fetched; edits made here hold for the whole epoch."""
+
+    def on_epoch_end(self, trainer: Trainer, epoch: int) -> None:
+        """Once per epoch, after its schedulers and validation and before its checkpoint."""
+
+    def on_train_batch_start(
+        self, trainer: Trainer, batch: Any, batch_idx: int, dataloader_idx: int, dataloader_name: str
+    ) -> None:
+        """Before each training step. ``batch_idx`` counts inside that loader and epoch."""
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+        dataloader_name: str,
+        metrics: Mapping[str, Any],
+    ) -> None:
+        """After each training step and its backward pass; ``metrics`` is what the step returned, detached."""
+
+    def on_before_backward(self, trainer: Trainer, loss: Tensor) -> None:
+        """``loss`` is weighted and divided by the window's length already."""
+
+    def on_after_backward(self, trainer: Trainer) -> None:
+        """Gradients of this step have been added to those of its window."""
+
+    def on_before_optimizer_step(self, trainer: Trainer, optimizer_idx: int) -> None:
+        """Gradients are unscaled and clipped."""
+
+    def on_after_optimizer_step(self, trainer: Trainer, optimizer_idx: int) -> None:
+        """Parameters are new, gradients not yet cleared."""
+
+    def on_gradient_clip(self, trainer: Trainer, grad_norm: Tensor) -> None:
+        """``grad_norm``: 0-dim tensor, the joint norm before clipping. Only with ``clip_grad_norm``."""
+
+    def on_validation_start(self, trainer: Trainer) -> None:
+        """The model is in eval mode already."""
+
+    def on_validation_end(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+        """``metrics`` has the keys that ``trainer.validate`` returns."""
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, batch: Any, batch_idx: int, dataloader_idx: int, dataloader_name: str
+    ) -> None:
+        """As in training."""
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+        dataloader_name: str,
+        metrics: Mapping[str, Any],
+    ) -> None:
+        """As in training."""
+
+    def on_checkpoint_save(self, trainer: Trainer, path: str) -> None:
+        """A checkpoint is complete at ``path`` (with ``asynchronous=True``: its writing has begun)."""
+
+    def on_checkpoint_load(self, trainer: Trainer, path: str) -> None:
+        """The state from ``path`` is in place."""
+
+    def on_source_pass_end(self, trainer: Trainer, name: str, pass_: int) -> None:
+        """The last batch of a loader's pass has become part of an update."""
+
+    def on_exception(self, trainer: Trainer, error: BaseException) -> None:
+        """``fit`` is about to raise ``error``."""
+
+
+EVENTS: tuple[str, ...] = tuple(name for name in vars(TrainerHooks) if name.startswith("on_"))
+
+
+class HookList:
+    """The hooks of one trainer, one tuple of bound methods per event: ``hooks.on_epoch_end``.
+
+    Args:
+        on_error: ``"raise"`` lets a hook's exception end the training with its own traceback, ``"log"``
+            reports it as a warning and goes on.
+    """
+
+    on_train_start: tuple[Callable[..., None], ...]
+    on_train_end: tuple[Callable[..., None], ...]
+    on_epoch_start: tuple[Callable[..., None], ...]
+    on_epoch_end: tuple[Callable[..., None], ...]
+    on_train_batch_start: tuple[Callable[..., None], ...]
+    on_train_batch_end: tuple[Callable[..., None], ...]
+    on_before_backward: tuple[Callable[..., None], ...]
+    on_after_backward: tuple[Callable[..., None], ...]
+    on_before_optimizer_step: tuple[Callable[..., None], ...]
+    on_after_optimizer_step: tuple[Callable[..., None], ...]
+    on_gradient_clip: tuple[Callable[..., None], ...]
+    on_validation_start: tuple[Callable[..., None], ...]
+    on_validation_end: tuple[Callable[..., None], ...]
+    on_validation_batch_start: tuple[Callable[..., None], ...]
+    on_validation_batch_end: tuple[Callable[..., None], ...]
+    on_checkpoint_save: tuple[Callable[..., None], ...]
+    on_checkpoint_load: tuple[Callable[..., None], ...]
+    on_source_pass_end: tuple[Callable[..., None], ...]
+    on_exception: tuple[Callable[..., None], ...]
+
+    def __init__(self, hooks: Iterable[TrainerHooks] = (), on_error: Literal["raise", "log"] = "raise") -> None:
+        self._hooks: list[TrainerHooks] = []
+        self._on_error = on_error
+        for event in EVENTS:
+            setattr(self, event, ())
+        for hook in hooks:
+            self.add(hook)
+
+    def __iter__(self) -> Any:
+        return iter(self._hooks)
+
+    def __len__(self) -> int:
+        return len(self._hooks)
+
+    def add(self, hook: TrainerHooks) -> None:
+        """Appends ``hook``; hooks are called in the order in which they were added.
+
+        Raises:
+            ConfigError: it is no ``TrainerHooks``, or has a method ``on_...`` that is no event.
+        """
+        if not isinstance(hook, TrainerHooks):
+            raise ConfigError(f"hooks: expected an instance of TrainerHooks, got {hook!r}")
+        for name in dir(type(hook)):
+            if name.startswith("on_") and name not in EVENTS and callable(getattr(hook, name)):
+                near = difflib.get_close_matches(name, EVENTS, n=1, cutoff=0.8)
+                if near:
+                    raise ConfigError(f"hooks: {type(hook).__name__}.{name} is no event; did you mean {near[0]!r}?")
+        self._hooks.append(hook)
+        for event in EVENTS:
+            method = getattr(hook, event)
+            if getattr(method, "__func__", method) is not getattr(TrainerHooks, event):
+                called = self._guarded(hook, event, method) if self._on_error == "log" else method
+                setattr(self, event, (*getattr(self, event), called))
+
+    def _guarded(self, hook: TrainerHooks, event: str, method: Callable[..., None]) -> Callable[..., None]:
+        def call(*args: Any) -> None:
+            try:
+                method(*args)
+            except Exception as error:  # the user asked for it: on_hook_error="log"
+                warnings.warn(
+                    f"hook {type(hook).__name__}.{event} raised {error!r}; training goes on (on_hook_error='log')",
+                    stacklevel=2,
+                )
+
+        return call
+
+    def call(self, event: str, *args: Any) -> None:
+        """Calls ``event`` of every hook that overrides it; for events that are rare."""
+        for method in getattr(self, event):
+            method(*args)
+
+    def _keys(self) -> list[tuple[str, TrainerHooks]]:
+        """Class name of each hook, numbered where a class occurs more than once."""
+        seen: dict[str, int] = {}
+        keyed = []
+        for hook in self._hooks:
+            name = type(hook).__name__
+            number = seen[name] = seen.get(name, -1) + 1
+            keyed.append((f"{name}#{number}" if number else name, hook))
+        return keyed
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of every hook that has one, by class name."""
+        return {key: hook.state_dict() for key, hook in self._keys() if hasattr(hook, "state_dict")}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Gives each hook its state back; a hook that the state doesn't know keeps what it has."""
+        own = dict(self._keys())
+        lost = sorted(set(state) - set(own))
+        if lost:
+            warnings.warn(
+                f"the saved state of hooks {lost} isn't used: no such hook was added to this trainer", stacklevel=2
+            )
+        for key, saved in state.items():
+            if key in own:
+                own[key].load_state_dict(saved)  # type: ignore[attr-defined]  # state_dict() was found when it was saved

@@ -1,0 +1,180 @@
+"""Metrics of training: what steps return, kept on the device and read at logging intervals."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtf.errors import ConfigError
+from mtf.trainer.distributed import SingleProcess
+
+_MAX_PENDING = 4096  # values kept on the device at most: memory stays bounded however rarely is logged
+
+
+def is_metric_object(value: Any) -> bool:
+    """Whether ``value`` accumulates by itself, as torchmetrics objects do. Told by protocol: importing it takes 3 s."""
+    return all(callable(getattr(value, method, None)) for method in ("update", "compute", "reset"))
+
+
+def scalar(name: str, value: Any) -> Any:
+    """``value`` as a detached 0-dim tensor or a float; neither reads the device.
+
+    Raises:
+        ConfigError: it is neither a number nor a tensor with one element.
+    """
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise ConfigError(f"metric {name!r} must have one element, it is a tensor of shape {tuple(value.shape)}")
+        value = value.detach()
+        return value if value.dim() == 0 else value.reshape(())
+    if isinstance(value, (int, float)):
+        return float(value)
+    try:
+        return float(value)  # numpy scalars
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"metric {name!r} must be a number, a tensor with one element or an object with update, compute and "
+            f"reset, got {type(value).__name__}"
+        ) from None
+
+
+def to_floats(values: Sequence[Any]) -> list[float]:
+    """Scalars as numbers, with one synchronisation for all tensors among them."""
+    tensors = [v for v in values if isinstance(v, Tensor)]
+    if not tensors:
+        return list(values)
+    device = tensors[0].device
+    if all(t.dtype == tensors[0].dtype and t.device == device for t in tensors):
+        read = iter(torch.stack(tensors).tolist())
+    else:
+        read = iter(torch.stack([t.to(device, torch.float64) for t in tensors]).tolist())
+    return [next(read) if isinstance(v, Tensor) else v for v in values]
+
+
+class MetricTable:
+    """Means over steps since the last row, per loader and metric.
+
+    Adding keeps a reference to a 0-dim tensor on the device; nothing is read from it until ``means``. Sums are
+    made in float64 in the order of the steps, so they don't depend on when the values were read.
+    """
+
+    def __init__(self) -> None:
+        self._pending: dict[tuple[str, str], list[Any]] = defaultdict(list)
+        self._num_pending = 0
+        self._sums: dict[tuple[str, str], float] = {}
+        self._counts: dict[tuple[str, str], int] = {}
+        self._objects: dict[tuple[str, str], Any] = {}
+
+    def add(self, loader: str, name: str, value: Any) -> None:
+        """Notes one value. ``loader`` is empty for values that belong to none."""
+        if is_metric_object(value):
+            self._objects[loader, name] = value
+            return
+        self._pending[loader, name].append(scalar(name, value))
+        self._num_pending += 1
+        if self._num_pending >= _MAX_PENDING:
+            self._read()
+
+    def add_loss(self, loader: str, loss: Tensor) -> None:
+        """As ``add`` for a loss that is known to be detached and 0-dim."""
+        self._pending[loader, "loss"].append(loss)
+        self._num_pending += 1
+        if self._num_pending >= _MAX_PENDING:
+            self._read()
+
+    def _read(self) -> None:
+        if not self._num_pending:
+            return
+        flat = iter(to_floats([v for values in self._pending.values() for v in values]))
+        for key, values in self._pending.items():
+            total = self._sums.get(key, 0.0)
+            for _ in values:
+                total += next(flat)
+            self._sums[key] = total
+            self._counts[key] = self._counts.get(key, 0) + len(values)
+        self._pending.clear()
+        self._num_pending = 0
+
+    def means(self, ranks: SingleProcess, *, per_loader: bool) -> dict[str, float]:
+        """``train/<metric>``, ``train/<loader>/<metric>``, and values without a loader under their own name.
+
+        Reads the device once.
+        """
+        self._read()
+        keys = [tuple(joined.split("\0", 1)) for joined in ranks.union(f"{a}\0{b}" for a, b in self._counts)]
+        sums = [self._sums.get((a, b), 0.0) for a, b in keys]
+        counts = [float(self._counts.get((a, b), 0)) for a, b in keys]
+        both = ranks.sum(torch.tensor([sums, counts], dtype=torch.float64)).tolist()
+        row: dict[str, float] = {}
+        totals: dict[str, list[float]] = {}
+        for (loader, name), total, count in zip(keys, *both, strict=True):
+            if not loader:
+                row[name] = total / count
+                continue
+            if per_loader:
+                row[f"train/{loader}/{name}"] = total / count
+            whole = totals.setdefault(name, [0.0, 0.0])
+            whole[0] += total
+            whole[1] += count
+        row.update({f"train/{name}": total / count for name, (total, count) in totals.items()})
+        row.update(self._computed(per_loader))
+        return row
+
+    def _computed(self, per_loader: bool) -> dict[str, float]:
+        """Values of metric objects. One that several loaders share can't be told apart and counts for all."""
+        row: dict[str, float] = {}
+        owners: dict[int, set[str]] = {}
+        for (loader, _), found in self._objects.items():
+            owners.setdefault(id(found), set()).add(loader)
+        for (loader, name), found in self._objects.items():
+            value = float(found.compute())
+            if len(owners[id(found)]) > 1 or not loader:
+                row[f"train/{name}" if loader else name] = value
+            elif per_loader:
+                row[f"train/{loader}/{name}"] = value
+        return row
+
+    def clear(self) -> None:
+        """Starts the next interval."""
+        self._read()
+        self._sums.clear()
+        self._counts.clear()
+        for found in {id(o): o for o in self._objects.values()}.values():
+            found.reset()
+        self._objects.clear()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was added since the last row."""
+        return not (self._num_pending or self._counts or self._objects)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Sums and counts of the interval that is under way."""
+        self._read()
+        return {"sums": [(a, b, total, self._counts[a, b]) for (a, b), total in self._sums.items()]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on with an interval."""
+        self._pending.clear()
+        self._num_pending = 0
+        self._objects.clear()
+        self._sums = {(a, b): float(total) for a, b, total, _ in state["sums"]}
+        self._counts = {(a, b): int(count) for a, b, _, count in state["sums"]}
+
+
+def proportions(names: Sequence[str], actual: Sequence[float], expected: Sequence[float]) -> dict[str, float]:
+    """``loader_proportions/<loader>_batches`` and ``..._divergence`` from the batches of each loader since the
+    epoch's start and from those that its weights let expect."""
+    total, total_expected = sum(actual), sum(expected)
+    row: dict[str, float] = {}
+    for name, drawn, awaited in zip(names, actual, expected, strict=True):
+        share = drawn / total if total else 0.0
+        row[f"loader_proportions/{name}_batches"] = share
+        row[f"loader_proportions/{name}_divergence"] = abs(
+            share - (awaited / total_expected if total_expected else 0.0)
+        )
+    return row

@@ -1,0 +1,61 @@
+"""Finding NaN and infinite losses without a synchronisation per step."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mtf.errors import MtfError
+
+
+class NonFiniteLoss(MtfError, ArithmeticError):
+    """A training step returned a NaN or infinite loss; names the loader, batch and step."""
+
+
+class NonFiniteGuard:
+    """Keeps the losses of the steps since the last look, and looks when told to.
+
+    On a GPU, ``"raise"`` and ``"warn"`` look at logging intervals and before every save; on the CPU, where
+    looking costs nothing, before each update. ``"skip"`` looks at every window, which synchronises the host with
+    the device once per window: it is said once.
+    """
+
+    def __init__(self, policy: Literal["raise", "warn", "skip"], device: torch.device) -> None:
+        self.policy = policy
+        self.every_window = policy == "skip" or device.type == "cpu"
+        if policy == "skip" and device.type != "cpu":
+            warnings.warn("on_nonfinite='skip' synchronises the host with the device once per window", stacklevel=2)
+        self._losses: list[Tensor] = []
+        self._places: list[tuple[str, int, int]] = []
+
+    def add(self, loss: Tensor, name: str, batch_idx: int, step: int) -> None:
+        """Notes one step's unscaled loss (0-dim, detached)."""
+        self._losses.append(loss)
+        self._places.append((name, batch_idx, step))
+
+    def window_is_finite(self) -> bool:
+        """Looks; returns False when the window is to be skipped.
+
+        Raises:
+            NonFiniteLoss: under ``"raise"``, for the first such step.
+        """
+        losses, places = self._losses, self._places
+        if not losses:
+            return True
+        values = [losses[0].item()] if len(losses) == 1 else torch.stack(losses).tolist()
+        self._losses, self._places = [], []
+        bad = [i for i, value in enumerate(values) if value - value != 0.0]
+        if not bad:
+            return True
+        name, batch_idx, step = places[bad[0]]
+        message = (
+            f"the loss of loader {name!r} is {values[bad[0]]} at batch {batch_idx} of this epoch, training step {step}"
+            + (f" (and {len(bad) - 1} more)" if len(bad) > 1 else "")
+        )
+        if self.policy == "raise":
+            raise NonFiniteLoss(f"{message}; performance.on_nonfinite='warn' or 'skip' goes on")
+        warnings.warn(message + ("; its window is skipped" if self.policy == "skip" else ""), stacklevel=2)
+        return self.policy != "skip"

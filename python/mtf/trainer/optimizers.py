@@ -1,0 +1,319 @@
+"""Which optimizers step at the end of a window, at what rate, and which schedulers follow them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mtf.config.fields import nearest
+from mtf.errors import ConfigError
+from mtf.trainer.names import check_names
+
+if TYPE_CHECKING:
+    from mtf.trainer.trainer import Trainer
+
+    from mtf.trainer.distributed import SingleProcess
+    from mtf.trainer.hooks import HookList
+
+
+@dataclass(frozen=True)
+class LoaderRule:
+    """What one loader's steps do: the optimizers they use and the factor of their learning rates."""
+
+    optimizer_idx: tuple[int, ...]
+    lr_scale: float = 1.0
+
+
+class OptimizerSet:
+    """All optimizers of a run and the rule of each loader.
+
+    Gradients of a window add up. At its end an optimizer steps if any of its loaders was seen and it has a
+    gradient; afterwards all gradients are cleared, so nothing leaks into a later update.
+
+    Args:
+        rules: ``per_loader_optimizers`` of the configuration.
+        clip_grad_norm: largest joint 2-norm over exactly the parameters that step; None: no clipping.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
+        rules: Mapping[str, Mapping[str, Any]],
+        clip_grad_norm: float | None,
+    ) -> None:
+        self.optimizers = list(optimizers)
+        self._clip = clip_grad_norm
+        self._all = LoaderRule(tuple(range(len(self.optimizers))))
+        self._rules = {name: self._parse(name, rule) for name, rule in rules.items()}
+        owned = {p for optimizer in self.optimizers for p in _parameters(optimizer)}
+        self._unowned = [p for p in model.parameters() if p not in owned and p.requires_grad]
+        if self._unowned and self.optimizers:
+            names = [n for n, p in model.named_parameters() if p.requires_grad and p not in owned]
+            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            warnings.warn(
+                f"these parameters require gradients but belong to no optimizer, so they never change: {shown}",
+                stacklevel=3,
+            )
+
+    def _parse(self, name: str, rule: Mapping[str, Any]) -> LoaderRule:
+        where = f"per_loader_optimizers[{name!r}]"
+        for key in rule:
+            if key not in ("optimizer_idx", "lr_scale"):
+                raise ConfigError(f"{where} has no setting {key!r}{nearest(key, ('optimizer_idx', 'lr_scale'))}")
+        given = rule.get("optimizer_idx", list(self._all.optimizer_idx))
+        indices = [given] if isinstance(given, int) else list(given)
+        for i in indices:
+            if not isinstance(i, int) or not 0 <= i < len(self.optimizers):
+                raise ConfigError(
+                    f"{where}['optimizer_idx'] contains {i!r}; it must be an int in "
+                    f"[0, {len(self.optimizers)}), the number of optimizers"
+                )
+        scale = float(rule.get("lr_scale", 1.0))
+        if not 0.0 <= scale < float("inf"):
+            raise ConfigError(f"{where}['lr_scale'] must be finite and not negative, it is {scale}")
+        return LoaderRule(tuple(sorted(set(indices))), scale)
+
+    def check(self, names: Sequence[str]) -> None:
+        """Checks the rules against the loaders there are.
+
+        Raises:
+            ConfigError: a rule for a loader that doesn't exist, or a parameter that two optimizers would step in
+                the same loader's updates.
+        """
+        check_names("per_loader_optimizers", self._rules, names)
+        owners: dict[Tensor, int] = {}
+        for j, optimizer in enumerate(self.optimizers):
+            for p in _parameters(optimizer):
+                i = owners.setdefault(p, j)
+                if i == j:
+                    continue
+                for name in names:
+                    used = self._rules.get(name, self._all).optimizer_idx
+                    if i in used and j in used:
+                        raise ConfigError(
+                            f"a parameter of shape {tuple(p.shape)} belongs to optimizers {i} and {j}, and loader "
+                            f"{name!r} uses both: declare with per_loader_optimizers which of them each loader uses"
+                        )
+
+    def window(self, names: Iterable[str]) -> dict[int, float]:
+        """Optimizers that step after a window of these loaders (one name per step), with their learning rate factor.
+
+        In a mixed window the factor of an optimizer is the mean over those steps that use it.
+        """
+        if not self._rules:
+            return dict.fromkeys(self._all.optimizer_idx, 1.0)
+        scales: dict[int, list[float]] = {}
+        for name in names:
+            rule = self._rules.get(name, self._all)
+            for i in rule.optimizer_idx:
+                scales.setdefault(i, []).append(rule.lr_scale)
+        return {i: sum(found) / len(found) for i, found in sorted(scales.items())}
+
+    def step(
+        self,
+        names: Iterable[str],
+        trainer: Trainer,
+        hooks: HookList,
+        ranks: SingleProcess,
+        scaler: torch.amp.GradScaler | None,
+    ) -> set[int]:
+        """Ends a window: unscale, clip, step. Gradients are kept until ``clear``.
+
+        Returns:
+            Indices of the optimizers that stepped; none where fp16 found a gradient that isn't finite.
+        """
+        stepping = {i: f for i, f in self.window(names).items() if _has_gradient(self.optimizers[i])}
+        if not stepping:
+            return set()
+        if scaler is not None:
+            for i in stepping:
+                scaler.unscale_(self.optimizers[i])
+        if scaler is not None or self._clip is not None:
+            parameters = list(dict.fromkeys(p for i in stepping for p in _parameters(self.optimizers[i])))
+            if scaler is not None and not ranks.all_finite(parameters):
+                scaler.update()
+                return set()
+            if self._clip is not None:
+                norm = ranks.clip_grad_norm(parameters, self._clip)
+                for method in hooks.on_gradient_clip:
+                    method(trainer, norm)
+        for i, factor in stepping.items():
+            for method in hooks.on_before_optimizer_step:
+                method(trainer, i)
+            self._step_one(self.optimizers[i], factor, scaler)
+            for method in hooks.on_after_optimizer_step:
+                method(trainer, i)
+        if scaler is not None:
+            scaler.update()
+        return set(stepping)
+
+    @staticmethod
+    def _step_one(optimizer: torch.optim.Optimizer, factor: float, scaler: torch.amp.GradScaler | None) -> None:
+        rates = [group["lr"] for group in optimizer.param_groups] if factor != 1.0 else []
+        for group in optimizer.param_groups if rates else ():
+            group["lr"] = group["lr"] * factor
+        try:
+            if scaler is None:
+                optimizer.step()
+            else:
+                scaler.step(optimizer)
+        finally:
+            # The saved rate is put back: dividing by the factor would not give the same bits, nor survive 0.
+            for group, rate in zip(optimizer.param_groups, rates, strict=False):
+                group["lr"] = rate
+
+    def clear(self) -> None:
+        """Drops every gradient, also of optimizers that didn't step and of parameters without an optimizer."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                for p in group["params"]:
+                    p.grad = None
+        for p in self._unowned:
+            p.grad = None
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _has_gradient(optimizer: torch.optim.Optimizer) -> bool:
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            if p.grad is not None:
+                return True
+    return False
+
+
+@dataclass
+class ScheduledRate:
+    """One learning rate scheduler and when it steps.
+
+    Attributes:
+        scheduler: anything with ``step()``, ``state_dict()`` and ``load_state_dict()``.
+        interval: ``"step"``: after updates in which its optimizer stepped; ``"epoch"``: at an epoch's end.
+        monitor: the metric given to ``scheduler.step(value)``.
+        optimizer: index of its optimizer; None where it can't be told: then it steps whenever any optimizer did.
+    """
+
+    scheduler: Any
+    interval: Literal["step", "epoch"] = "epoch"
+    monitor: str | None = None
+    optimizer: int | None = None
+
+    def step(self, metrics: Mapping[str, float]) -> None:
+        """Steps it, with its metric if it has one.
+
+        Raises:
+            ConfigError: the metric isn't there.
+        """
+        if self.monitor is None:
+            self.scheduler.step()
+        elif self.monitor in metrics:
+            self.scheduler.step(metrics[self.monitor])
+        else:
+            raise ConfigError(
+                f"schedulers: the monitored metric {self.monitor!r} isn't there"
+                f"{nearest(self.monitor, metrics)} (so far: {', '.join(sorted(metrics)) or 'none'})"
+            )
+
+
+class SchedulerSet:
+    """All learning rate schedulers: the general ones and those of single loaders."""
+
+    def __init__(
+        self,
+        optimizers: Sequence[torch.optim.Optimizer],
+        schedulers: Any,
+        per_loader: Mapping[str, Any],
+    ) -> None:
+        given = [] if schedulers is None else schedulers if isinstance(schedulers, (list, tuple)) else [schedulers]
+        self.general = [self._parse(i, entry, optimizers) for i, entry in enumerate(given)]
+        self.per_loader = dict(per_loader)
+        for name, scheduler in self.per_loader.items():
+            _check_steps(f"per_loader_schedulers[{name!r}]", scheduler)
+        self._per_loader_optimizer = {n: _optimizer_of(s, optimizers) for n, s in self.per_loader.items()}
+        self._by_step = [s for s in self.general if s.interval == "step"]
+
+    @staticmethod
+    def _parse(i: int, entry: Any, optimizers: Sequence[torch.optim.Optimizer]) -> ScheduledRate:
+        where = f"schedulers[{i}]"
+        if isinstance(entry, Mapping):
+            known = ("scheduler", "interval", "monitor")
+            for key in entry:
+                if key not in known:
+                    raise ConfigError(f"{where} has no setting {key!r}{nearest(key, known)} (settings: {known})")
+            if "scheduler" not in entry:
+                raise ConfigError(f"{where} needs 'scheduler'")
+            rate = ScheduledRate(entry["scheduler"], entry.get("interval", "epoch"), entry.get("monitor"))
+        else:
+            rate = ScheduledRate(entry)
+        if rate.interval not in ("step", "epoch"):
+            raise ConfigError(f"{where}['interval'] must be 'step' or 'epoch', it is {rate.interval!r}")
+        _check_steps(where, rate.scheduler)
+        if rate.monitor is None and isinstance(rate.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            raise ConfigError(
+                f"{where} is a ReduceLROnPlateau: say what it watches, "
+                "{'scheduler': ..., 'monitor': 'val/loss'} for instance"
+            )
+        rate.optimizer = _optimizer_of(rate.scheduler, optimizers)
+        return rate
+
+    def check(self, names: Sequence[str]) -> None:
+        """Raises ``ConfigError`` for a scheduler of a loader that doesn't exist."""
+        check_names("per_loader_schedulers", self.per_loader, names)
+
+    def after_update(self, names: Iterable[str], stepped: set[int], metrics: Mapping[str, float]) -> None:
+        """Steps what follows updates; nothing whose optimizer didn't step."""
+        for rate in self._by_step:
+            if rate.optimizer in stepped or (rate.optimizer is None and stepped):
+                rate.step(metrics)
+        if self.per_loader:
+            seen: dict[int, Any] = {}
+            for name in names:
+                scheduler = self.per_loader.get(name)
+                optimizer = self._per_loader_optimizer.get(name)
+                if scheduler is not None and (optimizer in stepped or (optimizer is None and stepped)):
+                    seen[id(scheduler)] = scheduler
+            for scheduler in seen.values():
+                scheduler.step()
+
+    def after_epoch(self, metrics: Mapping[str, float], *, after_validation: bool) -> None:
+        """Steps what follows epochs. Those that watch a validation metric wait until the validation has run."""
+        for rate in self.general:
+            if rate.interval == "epoch" and (rate.monitor or "").startswith("val/") == after_validation:
+                rate.step(metrics)
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of every scheduler."""
+        return {
+            "general": [rate.scheduler.state_dict() for rate in self.general],
+            "per_loader": {name: s.state_dict() for name, s in self.per_loader.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Gives every scheduler its state back."""
+        for rate, saved in zip(self.general, state["general"], strict=True):
+            rate.scheduler.load_state_dict(saved)
+        for name, saved in state["per_loader"].items():
+            self.per_loader[name].load_state_dict(saved)
+
+
+def _check_steps(where: str, scheduler: Any) -> None:
+    for method in ("step", "state_dict", "load_state_dict"):
+        if not callable(getattr(scheduler, method, None)):
+            raise ConfigError(f"{where} is no learning rate scheduler, it has no {method}(): {scheduler!r}")
+
+
+def _optimizer_of(scheduler: Any, optimizers: Sequence[torch.optim.Optimizer]) -> int | None:
+    """Index of the optimizer whose rates it sets. Composed schedulers of torch keep it under another name."""
+    owner = getattr(scheduler, "optimizer", None) or getattr(scheduler, "_optimizer", None)
+    for i, optimizer in enumerate(optimizers):
+        if optimizer is owner:
+            return i
+    return None

@@ -1,0 +1,71 @@
+"""Mixed precision, compilation and deterministic algorithms."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Precision:
+    """How forward passes are computed and, for fp16, how losses are scaled.
+
+    Attributes:
+        scaler: the gradient scaler under ``"fp16"``, else None.
+    """
+
+    def __init__(self, name: Literal["fp32", "bf16", "fp16"], device: torch.device) -> None:
+        self._dtype = _DTYPES.get(name)
+        self._device_type = device.type
+        self.scaler = torch.amp.GradScaler(device.type) if name == "fp16" else None
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether forward passes need the context of ``autocast()``."""
+        return self._dtype is not None
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context of one forward pass and its loss; the backward pass runs outside."""
+        if self._dtype is None:
+            return nullcontext()
+        return torch.autocast(self._device_type, dtype=self._dtype)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The scaler's state; empty without one."""
+        return self.scaler.state_dict() if self.scaler is not None else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Gives the scaler its state back."""
+        if self.scaler is not None and state:
+            self.scaler.load_state_dict(state)
+
+
+def compile_in_place(model: nn.Module) -> None:
+    """Compiles ``model.forward`` inside the module itself, so that its state keys keep their names."""
+    model.compile()
+
+
+@contextmanager
+def deterministic_algorithms(enabled: bool) -> Iterator[None]:
+    """Inside, torch uses deterministic algorithms only (and raises where it has none); afterwards as before."""
+    if not enabled:
+        yield
+        return
+    # cuBLAS reads it when its first handle is made.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
+        torch.backends.cudnn.benchmark = benchmark
