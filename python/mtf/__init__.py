@@ -26,6 +26,15 @@ _PUBLIC: dict[str, str] = {
     "ValAggregation": "mtf.enums",
     "MultiDataLoaderConfig": "mtf.config.multi",
     "WeightCurve": "mtf.config.multi",
+    "TrainerConfig": "mtf.config.trainer",
+    "GenericTrainerConfig": "mtf.config.trainer",
+    "PerformanceConfig": "mtf.config.trainer",
+    "ValidationConfig": "mtf.config.trainer",
+    "ValidationFrequency": "mtf.config.trainer",
+    "CheckpointConfig": "mtf.config.trainer",
+    "FaultToleranceConfig": "mtf.config.trainer",
+    "PreemptionConfig": "mtf.config.trainer",
+    "LoggingConfig": "mtf.config.trainer",
 }
 
 __all__ = ["__version__", *_PUBLIC]

@@ -384,3 +384,6 @@ def _at_least(where: str, value: int, low: int) -> None:
 def _positive(where: str, value: float | None) -> None:
     if value is not None and not 0.0 < value < float("inf"):
         raise ConfigError(f"{where} must be positive and finite, it is {value!r}")
+
+
+GenericTrainerConfig = TrainerConfig

@@ -25,16 +25,12 @@ class EvaluationTable:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._sums: dict[tuple[str, str], Tensor] = {}
+        self._sums: dict[tuple[str, str], Any] = {}
         self._counts: dict[tuple[str, str], Any] = {}
         self._objects: dict[str, Any] = {}
-        self._computed: dict[tuple[str, str], tuple[float, int]] = {}
-        self._samples = 0
-
-    def begin_loader(self) -> None:
-        """Metric objects accumulate one loader at a time."""
-        self._samples = 0
-        self._objects = {}
+        self._computed: dict[tuple[str, str], tuple[float, float]] = {}
+        self._num_batches = 0
+        self._num_samples: Any = 0
 
     def add(self, loader: str, result: Any, batch: Any) -> dict[str, Any]:
         """Notes what a validation step returned for ``batch``; returns its metrics, detached.
@@ -45,11 +41,12 @@ class EvaluationTable:
         given = dict(result) if isinstance(result, Mapping) else {"loss": result}
         count = given.pop("num_samples", None)
         n: Any = num_samples(batch) if count is None else scalar("num_samples", count)
-        self._samples += 1
+        self._num_batches += 1
+        self._num_samples = self._num_samples + n
         seen: dict[str, Any] = {}
         for name, value in given.items():
             if is_metric_object(value):
-                if name not in self._objects and self._samples > 1:
+                if name not in self._objects and self._num_batches > 1:
                     raise ConfigError(f"metric {name!r} of loader {loader!r} is an object in some batches only")
                 self._objects[name] = value
                 seen[name] = value
@@ -64,21 +61,22 @@ class EvaluationTable:
             self._counts[key] = self._counts.get(key, 0) + n
         return seen
 
-    def end_loader(self, loader: str, num_in_loader: int) -> None:
-        """Reads and resets the metric objects of ``loader``, over its ``num_in_loader`` samples."""
+    def end_loader(self, loader: str) -> None:
+        """Reads and resets metric objects: they accumulate one loader at a time."""
         for name, found in self._objects.items():
-            self._computed[loader, name] = (float(found.compute()), num_in_loader)
+            self._computed[loader, name] = (float(found.compute()), float(self._num_samples))
             found.reset()
         self._objects = {}
+        self._num_batches, self._num_samples = 0, 0
 
     def read(self, ranks: SingleProcess) -> tuple[PerLoader, dict[str, dict[str, float]]]:
         """Means per loader and metric, and the numbers of samples behind them. The only host synchronisation."""
         keys = [tuple(joined.split("\0", 1)) for joined in ranks.union(f"{a}\0{b}" for a, b in self._sums)]
         table = torch.zeros(2, len(keys), dtype=torch.float64, device=self._device)
-        for i, key in enumerate(keys):
-            if key in self._sums:
-                table[0, i] = self._sums[key]  # type: ignore[index]
-                table[1, i] = self._counts[key]  # type: ignore[index]
+        for i, (loader, name) in enumerate(keys):
+            if (loader, name) in self._sums:
+                table[0, i] = self._sums[loader, name]
+                table[1, i] = self._counts[loader, name]
         sums, counts = ranks.sum(table).tolist()
         means: PerLoader = {}
         samples: dict[str, dict[str, float]] = {}
