@@ -10,6 +10,10 @@
 #include "mtf/error.hpp"
 #include "mtf/random/philox_fill.hpp"
 
+#if MTF_HAS_AVX2_CODE
+#include <immintrin.h>
+#endif
+
 namespace mtf {
 
 AliasTable::AliasTable(std::span<const std::uint32_t> weights) {
@@ -56,13 +60,58 @@ AliasTable::AliasTable(std::span<const std::uint32_t> weights) {
   }
 }
 
+#if MTF_HAS_AVX2_CODE
+
+/// Looks up floor(num / 8) * 8 words and returns how many that is.
+__attribute__((target("avx2"))) std::size_t AliasTable::look_up_avx2(const std::uint32_t* words, std::size_t num,
+                                                                     std::int32_t* out) const noexcept {
+  const auto* cells = reinterpret_cast<const long long*>(cells_.data());
+  const __m128i shift = _mm_cvtsi32_si128(static_cast<int>(shift_));
+  const bool in_registers = cells_.size() <= 8;
+  __m256i all_last{}, all_alias{};
+  if (in_registers) {
+    std::array<std::int32_t, 8> lasts{}, aliases{};
+    for (std::size_t cell = 0; cell < cells_.size(); ++cell) {
+      lasts[cell] = cells_[cell].last;
+      aliases[cell] = static_cast<std::int32_t>(cells_[cell].alias);
+    }
+    all_last = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(lasts.data()));
+    all_alias = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(aliases.data()));
+  }
+  std::size_t i = 0;
+  for (; i + 8 <= num; i += 8) {
+    const __m256i word = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words + i));
+    const __m256i cell = _mm256_srl_epi32(word, shift), half = _mm256_srli_epi32(word, 1);
+    __m256i last, alias;
+    if (in_registers) {
+      last = _mm256_permutevar8x32_epi32(all_last, cell);
+      alias = _mm256_permutevar8x32_epi32(all_alias, cell);
+    } else {
+      // One gathered element holds a whole cell; the two halves of a vector are put back in order by the permutation.
+      const __m256 low = _mm256_castsi256_ps(_mm256_i32gather_epi64(cells, _mm256_castsi256_si128(cell), 8));
+      const __m256 high = _mm256_castsi256_ps(_mm256_i32gather_epi64(cells, _mm256_extracti128_si256(cell, 1), 8));
+      last = _mm256_permute4x64_epi64(_mm256_castps_si256(_mm256_shuffle_ps(low, high, 0b10001000)), 0b11011000);
+      alias = _mm256_permute4x64_epi64(_mm256_castps_si256(_mm256_shuffle_ps(low, high, 0b11011101)), 0b11011000);
+    }
+    const __m256i drawn = _mm256_blendv_epi8(cell, alias, _mm256_cmpgt_epi32(half, last));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), drawn);
+  }
+  return i;
+}
+
+#endif
+
 void AliasTable::fill(Key key, std::uint64_t begin, std::span<std::int32_t> out, Simd simd) const noexcept {
   constexpr std::size_t kBlock = 2048;
   std::array<std::uint32_t, kBlock> words;
   for (std::size_t done = 0; done < out.size(); done += kBlock) {
     const std::size_t num = std::min(kBlock, out.size() - done);
     philox_fill(key, begin + done, std::span(words).first(num), simd);
-    for (std::size_t i = 0; i < num; ++i) {
+    std::size_t i = 0;
+#if MTF_HAS_AVX2_CODE
+    if (simd == Simd::avx2) i = look_up_avx2(words.data(), num, out.data() + done);
+#endif
+    for (; i < num; ++i) {
       out[done + i] = static_cast<std::int32_t>((*this)(words[i]));
     }
   }

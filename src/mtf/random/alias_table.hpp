@@ -6,6 +6,7 @@
 /// rejection.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -25,8 +26,11 @@ class AliasTable {
 
   /// The source that a random word draws.
   [[nodiscard]] std::uint32_t operator()(std::uint32_t word) const noexcept {
-    const Cell cell = cells_[word >> shift_];
-    return static_cast<std::int32_t>(word >> 1) <= cell.last ? word >> shift_ : cell.alias;
+    const std::uint32_t own = word >> shift_;
+    const Cell cell = cells_[own];
+    // A mask rather than a branch: which of the two is drawn can't be predicted.
+    const std::uint32_t aliased = 0u - static_cast<std::uint32_t>(static_cast<std::int32_t>(word >> 1) > cell.last);
+    return own ^ ((own ^ cell.alias) & aliased);
   }
 
   /// Draws [begin, begin + out.size()): draw t takes word t of the key's stream. The same for every `simd`.
@@ -40,6 +44,10 @@ class AliasTable {
     std::int32_t last;
     std::uint32_t alias;
   };
+
+#if MTF_HAS_AVX2_CODE
+  std::size_t look_up_avx2(const std::uint32_t* words, std::size_t num, std::int32_t* out) const noexcept;
+#endif
 
   std::vector<Cell> cells_;
   std::uint32_t shift_;

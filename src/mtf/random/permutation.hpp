@@ -38,7 +38,17 @@ class Permutation {
  private:
   static constexpr std::size_t kNumRounds = 8;
 
+  static constexpr std::size_t kGroup = 16;
+
+  /// The round function: a keyed widening multiplication, whose high half is folded onto the low one.
+  [[nodiscard]] std::uint32_t mix(std::uint32_t half, std::size_t round) const noexcept;
+  /// The Feistel network, a bijection of [0, 2^b); in place for many values below.
   [[nodiscard]] std::uint64_t encrypt(std::uint64_t x) const noexcept;
+  void encrypt_all(std::span<std::uint64_t> values, Simd simd) const noexcept;
+  void encrypt_group_portable(std::uint64_t* values) const noexcept;
+#if MTF_HAS_AVX2_CODE
+  void encrypt_groups_avx2(std::uint64_t* values, std::size_t num_groups) const noexcept;
+#endif
 
   std::uint64_t size_;
   std::vector<std::uint16_t> table_;
