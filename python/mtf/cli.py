@@ -116,7 +116,7 @@ def _parse_lengths(text: str) -> list[int | None] | dict[str, int | None]:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from mtf.config import MultiDataLoaderConfig
+    from mtf.config.multi import MultiDataLoaderConfig
     from mtf.schedule import Schedule
 
     data = _read_mapping(arguments.config)

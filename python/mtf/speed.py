@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from mtf.config import MultiDataLoaderConfig
+from mtf.config.multi import MultiDataLoaderConfig
 from mtf.enums import EpochLengthPolicy, SamplingStrategy, WeightedOrder
 from mtf.schedule import Schedule
 

@@ -45,7 +45,7 @@ MAY_IMPORT_CORE = {
     "mtf.data.stateful",
     "mtf.data.thread_loader",
     "mtf.data.torch_loader",
-    "mtf.trainer.rng",
+    "mtf.trainer.step_rng",
 }
 
 # Work without torch: schedules, configurations, plans and the command line start fast and run where it is missing.
