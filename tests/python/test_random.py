@@ -13,7 +13,9 @@ from mtf import _core
 from mtf.errors import ConfigError
 
 KEYS = st.integers(0, 2**64 - 1)
-VECTORS = Path(__file__).parents[1] / "cpp" / "random" / "philox_vectors.txt"
+TESTS = Path(__file__).parents[1]
+VECTORS = TESTS / "cpp" / "random" / "philox_vectors.txt"
+GOLDEN = TESTS / "golden" / "random_v1.txt"
 
 
 def test_philox_gives_the_published_answers() -> None:
@@ -55,6 +57,48 @@ def test_philox_fill_is_the_stream_of_blocks(key: int, start: int, size: int) ->
         block = position // 4
         expected.append(_core.philox4x32([block % 2**32, block >> 32, 0, 0], [key % 2**32, key >> 32])[position % 4])
     assert words.tolist() == expected
+
+
+def test_what_version_1_gave_stays() -> None:
+    seen = set()
+    for line in GOLDEN.read_text().splitlines():
+        if line.startswith("#"):
+            continue
+        kind, *fields = line.split()
+        seen.add(kind)
+        if kind == "fold_name":
+            assert _core.fold_in(int(fields[0]), fields[1]) == int(fields[2]), line
+            continue
+        key, *numbers = map(int, fields)
+        if kind == "fold_in":
+            assert _core.fold_in(key, numbers[0]) == numbers[1], line
+        elif kind == "words":
+            start, *words = numbers
+            assert _core.philox_fill(key, start, start + len(words)).tolist() == words, line
+        elif kind == "permutation":
+            n, start, *images = numbers
+            assert _core.Permutation(n, key).fill(start, start + len(images)).tolist() == images, line
+    assert seen >= {"fold_in", "fold_name", "words", "permutation"}
+
+
+@given(n=st.integers(4097, 2**62), key=KEYS, data=st.data())
+def test_large_permutation_is_the_feistel_network_of_its_header(n: int, key: int, data: st.DataObject) -> None:
+    words = _core.philox_fill(key, 0, 16).tolist()
+    right_bits = ((n - 1).bit_length() + 1) // 2
+    masks = (2 ** ((n - 1).bit_length() // 2) - 1, 2**right_bits - 1)
+
+    def encrypt(x: int) -> int:
+        halves = [x >> right_bits, x & masks[1]]
+        for turn in range(8):
+            product = ((halves[(turn + 1) % 2] + words[2 * turn]) % 2**32) * (words[2 * turn + 1] | 1)
+            halves[turn % 2] ^= ((product >> 32) ^ product) & masks[turn % 2]
+        return halves[0] << right_bits | halves[1]
+
+    index = data.draw(st.integers(0, n - 1))
+    image = encrypt(index)
+    while image >= n:
+        image = encrypt(image)
+    assert _core.Permutation(n, key)[index] == image
 
 
 @given(n=st.integers(0, 6000), key=KEYS)
