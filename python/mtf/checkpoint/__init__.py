@@ -1,0 +1,36 @@
+"""Checkpoints: a directory of plain files, written atomically, verified before anything in it is used.
+
+The format is described in ``docs/checkpoint-format.md``.
+Names load on first use: inspecting a checkpoint imports no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_PUBLIC: dict[str, str] = {
+    "Checkpoint": "mtf.checkpoint.directory",
+    "CheckpointManager": "mtf.checkpoint.manager",
+    "CheckpointWarning": "mtf.checkpoint.files",
+    "SaveSchedule": "mtf.checkpoint.frequency",
+    "Transaction": "mtf.checkpoint.transaction",
+    "diff_checkpoints": "mtf.checkpoint.diff",
+    "inspect_checkpoint": "mtf.checkpoint.inspect",
+    "read": "mtf.checkpoint.directory",
+    "read_manifest": "mtf.checkpoint.manifest",
+    "verify": "mtf.checkpoint.manifest",
+    "write": "mtf.checkpoint.directory",
+}
+
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        module = _PUBLIC[name]
+    except KeyError:
+        raise AttributeError(f"module 'mtf.checkpoint' has no attribute {name!r}") from None
+    value = getattr(importlib.import_module(module), name)
+    globals()[name] = value
+    return value
