@@ -35,6 +35,7 @@ _PUBLIC: dict[str, str] = {
     "FaultToleranceConfig": "mtf.config.trainer",
     "PreemptionConfig": "mtf.config.trainer",
     "LoggingConfig": "mtf.config.trainer",
+    "TrainerState": "mtf.trainer.state",
 }
 
 __all__ = ["__version__", *_PUBLIC]

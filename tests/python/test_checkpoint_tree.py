@@ -21,7 +21,8 @@ from mtf.checkpoint.compare import first_differences
 from mtf.errors import CheckpointError
 
 DTYPES = [
-    torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64,
+    torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
+    torch.uint16, torch.uint32, torch.uint64,
     torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128,
     torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz,
 ]  # fmt: skip
@@ -43,7 +44,8 @@ def random_tensor(dtype: torch.dtype, shape: list[int], seed: int) -> torch.Tens
 floats = st.integers(0, 2**64 - 1).map(lambda bits: struct.unpack("<d", struct.pack("<Q", bits))[0])
 scalars = st.one_of(
     st.none(), st.booleans(), st.integers(), st.integers(-(2**200), 2**200), floats, st.floats(),
-    st.text(), st.text(st.characters(categories=("Cs", "Lu"))), st.binary(max_size=20), st.builds(complex, floats, floats),
+    st.text(), st.text(st.characters(categories=("Cs", "Lu"))), st.binary(max_size=20),
+    st.builds(complex, floats, floats),
 )  # fmt: skip
 tensors = st.builds(
     random_tensor, st.sampled_from(DTYPES), st.lists(st.integers(0, 4), max_size=4), st.integers(0, 100)
@@ -84,14 +86,15 @@ json_values = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(-3, 2**70), st.floats(allow_nan=False), st.text(max_size=4)),
     lambda inner: st.one_of(
         st.lists(inner, max_size=3),
-        st.dictionaries(st.sampled_from(["a", "data", "dtype", "shape", "stride", "offset", "kind"]), inner, max_size=5),
+        st.dictionaries(st.sampled_from(["a", "data", "dtype", "shape", "stride", "kind"]), inner, max_size=5),
         st.builds(lambda tag, v: {tag: v}, st.sampled_from(["$float", "$int", "$complex", "$bytes", "$tuple", "$set",
                   "$frozenset", "$dict", "$counter", "$ordered", "$defaultdict", "$numpy", "$tensor", "$new"]), inner),
     ),
     max_leaves=12,
 )  # fmt: skip
 entries = st.fixed_dictionaries(
-    {"data": st.sampled_from(["a", "b", "c"]), "dtype": st.sampled_from(["float32", "uint8", "int64", "complex128", "x"]),
+    {"data": st.sampled_from(["a", "b", "c"]),
+     "dtype": st.sampled_from(["float32", "uint8", "int64", "complex128", "x"]),
      "shape": st.lists(st.integers(-1, 2**62), max_size=3)},
     optional={"stride": st.lists(st.integers(-1, 2**62), max_size=3), "offset": st.integers(-8, 2**63),
               "kind": st.sampled_from(["numpy", "bytes", "tensor", "x"])},
@@ -234,8 +237,10 @@ class Level(enum.IntEnum):
 
 
 REFUSED: list[Any] = [
-    Colour.RED, Level.LOW, object(), lambda: 0, len, random.Random(0), np.array(["x"]), np.array([object()], dtype=object),
-    np.zeros(2, dtype=">f4"), np.longdouble(1), torch.device("cpu"), torch.float32, torch.Size([1]), torch.empty(2, device="meta"),
+    Colour.RED, Level.LOW, object(), lambda: 0, len, random.Random(0), np.array(["x"]),
+    np.array([object()], dtype=object),
+    np.zeros(2, dtype=">f4"), np.longdouble(1), torch.device("cpu"), torch.float32, torch.Size([1]),
+    torch.empty(2, device="meta"),
     torch.eye(2).to_sparse(), defaultdict(lambda: 0), bytearray(b"x"), range(3),
     {torch.ones(1): 1}, {object(): 1},
 ]  # fmt: skip
