@@ -107,6 +107,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         [entry for entry in session.benchmarks if "row" in entry.extra_info and entry.stats.rounds] if session else []
     )
     if done:
-        entries = [{"extra_info": entry.extra_info, "stats": {"min": entry.stats.min}} for entry in done]
+        run = {
+            "benchmarks": [{"extra_info": entry.extra_info, "stats": {"min": entry.stats.min}} for entry in done],
+            "handed_on": [asdict(measurement) for measurement in config.stash.get(_HANDED_ON, [])],
+        }
         terminalreporter.section("mtf against bounds and peers (times: smaller is better)")
-        terminalreporter.write_line(text(from_run(entries)))
+        terminalreporter.write_line(text(from_run(run)))
