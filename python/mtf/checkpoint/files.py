@@ -61,6 +61,36 @@ def parse_hidden_sibling(name: str) -> tuple[str, str, str, int] | None:
     return head, parts[0], "-".join(parts[1:-2]), int(parts[-2])
 
 
+_own_hidden: set[str] = set()
+
+
+def claim_hidden(path: Path) -> None:
+    """Notes a hidden directory as being written by this process right now."""
+    _own_hidden.add(str(path))
+
+
+def release_hidden(path: Path) -> None:
+    """The opposite of :func:`claim_hidden`."""
+    _own_hidden.discard(str(path))
+
+
+def is_stale(path: Path, *, locked: bool) -> bool:
+    """Whether the writer of a hidden directory is gone.
+
+    Args:
+        path: a name made by :func:`hidden_sibling`.
+        locked: the caller holds the lock of the directory it lies in, so that no writer on another machine lives.
+    """
+    parsed = parse_hidden_sibling(path.name)
+    if parsed is None:
+        return False
+    _, _, host, pid = parsed
+    if host != host_name():
+        return locked
+    # After a restart in a container the dead writer may have had our own process id.
+    return not process_alive(pid) or (pid == os.getpid() and str(path) not in _own_hidden)
+
+
 def sync_directory(path: Path) -> None:
     """Makes the names inside ``path`` durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

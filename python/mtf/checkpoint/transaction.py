@@ -43,6 +43,7 @@ class Transaction:
             check_replaceable(self.path)
             files.make_directories(self.path.parent)
             self.directory = files.hidden_sibling(self.path, files.ROLE_TEMP)
+            files.claim_hidden(self.directory)
             os.mkdir(self.directory)
         except OSError as error:
             raise _failure(self.path, error) from error
@@ -104,6 +105,7 @@ class Transaction:
 
     def abort(self) -> None:
         """Deletes what was written; nothing after a commit. Idempotent."""
+        files.release_hidden(self.directory)
         if self._open:
             self._open = False
             with contextlib.suppress(OSError):

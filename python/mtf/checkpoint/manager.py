@@ -1,0 +1,333 @@
+"""The checkpoints of one run: named, locked, rotated, found again, written in the step or on a thread.
+
+Imports no torch before the first save.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from mtf.checkpoint import files
+from mtf.checkpoint.frequency import SaveSchedule
+from mtf.checkpoint.lock import DirectoryLock
+from mtf.checkpoint.manifest import verify
+from mtf.checkpoint.naming import NameTemplate
+from mtf.checkpoint.scan import Candidate, T, best, is_better, metric_value, newest_valid, scan
+from mtf.checkpoint.transaction import Transaction
+from mtf.checkpoint.writer import BackgroundWriter
+from mtf.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from mtf.checkpoint.directory import Checkpoint
+
+_log = logging.getLogger("mtf.checkpoint")
+
+Fill = Callable[[Transaction], None]
+
+
+class ManagerConfig(Protocol):
+    """The fields that a manager reads; ``mtf.CheckpointConfig`` has them."""
+
+    root_dir: str
+    save_every_n_steps: int | None
+    save_every_n_epochs: int | None
+    save_every_n_minutes: float | None
+    max_checkpoints: int | None
+    monitor_metric: str | None
+    monitor_mode: Literal["min", "max"]
+    asynchronous: bool
+    filename_template: str
+
+
+class CheckpointManager:
+    """Saves into ``root_dir`` and finds what was saved there.
+
+    Nothing is touched before the first save: then the directory is made, its lock taken, and what killed saves left
+    behind is removed. Not thread-safe: the training loop's thread owns it.
+    """
+
+    def __init__(self, config: ManagerConfig, on_saved: Callable[[Path], None] | None = None) -> None:
+        """
+        Args:
+            config: where, under which names and how many.
+            on_saved: called on the owner's thread with the path of each checkpoint once it is durable; for an
+                asynchronous save that is in :meth:`poll`, :meth:`wait` or the next save.
+        """
+        self.root = Path(os.path.abspath(config.root_dir))
+        self.frequency = SaveSchedule(
+            config.save_every_n_steps, config.save_every_n_epochs, config.save_every_n_minutes
+        )
+        self.last_error: CheckpointError | None = None
+        self._config = config
+        self._template = NameTemplate(config.filename_template)
+        self._on_saved = on_saved
+        self._lock = DirectoryLock(self.root)
+        self._writer = BackgroundWriter()
+        self._sequence: int | None = None
+        self._best_value: float | None = None
+        self._damaged: set[str] = set()
+        self._finished: list[Path] = []
+
+    # Saving
+
+    def path_for(self, step: int, epoch: int) -> Path:
+        """Where the checkpoint after ``step`` updates goes."""
+        return self.root / self._template.name(step, epoch)
+
+    def save(
+        self,
+        *,
+        step: int,
+        epoch: int,
+        model: Mapping[str, Any],
+        state_tree: Any,
+        schedule: bytes,
+        metrics: Mapping[str, float] | None = None,
+        manifest: Mapping[str, Any] | None = None,
+        required: bool = False,
+    ) -> Path | None:
+        """Saves a checkpoint under its template's name.
+
+        Asynchronously this returns after the copy to host memory, having waited for the save before.
+
+        Args:
+            step: updates done.
+            epoch: epoch that training goes on in.
+            model: the model's ``state_dict()``.
+            state_tree: see :mod:`mtf.checkpoint.tree`.
+            schedule: the native scheduler's bytes.
+            metrics: newest metrics, for ``monitor_metric`` and for people.
+            manifest: further members of the manifest.
+            required: the run can't go on without this save: it is durable when this returns, and a failure is an error.
+
+        Returns:
+            The path, durable (synchronous) or under way (asynchronous); None if the system refused the write (disk
+            full, no permission), which is reported by a warning: the run goes on and older checkpoints stay.
+
+        Raises:
+            CheckpointError: another run holds the directory; the state holds something that no checkpoint holds; or,
+                with ``required``, the write failed.
+        """
+        from mtf.checkpoint import directory
+
+        self._settle(required=False)
+        asynchronous = self._config.asynchronous and not required
+        snapshot = directory.Snapshot.take(model, state_tree, schedule, copy=asynchronous)
+        fields = directory.manifest_fields(
+            {"step": step, "epoch": epoch, "metrics": dict(metrics or {}), **(manifest or {})}
+        )
+
+        def fill(transaction: Transaction) -> None:
+            directory.fill(transaction, snapshot)
+
+        return self._save(self.path_for(step, epoch), fill, fields, asynchronous, required)
+
+    def save_files(self, path: Path, fill: Fill, fields: Mapping[str, Any], *, required: bool = False) -> Path | None:
+        """Saves a directory whose files ``fill`` writes; otherwise as :meth:`save`, always synchronous."""
+        self._settle(required=False)
+        return self._save(path, fill, fields, False, required)
+
+    def _save(
+        self, path: Path, fill: Fill, fields: Mapping[str, Any], asynchronous: bool, required: bool
+    ) -> Path | None:
+        try:
+            self._prepare()
+        except OSError as error:
+            failure = CheckpointError(f"{self.root}: checkpoints can't be written: {error.strerror or error}")
+            failure.__cause__ = error
+            self._fail(failure, required)
+            return None
+        self._sequence = (self._sequence or 0) + 1
+        fields = {**fields, "sequence": self._sequence}
+        value = metric_value(dict(fields.get("metrics") or {}), self._config.monitor_metric)
+        if value is not None and is_better(value, self._best_value, self._config.monitor_mode):
+            self._best_value = value
+
+        def job() -> None:
+            with Transaction(path) as transaction:
+                fill(transaction)
+                transaction.commit(fields)
+            self._finished.append(path)
+            self._tidy(path)
+
+        self.frequency.saved()
+        if asynchronous:
+            self._writer.submit(job)
+            return path
+        try:
+            job()
+        except CheckpointError as error:
+            self._fail(error, required)
+            return None
+        finally:
+            self._tell()
+        return path
+
+    def poll(self) -> None:
+        """Tells of asynchronous saves that have finished meanwhile. Never waits."""
+        if not self._writer.busy:
+            self._settle(required=False)
+
+    def wait(self, *, required: bool = False) -> None:
+        """Returns when no save is under way.
+
+        Raises:
+            CheckpointError: with ``required``, the save under way failed.
+        """
+        self._settle(required=required)
+
+    def close(self) -> None:
+        """Waits for the save under way and gives the lock back. A later save takes it again. Idempotent."""
+        try:
+            self._settle(required=False)
+        finally:
+            self._lock.release()
+
+    def _settle(self, *, required: bool) -> None:
+        try:
+            self._writer.wait()
+        except CheckpointError as error:
+            self._fail(error, required)
+        finally:
+            self._tell()
+
+    def _tell(self) -> None:
+        while self._finished:
+            path = self._finished.pop(0)
+            self.last_error = None
+            if self._on_saved is not None:
+                self._on_saved(path)
+
+    def _fail(self, error: CheckpointError, required: bool) -> None:
+        self.last_error = error
+        if required or not isinstance(error.__cause__, OSError):
+            raise error
+        _log.error("%s", error)
+        warnings.warn(
+            f"{error}. The run goes on; older checkpoints are still there.", files.CheckpointWarning, stacklevel=4
+        )
+
+    # The directory
+
+    def _prepare(self) -> None:
+        first = not self._lock.held
+        self._lock.acquire()
+        if first:
+            self._clean()
+            candidates = scan(self.root, self._template)
+            self._sequence = max((candidate.sequence for candidate in candidates), default=0)
+            self._best_value = self._value_of(self._best(candidates))
+
+    def _clean(self) -> None:
+        """Removes what killed saves left behind, and puts back a checkpoint that one had moved aside."""
+        for entry in sorted(os.listdir(self.root)):
+            path = self.root / entry
+            hidden = files.parse_hidden_sibling(entry)
+            if hidden is None or not files.is_stale(path, locked=True):
+                continue
+            target = self.root / hidden[0]
+            with contextlib.suppress(OSError):
+                if hidden[1] == files.ROLE_OLD and not target.exists():
+                    os.rename(path, target)
+                    files.sync_directory(self.root)
+                else:
+                    files.remove(path)
+
+    def _tidy(self, newest: Path) -> None:
+        """After a commit: prunes and renews the links. What goes wrong here doesn't undo the save."""
+        try:
+            keep_all = self._config.max_checkpoints is None and self._config.monitor_metric is None
+            candidates = [] if keep_all else scan(self.root, self._template)
+            best_one = self._best(candidates)
+            for candidate in self._superfluous(candidates, newest, best_one):
+                files.remove(candidate.path)
+            if newest.parent == self.root:
+                _link(self.root / "latest", newest.name)
+            if best_one is not None:
+                _link(self.root / "best", best_one.name)
+        except (OSError, CheckpointError) as error:
+            _log.warning("%s: old checkpoints can't be tidied up: %s", self.root, error)
+
+    def _superfluous(self, candidates: list[Candidate], newest: Path, best_one: Candidate | None) -> list[Candidate]:
+        if self._config.max_checkpoints is None:
+            return []
+        kept = {newest.name}
+        if best_one is not None:
+            kept.add(best_one.name)
+        removed = []
+        for candidate in reversed(candidates):
+            # Damaged ones are evidence, and other names are somebody else's: neither is counted or touched.
+            if not candidate.ours or candidate.error is not None or candidate.name in (self._damaged - {newest.name}):
+                continue
+            if candidate.name in kept:
+                continue
+            if len(kept) < self._config.max_checkpoints:
+                kept.add(candidate.name)
+            else:
+                removed.append(candidate)
+        return removed
+
+    # Finding
+
+    def latest(self) -> Path | None:
+        """The newest checkpoint that passes every check; None if there are none at all.
+
+        A damaged one is reported by a warning, kept, and the one before is taken.
+
+        Raises:
+            CheckpointError: there are checkpoints and none is valid.
+        """
+
+        def load(path: Path) -> Path:
+            verify(path)
+            return path
+
+        return self._newest(load)
+
+    def load_latest(self) -> Checkpoint | None:
+        """Like :meth:`latest`, but reads it."""
+        from mtf.checkpoint import directory
+
+        return self._newest(directory.read)
+
+    def _newest(self, load: Callable[[Path], T]) -> T | None:
+        self._settle(required=False)
+        result, damaged = newest_valid(scan(self.root, self._template), load)
+        self._damaged.update(candidate.name for candidate in damaged)
+        return result
+
+    def best(self) -> Path | None:
+        """The checkpoint with the best ``monitor_metric``, of equals the oldest; None if no checkpoint has it."""
+        found = self._best(scan(self.root, self._template))
+        return None if found is None else found.path
+
+    def improves(self, metrics: Mapping[str, Any]) -> bool:
+        """Whether these metrics are better than those of every checkpoint saved so far, also by earlier runs."""
+        value = metric_value(dict(metrics), self._config.monitor_metric)
+        if self._sequence is None and self._best_value is None:
+            self._best_value = self._value_of(self._best(scan(self.root, self._template)))
+        return value is not None and is_better(value, self._best_value, self._config.monitor_mode)
+
+    def _best(self, candidates: list[Candidate]) -> Candidate | None:
+        usable = [candidate for candidate in candidates if candidate.name not in self._damaged]
+        return best(usable, self._config.monitor_metric, self._config.monitor_mode)
+
+    def _value_of(self, candidate: Candidate | None) -> float | None:
+        return None if candidate is None else metric_value(candidate.metrics, self._config.monitor_metric)
+
+
+def _link(link: Path, target: str) -> None:
+    """Points a symbolic link at a sibling in one step: a convenience for people; mtf itself never follows it."""
+    if os.path.lexists(link) and not link.is_symlink():
+        return
+    if link.is_symlink() and os.readlink(link) == target:
+        return
+    temporary = files.hidden_sibling(link, files.ROLE_TEMP)
+    os.symlink(target, temporary)
+    os.rename(temporary, link)
