@@ -36,6 +36,8 @@ _PUBLIC: dict[str, str] = {
     "PreemptionConfig": "mtf.config.trainer",
     "LoggingConfig": "mtf.config.trainer",
     "TrainerState": "mtf.trainer.state",
+    "Preempted": "mtf.trainer.preemption",
+    "PreemptionGuard": "mtf.trainer.preemption",
 }
 
 __all__ = ["__version__", *_PUBLIC]
