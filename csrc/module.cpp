@@ -5,5 +5,7 @@ PYBIND11_MODULE(_core, module) {
   module.doc() = "Native core of mtf: schedules, random numbers, sampling, gathering and prefetching.";
   module.attr("__version__") = MTF_VERSION;
   mtf::python::bind_errors(module);
+  mtf::python::bind_prefetch(module);
+  mtf::python::bind_gather(module);
   mtf::python::bind_random(module);
 }

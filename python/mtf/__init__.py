@@ -24,6 +24,7 @@ _PUBLIC: dict[str, str] = {
     "EpochLengthPolicy": "mtf.enums",
     "Interpolation": "mtf.enums",
     "ValAggregation": "mtf.enums",
+    "ArrayLoader": "mtf.data.array_loader",
     "MultiDataLoaderConfig": "mtf.config.multi",
     "WeightCurve": "mtf.config.multi",
     "TrainerConfig": "mtf.config.trainer",

@@ -96,8 +96,12 @@ class Source(ABC):
             snapshot: The last known state, at or before the position. Only for ``Addressing.STATE``.
         """
 
-    def native(self) -> NativeSource | None:
-        """The source as the prefetch engine fetches it on its threads, or None; ``open`` isn't used when it has one."""
+    def native(self, key: int) -> NativeSource | None:
+        """The source as the prefetch engine fetches it on its threads, or None; ``open`` isn't used when it has one.
+
+        Args:
+            key: Key of the source's random numbers, as for ``open``.
+        """
         return None
 
     def drop_last(self) -> Source:

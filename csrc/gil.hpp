@@ -1,0 +1,74 @@
+/// The GIL on threads that aren't Python's, and Python objects owned by native ones.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace mtf::python {
+
+/// False while or after the interpreter ends, when no thread may ask for the GIL any more.
+[[nodiscard]] inline bool interpreter_is_alive() noexcept {
+#if PY_VERSION_HEX >= 0x030D0000
+  return Py_IsInitialized() != 0 && Py_IsFinalizing() == 0;
+#else
+  return Py_IsInitialized() != 0 && _Py_IsFinalizing() == 0;
+#endif
+}
+
+/// Holds the GIL while it lives, on any thread. Hold no native lock when making one.
+class WithGil {
+ public:
+  WithGil() : state_((keep_thread_state(), PyGILState_Ensure())) {}
+  WithGil(const WithGil&) = delete;
+  WithGil& operator=(const WithGil&) = delete;
+  ~WithGil() { PyGILState_Release(state_); }
+
+ private:
+  /// Gives a native thread one Python thread state for its whole life: made anew for each call, it would lose what
+  /// Python code keeps in `threading.local` (open files, connections).
+  static void keep_thread_state() {
+    struct Kept {
+      PyGILState_STATE state = PyGILState_Ensure();
+      PyThreadState* thread = PyEval_SaveThread();
+      Kept() = default;
+      Kept(const Kept&) = delete;
+      Kept& operator=(const Kept&) = delete;
+      ~Kept() {
+        if (!interpreter_is_alive()) return;
+        PyEval_RestoreThread(thread);
+        PyGILState_Release(state);
+      }
+    };
+    if (PyGILState_GetThisThreadState() == nullptr) thread_local const Kept kept;
+  }
+
+  PyGILState_STATE state_;
+};
+
+/// A Python object that may die on any thread, with or without the GIL.
+class OwnedObject {
+ public:
+  OwnedObject() = default;
+  explicit OwnedObject(pybind11::object object) : object_(std::move(object)) {}
+  OwnedObject(OwnedObject&&) = default;
+  OwnedObject(const OwnedObject&) = delete;
+  OwnedObject& operator=(const OwnedObject&) = delete;
+  OwnedObject& operator=(OwnedObject&&) = delete;
+  ~OwnedObject() {
+    if (!object_) return;
+    if (!interpreter_is_alive()) {
+      object_.release();  // the process is ending: nobody may touch it
+      return;
+    }
+    const WithGil gil;
+    object_ = pybind11::object();
+  }
+
+  /// Requires the GIL for any use of what it gives.
+  [[nodiscard]] const pybind11::object& get() const noexcept { return object_; }
+  [[nodiscard]] pybind11::object take() noexcept { return std::move(object_); }
+
+ private:
+  pybind11::object object_;
+};
+
+}  // namespace mtf::python

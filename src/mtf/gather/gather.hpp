@@ -1,0 +1,21 @@
+/// Copies chosen rows of an array into one dense block: out[k] = array[rows[k]], for k in [0, rows.size()).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "mtf/gather/array_view.hpp"
+
+namespace mtf {
+
+/// `out` has room for `rows.size() * view.row_bytes` bytes and overlaps nothing that is read.
+/// Complexity: O(bytes copied); rows are requested from memory ahead of their copy, so random rows cost bandwidth, not
+/// latency. Thread safety: reads the array without a lock; whoever writes to it meanwhile decides what is seen.
+/// Throws: ConfigError if a row isn't in [0, num_rows), before anything is copied.
+void gather(const ArrayView& view, std::span<const std::int64_t> rows, std::byte* out);
+
+/// As above for the rows [begin, begin + count).
+void gather_range(const ArrayView& view, std::uint64_t begin, std::uint64_t count, std::byte* out);
+
+}  // namespace mtf
