@@ -65,8 +65,11 @@ std::unique_ptr<Sampler> make_sampler(std::uint64_t num_samples, std::uint64_t b
     if (indices->ndim() != 1)
       throw ConfigError("`indices` must have one dimension, but has " + std::to_string(indices->ndim()) + ".");
     const auto values = indices->unchecked<1>();
-    spec.indices.emplace(static_cast<std::size_t>(values.shape(0)));
-    for (py::ssize_t i = 0; i < values.shape(0); ++i) (*spec.indices)[static_cast<std::size_t>(i)] = values(i);
+    auto samples = std::make_shared<std::vector<std::int64_t>>(static_cast<std::size_t>(values.shape(0)));
+    for (py::ssize_t i = 0; i < values.shape(0); ++i) {
+      (*samples)[static_cast<std::size_t>(i)] = values(i);
+    }
+    spec.indices = std::move(samples);
   }
   return std::make_unique<Sampler>(std::move(spec));
 }

@@ -83,9 +83,9 @@ def test_what_version_1_gave_stays() -> None:
 
 @given(n=st.integers(4097, 2**62), key=KEYS, data=st.data())
 def test_large_permutation_is_the_feistel_network_of_its_header(n: int, key: int, data: st.DataObject) -> None:
-    words = _core.philox_fill(key, 0, 16).tolist()
+    words: list[int] = _core.philox_fill(key, 0, 16).tolist()
     right_bits = ((n - 1).bit_length() + 1) // 2
-    masks = (2 ** ((n - 1).bit_length() // 2) - 1, 2**right_bits - 1)
+    masks = ((1 << (n - 1).bit_length() // 2) - 1, (1 << right_bits) - 1)
 
     def encrypt(x: int) -> int:
         halves = [x >> right_bits, x & masks[1]]
@@ -197,4 +197,4 @@ def test_sampler_refuses_bad_input() -> None:
     with pytest.raises(ConfigError, match="one dimension"):
         _core.Sampler(2, 1, indices=np.zeros((1, 2), dtype=np.int64))
     with pytest.raises(TypeError):
-        _core.Sampler(2, 1, indices=np.array([0.5, 1.5]))  # type: ignore[arg-type]
+        _core.Sampler(2, 1, indices=np.array([0.5, 1.5]))

@@ -8,7 +8,6 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <span>
 #include <vector>
 
@@ -31,7 +30,7 @@ struct SamplerSpec {
   std::uint32_t world_size = 1;
   /// The source's key: the order of pass p is keyed by fold_in(key, p).
   Key key{};
-  std::optional<std::vector<std::int64_t>> indices{};
+  std::shared_ptr<const std::vector<std::int64_t>> indices{};
 };
 
 /// Thread safety: const methods may be called from any number of threads.

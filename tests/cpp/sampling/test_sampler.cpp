@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <numeric>
 #include <stdexcept>
 #include <thread>
@@ -96,9 +97,13 @@ TEST(Sampler, GlobalOrderDoesNotDependOnTheNumberOfRanks) {
 
 TEST(Sampler, GivesTheSamplesOfASubset) {
   const std::vector<std::int64_t> subset{90, 7, 7, 55, 1000000000000};
-  const Sampler in_order({.num_samples = 5, .batch_size = 3, .indices = subset});
+  const Sampler in_order(
+      {.num_samples = 5, .batch_size = 3, .indices = std::make_shared<std::vector<std::int64_t>>(subset)});
   EXPECT_EQ(whole_pass(in_order, 0), subset);
-  const Sampler shuffled({.num_samples = 5, .batch_size = 3, .shuffle = true, .indices = subset});
+  const Sampler shuffled({.num_samples = 5,
+                          .batch_size = 3,
+                          .shuffle = true,
+                          .indices = std::make_shared<std::vector<std::int64_t>>(subset)});
   EXPECT_EQ(sorted(whole_pass(shuffled, 0)), sorted(subset));
 }
 
@@ -118,7 +123,8 @@ TEST(Sampler, RefusesBadInput) {
   EXPECT_THROW(Sampler({.num_samples = 5, .world_size = 0}), mtf::ConfigError);
   EXPECT_THROW(Sampler({.num_samples = 5, .rank = 2, .world_size = 2}), mtf::ConfigError);
   EXPECT_THROW(Sampler({.num_samples = (1ull << 62) + 1}), mtf::ConfigError);
-  EXPECT_THROW(Sampler({.num_samples = 5, .indices = std::vector<std::int64_t>{1, 2}}), mtf::ConfigError);
+  EXPECT_THROW(Sampler({.num_samples = 5, .indices = std::make_shared<std::vector<std::int64_t>>(2)}),
+               mtf::ConfigError);
   const Sampler sampler({.num_samples = 10, .batch_size = 4});
   std::vector<std::int64_t> out(4);
   EXPECT_THROW(sampler.fill(0, 3, out), std::out_of_range);
