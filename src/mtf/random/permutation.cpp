@@ -134,7 +134,7 @@ void Permutation::encrypt_all(std::span<std::uint64_t> values, Simd simd) const 
   const std::size_t num_groups = values.size() / kGroup;
   encrypt_groups(values.data(), num_groups);
   const auto rest = values.subspan(num_groups * kGroup);
-  if (rest.size() == 0) return;
+  if (rest.empty()) return;
   std::array<std::uint64_t, kGroup> padded{};
   std::copy(rest.begin(), rest.end(), padded.begin());
   encrypt_groups(padded.data(), 1);
