@@ -12,16 +12,12 @@ import torch
 
 from mtf.checkpoint import files, tree
 from mtf.checkpoint.json_file import MAX_JSON_BYTES, dump_json, load_json
-from mtf.checkpoint.manifest import verify
+from mtf.checkpoint.manifest import MODEL_FILE, SCHEDULE_FILE, STATE_FILE, STATE_TENSORS_FILE, verify
 from mtf.checkpoint.tensor_file import FILE_DTYPES, host_block, read_tensors, tensor_chunks
 from mtf.checkpoint.tensor_table import TENSOR_TYPES
 from mtf.checkpoint.transaction import Transaction
 from mtf.errors import CheckpointError
 
-MODEL_FILE = "model.safetensors"
-STATE_TENSORS_FILE = "state.safetensors"
-STATE_FILE = "state.json"
-SCHEDULE_FILE = "schedule.mtf"
 MAX_SCHEDULE_BYTES = 64 << 20
 
 

@@ -17,6 +17,10 @@ from mtf.checkpoint.json_file import dump_json, load_json
 from mtf.errors import CheckpointError
 
 MANIFEST_NAME = "manifest.json"
+MODEL_FILE = "model.safetensors"
+STATE_TENSORS_FILE = "state.safetensors"
+STATE_FILE = "state.json"
+SCHEDULE_FILE = "schedule.mtf"
 KIND = "mtf-checkpoint"
 FORMAT = 1
 MAX_MANIFEST_BYTES = 16 << 20

@@ -31,11 +31,6 @@ class Candidate:
     metrics: dict[str, Any]
     error: str | None  # why the manifest can't be used; None if it can
 
-    @property
-    def age_key(self) -> tuple[int, int, str]:
-        """Sorts older before newer. A run that went back to an older step still counts its saves upwards."""
-        return (self.sequence, self.step, self.name)
-
 
 def scan(root: Path, template: NameTemplate) -> list[Candidate]:
     """All candidates in ``root``, oldest first. Reads manifests only. Links are never followed."""
@@ -58,7 +53,17 @@ def scan(root: Path, template: NameTemplate) -> list[Candidate]:
         if path.is_symlink() or not path.is_dir() or (step is None and not is_checkpoint(path)):
             continue
         found.append(_candidate(path, name, step))
-    return sorted(found, key=lambda candidate: candidate.age_key)
+    return _oldest_first(found)
+
+
+def _oldest_first(candidates: list[Candidate]) -> list[Candidate]:
+    """By the count of saves, which goes up also when a run went back to an older step; by step if one lacks it."""
+    counted = all(candidate.sequence > 0 for candidate in candidates if candidate.error is None)
+
+    def key(candidate: Candidate) -> tuple[int, int, str]:
+        return (candidate.sequence if counted else candidate.step, candidate.step, candidate.name)
+
+    return sorted(candidates, key=key)
 
 
 def _candidate(path: Path, name: str, step: int | None) -> Candidate:
@@ -80,7 +85,7 @@ def _candidate(path: Path, name: str, step: int | None) -> Candidate:
 
 
 def newest_valid(candidates: Sequence[Candidate], load: Callable[[Path], T]) -> tuple[T | None, list[Candidate]]:
-    """What ``load`` gives for the newest candidate that it accepts, and the damaged ones that were met on the way.
+    """What ``load`` gives for the newest (last) candidate that it accepts, and the damaged ones met on the way.
 
     Every damaged one is reported by a warning with file and reason.
 
@@ -90,7 +95,7 @@ def newest_valid(candidates: Sequence[Candidate], load: Callable[[Path], T]) -> 
     damaged = [candidate for candidate in candidates if candidate.error is not None]
     reasons = [str(candidate.error) for candidate in damaged]
     result: T | None = None
-    for candidate in sorted(candidates, key=lambda c: c.age_key, reverse=True):
+    for candidate in reversed(candidates):
         if candidate.error is not None:
             continue
         try:

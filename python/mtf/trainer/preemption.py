@@ -159,7 +159,7 @@ class PreemptionGuard:
 
     @staticmethod
     def _chain(previous: Callable[[int, FrameType | None], Any], number: int, frame: FrameType | None) -> None:
-        """Calls the handler that was there before. If it raises, that would tear the step apart: the run saves first."""
+        """Calls the handler that was there before. Its exception would tear the step apart, so the run saves first."""
         try:
             previous(number, frame)
         except (Exception, SystemExit, KeyboardInterrupt) as error:

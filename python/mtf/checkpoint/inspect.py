@@ -1,0 +1,152 @@
+"""What is in a checkpoint, for people and scripts (``mtf inspect``). Imports no torch and loads no weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mtf.checkpoint import files
+from mtf.checkpoint.json_file import MAX_JSON_BYTES, load_json
+from mtf.checkpoint.manifest import MODEL_FILE, SCHEDULE_FILE, STATE_FILE, read_manifest, verify
+from mtf.errors import CheckpointError
+
+_MAX_HEADER_BYTES = 100 << 20
+_OWN_MEMBERS = ("sha256", "kind", "files")
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One stored tensor of the model."""
+
+    name: str
+    dtype: str
+    shape: list[int]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What :func:`inspect_checkpoint` found.
+
+    Attributes:
+        path: the directory.
+        manifest: its members, without the files and the checksum.
+        files: size in bytes by name.
+        verified: every file was compared with its checksum.
+        weights: the model's tensors in the file's order; tied ones once.
+        state_parts: names of the state's parts.
+        schedule: position and sources of the saved schedule; None where it can't be read.
+    """
+
+    path: str
+    manifest: dict[str, Any]
+    files: dict[str, int]
+    verified: bool
+    weights: list[Weight]
+    state_parts: list[str]
+    schedule: dict[str, Any] | None
+
+    @property
+    def num_parameters(self) -> int:
+        """Elements of all stored weights."""
+        return sum(math.prod(weight.shape) for weight in self.weights)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON-able data."""
+        return dataclasses.asdict(self) | {"num_parameters": self.num_parameters}
+
+    def text(self) -> str:
+        """A page for people."""
+        checked = "every file has the checksum its manifest states" if self.verified else "checksums not compared"
+        lines = [f"checkpoint {self.path}", f"  {checked}", ""]
+        lines += [f"  {name}: {_short(value)}" for name, value in self.manifest.items()]
+        lines += ["", "files"]
+        lines += [f"  {size:>14,} bytes  {name}" for name, size in self.files.items()]
+        lines += ["", f"weights: {len(self.weights)} tensors, {self.num_parameters:,} elements"]
+        lines += [f"  {weight.name}  {weight.dtype} {weight.shape}" for weight in self.weights[:50]]
+        if len(self.weights) > 50:
+            lines.append(f"  ... and {len(self.weights) - 50} more")
+        lines += ["", f"state: {', '.join(self.state_parts) or 'empty'}"]
+        if self.schedule is not None:
+            lines += ["", "schedule"]
+            lines += [f"  {name}: {_short(value)}" for name, value in self.schedule.items()]
+        return "\n".join(lines)
+
+
+def inspect_checkpoint(path: str | Path, *, verify_files: bool = True) -> Inspection:
+    """Looks into a checkpoint without loading it.
+
+    Args:
+        path: the directory.
+        verify_files: compare every file with its checksum first.
+
+    Raises:
+        CheckpointError: it is damaged, of a newer format, or no checkpoint; names the file and the reason.
+    """
+    path = Path(path)
+    manifest = verify(path) if verify_files else read_manifest(path)
+    sizes = {name: entry["size"] for name, entry in manifest["files"].items()}
+    return Inspection(
+        path=str(path),
+        manifest={name: value for name, value in manifest.items() if name not in _OWN_MEMBERS},
+        files=sizes,
+        verified=verify_files,
+        weights=read_weight_table(path / MODEL_FILE) if MODEL_FILE in sizes else [],
+        state_parts=_state_parts(path) if STATE_FILE in sizes else [],
+        schedule=_schedule(path) if sizes.get(SCHEDULE_FILE) else None,
+    )
+
+
+def read_weight_table(path: Path) -> list[Weight]:
+    """Names, dtypes and shapes from the header of a safetensors file."""
+    with files.open_inside(path.parent, path.name) as fd, open(fd, "rb", closefd=False) as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > _MAX_HEADER_BYTES:
+            raise CheckpointError(f"{path}: is not a valid safetensors file: a header of {length} bytes")
+        header = load_json(file.read(length), str(path))
+    try:
+        return [
+            Weight(name, str(entry["dtype"]), [int(size) for size in entry["shape"]])
+            for name, entry in header.items()
+            if name != "__metadata__"
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: is not a valid safetensors file: {error!r}") from None
+
+
+def _state_parts(path: Path) -> list[str]:
+    label = str(path / STATE_FILE)
+    with files.open_inside(path, STATE_FILE) as fd:
+        encoded = load_json(files.read_bounded(fd, MAX_JSON_BYTES, label), label)
+    try:
+        state = encoded["tree"]["state"]
+    except (KeyError, TypeError):
+        raise CheckpointError(f"{label}: expected an object with 'tree' and in it 'state'") from None
+    return list(state) if isinstance(state, dict) and not any(key.startswith("$") for key in state) else []
+
+
+def _schedule(path: Path) -> dict[str, Any] | None:
+    try:
+        from mtf.schedule import Schedule
+    except ImportError:  # a package without its compiled part can still show the rest
+        return None
+    label = str(path / SCHEDULE_FILE)
+    with files.open_inside(path, SCHEDULE_FILE) as fd:
+        schedule = Schedule.from_bytes(files.read_bounded(fd, MAX_JSON_BYTES, label))
+    return {
+        "epoch": schedule.epoch,
+        "step": schedule.step,
+        "seed": schedule.seed,
+        "steps in this epoch": schedule.num_steps(schedule.epoch),
+        "sources": dict(zip(schedule.names, schedule.lengths, strict=True)),
+        "drawn in this epoch": dict(
+            zip(schedule.names, (int(n) for n in schedule.counts(schedule.step, schedule.epoch)), strict=True)
+        ),
+    }
+
+
+def _short(value: Any) -> str:
+    text = repr(value) if not isinstance(value, str) else value
+    return text if len(text) <= 400 else text[:397] + "..."
