@@ -66,6 +66,27 @@ void expect_chunks_agree(const P& pattern, std::size_t num_steps) {
   }
 }
 
+/// The steps of turns of `burst` steps each, cut short where a slot has no more left.
+inline Slots stretched(const Slots& turns, std::uint64_t burst, std::vector<std::uint64_t> left) {
+  Slots out;
+  for (const std::int32_t slot : turns) {
+    std::uint64_t& slot_left = left[static_cast<std::size_t>(slot)];
+    for (std::uint64_t i = 0; i < burst && slot_left > 0; ++i) {
+      slot_left -= slot_left == kEndless ? 0 : 1;
+      out.push_back(slot);
+    }
+  }
+  return out;
+}
+
+/// Turns that give `limits` draws at `burst` steps each.
+inline std::vector<std::uint64_t> rounded_up(std::vector<std::uint64_t> limits, std::uint64_t burst) {
+  for (std::uint64_t& limit : limits) {
+    limit = limit == kEndless ? kEndless : (limit + burst - 1) / burst;
+  }
+  return limits;
+}
+
 /// Calls `visit` with every vector of `size` values out of `choices`.
 template <class Visit>
 void for_each_vector(std::size_t size, std::span<const std::uint64_t> choices, Visit visit) {

@@ -1,0 +1,111 @@
+/// Draws as even as can be: after c draws, slot i was drawn c w_i times up to a proven bound of at most 1.68.
+///
+/// The weights, integers w_i of sum W <= 2^31, are the leaves of a Huffman tree. A node of weight v = a + b that was
+/// drawn c times passed floor((c a + phase) / v) draws to its lighter child (weight a) and the rest to the other, so a
+/// walk from the root gives the slot and how often it was drawn before, and the way up gives the step of any draw.
+/// Every node is within e = max(phase, v - 1 - phase) / v of its exact share, and a slot's deviation is at most
+/// S = sum of e w_i / w_u over the nodes u below the root on its path. With phases in the middle e <= 1/2, and
+/// Huffman's tree keeps S <= 1.68. Phases are drawn from the key, so that epochs differ, as far from the middle as
+/// keeps the bound at or below max(S, 0.75 * 2): see deviation_bound().
+///
+/// A spent slot is taken out of its ancestors' weights at the moment of its last draw: each ancestor starts a new
+/// piece, in its own clock, from the remainder it has; nothing else changes.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "mtf/random/key.hpp"
+#include "mtf/schedule/pattern.hpp"
+
+namespace mtf {
+
+/// Satisfies Pattern, one step a turn.
+class EvenTree {
+ public:
+  /// `weights`: positive, sum at most 2^31. `names`: of the slots, for an order that doesn't depend on how the slots
+  /// are numbered; empty: the slots' own order. `limits`: draws per slot, empty for none.
+  /// Throws ConfigError when one of these doesn't hold.
+  /// Complexity: O(n log n) without limits; with limits O(sum of the leaves' depths) time and 40 bytes for each.
+  EvenTree(std::span<const std::uint32_t> weights, std::span<const std::string> names,
+           std::span<const std::uint64_t> limits, Key key);
+
+  [[nodiscard]] std::uint32_t num_slots() const noexcept { return static_cast<std::uint32_t>(weights_.size()); }
+  [[nodiscard]] std::uint64_t length() const noexcept { return length_; }
+  [[nodiscard]] std::uint64_t period() const noexcept { return is_limited_ ? 0 : total_; }
+
+  /// Complexity: O(depth) of the slot, a binary search over pieces at each node with limits.
+  [[nodiscard]] SlotDraw at(std::uint64_t turn) const noexcept;
+  /// Complexity: O(depth) per draw in small steps: 0.5 to 2 ns per level.
+  void fill(std::uint64_t begin, std::span<std::int32_t> slots) const;
+  /// Complexity: O(n).
+  void counts(std::uint64_t turn, std::span<std::uint64_t> out) const;
+  [[nodiscard]] std::uint64_t count(std::int32_t slot, std::uint64_t turn) const noexcept;
+  [[nodiscard]] std::uint64_t position(std::int32_t slot, std::uint64_t index) const noexcept;
+
+  /// At every turn c and for every slot, |count - c w_i / W| is at most this, until a slot is spent.
+  [[nodiscard]] double deviation_bound() const noexcept { return deviation_bound_; }
+
+ private:
+  // A child: a node's index, or ~slot for a leaf.
+  using Child = std::int32_t;
+
+  /// How a node deals its draws from its draw number `clock` on.
+  struct Piece {
+    std::uint64_t clock;
+    std::uint64_t light;  // draws passed to the light child before
+    std::uint64_t reciprocal;
+    std::uint32_t light_weight;
+    std::uint32_t weight;
+    std::uint32_t phase;
+
+    Piece(std::uint64_t clock, std::uint64_t light, std::uint32_t light_weight, std::uint32_t weight,
+          std::uint32_t phase) noexcept;
+    struct Dealt {
+      std::uint64_t light;
+      std::uint32_t remainder;
+    };
+    /// Draws passed to the light child among the node's first `at_clock`.
+    [[nodiscard]] Dealt dealt(std::uint64_t at_clock) const noexcept;
+    /// The smallest clock at which a child was drawn `count` times, more than at the start of the piece.
+    [[nodiscard]] std::uint64_t reach(bool is_light, std::uint64_t count) const noexcept;
+  };
+  struct Node {
+    Child light;
+    Child heavy;
+    std::uint32_t first_piece;
+    std::uint32_t num_pieces;
+  };
+  struct Parent {
+    std::int32_t node = -1;
+    bool is_light = false;
+  };
+  struct Filling;
+
+  std::vector<std::int32_t> leaf_order(std::span<const std::string> names, Key key) const;
+  void grow(std::span<const std::int32_t> leaves);
+  void choose_phases(Key key);
+  void place_deaths(std::span<const std::uint64_t> limits);
+  [[nodiscard]] std::uint32_t weight_of(Child child) const noexcept;
+  [[nodiscard]] const Piece& piece_at(const Node& node, std::uint64_t clock) const noexcept;
+  [[nodiscard]] const Piece& piece_of_draw(const Node& node, bool is_light, std::uint64_t index) const noexcept;
+  void deal(const Filling& filling, Child child, std::uint64_t clock, std::uint16_t* positions, std::size_t num,
+            std::uint16_t* spare) const noexcept;
+
+  std::vector<std::uint32_t> weights_;
+  std::vector<std::uint32_t> node_weights_;
+  std::vector<Node> nodes_;  // children before parents; the last one is the root
+  std::vector<Piece> pieces_;
+  std::vector<Parent> node_parents_;
+  std::vector<Parent> leaf_parents_;
+  Child root_ = ~0;
+  std::uint64_t total_ = 0;
+  std::uint64_t length_ = kEndless;
+  bool is_limited_ = false;
+  std::vector<std::uint64_t> limits_;
+  double deviation_bound_ = 0;
+};
+
+}  // namespace mtf

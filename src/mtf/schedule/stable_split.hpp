@@ -1,0 +1,27 @@
+/// Splits a list of positions into two in the order that one rounded division deals them out.
+#pragma once
+
+#include <cstdint>
+
+#include "mtf/random/cpu.hpp"
+
+namespace mtf {
+
+/// Where the next draw of a node goes: to the light child if and only if remainder + light_weight >= weight, which also
+/// steps the remainder on: remainder' = (remainder + light_weight) mod weight.
+struct DealState {
+  std::uint32_t remainder;
+  std::uint32_t light_weight;
+  std::uint32_t weight;  // at most 2^31
+};
+
+/// Copies `num` positions in order, those of the light child to `light`, the others to `heavy`. Neither output overlaps
+/// the input; each has room for exactly its positions. The same for every `simd`.
+void stable_split(DealState state, const std::uint16_t* positions, std::size_t num, std::uint16_t* light,
+                  std::uint16_t* heavy, Simd simd) noexcept;
+
+/// Writes a slot at each position: `light_slot` or `heavy_slot`.
+void split_slots(DealState state, const std::uint16_t* positions, std::size_t num, std::int32_t light_slot,
+                 std::int32_t heavy_slot, std::int32_t* out) noexcept;
+
+}  // namespace mtf
