@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,13 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--sources", type=_positive, nargs="+", default=[4, 64, 1024], help="numbers of sources to try")
 
     command("env", _env, "Print versions and what is available here (for a report of a mistake).")
+
+    inspect = command("inspect", _inspect, "Show a checkpoint: what it holds, where its schedule stands.")
+    inspect.add_argument("checkpoint", type=Path)
+
+    diff = command("diff", _diff, "Show what differs between two checkpoints.")
+    diff.add_argument("left", type=Path)
+    diff.add_argument("right", type=Path)
     return parser
 
 
@@ -161,3 +169,27 @@ def _env(arguments: argparse.Namespace) -> int:
         width = max(map(len, facts))
         print("\n".join(f"{name:<{width}}  {value}" for name, value in facts.items()))
     return OK
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from mtf.checkpoint.inspect import inspect_checkpoint
+
+    found = inspect_checkpoint(arguments.checkpoint)
+    if arguments.json:
+        _print_json(found.to_dict())
+    else:
+        print(found.text())
+    return OK
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    from mtf.checkpoint.diff import diff_checkpoints
+
+    found = diff_checkpoints(arguments.left, arguments.right)
+    if arguments.json:
+        _print_json(
+            {"equal": found.equal, "complete": found.complete, "differences": [asdict(e) for e in found.entries]}
+        )
+    else:
+        print(found.text())
+    return OK if found.equal else DIFFERENT
