@@ -1,5 +1,3 @@
-#include "mtf/gather/gather.hpp"
-
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -7,6 +5,7 @@
 #include <vector>
 
 #include "mtf/error.hpp"
+#include "mtf/gather/gather.hpp"
 #include "mtf/random/key.hpp"
 
 namespace {
@@ -108,7 +107,8 @@ TEST(Gather, RefusesRowsOutsideTheArray) {
       mtf::gather(view, rows, out.data());
       FAIL() << bad;
     } catch (const mtf::ConfigError& error) {
-      EXPECT_NE(std::string(error.what()).find("position 2 is " + std::to_string(bad)), std::string::npos) << error.what();
+      EXPECT_NE(std::string(error.what()).find("position 2 is " + std::to_string(bad)), std::string::npos)
+          << error.what();
     }
   }
   EXPECT_EQ(out[0], std::byte{7}) << "nothing is copied when a row is refused";
