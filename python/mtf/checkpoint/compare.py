@@ -30,7 +30,7 @@ def first_differences(a: Any, b: Any, limit: int = 20) -> list[Difference]:
     return list(islice(differences(a, b), limit))
 
 
-def differences(a: Any, b: Any, path: TreePath = ()) -> Iterator[Difference]:
+def differences(a: Any, b: Any, path: TreePath = ("state",)) -> Iterator[Difference]:
     """Every difference of two trees.
 
     Types must be the same. Floats and tensors are equal when their bits are (a NaN equals itself, 0.0 isn't -0.0),

@@ -81,8 +81,8 @@ def _entries(a: Checkpoint, b: Checkpoint) -> Iterator[Entry]:
         ("state", a.state, b.state),
     ]
     for part, left, right in pairs:
-        for difference in differences(left, right):
-            yield Entry(part, format_path(difference.path, part), difference.reason)
+        for difference in differences(left, right, (part,)):
+            yield Entry(part, format_path(difference.path), difference.reason)
     if a.schedule != b.schedule:
         yield Entry(
             "schedule", "schedule", f"{len(a.schedule)} bytes against {len(b.schedule)}, or other positions in them"

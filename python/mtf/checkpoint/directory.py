@@ -55,7 +55,7 @@ class Snapshot:
             CheckpointError: a value that no checkpoint holds; names its path.
         """
         weights, tied, extra = _plain_weights(model, copy=copy)
-        encoded, tensors = tree.split({"state": state_tree, "model_extra": extra}, copy=copy)
+        encoded, tensors = tree.split({"state": state_tree, "model_extra": extra}, copy=copy, path=())
         return cls(weights, tied, encoded, tensors, schedule)
 
     @property
@@ -112,7 +112,7 @@ def manifest_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The caller's members of a manifest as plain JSON, with the versions that wrote it."""
     from mtf import __version__
 
-    encoded, tensors = tree.split(dict(fields))
+    encoded, tensors = tree.split(dict(fields), path=("manifest",))
     if tensors:
         raise CheckpointError(f"manifest: holds a tensor ({next(iter(tensors))}); tensors belong into the state")
     result: dict[str, Any] = {"mtf_version": __version__, "torch_version": str(torch.__version__)}
@@ -122,7 +122,7 @@ def manifest_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def decode_fields(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """A manifest with its encoded values (NaN, tuples) as Python values again."""
-    result: dict[str, Any] = tree.join({"tree": dict(manifest), "tensors": []}, {})
+    result: dict[str, Any] = tree.join({"tree": dict(manifest), "tensors": []}, {}, ("manifest",))
     return result
 
 
@@ -153,7 +153,7 @@ def read(path: str | Path) -> Checkpoint:
     weights, metadata = read_tensors(path / MODEL_FILE)
     tensors, _ = read_tensors(path / STATE_TENSORS_FILE)
     try:
-        parts = tree.join(encoded, tensors)
+        parts = tree.join(encoded, tensors, ())
         if (
             not isinstance(parts, dict)
             or set(parts) != {"state", "model_extra"}

@@ -34,7 +34,7 @@ def content_hash(batch: Any) -> str:
         CheckpointError: a value of which no content can be taken; names its path.
     """
     digest = hashlib.sha256()
-    _feed(digest, batch, ())
+    _feed(digest, batch, ("batch",))
     return digest.hexdigest()
 
 
@@ -45,7 +45,7 @@ def _header(digest: _Digest, kind: str, *numbers: int) -> None:
 
 def _feed(digest: _Digest, value: Any, path: TreePath) -> None:
     if len(path) > 100:
-        raise CheckpointError(f"{format_path(path[:4], 'batch')}...: nested deeper than 100 levels")
+        raise CheckpointError(f"{format_path(path[:4])}...: nested deeper than 100 levels")
     if isinstance(value, torch.Tensor):
         _feed_tensor(digest, value, path)
     elif isinstance(value, (np.ndarray, np.generic)):
@@ -93,7 +93,7 @@ def _feed(digest: _Digest, value: Any, path: TreePath) -> None:
 def _feed_tensor(digest: _Digest, tensor: torch.Tensor, path: TreePath) -> None:
     if tensor.layout is not torch.strided:
         if tensor.layout is not torch.sparse_coo:
-            raise CheckpointError(f"{format_path(path, 'batch')}: a tensor of layout {tensor.layout} can't be hashed")
+            raise CheckpointError(f"{format_path(path)}: a tensor of layout {tensor.layout} can't be hashed")
         sparse = tensor.detach().coalesce()
         _header(digest, "sparse", *sparse.shape)
         _feed_tensor(digest, sparse.indices(), path)
@@ -113,7 +113,7 @@ def _feed_object(digest: _Digest, value: Any, path: TreePath) -> None:
         try:
             fields = vars(value)
         except TypeError:
-            raise CheckpointError(f"{format_path(path, 'batch')}: a {kind} can't be hashed") from None
+            raise CheckpointError(f"{format_path(path)}: a {kind} can't be hashed") from None
     _header(digest, f"object {kind}", len(fields))
     for name, item in fields.items():
         _feed(digest, name, path)

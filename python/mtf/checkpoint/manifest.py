@@ -33,7 +33,7 @@ _COMPONENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 _RESERVED = ("sha256", "kind", "format", "files")
 
 
-def check_file_name(name: str) -> None:
+def check_file_name(name: str, label: str = MANIFEST_NAME) -> None:
     """Refuses names that could lead out of the directory or hide in it.
 
     Raises:
@@ -47,7 +47,7 @@ def check_file_name(name: str) -> None:
         or not all(_COMPONENT.fullmatch(part) for part in parts)
         or name == MANIFEST_NAME
     ):
-        raise CheckpointError(f"{MANIFEST_NAME}: the file name {name!r} is not allowed in a checkpoint")
+        raise CheckpointError(f"{label}: the file name {name!r} is not allowed in a checkpoint")
 
 
 def seal_manifest(fields: Mapping[str, Any], files: Mapping[str, tuple[int, str]]) -> bytes:
@@ -155,7 +155,7 @@ def _check_files(files: Any, label: str) -> None:
     if not isinstance(files, dict):
         raise CheckpointError(f"{label}: the member 'files' is missing")
     for name, entry in files.items():
-        check_file_name(name)
+        check_file_name(name, label)
         if (
             not isinstance(entry, dict)
             or type(entry.get("size")) is not int

@@ -7,6 +7,8 @@ import string
 
 from mtf.errors import ConfigError
 
+_EXAMPLE_STEP = 1234567
+
 
 class NameTemplate:
     """A template such as ``step-{step:08d}`` and the names it makes."""
@@ -35,13 +37,13 @@ class NameTemplate:
                     pattern += rf"(?P<{field}>\s*[0-9][0-9,_]*)"
                 seen.add(field)
                 format(0, spec or "")
-            example = template.format(step=1, epoch=1)
+            example = template.format(step=_EXAMPLE_STEP, epoch=7)
         except (ValueError, KeyError, IndexError) as error:
             raise ConfigError(f"checkpoint.filename_template: {template!r}: {error}") from None
         self._pattern = re.compile(pattern)
         if "step" not in seen:
             raise ConfigError(f"checkpoint.filename_template must contain {{step}}, it is {template!r}")
-        if "/" in example or example.startswith(".") or "\0" in example or not self._pattern.fullmatch(example):
+        if "/" in example or example.startswith(".") or "\0" in example or self.step_of(example) is None:
             raise ConfigError(
                 f"checkpoint.filename_template must make plain file names that don't begin with a dot and "
                 f"hold their numbers in decimal digits; {template!r} makes {example!r}"
@@ -57,5 +59,5 @@ class NameTemplate:
         if match is None:
             return None
         values = {key: int(re.sub(r"[^0-9]", "", text)) for key, text in match.groupdict().items()}
-        made = self.name(values["step"], values.get("epoch", 0))
+        made = self.name(values["step"], values.get("epoch", 7))
         return values["step"] if made == name else None

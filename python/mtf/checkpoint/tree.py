@@ -47,12 +47,15 @@ _NUMPY_DTYPES = """
 NUMPY_DTYPES = frozenset(_NUMPY_DTYPES.split())
 
 
-def split(tree: Any, *, copy: bool = False) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def split(
+    tree: Any, *, copy: bool = False, path: TreePath = ("state",)
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Splits a tree into a JSON-able object and the tensors it refers to.
 
     Args:
         tree: what this module's first paragraph lists.
         copy: True copies every tensor into host memory that nothing else refers to; False may return the given tensors.
+        path: what messages and tensor names begin with.
 
     Returns:
         ``{"tree": ..., "tensors": [...]}`` and tensors by name, all contiguous and on the CPU.
@@ -61,12 +64,12 @@ def split(tree: Any, *, copy: bool = False) -> tuple[dict[str, Any], dict[str, t
         CheckpointError: a value of another type, deeper nesting than ``MAX_DEPTH``, or a cycle; names the path.
     """
     table = tensor_table.TableWriter()
-    encoded = _Encoder(table).encode(tree, ())
+    encoded = _Encoder(table).encode(tree, path)
     entries, tensors = table.finish(copy=copy)
     return {"tree": encoded, "tensors": entries}, tensors
 
 
-def join(encoded: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Any:
+def join(encoded: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], path: TreePath = ("state",)) -> Any:
     """The inverse of :func:`split`. The result may share memory with ``tensors``.
 
     Raises:
@@ -78,7 +81,7 @@ def join(encoded: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Any
         or not isinstance(encoded["tensors"], list)
     ):
         raise CheckpointError("state: expected an object with 'tree' and a list 'tensors'")
-    return _Decoder(tensor_table.read_table(encoded["tensors"], tensors)).decode(encoded["tree"], ())
+    return _Decoder(tensor_table.read_table(encoded["tensors"], tensors)).decode(encoded["tree"], path)
 
 
 def copy_tree(tree: Any) -> Any:
