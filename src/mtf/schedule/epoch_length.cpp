@@ -1,0 +1,109 @@
+#include "mtf/schedule/epoch_length.hpp"
+
+#include <algorithm>
+
+namespace mtf {
+
+namespace {
+
+std::uint64_t saturating_minus(std::uint64_t a, std::uint64_t b) noexcept { return a > b ? a - b : 0; }
+
+/// The step of the epoch at which `slot` is drawn for the `index`-th time since the pattern began.
+std::uint64_t step_of(const Knot& knot, const AnyPattern& pattern, std::size_t slot, std::uint64_t index) {
+  const std::uint64_t position =
+      std::visit([&](const auto& p) { return p.position(static_cast<std::int32_t>(slot), index); }, pattern);
+  return add_steps(knot.origin, position);
+}
+
+/// SUM_OF_LENGTHS: the active sources' lengths and what inactive ones already gave.
+std::uint64_t sum_of_lengths(const Knot& knot, std::span<const std::int32_t> active) {
+  std::vector<bool> is_active(knot.sources.size());
+  for (const std::int32_t source : active) is_active[static_cast<std::size_t>(source)] = true;
+  std::uint64_t sum = 0;
+  for (std::size_t i = 0; i < knot.sources.size(); ++i) {
+    sum = add_steps(sum, is_active[i] ? knot.setup->sources[i].length : knot.sources[i].count);
+  }
+  return sum;
+}
+
+/// MAX_LENGTH: one step after the last of the sources has given its length for the first time.
+std::uint64_t longest(const Knot& knot, std::span<const std::int32_t> active, const AnyPattern& pattern) {
+  std::uint64_t end = knot.step;
+  for (std::size_t slot = 0; slot < active.size(); ++slot) {
+    const auto source = static_cast<std::size_t>(active[slot]);
+    const SourceState& state = knot.sources[source];
+    const std::uint64_t length = knot.setup->sources[source].length;
+    if (length == kEndless) return kEndless;
+    if (state.count < length) {
+      end = std::max(end, add_steps(step_of(knot, pattern, slot, length - state.origin_count - 1), 1));
+    }
+  }
+  return end;
+}
+
+/// The first demand for a source that has run out.
+std::uint64_t first_demand(const Knot& knot, std::span<const std::int32_t> active, const AnyPattern& pattern) {
+  std::uint64_t end = kEndless;
+  for (std::size_t slot = 0; slot < active.size(); ++slot) {
+    const std::uint64_t limit = knot.sources[static_cast<std::size_t>(active[slot])].limit;
+    if (limit != kEndless) end = std::min(end, step_of(knot, pattern, slot, limit));
+  }
+  return end;
+}
+
+}  // namespace
+
+Blocks find_blocks(const Knot& knot, std::span<const std::int32_t> active) {
+  const MixtureConfig& config = knot.setup->config;
+  const auto length = [&](std::int32_t source) {
+    return knot.setup->sources[static_cast<std::size_t>(source)].length;
+  };
+  std::uint64_t shortest = kEndless;
+  std::uint64_t longest_length = 0;
+  for (const std::int32_t source : active) {
+    shortest = std::min(shortest, length(source));
+    longest_length = std::max(longest_length, length(source));
+  }
+  Blocks blocks;
+  for (const std::int32_t source : active) {
+    const std::uint64_t block = config.policy == EpochPolicy::min_length                   ? shortest
+                                : config.policy == EpochPolicy::max_length && config.cycle ? longest_length
+                                                                                           : length(source);
+    const SourceState& state = knot.sources[static_cast<std::size_t>(source)];
+    std::uint64_t rest = block == kEndless && state.round_count != kEndless
+                             ? kEndless
+                             : saturating_minus(block, state.round_count);
+    if (config.drops_out()) rest = std::min(rest, state.limit);
+    blocks.first.push_back(rest);
+    blocks.later.push_back(block);
+  }
+  const bool has_rounds = config.policy == EpochPolicy::fixed_num_steps && config.cycle;
+  if (!has_rounds) blocks.later.clear();
+  return blocks;
+}
+
+std::uint64_t find_epoch_end(const Knot& knot, std::span<const std::int32_t> active, const AnyPattern* pattern) {
+  if (knot.ended || pattern == nullptr) return knot.step;
+  const MixtureConfig& config = knot.setup->config;
+  const std::uint64_t length = add_steps(knot.origin, std::visit([](const auto& p) { return p.length(); }, *pattern));
+  std::uint64_t end = length;
+  switch (config.policy) {
+    case EpochPolicy::fixed_num_steps:
+      end = std::min(end, *config.steps_per_epoch);
+      break;
+    case EpochPolicy::min_length:
+      end = std::min(end, first_demand(knot, active, *pattern));
+      break;
+    case EpochPolicy::sum_of_lengths:
+      if (config.cycle) end = std::min(end, sum_of_lengths(knot, active));
+      break;
+    case EpochPolicy::max_length:
+      if (config.cycle && config.strategy != Strategy::sequential) {
+        end = std::min(end, longest(knot, active, *pattern));
+      }
+      break;
+  }
+  return std::max(end, knot.step);
+}
+
+}  // namespace mtf

@@ -1,0 +1,107 @@
+/// Which source gives the batch of every step: a pure function of (setup, seed, edits, position), with a cursor.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "mtf/schedule/epoch.hpp"
+#include "mtf/schedule/schedule_state.hpp"
+
+namespace mtf {
+
+/// Calls on one Schedule must not overlap; `fill` on pieces may run beside anything.
+///
+/// Epochs follow from one another, so the first access to epoch e computes the epochs before it that weren't computed
+/// yet. After an edit or a loaded state, epochs before that one are out of reach.
+class Schedule {
+ public:
+  /// Throws ConfigError for the first rule of `validate` that the setup breaks.
+  Schedule(Setup setup, std::uint64_t seed);
+
+  [[nodiscard]] std::uint64_t seed() const noexcept { return seed_; }
+  /// As configured, before any edit.
+  [[nodiscard]] const Setup& initial() const noexcept { return initial_; }
+  /// In force at the cursor.
+  [[nodiscard]] const Setup& setup();
+  [[nodiscard]] std::uint64_t epoch() const noexcept { return epoch_; }
+  [[nodiscard]] std::uint64_t step() const noexcept { return step_; }
+  [[nodiscard]] bool epoch_done();
+
+  /// Number of steps of an epoch; kEndless if it can't be known yet.
+  [[nodiscard]] std::uint64_t num_steps(std::uint64_t epoch);
+  /// Batches drawn in training before an epoch.
+  [[nodiscard]] std::uint64_t first_step(std::uint64_t epoch);
+  /// The draw at a position. Complexity: O(log n) once the epoch is there. Throws ConfigError behind the epoch's end.
+  [[nodiscard]] Draw at(std::uint64_t step, std::uint64_t epoch);
+  /// Draws of each source in [0, step) of an epoch.
+  [[nodiscard]] std::vector<std::uint64_t> counts(std::uint64_t step, std::uint64_t epoch);
+  /// Steps [begin, end) of an epoch, cut at its end.
+  [[nodiscard]] std::vector<Epoch::Piece> pieces(std::uint64_t epoch, std::uint64_t begin, std::uint64_t end);
+  /// Writes the sources of `pieces` one after the other. Thread safety: pure.
+  static void fill(std::span<const Epoch::Piece> pieces, std::span<std::int32_t> sources);
+  /// Where every source stands when an epoch begins.
+  [[nodiscard]] std::vector<Place> opening_places(std::uint64_t epoch);
+
+  /// The next draws from the cursor, which stays; returns how many there were before the epoch's end. The three spans
+  /// have the same size.
+  std::size_t draws(std::span<std::int32_t> sources, std::span<std::int64_t> passes, std::span<std::int64_t> batches);
+  /// The draw at the cursor, which moves on by one; nothing at the epoch's end. Amortised O(1): it works in blocks.
+  [[nodiscard]] std::optional<Draw> next();
+  /// Moves the cursor inside its epoch. Throws ConfigError behind the epoch's end.
+  void advance(std::uint64_t num_steps);
+  /// Opens the next epoch; the cursor must be at the end of its own.
+  void next_epoch();
+  void seek(std::uint64_t epoch, std::uint64_t step);
+
+  /// Edits take effect at the cursor; later events that a cursor moved back has left behind are dropped. Each returns
+  /// whether anything changed, and throws ConfigError before it changes anything.
+  /// One weight per source that is present, in their order. Replaces a weight curve.
+  bool update_weights(std::span<const double> weights);
+  bool set_weight(const std::string& name, double weight);
+  bool add_source(const std::string& name, std::uint64_t length, std::optional<double> weight);
+  bool remove_source(const std::string& name);
+  bool set_config(MixtureConfig config);
+
+  /// The pass in which `source` stands at the cursor ended after `num_batches` batches, or goes on beyond its length.
+  void end_pass(std::int32_t source, std::uint64_t num_batches);
+  void extend_pass(std::int32_t source, std::uint64_t num_batches);
+
+  /// The state at `step` of the cursor's epoch, at most the cursor's; without what happened later.
+  [[nodiscard]] ScheduleState state(std::uint64_t step);
+  /// Throws StateMismatch naming every field that differs, and changes nothing then.
+  void load(const ScheduleState& state);
+  /// A schedule made from a state alone.
+  [[nodiscard]] static Schedule from_state(const ScheduleState& state);
+  [[nodiscard]] std::map<std::string, std::uint64_t> fingerprints();
+ private:
+  /// Counts that are known, so that orders whose counts cost O(steps) need not be counted from the start.
+  struct KnownCounts {
+    std::shared_ptr<const Segment> segment;
+    std::uint64_t step = 0;
+    std::vector<std::uint64_t> counts;
+  };
+  [[nodiscard]] Epoch& open(std::uint64_t epoch);
+  [[nodiscard]] std::vector<std::uint64_t> counts_at(const std::shared_ptr<const Segment>& segment, std::uint64_t step);
+  void adopt(const ScheduleState& state);
+  void move_to(std::uint64_t epoch, std::uint64_t step);
+  [[nodiscard]] bool change(Setup setup);
+  void append(Event event);
+  [[nodiscard]] Key epoch_key(std::uint64_t epoch) const noexcept;
+
+  std::uint64_t seed_;
+  Setup initial_;
+  std::uint64_t epoch_ = 0;
+  std::uint64_t step_ = 0;
+  std::uint64_t earliest_ = 0;  // the first epoch that can still be computed
+  std::map<std::uint64_t, Epoch> epochs_;
+  KnownCounts known_;
+  std::vector<Draw> buffer_;  // draws from the cursor on, for next(); empty when the cursor jumped
+  std::size_t num_taken_ = 0;
+};
+
+}  // namespace mtf

@@ -1,0 +1,197 @@
+#include "mtf/schedule/segment.hpp"
+
+#include <algorithm>
+#include <numeric>
+
+#include "mtf/schedule/epoch_length.hpp"
+#include "mtf/schedule/mixture.hpp"
+
+namespace mtf {
+
+Segment::Segment(Knot knot, Key key, std::uint64_t first_step, std::optional<std::uint64_t> known_end)
+    : knot_(std::move(knot)) {
+  const bool is_fresh = knot_.origin == knot_.step;
+  if (is_fresh) {
+    for (std::size_t i = 0; i < knot_.sources.size(); ++i) {
+      SourceState& state = knot_.sources[i];
+      const std::uint64_t length = knot_.setup->sources[i].length;
+      state.origin_count = state.count;
+      state.limit = state.spent ? 0 : length == kEndless ? kEndless : length - std::min(length, state.place.batch);
+    }
+  }
+  choose_sources(first_step);
+  if (!active_.empty()) make_pattern(key);
+  end_ = known_end ? std::max(*known_end, start()) : find_epoch_end(knot_, active_, pattern());
+}
+
+void Segment::choose_sources(std::uint64_t first_step) {
+  const Setup& setup = *knot_.setup;
+  const std::uint64_t training_step = first_step + knot_.origin;
+  const std::vector<bool> is_active = setup.active_at(training_step);
+  for (std::size_t i = 0; i < is_active.size(); ++i) {
+    if (!is_active[i]) continue;
+    if (setup.config.drops_out() && knot_.sources[i].limit == 0) continue;
+    active_.push_back(static_cast<std::int32_t>(i));
+  }
+  if (setup.config.strategy != Strategy::weighted) return;
+  const std::vector<double> weights = setup.weights_at(training_step);
+  shares_.assign(weights.size(), 0.0);
+  double sum = 0;
+  for (const std::int32_t source : active_) sum += weights[static_cast<std::size_t>(source)];
+  for (const std::int32_t source : active_) {
+    shares_[static_cast<std::size_t>(source)] = weights[static_cast<std::size_t>(source)] / sum;
+  }
+  if (setup.config.curve) {
+    const std::uint64_t next = setup.config.curve->next_change(training_step);
+    if (next != kEndless) change_ = next - first_step;
+  }
+}
+
+void Segment::make_pattern(Key key) {
+  const Setup& setup = *knot_.setup;
+  const MixtureConfig& config = setup.config;
+  const auto num_slots = static_cast<std::uint32_t>(active_.size());
+  std::vector<std::uint64_t> limits;
+  if (config.drops_out()) {
+    for (const std::int32_t source : active_) limits.push_back(knot_.sources[static_cast<std::size_t>(source)].limit);
+  }
+  switch (config.strategy) {
+    case Strategy::round_robin:
+      pattern_.emplace(RoundRobin(num_slots, config.burst, limits));
+      return;
+    case Strategy::alternating: {
+      std::vector<std::int32_t> slots;
+      for (const std::int32_t source : config.pattern) {
+        const auto found = std::ranges::lower_bound(active_, source);
+        if (found != active_.end() && *found == source) {
+          slots.push_back(static_cast<std::int32_t>(found - active_.begin()));
+        }
+      }
+      pattern_.emplace(Alternating(slots, num_slots, config.burst, limits));
+      return;
+    }
+    case Strategy::sequential: {
+      Blocks blocks = find_blocks(knot_, active_);
+      const bool is_done = std::ranges::all_of(blocks.first, [](std::uint64_t block) { return block == 0; });
+      if (is_done && !blocks.later.empty()) {
+        // The round was complete: the next one begins here.
+        for (SourceState& state : knot_.sources) state.round_count = 0;
+        blocks.first = blocks.later;
+      }
+      pattern_.emplace(Sequential(blocks.first, blocks.later));
+      return;
+    }
+    case Strategy::weighted:
+      break;
+  }
+  std::vector<double> weights;
+  std::vector<std::string> names;
+  for (const std::int32_t source : active_) {
+    weights.push_back(shares_[static_cast<std::size_t>(source)]);
+    names.push_back(setup.sources[static_cast<std::size_t>(source)].name);
+  }
+  const auto quantised = quantise(weights);
+  const Key segment_key = fold_in(key, knot_.origin);
+  switch (config.order) {
+    case WeightedOrder::random:
+      pattern_.emplace(WeightedRandom(quantised, names, config.burst, limits, segment_key));
+      return;
+    case WeightedOrder::shuffled:
+      pattern_.emplace(WeightedShuffled(quantised, names, config.burst, limits, segment_key));
+      return;
+    case WeightedOrder::even:
+      pattern_.emplace(WeightedEven(quantised, names, config.burst, limits, segment_key));
+      return;
+  }
+}
+
+Place Segment::place(std::size_t source, std::uint64_t count) const noexcept {
+  const SourceState& state = knot_.sources[source];
+  const std::uint64_t num_new = count - state.count;
+  if (num_new == 0) return state.place;
+  const std::uint64_t batch = state.place.batch + num_new;
+  const std::uint64_t length = knot_.setup->sources[source].length;
+  if (batch <= length) return {state.place.pass, batch};
+  return {state.place.pass + (batch - 1) / length, (batch - 1) % length + 1};
+}
+
+Draw Segment::at(std::uint64_t step) const {
+  const SlotDraw drawn = std::visit([&](const auto& p) { return p.at(step - knot_.origin); }, *pattern_);
+  const std::int32_t source = active_[static_cast<std::size_t>(drawn.slot)];
+  const Place after = place(static_cast<std::size_t>(source),
+                            knot_.sources[static_cast<std::size_t>(source)].origin_count + drawn.index + 1);
+  return {step, source, after.pass, after.batch - 1};
+}
+
+void Segment::fill(std::uint64_t begin, std::span<std::int32_t> sources) const {
+  if (sources.empty()) return;
+  std::visit([&](const auto& p) { p.fill(begin - knot_.origin, sources); }, *pattern_);
+  const bool is_identity = active_.back() + 1 == static_cast<std::int32_t>(active_.size());
+  if (is_identity) return;
+  for (std::int32_t& source : sources) source = active_[static_cast<std::size_t>(source)];
+}
+
+void Segment::fill(std::uint64_t begin, std::span<std::int32_t> sources, std::span<std::int64_t> passes,
+                   std::span<std::int64_t> batches, std::span<std::uint64_t> counts) const {
+  fill(begin, sources);
+  std::vector<Place> places(counts.size());
+  for (std::size_t i = 0; i < places.size(); ++i) places[i] = place(i, counts[i]);
+  for (std::size_t t = 0; t < sources.size(); ++t) {
+    const auto source = static_cast<std::size_t>(sources[t]);
+    Place& next = places[source];
+    if (next.batch == knot_.setup->sources[source].length) next = {next.pass + 1, 0};
+    passes[t] = static_cast<std::int64_t>(next.pass);
+    batches[t] = static_cast<std::int64_t>(next.batch++);
+    ++counts[source];
+  }
+}
+
+void Segment::counts(std::uint64_t step, std::span<std::uint64_t> out) const {
+  for (std::size_t i = 0; i < out.size(); ++i) out[i] = knot_.sources[i].count;
+  if (step == start() || !pattern_) return;
+  std::vector<std::uint64_t> drawn(active_.size());
+  std::visit([&](const auto& p) { p.counts(step - knot_.origin, drawn); }, *pattern_);
+  for (std::size_t slot = 0; slot < active_.size(); ++slot) {
+    const auto source = static_cast<std::size_t>(active_[slot]);
+    out[source] = knot_.sources[source].origin_count + drawn[slot];
+  }
+}
+
+Knot Segment::continued_knot(std::uint64_t step, std::span<const std::uint64_t> counts) const {
+  Knot knot = knot_;
+  knot.step = step;
+  std::vector<std::uint64_t> round_counts(knot.sources.size());
+  for (std::size_t i = 0; i < knot.sources.size(); ++i) {
+    round_counts[i] = add_steps(knot.sources[i].round_count, counts[i] - knot.sources[i].count);
+  }
+  if (pattern_ && std::holds_alternative<Sequential>(*pattern_)) {
+    // Rounds that were completed on the way are taken off; the draws of the current one stay.
+    const Blocks blocks = find_blocks(knot_, active_);
+    const std::uint64_t first = std::accumulate(blocks.first.begin(), blocks.first.end(), std::uint64_t{0}, add_steps);
+    const std::uint64_t later = std::accumulate(blocks.later.begin(), blocks.later.end(), std::uint64_t{0}, add_steps);
+    const std::uint64_t since = step - knot_.origin;
+    if (later != 0 && since > first && first != kEndless) {
+      std::uint64_t in_round = later == kEndless ? since - first : (since - first - 1) % later + 1;
+      for (std::size_t slot = 0; slot < active_.size(); ++slot) {
+        const std::uint64_t given = std::min(in_round, blocks.later[slot]);
+        round_counts[static_cast<std::size_t>(active_[slot])] = given;
+        in_round -= given;
+      }
+    }
+  }
+  for (std::size_t i = 0; i < knot.sources.size(); ++i) {
+    SourceState& state = knot.sources[i];
+    state.place = place(i, counts[i]);
+    state.count = counts[i];
+    state.round_count = round_counts[i];
+  }
+  return knot;
+}
+
+Knot Segment::fresh_knot(std::uint64_t step, std::span<const std::uint64_t> counts) const {
+  Knot knot = continued_knot(step, counts);
+  knot.origin = step;
+  return knot;
+}
+
+}  // namespace mtf

@@ -1,0 +1,118 @@
+/// A segment: steps [start, end) of an epoch over which one pattern decides, and what was drawn before them.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <variant>
+#include <vector>
+
+#include "mtf/random/key.hpp"
+#include "mtf/schedule/alternating.hpp"
+#include "mtf/schedule/mixture_config.hpp"
+#include "mtf/schedule/pattern.hpp"
+#include "mtf/schedule/round_robin.hpp"
+#include "mtf/schedule/sequential.hpp"
+#include "mtf/schedule/weighted_even.hpp"
+#include "mtf/schedule/weighted_random.hpp"
+#include "mtf/schedule/weighted_shuffled.hpp"
+
+namespace mtf {
+
+using AnyPattern = std::variant<RoundRobin, Alternating, Sequential, WeightedRandom, WeightedShuffled, WeightedEven>;
+
+/// Where a source stands: `batch` batches of pass `pass` were given. At the end of a pass batch is its length.
+struct Place {
+  std::uint64_t pass = 0;
+  std::uint64_t batch = 0;
+
+  friend bool operator==(const Place&, const Place&) = default;
+};
+
+/// All that the future of one source depends on, at a step where the schedule is decided anew.
+struct SourceState {
+  Place place;
+  std::uint64_t count = 0;         // draws since the epoch began
+  std::uint64_t origin_count = 0;  // draws since the epoch began, when the pattern began
+  std::uint64_t limit = kEndless;  // draws from the pattern's beginning until the source runs out
+  std::uint64_t round_count = 0;   // SEQUENTIAL: draws in the current round; kEndless: its block is done
+  bool spent = false;              // it ran out and left for the rest of the epoch
+
+  friend bool operator==(const SourceState&, const SourceState&) = default;
+};
+
+/// A step at which the schedule is decided anew, with what is known there: enough to go on without the past.
+struct Knot {
+  std::uint64_t step = 0;    // in the epoch
+  std::uint64_t origin = 0;  // the step at which the pattern in force began; an end of a pass doesn't restart it
+  bool ended = false;        // the epoch ends here
+  std::shared_ptr<const Setup> setup;
+  std::vector<SourceState> sources;
+};
+
+/// One draw, complete.
+struct Draw {
+  std::uint64_t step = 0;
+  std::int32_t source = 0;
+  std::uint64_t pass = 0;
+  std::uint64_t batch = 0;
+
+  friend bool operator==(const Draw&, const Draw&) = default;
+};
+
+/// Immutable; const methods may be called from several threads at once.
+class Segment {
+ public:
+  /// `key`: of the epoch. `first_step`: batches drawn in training before the epoch began. `known_end`: the result of an
+  /// earlier computation of `end()`, which some patterns can only repeat in O(steps).
+  Segment(Knot knot, Key key, std::uint64_t first_step, std::optional<std::uint64_t> known_end = std::nullopt);
+
+  [[nodiscard]] const Knot& knot() const noexcept { return knot_; }
+  [[nodiscard]] std::uint64_t start() const noexcept { return knot_.step; }
+  /// The step at which the epoch ends if nothing changes before; kEndless if that can't be known yet.
+  [[nodiscard]] std::uint64_t end() const noexcept { return end_; }
+  /// The step at which the weights change by themselves; kEndless if they don't.
+  [[nodiscard]] std::uint64_t change() const noexcept { return change_; }
+  /// Index of each slot's source.
+  [[nodiscard]] std::span<const std::int32_t> active() const noexcept { return active_; }
+  /// Null when no source is left.
+  [[nodiscard]] const AnyPattern* pattern() const noexcept { return pattern_ ? &*pattern_ : nullptr; }
+  /// Draws that the weights in force promise each source per step; empty outside of WEIGHTED.
+  [[nodiscard]] std::span<const double> shares() const noexcept { return shares_; }
+
+  /// The draw at `step` in [start(), end()).
+  [[nodiscard]] Draw at(std::uint64_t step) const;
+
+  /// The sources of steps [begin, begin + sources.size()).
+  void fill(std::uint64_t begin, std::span<std::int32_t> sources) const;
+
+  /// As `fill`, with the pass and the batch of each draw. `counts`: draws of each source since the epoch's start, at
+  /// `begin`; moved on to the end of the range.
+  void fill(std::uint64_t begin, std::span<std::int32_t> sources, std::span<std::int64_t> passes,
+            std::span<std::int64_t> batches, std::span<std::uint64_t> counts) const;
+
+  /// Draws of each source since the epoch's start, in [0, step).
+  void counts(std::uint64_t step, std::span<std::uint64_t> out) const;
+
+  /// What is known at `step`, given the counts there, for a pattern that begins there.
+  [[nodiscard]] Knot fresh_knot(std::uint64_t step, std::span<const std::uint64_t> counts) const;
+  /// The same for a pattern that goes on.
+  [[nodiscard]] Knot continued_knot(std::uint64_t step, std::span<const std::uint64_t> counts) const;
+
+  /// Where source `source` stands after `count` draws since the epoch's start.
+  [[nodiscard]] Place place(std::size_t source, std::uint64_t count) const noexcept;
+
+ private:
+  void choose_sources(std::uint64_t first_step);
+  void make_pattern(Key key);
+
+  Knot knot_;
+  std::vector<std::int32_t> active_;
+  std::vector<double> shares_;
+  std::optional<AnyPattern> pattern_;
+  std::uint64_t change_ = kEndless;
+  std::uint64_t end_ = kEndless;
+};
+
+}  // namespace mtf
