@@ -65,9 +65,7 @@ Epoch& Schedule::open(std::uint64_t epoch) {
 
 std::vector<std::uint64_t> Schedule::counts_at(const std::shared_ptr<const Segment>& segment, std::uint64_t step) {
   std::vector<std::uint64_t> counts(segment->knot().sources.size());
-  const bool is_random =
-      segment->pattern() != nullptr && std::holds_alternative<WeightedRandom>(*segment->pattern());
-  const std::uint64_t reach = is_random ? kCountAhead : 4 * counts.size();
+  const std::uint64_t reach = segment->is_counted() ? kCountAhead : 4 * counts.size();
   if (known_.segment == segment && known_.step <= step && step - known_.step <= reach) {
     std::vector<std::int32_t> sources(step - known_.step);
     segment->fill(known_.step, sources);
@@ -166,10 +164,10 @@ void Schedule::move_to(std::uint64_t epoch, std::uint64_t step) {
 
 void Schedule::advance(std::uint64_t num_steps) {
   const std::uint64_t target = add_steps(step_, num_steps);
-  const std::uint64_t end = target == kEndless ? 0 : open(epoch_).segment_at(target)->end();
+  const std::uint64_t end = open(epoch_).segment_at(std::min(target, kMaxSteps))->end();
   if (end < target) {
     throw ConfigError("cannot advance by " + std::to_string(num_steps) + " from " + position(epoch_, step_) +
-                      ": the epoch ends at step " + std::to_string(num_steps == kEndless ? end : end));
+                      ": the epoch ends at step " + std::to_string(end));
   }
   move_to(epoch_, target);
 }
@@ -338,6 +336,14 @@ void Schedule::adopt(const ScheduleState& state) {
   Epoch epoch(fold_in(fold_in(Key{state.seed}, "schedule"), state.epoch), state.first_step, state.opening,
               state.events, state.tail);
   std::shared_ptr<const Segment> segment = epoch.segment_at(state.step);
+  if (segment->end() != state.tail.end && !segment->is_counted()) {
+    throw StateMismatch("state.tail_end: its schedule ends at another step than the state says");
+  }
+  std::vector<std::uint64_t> counts(state.counts.size());
+  if (!segment->is_counted()) {
+    segment->counts(state.step, counts);
+    if (counts != state.counts) throw StateMismatch("state.counts: its schedule drew other counts than the state says");
+  }
   // Nothing below throws.
   initial_ = state.initial;
   earliest_ = state.epoch;

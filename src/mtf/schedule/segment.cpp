@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "mtf/error.hpp"
 #include "mtf/schedule/epoch_length.hpp"
-#include "mtf/schedule/mixture.hpp"
 
 namespace mtf {
 
@@ -21,8 +21,15 @@ Segment::Segment(Knot knot, Key key, std::uint64_t first_step, std::optional<std
   }
   choose_sources(first_step);
   if (!active_.empty()) make_pattern(key);
-  end_ = known_end ? std::max(*known_end, start()) : find_epoch_end(knot_, active_, pattern());
+  if (known_end && is_counted()) {
+    const std::uint64_t length = std::visit([](const auto& p) { return p.length(); }, *pattern_);
+    end_ = std::clamp(*known_end, start(), std::max(start(), add_steps(knot_.origin, length)));
+  } else {
+    end_ = find_epoch_end(knot_, active_, pattern());
+  }
 }
+
+bool Segment::is_counted() const noexcept { return false; }
 
 void Segment::choose_sources(std::uint64_t first_step) {
   const Setup& setup = *knot_.setup;
@@ -84,25 +91,7 @@ void Segment::make_pattern(Key key) {
     case Strategy::weighted:
       break;
   }
-  std::vector<double> weights;
-  std::vector<std::string> names;
-  for (const std::int32_t source : active_) {
-    weights.push_back(shares_[static_cast<std::size_t>(source)]);
-    names.push_back(setup.sources[static_cast<std::size_t>(source)].name);
-  }
-  const auto quantised = quantise(weights);
-  const Key segment_key = fold_in(key, knot_.origin);
-  switch (config.order) {
-    case WeightedOrder::random:
-      pattern_.emplace(WeightedRandom(quantised, names, config.burst, limits, segment_key));
-      return;
-    case WeightedOrder::shuffled:
-      pattern_.emplace(WeightedShuffled(quantised, names, config.burst, limits, segment_key));
-      return;
-    case WeightedOrder::even:
-      pattern_.emplace(WeightedEven(quantised, names, config.burst, limits, segment_key));
-      return;
-  }
+  throw ConfigError("WEIGHTED comes with the weighted patterns");
 }
 
 Place Segment::place(std::size_t source, std::uint64_t count) const noexcept {

@@ -14,13 +14,10 @@
 #include "mtf/schedule/pattern.hpp"
 #include "mtf/schedule/round_robin.hpp"
 #include "mtf/schedule/sequential.hpp"
-#include "mtf/schedule/weighted_even.hpp"
-#include "mtf/schedule/weighted_random.hpp"
-#include "mtf/schedule/weighted_shuffled.hpp"
 
 namespace mtf {
 
-using AnyPattern = std::variant<RoundRobin, Alternating, Sequential, WeightedRandom, WeightedShuffled, WeightedEven>;
+using AnyPattern = std::variant<RoundRobin, Alternating, Sequential>;
 
 /// Where a source stands: `batch` batches of pass `pass` were given. At the end of a pass batch is its length.
 struct Place {
@@ -78,6 +75,8 @@ class Segment {
   [[nodiscard]] std::span<const std::int32_t> active() const noexcept { return active_; }
   /// Null when no source is left.
   [[nodiscard]] const AnyPattern* pattern() const noexcept { return pattern_ ? &*pattern_ : nullptr; }
+  /// Whether counts and the end cost O(steps): such a segment trusts what a state says about them.
+  [[nodiscard]] bool is_counted() const noexcept;
   /// Draws that the weights in force promise each source per step; empty outside of WEIGHTED.
   [[nodiscard]] std::span<const double> shares() const noexcept { return shares_; }
 
