@@ -9,5 +9,6 @@ void bind_errors(pybind11::module_& module);
 void bind_gather(pybind11::module_& module);
 void bind_prefetch(pybind11::module_& module);
 void bind_random(pybind11::module_& module);
+void bind_schedule(pybind11::module_& module);
 
 }  // namespace mtf::python

@@ -8,4 +8,5 @@ PYBIND11_MODULE(_core, module) {
   mtf::python::bind_prefetch(module);
   mtf::python::bind_gather(module);
   mtf::python::bind_random(module);
+  mtf::python::bind_schedule(module);
 }

@@ -27,6 +27,8 @@ _PUBLIC: dict[str, str] = {
     "ArrayLoader": "mtf.data.array_loader",
     "MultiDataLoaderConfig": "mtf.config.multi",
     "WeightCurve": "mtf.config.multi",
+    "Schedule": "mtf.schedule",
+    "Draw": "mtf.schedule",
     "TrainerConfig": "mtf.config.trainer",
     "GenericTrainerConfig": "mtf.config.trainer",
     "PerformanceConfig": "mtf.config.trainer",

@@ -47,11 +47,10 @@ Knot Epoch::apply(const Event& event, const Segment& segment, std::span<const st
   const auto source = static_cast<std::size_t>(event.source);
   // Orders that go on from where they are keep their pattern, so that an end found at run time changes nothing else.
   // SEQUENTIAL knows its position without it; the weighted orders renormalise when a source leaves.
-  const bool restarts = event.kind == Event::Kind::end_pass &&
-                        (config.strategy == Strategy::sequential ||
-                         (config.drops_out() && config.strategy == Strategy::weighted));
-  Knot knot =
-      restarts ? segment.fresh_knot(event.step, counts) : segment.continued_knot(event.step, counts);
+  const bool restarts =
+      event.kind == Event::Kind::end_pass &&
+      (config.strategy == Strategy::sequential || (config.drops_out() && config.strategy == Strategy::weighted));
+  Knot knot = restarts ? segment.fresh_knot(event.step, counts) : segment.continued_knot(event.step, counts);
   if (event.kind == Event::Kind::extend_pass) {
     if (config.strategy == Strategy::sequential) knot = segment.fresh_knot(event.step, counts);
     return knot;

@@ -55,9 +55,7 @@ std::uint64_t first_demand(const Knot& knot, std::span<const std::int32_t> activ
 
 Blocks find_blocks(const Knot& knot, std::span<const std::int32_t> active) {
   const MixtureConfig& config = knot.setup->config;
-  const auto length = [&](std::int32_t source) {
-    return knot.setup->sources[static_cast<std::size_t>(source)].length;
-  };
+  const auto length = [&](std::int32_t source) { return knot.setup->sources[static_cast<std::size_t>(source)].length; };
   std::uint64_t shortest = kEndless;
   std::uint64_t longest_length = 0;
   for (const std::int32_t source : active) {
@@ -70,9 +68,8 @@ Blocks find_blocks(const Knot& knot, std::span<const std::int32_t> active) {
                                 : config.policy == EpochPolicy::max_length && config.cycle ? longest_length
                                                                                            : length(source);
     const SourceState& state = knot.sources[static_cast<std::size_t>(source)];
-    std::uint64_t rest = block == kEndless && state.round_count != kEndless
-                             ? kEndless
-                             : saturating_minus(block, state.round_count);
+    std::uint64_t rest =
+        block == kEndless && state.round_count != kEndless ? kEndless : saturating_minus(block, state.round_count);
     if (config.drops_out()) rest = std::min(rest, state.limit);
     blocks.first.push_back(rest);
     blocks.later.push_back(block);
@@ -89,7 +86,7 @@ std::uint64_t find_epoch_end(const Knot& knot, std::span<const std::int32_t> act
   std::uint64_t end = length;
   switch (config.policy) {
     case EpochPolicy::fixed_num_steps:
-      end = std::min(end, *config.steps_per_epoch);
+      end = std::min(end, static_cast<std::uint64_t>(*config.steps_per_epoch));
       break;
     case EpochPolicy::min_length:
       end = std::min(end, first_demand(knot, active, *pattern));

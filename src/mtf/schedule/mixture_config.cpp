@@ -86,10 +86,10 @@ void validate_pattern(const Setup& setup) {
 /// Policies that must know every active length; the error names the source, the policy and the way out.
 void validate_lengths(const Setup& setup, const std::vector<bool>& active) {
   const auto& [config, sources] = setup;
-  const bool blocks_of_shortest =
-      config.strategy == Strategy::sequential && config.policy == EpochPolicy::min_length;
-  const bool needs_lengths = blocks_of_shortest || (config.cycle && (config.policy == EpochPolicy::sum_of_lengths ||
-                                                                     config.policy == EpochPolicy::max_length));
+  const bool blocks_of_shortest = config.strategy == Strategy::sequential && config.policy == EpochPolicy::min_length;
+  const bool needs_lengths =
+      blocks_of_shortest ||
+      (config.cycle && (config.policy == EpochPolicy::sum_of_lengths || config.policy == EpochPolicy::max_length));
   if (!needs_lengths) return;
   for (std::size_t i = 0; i < sources.size(); ++i) {
     if (!active[i] || sources[i].length != kEndless) continue;
@@ -129,7 +129,7 @@ std::size_t Setup::num_present() const noexcept {
 }
 
 std::vector<double> Setup::weights_at(std::uint64_t training_step) const {
-  std::vector<double> weights = config.curve            ? config.curve->at(training_step)
+  std::vector<double> weights = config.curve             ? config.curve->at(training_step)
                                 : config.weights.empty() ? std::vector<double>(sources.size(), 1.0)
                                                          : config.weights;
   for (std::size_t i = 0; i < sources.size(); ++i) {
@@ -167,7 +167,7 @@ void validate(const Setup& setup) {
   const auto& [config, sources] = setup;
   validate_sources(sources);
   if (setup.num_present() == 0) throw ConfigError("the last dataloader cannot be removed: nothing would be drawn");
-  if (config.burst == 0 || config.burst >= kMaxSteps) {
+  if (config.burst < 1 || config.burst >= static_cast<std::int64_t>(kMaxSteps)) {
     throw ConfigError("burst_size must be at least 1, got " + std::to_string(config.burst));
   }
   validate_weights(setup);
@@ -175,7 +175,8 @@ void validate(const Setup& setup) {
   if (config.policy == EpochPolicy::fixed_num_steps && !config.steps_per_epoch) {
     throw ConfigError("steps_per_epoch must be set with epoch_length_policy=FIXED_NUM_STEPS, got None");
   }
-  if (config.steps_per_epoch && (*config.steps_per_epoch == 0 || *config.steps_per_epoch >= kMaxSteps)) {
+  if (config.steps_per_epoch &&
+      (*config.steps_per_epoch < 1 || *config.steps_per_epoch >= static_cast<std::int64_t>(kMaxSteps))) {
     throw ConfigError("steps_per_epoch must be at least 1, got " + std::to_string(*config.steps_per_epoch));
   }
   std::vector<bool> active = setup.active_at(0);

@@ -34,11 +34,11 @@ struct SourceSpec {
 struct MixtureConfig {
   Strategy strategy = Strategy::round_robin;
   WeightedOrder order = WeightedOrder::random;
-  std::vector<double> weights;         // one per source; empty: all equal
-  std::vector<std::int32_t> pattern;   // indices of sources
-  std::uint64_t burst = 1;
+  std::vector<double> weights;        // one per source; empty: all equal
+  std::vector<std::int32_t> pattern;  // indices of sources
+  std::int64_t burst = 1;
   EpochPolicy policy = EpochPolicy::sum_of_lengths;
-  std::optional<std::uint64_t> steps_per_epoch;
+  std::optional<std::int64_t> steps_per_epoch;
   bool cycle = true;
   std::optional<bool> continue_across_epochs;  // none: true for fixed_num_steps
   std::optional<WeightCurve> curve;            // replaces `weights`

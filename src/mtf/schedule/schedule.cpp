@@ -9,8 +9,8 @@ namespace mtf {
 
 namespace {
 
-constexpr std::size_t kBlock = 256;                           // draws that next() computes at once
-constexpr std::size_t kMaxEpochs = 16;                        // epochs kept for random access
+constexpr std::size_t kBlock = 256;                            // draws that next() computes at once
+constexpr std::size_t kMaxEpochs = 16;                         // epochs kept for random access
 constexpr std::uint64_t kCountAhead = std::uint64_t{1} << 16;  // steps that are counted on from known counts
 
 std::string position(std::uint64_t epoch, std::uint64_t step) {
@@ -31,15 +31,14 @@ Schedule::Schedule(Setup setup, std::uint64_t seed) : seed_(seed), initial_(std:
   epochs_.emplace(0, Epoch(epoch_key(0), 0, first_opening(initial_)));
 }
 
-Key Schedule::epoch_key(std::uint64_t epoch) const noexcept {
-  return fold_in(fold_in(Key{seed_}, "schedule"), epoch);
-}
+Key Schedule::epoch_key(std::uint64_t epoch) const noexcept { return fold_in(fold_in(Key{seed_}, "schedule"), epoch); }
 
 const Setup& Schedule::setup() { return *open(epoch_).segment_at(step_)->knot().setup; }
 
 Epoch& Schedule::open(std::uint64_t epoch) {
   if (epoch < earliest_) {
-    throw ConfigError("epoch " + std::to_string(epoch) + " is out of reach: a state holds its own epoch only, and this " +
+    throw ConfigError("epoch " + std::to_string(epoch) +
+                      " is out of reach: a state holds its own epoch only, and this " +
                       "schedule was edited in or loaded at epoch " + std::to_string(earliest_));
   }
   auto nearest = std::prev(epochs_.upper_bound(epoch));
@@ -333,8 +332,8 @@ ScheduleState Schedule::state(std::uint64_t step) {
 }
 
 void Schedule::adopt(const ScheduleState& state) {
-  Epoch epoch(fold_in(fold_in(Key{state.seed}, "schedule"), state.epoch), state.first_step, state.opening,
-              state.events, state.tail);
+  Epoch epoch(fold_in(fold_in(Key{state.seed}, "schedule"), state.epoch), state.first_step, state.opening, state.events,
+              state.tail);
   std::shared_ptr<const Segment> segment = epoch.segment_at(state.step);
   if (segment->end() != state.tail.end && !segment->is_counted()) {
     throw StateMismatch("state.tail_end: its schedule ends at another step than the state says");

@@ -78,6 +78,7 @@ class Schedule {
   /// A schedule made from a state alone.
   [[nodiscard]] static Schedule from_state(const ScheduleState& state);
   [[nodiscard]] std::map<std::string, std::uint64_t> fingerprints();
+
  private:
   /// Counts that are known, so that orders whose counts cost O(steps) need not be counted from the start.
   struct KnownCounts {

@@ -75,9 +75,10 @@ Value to_value(const MixtureConfig& config) {
       {"dataloader_weights", list_of(config.weights, [](double w) { return w; })},
       {"alternating_pattern",
        list_of(config.pattern, [](std::int32_t entry) { return static_cast<std::uint64_t>(entry); })},
-      {"burst_size", config.burst},
+      {"burst_size", static_cast<std::uint64_t>(config.burst)},
       {"epoch_length_policy", std::string(name_of(config.policy))},
-      {"steps_per_epoch", config.steps_per_epoch ? Value(*config.steps_per_epoch) : Value()},
+      {"steps_per_epoch",
+       endless_or(config.steps_per_epoch ? static_cast<std::uint64_t>(*config.steps_per_epoch) : kEndless)},
       {"cycle_short_loaders", config.cycle},
       {"continue_across_epochs", config.continue_across_epochs ? Value(*config.continue_across_epochs) : Value()},
       {"weight_curve", config.curve ? to_value(*config.curve) : Value()}};
@@ -91,9 +92,11 @@ MixtureConfig read_config(const Field& field) {
   config.pattern = read_list<std::int32_t>(field["alternating_pattern"], [](const Field& entry) {
     return static_cast<std::int32_t>(entry.integer(kMaxIndex));
   });
-  config.burst = field["burst_size"].integer(kMaxCount);
+  config.burst = static_cast<std::int64_t>(field["burst_size"].integer(kMaxCount));
   config.policy = read_enum<EpochPolicy>(field["epoch_length_policy"], 4);
-  if (const Field steps = field["steps_per_epoch"]; !steps.is_none()) config.steps_per_epoch = steps.integer(kMaxCount);
+  if (const Field steps = field["steps_per_epoch"]; !steps.is_none()) {
+    config.steps_per_epoch = static_cast<std::int64_t>(steps.integer(kMaxCount));
+  }
   config.cycle = field["cycle_short_loaders"].boolean();
   if (const Field on = field["continue_across_epochs"]; !on.is_none()) config.continue_across_epochs = on.boolean();
   if (const Field curve = field["weight_curve"]; !curve.is_none()) config.curve = read_curve(curve);
@@ -101,12 +104,11 @@ MixtureConfig read_config(const Field& field) {
 }
 
 Value to_value(const Setup& setup) {
-  return ValueMap{{"config", to_value(setup.config)},
-                  {"sources", list_of(setup.sources, [](const SourceSpec& source) {
-                     return ValueMap{{"name", source.name},
-                                     {"length", endless_or(source.length)},
-                                     {"present", source.present}};
-                   })}};
+  return ValueMap{{"config", to_value(setup.config)}, {"sources", list_of(setup.sources, [](const SourceSpec& source) {
+                                                         return ValueMap{{"name", source.name},
+                                                                         {"length", endless_or(source.length)},
+                                                                         {"present", source.present}};
+                                                       })}};
 }
 
 std::shared_ptr<const Setup> read_setup(const Field& field) {
@@ -239,9 +241,9 @@ Event read_event(const Field& field, const Setups& setups) {
 void check_extends(const Field& field, const Setup& before, const Setup& after) {
   const auto& a = before.sources;
   const auto& b = after.sources;
-  const bool extends = b.size() >= a.size() && std::equal(a.begin(), a.end(), b.begin(), [](const auto& x, const auto& y) {
-    return x.name == y.name;
-  });
+  const bool extends =
+      b.size() >= a.size() &&
+      std::equal(a.begin(), a.end(), b.begin(), [](const auto& x, const auto& y) { return x.name == y.name; });
   if (!extends) throw StateMismatch(field.path() + " does not contain the sources of the setup before it");
 }
 
@@ -353,7 +355,8 @@ ScheduleState schedule_state_from(const Value& value, std::uint32_t version) {
     throw StateMismatch("the state has format version " + std::to_string(written.integer(~std::uint64_t{0})) +
                         ", this mtf reads 1 to " + std::to_string(kScheduleVersion) + "; a newer mtf wrote it");
   }
-  if (written.integer(kScheduleVersion) != version) written.fail("the version in the header, " + std::to_string(version));
+  if (written.integer(kScheduleVersion) != version)
+    written.fail("the version in the header, " + std::to_string(version));
   ScheduleState state;
   state.seed = root["seed"].integer(~std::uint64_t{0});
   state.epoch = root["epoch"].integer(kMaxCount);

@@ -17,12 +17,12 @@ inline constexpr std::uint32_t kScheduleVersion = 1;
 
 struct ScheduleState {
   std::uint64_t seed = 0;
-  Setup initial;                      // as configured, before any edit
+  Setup initial;  // as configured, before any edit
   std::uint64_t epoch = 0;
-  std::uint64_t first_step = 0;       // batches drawn in training before the epoch
-  Knot opening;                       // of the epoch
-  std::vector<Event> events;          // of the epoch, up to the position
-  Epoch::Tail tail;                   // the segment in force at the position
+  std::uint64_t first_step = 0;  // batches drawn in training before the epoch
+  Knot opening;                  // of the epoch
+  std::vector<Event> events;     // of the epoch, up to the position
+  Epoch::Tail tail;              // the segment in force at the position
   std::uint64_t step = 0;
   std::vector<std::uint64_t> counts;  // draws of each source in [0, step) of the epoch
 };

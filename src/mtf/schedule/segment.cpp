@@ -57,6 +57,7 @@ void Segment::choose_sources(std::uint64_t first_step) {
 void Segment::make_pattern(Key key) {
   const Setup& setup = *knot_.setup;
   const MixtureConfig& config = setup.config;
+  const auto burst = static_cast<std::uint64_t>(config.burst);
   const auto num_slots = static_cast<std::uint32_t>(active_.size());
   std::vector<std::uint64_t> limits;
   if (config.drops_out()) {
@@ -64,7 +65,7 @@ void Segment::make_pattern(Key key) {
   }
   switch (config.strategy) {
     case Strategy::round_robin:
-      pattern_.emplace(RoundRobin(num_slots, config.burst, limits));
+      pattern_.emplace(RoundRobin(num_slots, burst, limits));
       return;
     case Strategy::alternating: {
       std::vector<std::int32_t> slots;
@@ -74,7 +75,7 @@ void Segment::make_pattern(Key key) {
           slots.push_back(static_cast<std::int32_t>(found - active_.begin()));
         }
       }
-      pattern_.emplace(Alternating(slots, num_slots, config.burst, limits));
+      pattern_.emplace(Alternating(slots, num_slots, burst, limits));
       return;
     }
     case Strategy::sequential: {

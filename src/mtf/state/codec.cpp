@@ -190,14 +190,14 @@ Decoded decode(std::string_view kind, std::uint32_t newest, std::span<const std:
     throw StateMismatch("state bytes are damaged: " + std::to_string(bytes.size()) + " bytes are fewer than a header");
   }
   if (text_at(0) != kMagic) throw StateMismatch("these bytes are no mtf state: they do not begin with 'MTFS'");
-  if (text_at(4) != kind) throw StateMismatch("these bytes hold another kind of state than '" + std::string(kind) + "'");
+  if (text_at(4) != kind)
+    throw StateMismatch("these bytes hold another kind of state than '" + std::string(kind) + "'");
   Reader header(bytes.subspan(8, 12));
   const auto version = static_cast<std::uint32_t>(header.fixed(4));
   const std::uint64_t size = header.fixed(8);
   if (size != bytes.size() - kHeaderBytes - kChecksumBytes) {
     throw StateMismatch("state bytes are damaged: the header promises " + std::to_string(size) +
-                        " bytes of payload, there are " +
-                        std::to_string(bytes.size() - kHeaderBytes - kChecksumBytes));
+                        " bytes of payload, there are " + std::to_string(bytes.size() - kHeaderBytes - kChecksumBytes));
   }
   const std::span<const std::byte> summed = bytes.first(bytes.size() - kChecksumBytes);
   if (Reader(bytes.last(kChecksumBytes)).fixed(4) != crc32c(summed)) {

@@ -21,13 +21,13 @@ class Value {
   using Data = std::variant<std::monostate, bool, std::uint64_t, double, std::string, ValueList, ValueMap>;
 
   Value() = default;
-  Value(bool value) : data_(value) {}                       // NOLINT(google-explicit-constructor)
-  Value(std::uint64_t value) : data_(value) {}              // NOLINT(google-explicit-constructor)
-  Value(double value) : data_(value) {}                     // NOLINT(google-explicit-constructor)
-  Value(std::string value) : data_(std::move(value)) {}     // NOLINT(google-explicit-constructor)
-  Value(const char* value) : data_(std::string(value)) {}   // NOLINT(google-explicit-constructor)
-  Value(ValueList value) : data_(std::move(value)) {}       // NOLINT(google-explicit-constructor)
-  Value(ValueMap value) : data_(std::move(value)) {}        // NOLINT(google-explicit-constructor)
+  Value(bool value) : data_(value) {}                      // NOLINT(google-explicit-constructor)
+  Value(std::uint64_t value) : data_(value) {}             // NOLINT(google-explicit-constructor)
+  Value(double value) : data_(value) {}                    // NOLINT(google-explicit-constructor)
+  Value(std::string value) : data_(std::move(value)) {}    // NOLINT(google-explicit-constructor)
+  Value(const char* value) : data_(std::string(value)) {}  // NOLINT(google-explicit-constructor)
+  Value(ValueList value) : data_(std::move(value)) {}      // NOLINT(google-explicit-constructor)
+  Value(ValueMap value) : data_(std::move(value)) {}       // NOLINT(google-explicit-constructor)
 
   [[nodiscard]] const Data& data() const noexcept { return data_; }
   [[nodiscard]] bool is_none() const noexcept { return std::holds_alternative<std::monostate>(data_); }

@@ -1,6 +1,4 @@
 // The codec gives back what it was given, and refuses everything else with a reason.
-#include "mtf/state/codec.hpp"
-
 #include <gtest/gtest.h>
 
 #include <limits>
@@ -9,6 +7,7 @@
 
 #include "mtf/error.hpp"
 #include "mtf/random/key.hpp"
+#include "mtf/state/codec.hpp"
 
 namespace mtf {
 namespace {

@@ -1,0 +1,271 @@
+// Schedules: names, casts and the GIL.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "bindings.hpp"
+#include "mtf/error.hpp"
+#include "mtf/schedule/schedule.hpp"
+#include "mtf/state/codec.hpp"
+#include "py_draw.hpp"
+#include "py_value.hpp"
+
+namespace py = pybind11;
+
+namespace mtf::python {
+
+namespace {
+
+template <class Enum>
+Enum named(const std::string& name, int num_members) {
+  for (int i = 0; i < num_members; ++i) {
+    if (name_of(static_cast<Enum>(i)) == name) return static_cast<Enum>(i);
+  }
+  throw py::value_error(name);
+}
+
+using Lengths = std::vector<std::optional<std::uint64_t>>;
+using Points = std::vector<std::pair<std::uint64_t, std::vector<double>>>;
+
+std::optional<std::uint64_t> known(std::uint64_t value) {
+  return value == kEndless ? std::nullopt : std::optional(value);
+}
+
+MixtureConfig make_config(const std::string& strategy, const std::string& order, std::vector<double> weights,
+                          std::vector<std::int32_t> pattern, std::int64_t burst, const std::string& policy,
+                          std::optional<std::int64_t> steps_per_epoch, bool cycle,
+                          std::optional<bool> continue_across_epochs,
+                          const std::optional<std::tuple<Points, std::string, std::uint64_t>>& curve) {
+  MixtureConfig config{.strategy = named<Strategy>(strategy, 4),
+                       .order = named<WeightedOrder>(order, 3),
+                       .weights = std::move(weights),
+                       .pattern = std::move(pattern),
+                       .burst = burst,
+                       .policy = named<EpochPolicy>(policy, 4),
+                       .steps_per_epoch = steps_per_epoch,
+                       .cycle = cycle,
+                       .continue_across_epochs = continue_across_epochs,
+                       .curve = std::nullopt};
+  if (curve) {
+    WeightCurve& made = config.curve.emplace();
+    for (const auto& [step, point_weights] : std::get<0>(*curve)) made.points.push_back({step, point_weights});
+    made.interpolation = std::get<1>(*curve) == "STEP" ? Interpolation::step : Interpolation::linear;
+    made.every = std::get<2>(*curve);
+  }
+  return config;
+}
+
+std::optional<std::tuple<Points, std::string, std::uint64_t>> curve_of(const MixtureConfig& config) {
+  if (!config.curve) return std::nullopt;
+  Points points;
+  for (const WeightCurve::Point& point : config.curve->points) points.emplace_back(point.step, point.weights);
+  return std::tuple(points, config.curve->interpolation == Interpolation::step ? "STEP" : "LINEAR",
+                    config.curve->every);
+}
+
+std::unique_ptr<PySchedule> make_schedule(const MixtureConfig& config, const std::vector<std::string>& names,
+                                          const Lengths& lengths, std::uint64_t seed) {
+  Setup setup{.config = config, .sources = {}};
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    setup.sources.push_back({.name = names[i], .length = lengths.at(i).value_or(kEndless), .present = true});
+  }
+  return std::make_unique<PySchedule>(Schedule(std::move(setup), seed));
+}
+
+std::uint64_t epoch_or_current(const PySchedule& self, std::optional<std::uint64_t> epoch) {
+  return epoch.value_or(self.core.epoch());
+}
+
+py::array_t<std::int32_t> sources(PySchedule& self, std::optional<std::uint64_t> epoch, std::uint64_t start,
+                                  std::optional<std::uint64_t> stop) {
+  const std::uint64_t number = epoch_or_current(self, epoch);
+  const std::uint64_t end = stop ? *stop : self.core.num_steps(number);
+  if (end == kEndless) {
+    throw ConfigError("stop must be given: how many steps epoch " + std::to_string(number) + " has is not known yet");
+  }
+  const auto pieces = self.core.pieces(number, std::min(start, end), end);
+  std::uint64_t num_steps = 0;
+  for (const auto& piece : pieces) num_steps += piece.end - piece.begin;
+  py::array_t<std::int32_t> out(static_cast<py::ssize_t>(num_steps));
+  const std::span<std::int32_t> span(out.mutable_data(), num_steps);
+  py::gil_scoped_release unlocked;
+  Schedule::fill(pieces, span);
+  return out;
+}
+
+py::array_t<std::int64_t> as_array(const std::vector<std::uint64_t>& values) {
+  py::array_t<std::int64_t> out(static_cast<py::ssize_t>(values.size()));
+  std::ranges::copy(values, out.mutable_data());
+  return out;
+}
+
+py::tuple draws(PySchedule& self, std::size_t num_draws) {
+  std::vector<std::int32_t> drawn(num_draws);
+  std::vector<std::int64_t> passes(num_draws);
+  std::vector<std::int64_t> batches(num_draws);
+  const auto num = static_cast<py::ssize_t>(self.core.draws(drawn, passes, batches));
+  return py::make_tuple(py::array_t<std::int32_t>(num, drawn.data()), py::array_t<std::int64_t>(num, passes.data()),
+                        py::array_t<std::int64_t>(num, batches.data()));
+}
+
+Value state_value(PySchedule& self, std::optional<std::uint64_t> step) {
+  return to_value(self.core.state(step.value_or(self.core.step())));
+}
+
+py::bytes to_bytes(PySchedule& self, std::optional<std::uint64_t> step) {
+  return py::bytes(encode(kScheduleKind, kScheduleVersion, state_value(self, step)));
+}
+
+ScheduleState decode_state(const std::string& bytes) {
+  const Decoded decoded = decode(kScheduleKind, kScheduleVersion, std::as_bytes(std::span(bytes)));
+  return schedule_state_from(decoded.value, decoded.version);
+}
+
+void bind_config(py::module_& module) {
+  py::class_<MixtureConfig>(module, "MixtureConfig")
+      .def(py::init(&make_config), py::kw_only(), py::arg("strategy"), py::arg("order"), py::arg("weights"),
+           py::arg("pattern"), py::arg("burst"), py::arg("policy"), py::arg("steps_per_epoch"), py::arg("cycle"),
+           py::arg("continue_across_epochs"), py::arg("curve"))
+      .def_property_readonly("strategy", [](const MixtureConfig& c) { return std::string(name_of(c.strategy)); })
+      .def_property_readonly("order", [](const MixtureConfig& c) { return std::string(name_of(c.order)); })
+      .def_property_readonly("policy", [](const MixtureConfig& c) { return std::string(name_of(c.policy)); })
+      .def_readonly("weights", &MixtureConfig::weights)
+      .def_readonly("pattern", &MixtureConfig::pattern)
+      .def_readonly("burst", &MixtureConfig::burst)
+      .def_readonly("steps_per_epoch", &MixtureConfig::steps_per_epoch)
+      .def_readonly("cycle", &MixtureConfig::cycle)
+      .def_readonly("continue_across_epochs", &MixtureConfig::continue_across_epochs)
+      .def_property_readonly("curve", &curve_of)
+      .def_property_readonly("useless_options", &find_useless_options);
+}
+
+}  // namespace
+
+void bind_schedule(py::module_& module) {
+  bind_draw(module);
+  bind_config(module);
+  py::class_<PySchedule>(module, "Schedule")
+      .def(py::init(&make_schedule), py::arg("config"), py::arg("names"), py::arg("lengths"), py::arg("seed"))
+      .def_property_readonly("seed", [](const PySchedule& s) { return s.core.seed(); })
+      .def_property_readonly("epoch", [](const PySchedule& s) { return s.core.epoch(); })
+      .def_property_readonly("step", [](const PySchedule& s) { return s.core.step(); })
+      .def_property_readonly("epoch_done", [](PySchedule& s) { return s.core.epoch_done(); })
+      .def_property_readonly("mixture", [](PySchedule& s) { return s.core.setup().config; })
+      .def_property_readonly("initial_mixture", [](PySchedule& s) { return s.core.initial().config; })
+      .def_property_readonly("source_table",
+                             [](PySchedule& s) {
+                               py::list out;
+                               for (const SourceSpec& source : s.core.setup().sources) {
+                                 out.append(py::make_tuple(source.name, known(source.length), source.present));
+                               }
+                               return out;
+                             })
+      .def(
+          "num_steps",
+          [](PySchedule& s, std::optional<std::uint64_t> epoch) {
+            return known(s.core.num_steps(epoch_or_current(s, epoch)));
+          },
+          py::arg("epoch") = py::none())
+      .def(
+          "first_step",
+          [](PySchedule& s, std::optional<std::uint64_t> epoch) {
+            return s.core.first_step(epoch_or_current(s, epoch));
+          },
+          py::arg("epoch") = py::none())
+      .def("sources", &sources, py::arg("epoch") = py::none(), py::arg("start") = 0, py::arg("stop") = py::none())
+      .def(
+          "counts",
+          [](PySchedule& s, std::uint64_t step, std::optional<std::uint64_t> epoch) {
+            return as_array(s.core.counts(step, epoch_or_current(s, epoch)));
+          },
+          py::arg("step"), py::arg("epoch") = py::none())
+      .def(
+          "at",
+          [](PySchedule& s, std::uint64_t step, std::optional<std::uint64_t> epoch) {
+            return s.make_draw(s.core.at(step, epoch_or_current(s, epoch)));
+          },
+          py::arg("step"), py::arg("epoch") = py::none())
+      .def(
+          "opening_places",
+          [](PySchedule& s, std::optional<std::uint64_t> epoch) {
+            std::vector<std::pair<std::uint64_t, std::uint64_t>> out;
+            for (const Place& place : s.core.opening_places(epoch_or_current(s, epoch))) {
+              out.emplace_back(place.pass, place.batch);
+            }
+            return out;
+          },
+          py::arg("epoch") = py::none())
+      .def("draws", &draws, py::arg("n"))
+      .def("__iter__", [](py::object self) { return make_draw_iterator(std::move(self), 1); })
+      .def(
+          "iterate",
+          [](py::object self, std::optional<std::int64_t> num_epochs) {
+            return make_draw_iterator(std::move(self), num_epochs.value_or(-1));
+          },
+          py::arg("num_epochs") = py::none())
+      .def(
+          "advance", [](PySchedule& s, std::uint64_t n) { s.core.advance(n); }, py::arg("n"))
+      .def("next_epoch", [](PySchedule& s) { s.core.next_epoch(); })
+      .def(
+          "seek", [](PySchedule& s, std::uint64_t epoch, std::uint64_t step) { s.core.seek(epoch, step); },
+          py::arg("epoch"), py::arg("step"))
+      .def(
+          "change_weights",
+          [](PySchedule& s, const std::vector<double>& weights) { return s.core.update_weights(weights); },
+          py::arg("weights"))
+      .def(
+          "change_weight",
+          [](PySchedule& s, const std::string& name, double weight) { return s.core.set_weight(name, weight); },
+          py::arg("name"), py::arg("weight"))
+      .def(
+          "append_source",
+          [](PySchedule& s, const std::string& name, std::optional<std::uint64_t> length,
+             std::optional<double> weight) {
+            const bool changed = s.core.add_source(name, length.value_or(kEndless), weight);
+            s.refresh_names();
+            return changed;
+          },
+          py::arg("name"), py::arg("length"), py::arg("weight"))
+      .def(
+          "drop_source", [](PySchedule& s, const std::string& name) { return s.core.remove_source(name); },
+          py::arg("name"))
+      .def(
+          "change_config", [](PySchedule& s, const MixtureConfig& config) { return s.core.set_config(config); },
+          py::arg("config"))
+      .def(
+          "end_pass",
+          [](PySchedule& s, std::int32_t source, std::uint64_t num_batches) { s.core.end_pass(source, num_batches); },
+          py::arg("source"), py::arg("num_batches"))
+      .def(
+          "extend_pass",
+          [](PySchedule& s, std::int32_t source, std::uint64_t num_batches) {
+            s.core.extend_pass(source, num_batches);
+          },
+          py::arg("source"), py::arg("num_batches"))
+      .def(
+          "state_dict",
+          [](PySchedule& s, std::optional<std::uint64_t> step) { return to_python(state_value(s, step)); },
+          py::arg("step") = py::none())
+      .def("to_bytes", &to_bytes, py::arg("step") = py::none())
+      .def(
+          "load_state_dict",
+          [](PySchedule& s, py::dict state) {
+            s.core.load(schedule_state_from(from_python(state, "state"), kScheduleVersion));
+            s.refresh_names();
+          },
+          py::arg("state"))
+      .def(
+          "load_bytes",
+          [](PySchedule& s, const std::string& bytes) {
+            s.core.load(decode_state(bytes));
+            s.refresh_names();
+          },
+          py::arg("data"))
+      .def_property_readonly("fingerprints", [](PySchedule& s) { return s.core.fingerprints(); })
+      .def(py::init([](const py::bytes& data) {
+             return std::make_unique<PySchedule>(Schedule::from_state(decode_state(data)));
+           }),
+           py::arg("data"));
+}
+
+}  // namespace mtf::python

@@ -1,0 +1,31 @@
+/// `Draw`, a struct sequence made without any Python code, and the iterator that makes them.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <vector>
+
+#include "mtf/schedule/schedule.hpp"
+
+namespace mtf::python {
+
+/// A schedule with its names as Python strings, so that a draw costs no new string.
+class PySchedule {
+ public:
+  explicit PySchedule(Schedule schedule) : core(std::move(schedule)) { refresh_names(); }
+
+  void refresh_names();
+  [[nodiscard]] pybind11::object make_draw(const Draw& draw) const;
+
+  Schedule core;
+
+ private:
+  std::vector<pybind11::str> names_;
+};
+
+void bind_draw(pybind11::module_& module);
+
+/// Iterates from the cursor, which it moves, to the end of `num_epochs` epochs (negative: without end).
+[[nodiscard]] pybind11::object make_draw_iterator(pybind11::object schedule, std::int64_t num_epochs);
+
+}  // namespace mtf::python
