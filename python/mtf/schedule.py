@@ -195,7 +195,8 @@ class Schedule(_core.Schedule):
         for name in options:
             if name not in _EDITABLE:
                 raise ConfigError(f"set_strategy has no option {name!r}{nearest(name, _EDITABLE)}")
-        self.set_config(dataclasses.replace(self.config, sampling_strategy=strategy, **options))
+        kind = parse_enum(SamplingStrategy, strategy, "sampling_strategy")
+        self.set_config(dataclasses.replace(self.config, sampling_strategy=kind, **options))
 
     def set_config(self, config: MultiDataLoaderConfig) -> None:
         """All options of ``config`` that concern the schedule, from the cursor on (its names must be those present)."""

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from mtf.errors import ConfigError
 
 C = TypeVar("C", bound="Config")
+E = TypeVar("E", bound=Enum)
 
 
 class Config:
@@ -65,7 +66,7 @@ def nearest(name: str, known: Iterable[object]) -> str:
     return f"; did you mean {folded[found[0]]!r}?" if found else ""
 
 
-def parse_enum(kind: type[Enum], value: object, where: str) -> Enum:
+def parse_enum(kind: type[E], value: object, where: str) -> E:
     """The member of ``kind`` that ``value`` is, or names (by name, alias or value, in any case).
 
     Raises:

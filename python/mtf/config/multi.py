@@ -26,7 +26,7 @@ class WeightCurve(Config):
 
     def __post_init__(self) -> None:
         """Accepts enums by name and points as any sequences."""
-        self.interpolation = parse_enum(Interpolation, self.interpolation, "weight_curve.interpolation")  # type: ignore[assignment]
+        self.interpolation = parse_enum(Interpolation, self.interpolation, "weight_curve.interpolation")
         points = []
         for i, point in enumerate(self.points):
             try:
