@@ -110,6 +110,7 @@ class InBursts {
     return turn == kEndless ? kEndless : add_steps(clock_.start(turn), index % clock_.burst());
   }
 
+  [[nodiscard]] std::uint64_t burst() const noexcept { return clock_.burst(); }
   [[nodiscard]] const Turns& turns() const noexcept { return turns_; }
 
  private:
