@@ -71,7 +71,7 @@ NOT_FOR_THE_CORE = {
     "torch": r'#include\s*[<"](torch|ATen|c10)/',
     "files": r"#include\s*<(fstream|filesystem|cstdio|fcntl\.h)>|\b(fopen|std::getenv|getenv)\s*\(",
     "platform randomness": r"std::random_device|\brand\s*\(\)",
-    "locale": r"std::locale|setlocale",
+    "locale": r"std::locale(?!::classic)|setlocale",
     "the wall clock": r"system_clock|\btime\s*\(\s*(nullptr|0|NULL)\s*\)",
     "the console": r"std::(cout|cerr|clog)|\bprintf\s*\(",
 }

@@ -164,7 +164,8 @@ std::size_t Setup::index_of(std::string_view name) const {
 }
 
 void validate(const Setup& setup) {
-  const auto& [config, sources] = setup;
+  const MixtureConfig& config = setup.config;
+  const std::vector<SourceSpec>& sources = setup.sources;
   validate_sources(sources);
   if (setup.num_present() == 0) throw ConfigError("the last dataloader cannot be removed: nothing would be drawn");
   if (config.burst < 1 || config.burst >= static_cast<std::int64_t>(kMaxSteps)) {

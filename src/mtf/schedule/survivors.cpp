@@ -14,7 +14,7 @@ Survivors::Survivors(std::span<const std::uint32_t> leaving)
     for (std::size_t i = 0; i < order.size(); ++i) {
       zeros[i + 1] = zeros[i] + (is_zero(order[i]) ? 1U : 0U);
     }
-    std::ranges::stable_partition(order, is_zero);
+    std::stable_partition(order.begin(), order.end(), is_zero);
   }
 }
 
