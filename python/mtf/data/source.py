@@ -115,8 +115,8 @@ class Source(ABC):
             ConfigError: The source can't be divided; the message says what to do.
         """
         raise ConfigError(
-            f"source {self.name!r} ({type(self).__name__}) can't be divided over {world_size} ranks: give each rank its own "
-            "loader and set shard=False, or use a map-style DataLoader or mtf.ArrayLoader"
+            f"source {self.name!r} ({type(self).__name__}) can't be divided over {world_size} ranks: implement shard(), "
+            "or use a map-style DataLoader or mtf.ArrayLoader"
         )
 
     def weight(self, pass_: int, batch: int) -> float:
