@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from mtf._core import fold_in
+
 _TORCH = torch.default_generator
 _WORD = 0xFFFFFFFF
 
@@ -155,6 +157,13 @@ def untouched() -> Iterator[None]:
         _TORCH.set_state(torch_state)
         np.random.set_state(numpy_state)
         random.setstate(python_state)
+
+
+def fresh_torch_generator(generator: torch.Generator, key: int) -> torch.Generator:
+    """A generator on the same device whose start depends on ``key`` and on the user's initial seed."""
+    fresh = torch.Generator(device=generator.device)
+    fresh.manual_seed(fold_in(key, generator.initial_seed()))
+    return fresh
 
 
 class SeededDataset:

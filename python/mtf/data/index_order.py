@@ -16,7 +16,8 @@ from torch.utils.data import BatchSampler, RandomSampler, Sampler, SequentialSam
 from torch.utils.data.distributed import DistributedSampler
 
 from mtf._core import Permutation, fold_in
-from mtf.data.batch_seed import untouched, seed_generators
+from mtf.data.batch_seed import fresh_torch_generator, seed_generators, untouched
+from mtf.data.stateful import length_of
 from mtf.errors import ConfigError
 
 _MAX_CHUNK = 64  # batches of indices drawn at once: bounds memory, and spreads the cost of swapping generators (100 us)
@@ -83,12 +84,17 @@ class FlatOrder(IndexOrder):
         return FlatOrder(self.samples, self.batch_size, not self.incomplete, rank, world_size)
 
     def is_repeat(self, batch: int) -> bool:
-        num, size = self.samples.num_samples(), self.batch_size or 1
-        return self.world_size > 1 and num is not None and (batch * self.world_size + self.rank) * size >= num
+        num, size = self.samples.num_samples(), (self.batch_size or 1) * self.world_size
+        return self.world_size > 1 and num is not None and num - batch * size <= self.rank
+
+    def _part(self, whole: list[Any]) -> list[Any]:
+        """This rank's part of a global batch: contiguous, sizes differ by one at most (as in sampling/shard.hpp)."""
+        share, num_greater = divmod(len(whole), self.world_size)
+        begin = self.rank * share + min(self.rank, num_greater)
+        return whole[begin : begin + share + (self.rank < num_greater)]
 
     def open(self, pass_: int, key: int, batch: int) -> Iterator[Any]:
-        size, world_size = self.batch_size or 1, self.world_size
-        per_step = size * world_size
+        per_step = (self.batch_size or 1) * self.world_size
         num_batches = self.num_batches()
         block = max(1, 4096 // per_step) * per_step
         take = self.samples.open(pass_, key, batch * per_step)
@@ -99,7 +105,7 @@ class FlatOrder(IndexOrder):
                 if len(whole) < per_step and not self.incomplete:
                     return
                 # A rank without a sample of its own repeats the first one; its batch has weight zero.
-                mine = whole if world_size == 1 else (whole[self.rank * size : (self.rank + 1) * size] or whole[:1])
+                mine = whole if self.world_size == 1 else (self._part(whole) or whole[:1])
                 yield mine if self.batch_size is not None else mine[0]
                 batch += 1
             if len(samples) < min(block, per_step * _MAX_CHUNK):
@@ -120,7 +126,7 @@ class SamplerBatches(IndexOrder):
         self.rank, self.world_size = rank, world_size
 
     def num_batches(self) -> int | None:
-        num = _length(self.sampler)
+        num = length_of(self.sampler)
         return None if num is None else num // self.world_size
 
     def shard(self, rank: int, world_size: int) -> IndexOrder:
@@ -214,7 +220,7 @@ class ReplayedOrder(SampleOrder):
         self._sampler = sampler
 
     def num_samples(self) -> int | None:
-        return _length(self._sampler)
+        return length_of(self._sampler)
 
     def open(self, pass_: int, key: int, start: int) -> Callable[[int], list[Any]]:
         draws = ReplayedDraws(self._sampler, pass_, key)
@@ -293,13 +299,6 @@ def _refuse_one_shot(sampler: Any, name: str) -> None:
         )
 
 
-def _length(sampler: Any) -> int | None:
-    try:
-        return len(sampler)
-    except (TypeError, NotImplementedError):
-        return None
-
-
 def _divides(sampler: Any, rank: int, world_size: int) -> bool:
     """Whether the sampler (or the one inside it) is the user's own division among ranks.
 
@@ -345,8 +344,7 @@ def _fresh_generator(value: Any, key: int, copies: dict[int, Any]) -> Any | None
         return copies[id(value)]
     fresh: Any
     if isinstance(value, torch.Generator):
-        fresh = torch.Generator(device=value.device)
-        fresh.manual_seed(fold_in(key, value.initial_seed()))
+        fresh = fresh_torch_generator(value, key)
     elif isinstance(value, random.Random):
         fresh = random.Random(key)
     elif isinstance(value, np.random.Generator):

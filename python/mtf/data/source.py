@@ -32,11 +32,13 @@ class Snapshot:
         pass_: The pass that was open, counted over the whole training.
         batch: Batches of that pass handed out so far, so also the number of the next one.
         data: The source's own state: nested containers of plain values and tensors.
+        ended: Whether the pass was read to its end.
     """
 
     pass_: int
     batch: int
     data: Any
+    ended: bool = False
 
 
 class Stream(ABC):
@@ -150,6 +152,8 @@ def as_source(loader: Any, name: str, *, seed_each_batch: bool = True) -> Source
 
     if torch_loader.can_rebuild(loader):
         return torch_loader.TorchSource(loader, name, seed_each_batch=seed_each_batch)
+    if iterable.is_sequence(loader):
+        return iterable.SequenceSource(loader, name, seed_each_batch=seed_each_batch)
     if stateful.has_state(loader):
         return stateful.StatefulSource(loader, name, seed_each_batch=seed_each_batch)
     return iterable.IterableSource(loader, name, seed_each_batch=seed_each_batch)

@@ -1,0 +1,136 @@
+"""Asks workers for the draws that come, in the schedule's order and under one budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from mtf.config import MultiDataLoaderConfig
+from mtf.data.native_reader import NativeReader
+from mtf.data.reader import Held, Reader
+from mtf.data.source import Source
+
+if TYPE_CHECKING:
+    from mtf.data.engine import Engine
+
+_LEAST_BATCHES = 16
+
+
+class Lookahead:
+    """The one budget of a MultiLoader, over batches in threads and in worker processes.
+
+    Sources that fetch when they are asked hold nothing and don't count. With native sources and worker processes in one
+    mixture each kind gets a part of the budget according to its number of sources.
+
+    Args:
+        config: Its ``prefetch_batches``, ``prefetch_bytes`` and ``prefetch_workers`` are used.
+        sources: The sources at the start.
+        timeout_s: Seconds that a native fetch may take, None for no limit.
+    """
+
+    def __init__(self, config: MultiDataLoaderConfig, sources: Sequence[Source], timeout_s: float | None) -> None:
+        self._timeout_s = timeout_s
+        self._held = Held()
+        self._engine: Engine | None = None
+        self._num_threads = 1 if config.prefetch_workers is None else config.prefetch_workers
+        num_worker_sources = sum(source.max_in_flight > 0 for source in sources)
+        num_native = sum(_has_native(source) for source in sources)
+        in_workers = sum(source.max_in_flight for source in sources)
+        batches = max(_LEAST_BATCHES, in_workers // 2) if config.prefetch_batches is None else config.prefetch_batches
+        share = num_native / (num_native + num_worker_sources) if num_native and num_worker_sources else 1.0
+        self._native_batches = max(1, round(batches * share))
+        self._native_bytes = None if config.prefetch_bytes is None else max(1, int(config.prefetch_bytes * share))
+        self._max_batches = batches if share == 1.0 else max(1, batches - self._native_batches)
+        self._max_bytes: int | None = None
+        if config.prefetch_bytes is not None:
+            self._max_bytes = config.prefetch_bytes if share == 1.0 else config.prefetch_bytes - (self._native_bytes or 0)
+        self._order: Sequence[Reader | NativeReader] = ()
+        self._waiting: list[tuple[Reader, int, int, int]] = []  # (reader, pass, batch, place), not yet requested
+        self._next = 0
+
+    def reader(self, source: Source, key: int) -> Reader | NativeReader:
+        """A reader of ``source`` that counts against the budget."""
+        native = source.native(key)
+        if native is None:
+            return Reader(source, key, self._held)
+        from mtf.data.engine import Engine
+
+        if self._engine is None:
+            self._engine = Engine([], self._num_threads, self._native_batches, self._native_bytes)
+        return NativeReader(source, self._engine, self._engine.add_source(native), self._timeout_s)
+
+    def start(
+        self, order: Sequence[Reader | NativeReader], sources: Sequence[int], passes: Sequence[int], batches: Sequence[int]
+    ) -> None:
+        """Takes over the next draws, from the current step on; those requested before are skipped, not asked for twice."""
+        self._order = order
+        requested = [reader.in_flight for reader in order]
+        numbers: list[int] = []
+        native_passes: list[int] = []
+        native_batches: list[int] = []
+        self._waiting, self._next = [], 0
+        for place, source in enumerate(sources):
+            reader = order[source]
+            if requested[source]:
+                requested[source] -= 1
+            elif isinstance(reader, NativeReader):
+                numbers.append(reader.number)
+                native_passes.append(passes[place])
+                native_batches.append(batches[place])
+                reader.note(passes[place], batches[place])
+            elif reader.source.max_in_flight:
+                self._waiting.append((reader, passes[place], batches[place], place))
+        if numbers and self._engine is not None:
+            self._engine.request(numbers, native_passes, native_batches)
+        self._ask()
+
+    def took(self, place: int, reader: Reader | NativeReader, data: Any) -> None:
+        """A batch was taken at ``place``: asks for as many more as the budget has room for."""
+        if self._next < len(self._waiting):
+            if self._max_bytes is not None and isinstance(reader, Reader):
+                reader.batch_bytes = max(reader.batch_bytes, _num_bytes(data))
+            while self._next < len(self._waiting) and self._waiting[self._next][3] <= place:
+                self._next += 1  # taken without having been asked for
+            self._ask()
+
+    def _ask(self) -> None:
+        waiting, held = self._waiting, self._held
+        while self._next < len(waiting) and held.num_batches < self._max_batches:
+            reader, pass_, batch, _ = waiting[self._next]
+            if self._max_bytes is not None and not self._fits(reader):
+                return
+            reader.request(pass_, batch)
+            self._next += 1
+
+    def _fits(self, reader: Reader) -> bool:
+        """Whether one more batch of ``reader`` stays within the bytes, as large as its largest so far."""
+        assert self._max_bytes is not None
+        if reader.batch_bytes == 0:
+            return reader.in_flight == 0
+        streams = {id(other): other for other in self._order if isinstance(other, Reader)}
+        held = sum(other.in_flight * other.batch_bytes for other in streams.values())
+        return held + reader.batch_bytes <= self._max_bytes
+
+    def engine_stats(self) -> dict[str, Any] | None:
+        """Statistics of the native engine, None without native sources."""
+        return None if self._engine is None else self._engine.stats()
+
+    def close(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+
+
+def _has_native(source: Source) -> bool:
+    return type(source).native is not Source.native
+
+
+def _num_bytes(data: Any) -> int:
+    """Bytes of the tensors and arrays in a batch."""
+    nbytes = getattr(data, "nbytes", None)
+    if nbytes is not None:
+        return int(nbytes)
+    if isinstance(data, dict):
+        return sum(map(_num_bytes, data.values()))
+    if isinstance(data, (list, tuple)):
+        return sum(map(_num_bytes, data))
+    return 0

@@ -1,0 +1,502 @@
+"""A mixture of loaders as one iterable: the schedule says which source comes next, the sources give their batches."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from mtf._core import fold_in
+from mtf.config import MultiDataLoaderConfig
+from mtf.data.fetch_guard import FetchGuard
+from mtf.data.lookahead import Lookahead
+from mtf.data.native_reader import NativeReader
+from mtf.data.ranks import agree_on_lengths, check_fingerprints
+from mtf.data.reader import PassEnded, Reader
+from mtf.data.source import Snapshot, Source, as_source
+from mtf.errors import Closed, ConfigError, FetchTimeout, MtfError, SourceError, StateMismatch
+from mtf.schedule import Schedule
+
+if TYPE_CHECKING:
+    import torch
+
+_log = logging.getLogger("mtf")
+
+_BLOCK = 512  # draws taken from the schedule at once; a new block is taken when a quarter of it is left
+_STATE_VERSION = 1
+
+
+@dataclass(slots=True)
+class Batch:
+    """One batch and where it comes from.
+
+    Attributes:
+        data: What the loader gave, on the device if there is one.
+        source: Index of the source.
+        name: Name of the source.
+        step: Step within the epoch.
+        pass_: The source's pass, counted over the whole training.
+        batch: Number of the batch in its pass.
+        batch_idx: Batches of this source drawn before it in this epoch.
+        epoch: The epoch.
+        weight: This rank's share in the loss: 1.0, or 0.0 when it had no sample left and repeats one.
+    """
+
+    data: Any
+    source: int
+    name: str
+    step: int
+    pass_: int
+    batch: int
+    batch_idx: int
+    epoch: int
+    weight: float = 1.0
+
+
+class MultiLoader:
+    """Batches of several loaders in the order of a schedule, with an exact state between any two of them.
+
+    Iterating gives the rest of the current epoch; then the position is the start of the next one. All iterators of one
+    MultiLoader share its position. To be used from one thread, the main thread where loaders have worker processes.
+
+    Args:
+        loaders: A dict or list of loaders (anything that ``as_source`` accepts), or one.
+        config: How they are mixed.
+        seed: Of the schedule, the shuffling and the batches; ``config.seed`` wins.
+        device: Batches are moved there; None leaves them where the loader made them.
+        loader_factories: Name -> function that makes the loader, for sources that a loaded state has and ``loaders`` hasn't.
+        rank: This process among ``world_size`` that train together.
+        world_size: Number of processes.
+        seed_each_batch: Produce every batch under generators seeded from its position.
+        fetch_timeout_s: Seconds after which a fetch is given up, None for no limit.
+
+    Attributes:
+        schedule: What is drawn when. Edit it through the MultiLoader.
+        config: As given; ``rebuild_schedule`` reads it again.
+
+    Raises:
+        ConfigError: A name, loader or option is wrong; no data has been read.
+    """
+
+    def __init__(
+        self,
+        loaders: Mapping[str, Any] | Sequence[Any] | Any,
+        config: MultiDataLoaderConfig | None = None,
+        seed: int = 0,
+        device: torch.device | str | None = None,
+        *,
+        loader_factories: Mapping[str, Callable[[], Any]] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        seed_each_batch: bool = True,
+        fetch_timeout_s: float | None = None,
+    ) -> None:
+        self.config = config if config is not None else MultiDataLoaderConfig()
+        self._seed = seed if self.config.seed is None else self.config.seed
+        self._factories = dict(loader_factories or {})
+        self._rank, self._world_size = rank, world_size
+        self._seed_each_batch = seed_each_batch
+        self._guard = None if fetch_timeout_s is None else FetchGuard(fetch_timeout_s)
+        self._pid = os.getpid()
+        self._closed = False
+
+        named = _named_loaders(loaders, self.config.dataloader_names)
+        sources = {name: self._adapt(loader, name) for name, loader in named.items()}
+        self.schedule = Schedule(self.config, self._agreed_lengths(sources), seed=self._seed)
+        check_fingerprints(self.schedule.fingerprint(), rank, world_size)
+        self._ahead = Lookahead(self.config, list(sources.values()), fetch_timeout_s)
+        self._readers: dict[str, Reader | NativeReader] = {}
+        for name, source in sources.items():
+            self._add_reader(name, source)
+        self._mover = _mover(device)
+
+        # What was committed: a position (epoch, step) and the snapshots at it. None until commit() is first called.
+        self._committed: tuple[int, int] | None = None
+        self._committed_snapshots: dict[str, Snapshot | None] = {}
+        self._committed_schedule: dict[str, Any] | None = None  # once its epoch has been left
+        self._num_steps, self._wait_s = 0, 0.0
+        self._follow_schedule()
+
+    # Iteration ------------------------------------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[Batch]:
+        self._check_usable()
+        self._open_next_epoch()
+        return _Batches(self)
+
+    def __len__(self) -> int:
+        """Steps of the current epoch.
+
+        Raises:
+            TypeError: It isn't known before the end.
+        """
+        num_steps = self.schedule.num_steps(self.epoch)
+        if num_steps is None:
+            raise TypeError("the epoch's length isn't known: a source has no len(), and the epoch ends where it does")
+        return num_steps
+
+    def _next(self) -> Batch:
+        """The batch at the position, which moves on by one."""
+        while True:
+            place = self._place
+            if place >= self._refill_at:
+                self._refill()
+                place = self._place
+                if place >= self._num_drawn:
+                    raise StopIteration
+            source, pass_, batch = self._sources[place], self._passes[place], self._batches[place]
+            reader = self._order[source]
+            start = time.perf_counter()
+            try:
+                data = reader.take(pass_, batch) if self._guard is None else self._guard.call(reader.take, pass_, batch)
+            except PassEnded as ended:
+                self._on_pass_end(source, pass_, ended.num_batches)
+                continue
+            except Exception as error:
+                raise self._located(error, source, pass_, batch) from error
+            if data is None:
+                reader.discard()
+                raise SourceError(f"{self._location(source, pass_, batch)}: the loader gave None instead of a batch")
+            self._wait_s += time.perf_counter() - start
+            self._num_steps += 1
+            self._place = place + 1
+            self._ahead.took(place, reader, data)
+            if reader.late:
+                self._on_late_end(source)
+            counts = self._counts
+            index = counts[source]
+            counts[source] = index + 1
+            if self._mover is not None:
+                data = self._mover(data)
+            weight = 1.0 if self._world_size == 1 else reader.source.weight(pass_, batch)
+            return Batch(data, source, self._names[source], self._first_step + place, pass_, batch, index, self._epoch, weight)
+
+    def _refill(self) -> None:
+        """Takes the next draws from the schedule and asks for them ahead."""
+        self._check_usable()
+        self._sync()
+        sources, passes, batches = self.schedule.draws(_BLOCK)
+        self._first_step, self._place, self._num_drawn = self.schedule.step, 0, len(sources)
+        self._refill_at = _BLOCK * 3 // 4 if self._num_drawn == _BLOCK else self._num_drawn
+        self._sources, self._passes, self._batches = sources.tolist(), passes.tolist(), batches.tolist()
+        self._ahead.start(self._order, self._sources, self._passes, self._batches)
+
+    def _sync(self) -> None:
+        """Brings the schedule's cursor to the position."""
+        behind = self._first_step + self._place - self.schedule.step
+        if behind:
+            self.schedule.advance(behind)
+
+    def _follow_schedule(self) -> None:
+        """Starts anew from the schedule's cursor, after it was moved or edited."""
+        schedule = self.schedule
+        self._names: list[str] = list(schedule.names)
+        self._order: list[Reader | NativeReader] = [self._readers[name] for name in self._names]
+        self._epoch = schedule.epoch
+        self._first_step, self._place = schedule.step, 0
+        self._num_drawn = self._refill_at = 0
+        self._sources: list[int] = []
+        self._passes: list[int] = []
+        self._batches: list[int] = []
+        self._counts = [schedule.batch_index(source, schedule.step) for source in range(len(self._names))]
+
+    def _open_next_epoch(self) -> None:
+        self._sync()
+        if not self.schedule.epoch_done:
+            return
+        if self._committed is not None and self._committed[0] == self.schedule.epoch:
+            if self._committed[1] == self.schedule.step:
+                self._committed = (self.schedule.epoch + 1, 0)
+            else:
+                self._committed_schedule = self.schedule.state_dict(self._committed[1])
+        self.schedule.next_epoch()
+        self._follow_schedule()
+
+    # What sources do that their length didn't say ---------------------------------------------------------------------
+
+    def _on_pass_end(self, source: int, pass_: int, num_batches: int) -> None:
+        name, expected = self._names[source], self.schedule.lengths[source]
+        if num_batches == 0:
+            raise SourceError(f"{self._location(source, pass_, 0)}: the loader gave no batch at all")
+        if expected is not None:
+            _log.warning("%s: pass %d ended after %d batches, but len() said %d", name, pass_, num_batches, expected)
+        self._sync()
+        self.schedule.end_pass(source, num_batches)
+        self._follow_schedule()
+
+    def _on_late_end(self, source: int) -> None:
+        reader = self._order[source]
+        for pass_, length in reader.late:
+            _log.warning(
+                "%s: pass %d went on after %d batches, where len() said it would end; the rest was left out",
+                self._names[source], pass_, length,
+            )  # fmt: skip
+        if isinstance(reader, Reader):
+            reader.late.clear()
+        self._sync()
+        self.schedule.extend_pass(source, length + 1)
+
+    def _location(self, source: int, pass_: int, batch: int) -> str:
+        step = self._first_step + self._place
+        return f"loader {self._names[source]!r}, pass {pass_}, batch {batch} (epoch {self._epoch}, step {step})"
+
+    def _located(self, error: Exception, source: int, pass_: int, batch: int) -> Exception:
+        """``error`` with the loader, pass, batch and step in its message; what mtf refuses stays what it is."""
+        if isinstance(error, MtfError) and not isinstance(error, SourceError):
+            return error
+        kind = FetchTimeout if isinstance(error, FetchTimeout) else SourceError
+        text = str(error) if isinstance(error, MtfError) else f"{type(error).__name__}: {error}"
+        return kind(f"{self._location(source, pass_, batch)}: {text}")
+
+    # Position and state ----------------------------------------------------------------------------------------------
+
+    @property
+    def names(self) -> list[str]:
+        """The sources' names, in the order of their indices."""
+        return list(self._names)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next iteration gives (the rest of)."""
+        self._sync()
+        return self.schedule.epoch + bool(self.schedule.epoch_done)
+
+    @property
+    def step(self) -> int:
+        """Steps of the current epoch that were handed out."""
+        self._sync()
+        return 0 if self.schedule.epoch_done else self.schedule.step
+
+    def set_epoch(self, epoch: int) -> None:
+        """Goes to the start of ``epoch``; the current epoch's position stays."""
+        if epoch != self.epoch:
+            self.schedule.seek(epoch, 0)
+            self._follow_schedule()
+        else:
+            self._open_next_epoch()
+
+    def commit(self) -> None:
+        """Declares every batch handed out so far as trained on. From now on only committed batches are state."""
+        self._sync()
+        self._committed = (self.schedule.epoch, self.schedule.step)
+        self._committed_snapshots = {name: reader.snapshot for name, reader in self._readers.items() if reader.snapshot}
+        self._committed_schedule = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position after the last batch committed, or handed out if ``commit`` was never called.
+
+        Nothing in it grows with the step, except what sources with a state of their own put there.
+        """
+        self._sync()
+        if self._committed is None:
+            snapshots: Mapping[str, Snapshot | None] = {name: reader.snapshot for name, reader in self._readers.items()}
+            schedule = self.schedule.state_dict()
+        else:
+            snapshots = self._committed_snapshots
+            schedule = self._committed_schedule or self.schedule.state_dict(self._committed[1])
+        return {
+            "version": _STATE_VERSION,
+            "schedule": schedule,
+            "sources": {name: _snapshot_to_dict(snapshots.get(name)) for name in self._names},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes to the position of a state. Reads no data; sources without positions of their own do when they are next drawn.
+
+        Raises:
+            StateMismatch: The state is of other sources, lengths or another configuration; nothing has changed.
+        """
+        self._check_usable()
+        if state.get("version") != _STATE_VERSION:
+            raise StateMismatch(
+                f"a MultiLoader's state of version {state.get('version')!r} can't be loaded here, where it is {_STATE_VERSION}"
+            )
+        snapshots = {name: _snapshot_from_dict(entry) for name, entry in state["sources"].items()}
+        added = {name: self._made(name) for name in snapshots if name not in self._readers}
+        self.schedule.load_state_dict(state["schedule"])
+        for name, source in added.items():
+            self._add_reader(name, source)
+        for name, reader in self._readers.items():
+            reader.discard()
+            if isinstance(reader, Reader):
+                reader.source.close()
+                reader.snapshot = snapshots.get(name)
+        self._committed, self._committed_schedule = None, None
+        self._follow_schedule()
+        self._show_config()
+
+    def _made(self, name: str) -> Source:
+        """A source that was added during training, made again for a state that has it."""
+        factory = self._factories.get(name)
+        if factory is None:
+            raise StateMismatch(
+                f"the state has a source {name!r}, which was added during training, but here are only {list(self._readers)}: "
+                f"pass its loader, or a function that makes it as loader_factories={{{name!r}: ...}}"
+            )
+        return self._adapt(factory(), name)
+
+    # Edits -----------------------------------------------------------------------------------------------------------
+
+    def update_weights(self, weights: Sequence[float] | Mapping[str, float]) -> None:
+        """New weights from the next step on, one per source in their order, or by name."""
+        self._edit(lambda: self.schedule.update_weights(weights))
+
+    def set_weight(self, name: str, weight: float) -> None:
+        """A new weight of one source from the next step on."""
+        self._edit(lambda: self.schedule.set_weight(name, weight))
+
+    def set_strategy(self, strategy: Any, **options: Any) -> None:
+        """Another way of mixing from the next step on; options are those of the configuration."""
+        self._edit(lambda: self.schedule.set_strategy(strategy, **options))
+
+    def rebuild_schedule(self) -> None:
+        """Reads ``config`` again, which the user has changed; takes effect from the next step on."""
+        self._edit(lambda: self.schedule.set_config(self.config))
+
+    def add_source(self, name: str, loader: Any, weight: float | None = None) -> None:
+        """Adds a loader from the next step on. A resume needs it again: by ``loaders`` or ``loader_factories``."""
+        if name in self._readers:
+            raise ConfigError(f"there is already a source {name!r}; the sources are {self.names}")
+        source = self._adapt(loader, name)
+        length = self._agreed_lengths({name: source})[name]
+        self._sync()
+        self.schedule.add_source(name, length=length, weight=weight)
+        self._add_reader(name, source)
+        self._follow_schedule()
+        self._show_config()
+
+    def remove_source(self, name: str) -> None:
+        """Takes a source out from the next step on."""
+        self._edit(lambda: self.schedule.remove_source(name))
+
+    def _edit(self, edit: Callable[[], Any]) -> None:
+        self._check_usable()
+        self._sync()
+        edit()
+        self._follow_schedule()
+        self._show_config()
+
+    def _show_config(self) -> None:
+        """Lets ``config`` show what the schedule's log made of it."""
+        self.schedule.show_config(self.config)
+
+    # Everything else -------------------------------------------------------------------------------------------------
+
+    def plan(self, epochs: int = 1) -> Any:
+        """What will be drawn; see ``Schedule.plan``."""
+        self._sync()
+        return self.schedule.plan(epochs)
+
+    def stats(self) -> dict[str, Any]:
+        """Where time goes: ``num_steps``, ``wait_s`` (seconds spent waiting for batches), ``in_flight`` (batches requested
+        from workers, per source), ``sources`` (per name, what doesn't hold for it, in words) and ``engine`` (see Engine.stats).
+        """
+        return {
+            "num_steps": self._num_steps,
+            "wait_s": self._wait_s,
+            "in_flight": {name: reader.in_flight for name, reader in self._readers.items()},
+            "notes": {name: notes for name, reader in self._readers.items() if (notes := reader.source.notes())},
+            "engine": self._ahead.engine_stats(),
+        }
+
+    def close(self) -> None:
+        """Ends worker processes and threads. May be called several times; the state can still be read."""
+        if self._closed or os.getpid() != self._pid:
+            return
+        self._sync()
+        self._closed = True
+        for reader in self._readers.values():
+            reader.close()
+        self._ahead.close()
+
+    def __enter__(self) -> MultiLoader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise Closed("this MultiLoader is closed")
+        if os.getpid() != self._pid:
+            raise Closed("this MultiLoader belongs to the parent process: make one after the fork")
+
+    def _adapt(self, loader: Any, name: str) -> Source:
+        source = as_source(loader, name, seed_each_batch=self._seed_each_batch)
+        if self.config.drop_last:
+            source = source.drop_last()
+        return source if self._world_size == 1 else source.shard(self._rank, self._world_size)
+
+    def _agreed_lengths(self, sources: Mapping[str, Source]) -> dict[str, int | None]:
+        lengths = [source.num_batches() for source in sources.values()]
+        agreed = agree_on_lengths(list(sources), lengths, self.config.cycle_short_loaders, self._rank, self._world_size)
+        return dict(zip(sources, agreed, strict=True))
+
+    def _add_reader(self, name: str, source: Source) -> None:
+        self._readers[name] = self._ahead.reader(source, fold_in(fold_in(self._seed, "source"), name))
+
+
+class _Batches(Iterator[Batch]):
+    """The rest of an epoch; it ends where the epoch ends, and stays ended."""
+
+    def __init__(self, loader: MultiLoader) -> None:
+        self._loader: MultiLoader | None = loader
+        self._epoch = loader._epoch
+
+    def __next__(self) -> Batch:
+        loader = self._loader
+        if loader is None:
+            raise StopIteration
+        if loader._epoch != self._epoch:
+            self._loader = None
+            raise StopIteration
+        try:
+            return loader._next()
+        except StopIteration:
+            self._loader = None
+            raise
+
+
+def _named_loaders(loaders: Any, names: Sequence[str]) -> dict[str, Any]:
+    """The loaders by name, in the order of the configured names."""
+    if isinstance(loaders, Mapping):
+        if names and set(names) != set(loaders):
+            raise ConfigError(f"the keys of the loaders, {list(loaders)}, must be exactly dataloader_names, {list(names)}")
+        return {name: loaders[name] for name in (names or loaders)}
+    several = list(loaders) if isinstance(loaders, (list, tuple)) else [loaders]
+    if not several:
+        raise ConfigError("loaders is empty: give at least one")
+    names = list(names) or [f"dl{index}" for index in range(len(several))]
+    if len(names) != len(several):
+        raise ConfigError(f"dataloader_names has {len(names)} names for {len(several)} loaders: {names}")
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ConfigError(f"dataloader_names must differ, but {twice!r} is there {names.count(twice)} times")
+    return dict(zip(names, several, strict=True))
+
+
+def _mover(device: torch.device | str | None) -> Callable[[Any], Any] | None:
+    if device is None:
+        return None
+    import torch
+
+    from mtf.data.device import move_to
+
+    target = torch.device(device)
+    return lambda data: move_to(data, target)
+
+
+def _snapshot_to_dict(snapshot: Snapshot | None) -> dict[str, Any] | None:
+    if snapshot is None:
+        return None
+    return {"pass": snapshot.pass_, "batch": snapshot.batch, "state": snapshot.data, "ended": snapshot.ended}
+
+
+def _snapshot_from_dict(entry: Mapping[str, Any] | None) -> Snapshot | None:
+    if entry is None:
+        return None
+    return Snapshot(entry["pass"], entry["batch"], entry["state"], entry["ended"])

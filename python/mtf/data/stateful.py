@@ -1,0 +1,172 @@
+"""Sources that save their own state: torchdata's StatefulDataLoader, and anything with state_dict and load_state_dict."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader, IterableDataset
+
+from mtf._core import fold_in
+from mtf.data.batch_seed import BatchSeed, seeded
+from mtf.data.source import Addressing, Snapshot, Source, Stream
+
+
+def has_state_methods(value: Any) -> bool:
+    """Whether ``value`` follows the Stateful protocol."""
+    return callable(getattr(value, "state_dict", None)) and callable(getattr(value, "load_state_dict", None))
+
+
+def has_state(loader: Any) -> bool:
+    """Whether a loader's position can be saved exactly: by itself, or by its dataset where that isn't in a worker process."""
+    holder = _holder(loader)
+    return holder is not None and not _loses_its_buffer(holder if holder is not loader else getattr(loader, "dataset", loader))
+
+
+def plain_copy(state: Any) -> Any:
+    """A copy that doesn't change when the source goes on."""
+    return copy.deepcopy(state)
+
+
+def _holder(loader: Any) -> Any | None:
+    if has_state_methods(loader):
+        return loader
+    if isinstance(loader, DataLoader) and loader.num_workers == 0 and isinstance(loader.dataset, IterableDataset):
+        return loader.dataset if has_state_methods(loader.dataset) else None
+    return None
+
+
+def _loses_its_buffer(dataset: Any) -> bool:
+    """Whether this is a dataset of HF ``datasets`` with a shuffle buffer, whose content isn't in its state."""
+    stage = getattr(dataset, "_ex_iterable", None)
+    while stage is not None:
+        if type(stage).__name__.startswith("BufferShuffled"):
+            return True
+        stage = getattr(stage, "ex_iterable", None)
+    return False
+
+
+class StatefulSource(Source):
+    """A loader whose own snapshot travels with each batch; a resume gives the last one back to it.
+
+    Args:
+        loader: It, or its dataset, has ``state_dict`` and ``load_state_dict``.
+        name: The source's name.
+        seed_each_batch: Seed torch, numpy and random from the batch's position when it is fetched in this process.
+    """
+
+    addressing = Addressing.STATE
+
+    def __init__(self, loader: Any, name: str, *, seed_each_batch: bool = True) -> None:
+        self.name = name
+        self.loader = loader
+        self._holder = _holder(loader)
+        self._num_workers = int(getattr(loader, "num_workers", 0) or 0)
+        self._seed_inline = seed_each_batch and self._num_workers == 0
+        self._initial: Any = None
+        # Where the loader stands, so that a pass that follows its predecessor needs no load.
+        self._position: tuple[int, int] | None = None
+
+    def num_batches(self) -> int | None:
+        return length_of(self.loader)
+
+    def open(self, pass_: int, batch: int, key: int, snapshot: Snapshot | None = None) -> Stream:
+        pass_key = fold_in(key, pass_)
+        # torch draws the workers' seed from the process-wide generator when an iterator is made.
+        with seeded(pass_key):
+            skip = self._go_to(pass_, batch, snapshot)
+            set_epoch(self.loader, pass_)
+            iterator = iter(self.loader)
+        stream = _StatefulStream(self, iterator, pass_, batch - skip, pass_key)
+        for _ in range(skip):
+            next(stream)
+        return stream
+
+    def _go_to(self, pass_: int, batch: int, snapshot: Snapshot | None) -> int:
+        """Puts the loader where its next iterator gives the pass, and returns how many batches that one has to skip."""
+        holder: Any = self._holder
+        if self._initial is None:
+            self._initial = plain_copy(holder.state_dict())
+        elif snapshot is None:
+            holder.load_state_dict(plain_copy(self._initial))
+        if snapshot is None:
+            return batch
+        if (snapshot.pass_, snapshot.batch) != self._position:
+            set_epoch(self.loader, snapshot.pass_)
+            holder.load_state_dict(plain_copy(snapshot.data))
+            if snapshot.pass_ < pass_ and not snapshot.ended:
+                # The pass was left behind, at its end or before: the loader has to see that once more.
+                unfinished = iter(self.loader)
+                if snapshot.batch == self.num_batches():
+                    for _ in unfinished:
+                        pass
+        return batch - snapshot.batch if snapshot.pass_ == pass_ else batch
+
+    def shard(self, rank: int, world_size: int) -> Source:
+        return self
+
+    def close(self) -> None:
+        self._position = None
+
+    def notes(self) -> list[str]:
+        if not self._num_workers:
+            return []
+        return [
+            f"{self._num_workers} worker processes fetch ahead by themselves, outside the prefetch budget, and random "
+            "augmentation in them depends on how many there are and isn't the same after a resume"
+        ]
+
+
+class _StatefulStream(Stream):
+    """A pass of a stateful loader."""
+
+    def __init__(self, source: StatefulSource, iterator: Iterator[Any], pass_: int, batch: int, pass_key: int) -> None:
+        self._source = source
+        self._iterator: Iterator[Any] | None = iterator
+        self._pass = pass_
+        self._batch = batch
+        self._pass_key = pass_key
+        self._seed = BatchSeed() if source._seed_inline else None
+
+    def __next__(self) -> Any:
+        if self._iterator is None:
+            raise StopIteration
+        seed = self._seed
+        if seed is None:
+            data = next(self._iterator)
+        else:
+            seed.enter(fold_in(self._pass_key, self._batch))
+            try:
+                data = next(self._iterator)
+            finally:
+                seed.exit()
+        self._batch += 1
+        self._source._position = (self._pass, self._batch)
+        return data
+
+    def state(self) -> Any:
+        holder: Any = self._source._holder
+        return plain_copy(holder.state_dict())
+
+    def close(self) -> None:
+        self._iterator = None
+
+
+def length_of(loader: Any) -> int | None:
+    """``len(loader)``, None where it has none."""
+    try:
+        return len(loader)
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def set_epoch(loader: Any, pass_: int) -> None:
+    """Tells the loader, its dataset and its samplers which pass comes, each where it can be told."""
+    told: set[int] = set()
+    for attribute in ("", "dataset", "sampler", "batch_sampler"):
+        target = getattr(loader, attribute, None) if attribute else loader
+        method = getattr(target, "set_epoch", None)
+        if callable(method) and id(target) not in told:
+            told.add(id(target))
+            method(pass_)

@@ -1,0 +1,150 @@
+"""A DataLoader's worker processes, fed with indices when the schedule wants them and not before."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import warnings
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, get_worker_info
+
+# What a process group is sent at Ctrl-C and at preemption: the training process decides what it means, and stops the
+# workers itself once the last step is done.
+_IGNORED_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+)
+
+_pools: weakref.WeakSet[WorkerPool] = weakref.WeakSet()
+
+
+class WorkerInit:
+    """Prepares a worker process; picklable, for spawn and forkserver.
+
+    Args:
+        user_init: The loader's own ``worker_init_fn``; called last, so that it may set signals otherwise.
+        unwrap: The worker's dataset is a ``SeededDataset``, and users are to see what is inside.
+    """
+
+    def __init__(self, user_init: Callable[[int], Any] | None, *, unwrap: bool) -> None:
+        self._user_init = user_init
+        self._unwrap = unwrap
+
+    def __call__(self, worker_id: int) -> None:
+        for number in _IGNORED_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        info: Any = get_worker_info()
+        if self._unwrap:
+            # Users look at the dataset here and change it (its part of the files, a file handle).
+            info.__dict__["dataset"] = info.dataset.dataset
+        if self._user_init is not None:
+            self._user_init(worker_id)
+
+
+class _Feed:
+    """What is to be sent to the workers next. Unlike other iterators it goes on after it was empty."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[Any] = deque()
+
+    def __iter__(self) -> _Feed:
+        return self
+
+    def __next__(self) -> Any:
+        if not self.waiting:
+            raise StopIteration
+        return self.waiting.popleft()
+
+
+class WorkerPool:
+    """Worker processes that fetch what is sent to them, in the order of sending.
+
+    torch's own iterator starts and watches the workers, pins memory and raises their errors. It asks its sampler for an
+    index whenever a batch was taken; here the sampler answers only with what was sent. Used from the main thread: workers
+    are forked, and torch reports a killed worker there.
+
+    Args:
+        dataset: The dataset in the workers, a ``SeededDataset``.
+        loader: The user's DataLoader, whose settings are used.
+        base_seed: What the workers' generators start from.
+    """
+
+    def __init__(self, dataset: Any, loader: DataLoader[Any], base_seed: int) -> None:
+        self.max_in_flight = loader.num_workers * int(loader.prefetch_factor or 2)
+        self._feed = _Feed()
+        self._owners: deque[Any] = deque()
+        self._pid = os.getpid()
+        # A private generator: torch draws the workers' seed from it, and from the process-wide one if there is none.
+        generator = torch.Generator()
+        generator.manual_seed(base_seed)
+        order = {"batch_sampler": self._feed} if loader.batch_sampler is not None else {"sampler": self._feed, "batch_size": None}
+        with warnings.catch_warnings():
+            # Said once already, when the user made the loader.
+            warnings.filterwarnings("ignore", message="This DataLoader will create")
+            rebuilt: DataLoader[Any] = DataLoader(
+                dataset,
+                num_workers=loader.num_workers,
+                collate_fn=loader.collate_fn,
+                pin_memory=loader.pin_memory,
+                timeout=loader.timeout,
+                worker_init_fn=WorkerInit(loader.worker_init_fn, unwrap=True),
+                multiprocessing_context=loader.multiprocessing_context,
+                prefetch_factor=loader.prefetch_factor,
+                persistent_workers=True,  # an iterator that is given its indices one by one never knows that it has ended
+                generator=generator,
+                **order,  # type: ignore[arg-type]
+            )
+            self._iterator: Any = iter(rebuilt)
+        for worker in self._iterator._workers:
+            # torch ends a worker that doesn't react by SIGTERM, which these ignore.
+            worker.terminate = worker.kill
+        _pools.add(self)
+
+    def send(self, owner: Any, index: Any) -> None:
+        """Queues one batch to be fetched for ``owner``; it goes to a worker once fewer than ``max_in_flight`` are there."""
+        self._feed.waiting.append(index)
+        self._owners.append(owner)
+        if len(self._owners) <= self.max_in_flight:
+            self._iterator._try_put_index()
+
+    def take(self, owner: Any) -> Any:
+        """The oldest batch sent for ``owner``. What was sent for others before it is dropped: they are done with it."""
+        while True:
+            current = self._owners[0]
+            num_received = self._iterator._rcvd_idx
+            try:
+                data = next(self._iterator)
+            except BaseException as error:
+                # A killed worker, a timeout and Ctrl-C take nothing from the queue; a fetch that raised does.
+                if self._iterator._rcvd_idx > num_received:
+                    self._owners.popleft()
+                    if current is not owner and isinstance(error, Exception):
+                        continue
+                raise
+            self._owners.popleft()
+            if current is owner:
+                return data
+
+    def close(self) -> None:
+        """Ends the workers. May be called several times, and does nothing in a forked child."""
+        iterator, self._iterator = self._iterator, None
+        if iterator is not None and os.getpid() == self._pid:
+            iterator._shutdown_workers()
+        self._owners.clear()
+        self._feed.waiting.clear()
+
+    @property
+    def closed(self) -> bool:
+        return self._iterator is None
+
+
+@atexit.register
+def _close_pools() -> None:
+    """Before multiprocessing's own exit, which would send a signal that the workers ignore and wait for them."""
+    for pool in list(_pools):
+        pool.close()
