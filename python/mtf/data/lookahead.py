@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mtf.config import MultiDataLoaderConfig
+from mtf.config.multi import MultiDataLoaderConfig
 from mtf.data.native_reader import NativeReader
 from mtf.data.reader import Held, Reader
 from mtf.data.source import Source

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from mtf._core import fold_in
-from mtf.config import MultiDataLoaderConfig
+from mtf.config.multi import MultiDataLoaderConfig
 from mtf.data.fetch_guard import FetchGuard
 from mtf.data.lookahead import Lookahead
 from mtf.data.native_reader import NativeReader

@@ -41,7 +41,7 @@ class WorkerInit:
         info: Any = get_worker_info()
         if self._unwrap:
             # Users look at the dataset here and change it (its part of the files, a file handle).
-            info.__dict__["dataset"] = info.dataset.dataset
+            object.__setattr__(info, "dataset", info.dataset.dataset)
         if self._user_init is not None:
             self._user_init(worker_id)
 
