@@ -42,7 +42,10 @@ class FetchGuard:
         Raises:
             FetchTimeout: It took longer than the limit; the message has the stacks of all threads.
         """
-        if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL:
+        if (
+            threading.current_thread() is not threading.main_thread()
+            or signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL
+        ):
             return fetch(*arguments)
         signal.signal(signal.SIGALRM, self._expire)
         signal.setitimer(signal.ITIMER_REAL, self.limit_s)

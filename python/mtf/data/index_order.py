@@ -76,7 +76,11 @@ class FlatOrder(IndexOrder):
         return -(-num // size) if self.incomplete else num // size
 
     def drop_last(self) -> IndexOrder:
-        return self if self.batch_size is None else FlatOrder(self.samples, self.batch_size, True, self.rank, self.world_size)
+        return (
+            self
+            if self.batch_size is None
+            else FlatOrder(self.samples, self.batch_size, True, self.rank, self.world_size)
+        )
 
     def shard(self, rank: int, world_size: int) -> IndexOrder:
         if self.samples.divides(rank, world_size):
@@ -327,7 +331,9 @@ def _copy_sampler(value: Any, key: int, copies: dict[int, Any]) -> Any:
     attributes = getattr(result, "__dict__", {})
     for attribute, inner in list(attributes.items()):
         replaced = _fresh_generator(inner, fold_in(key, attribute), copies)
-        if replaced is None and (isinstance(inner, Sampler) or (attribute.endswith("sampler") and _is_reiterable(inner))):
+        if replaced is None and (
+            isinstance(inner, Sampler) or (attribute.endswith("sampler") and _is_reiterable(inner))
+        ):
             replaced = _copy_sampler(inner, fold_in(key, attribute), copies)
         if replaced is not None:
             attributes[attribute] = replaced

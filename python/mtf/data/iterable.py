@@ -149,7 +149,9 @@ class IterableSource(Source):
     def notes(self) -> list[str]:
         notes = ["a resume produces the batches before the position again and drops them"]
         if self._one_shot:
-            notes[0] = "a one-shot iterator: it can't cycle or go back; a resume in a new process drops the batches before the position"
+            notes[0] = (
+                "a one-shot iterator: it can't cycle or go back; a resume in a new process drops the batches before the position"
+            )
         if self._num_workers:
             notes.append(
                 f"{self._num_workers} worker processes fetch ahead by themselves, outside the prefetch budget; batches "

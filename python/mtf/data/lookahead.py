@@ -43,7 +43,9 @@ class Lookahead:
         self._max_batches = batches if share == 1.0 else max(1, batches - self._native_batches)
         self._max_bytes: int | None = None
         if config.prefetch_bytes is not None:
-            self._max_bytes = config.prefetch_bytes if share == 1.0 else config.prefetch_bytes - (self._native_bytes or 0)
+            self._max_bytes = (
+                config.prefetch_bytes if share == 1.0 else config.prefetch_bytes - (self._native_bytes or 0)
+            )
         self._order: Sequence[Reader | NativeReader] = ()
         self._waiting: list[tuple[Reader, int, int, int]] = []  # (reader, pass, batch, place), not yet requested
         self._next = 0
@@ -60,7 +62,11 @@ class Lookahead:
         return NativeReader(source, self._engine, self._engine.add_source(native), self._timeout_s)
 
     def start(
-        self, order: Sequence[Reader | NativeReader], sources: Sequence[int], passes: Sequence[int], batches: Sequence[int]
+        self,
+        order: Sequence[Reader | NativeReader],
+        sources: Sequence[int],
+        passes: Sequence[int],
+        batches: Sequence[int],
     ) -> None:
         """Takes over the next draws, from the current step on; those requested before are skipped, not asked for twice."""
         self._order = order

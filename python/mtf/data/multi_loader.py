@@ -173,7 +173,9 @@ class MultiLoader:
             if self._mover is not None:
                 data = self._mover(data)
             weight = 1.0 if self._world_size == 1 else reader.source.weight(pass_, batch)
-            return Batch(data, source, self._names[source], self._first_step + place, pass_, batch, index, self._epoch, weight)
+            return Batch(
+                data, source, self._names[source], self._first_step + place, pass_, batch, index, self._epoch, weight
+            )
 
     def _refill(self) -> None:
         """Takes the next draws from the schedule and asks for them ahead."""
@@ -416,7 +418,9 @@ class MultiLoader:
     def __enter__(self) -> MultiLoader:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _check_usable(self) -> None:
@@ -465,7 +469,9 @@ def _named_loaders(loaders: Any, names: Sequence[str]) -> dict[str, Any]:
     """The loaders by name, in the order of the configured names."""
     if isinstance(loaders, Mapping):
         if names and set(names) != set(loaders):
-            raise ConfigError(f"the keys of the loaders, {list(loaders)}, must be exactly dataloader_names, {list(names)}")
+            raise ConfigError(
+                f"the keys of the loaders, {list(loaders)}, must be exactly dataloader_names, {list(names)}"
+            )
         return {name: loaders[name] for name in (names or loaders)}
     several = list(loaders) if isinstance(loaders, (list, tuple)) else [loaders]
     if not several:

@@ -21,7 +21,9 @@ def has_state_methods(value: Any) -> bool:
 def has_state(loader: Any) -> bool:
     """Whether a loader's position can be saved exactly: by itself, or by its dataset where that isn't in a worker process."""
     holder = _holder(loader)
-    return holder is not None and not _loses_its_buffer(holder if holder is not loader else getattr(loader, "dataset", loader))
+    return holder is not None and not _loses_its_buffer(
+        holder if holder is not loader else getattr(loader, "dataset", loader)
+    )
 
 
 def plain_copy(state: Any) -> Any:

@@ -99,7 +99,9 @@ class TorchSource(Source):
                 "up to the position; no data is read for it"
             )
         if has_state_methods(self.loader.dataset) and self.loader.num_workers:
-            notes.append("the dataset has a state_dict, but its copies live in worker processes: their state isn't saved")
+            notes.append(
+                "the dataset has a state_dict, but its copies live in worker processes: their state isn't saved"
+            )
         return notes
 
     def close(self) -> None:
@@ -108,8 +110,10 @@ class TorchSource(Source):
             self._pool = None
 
     def _with_order(self, order: IndexOrder) -> TorchSource:
-        return self if order is self._order else TorchSource(
-            self.loader, self.name, seed_each_batch=self.seed_each_batch, order=order
+        return (
+            self
+            if order is self._order
+            else TorchSource(self.loader, self.name, seed_each_batch=self.seed_each_batch, order=order)
         )
 
 
@@ -154,7 +158,9 @@ class _InlineStream(Stream):
 class _WorkerStream(Stream):
     """A pass fetched by worker processes, as far ahead as was requested."""
 
-    def __init__(self, source: TorchSource, pool: WorkerPool, indices: Iterator[Any], batch: int, pass_key: int) -> None:
+    def __init__(
+        self, source: TorchSource, pool: WorkerPool, indices: Iterator[Any], batch: int, pass_key: int
+    ) -> None:
         self._pool = pool
         self._owns_pool = not source.loader.persistent_workers
         self._indices = indices

@@ -82,7 +82,11 @@ class WorkerPool:
         # A private generator: torch draws the workers' seed from it, and from the process-wide one if there is none.
         generator = torch.Generator()
         generator.manual_seed(base_seed)
-        order = {"batch_sampler": self._feed} if loader.batch_sampler is not None else {"sampler": self._feed, "batch_size": None}
+        order = (
+            {"batch_sampler": self._feed}
+            if loader.batch_sampler is not None
+            else {"sampler": self._feed, "batch_size": None}
+        )
         with warnings.catch_warnings():
             # Said once already, when the user made the loader.
             warnings.filterwarnings("ignore", message="This DataLoader will create")

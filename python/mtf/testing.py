@@ -1,0 +1,153 @@
+"""Helpers for tests: does a loader give the same batches after it was interrupted anywhere?"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from mtf.config.multi import MultiDataLoaderConfig
+from mtf.data.multi_loader import MultiLoader
+from mtf.enums import EpochLengthPolicy
+
+_ENDLESS = 2**40  # steps of an epoch that no test reaches
+
+
+def content_hash(data: Any) -> str:
+    """A hash of the values in a batch: equal for equal bits, dtypes and shapes, whatever containers' identity.
+
+    Args:
+        data: Tensors, arrays, plain values, and containers and dataclasses of them.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    _feed(digest, data)
+    return digest.hexdigest()
+
+
+def _feed(digest: Any, data: Any) -> None:
+    if hasattr(data, "detach"):
+        data = data.detach().cpu()
+        digest.update(f"tensor {data.dtype} {tuple(data.shape)}".encode())
+        digest.update(bytes(data.contiguous().flatten().view(_byte_type()).numpy()) if data.numel() else b"")
+    elif hasattr(data, "dtype") and hasattr(data, "tobytes"):
+        digest.update(f"array {data.dtype} {data.shape}".encode())
+        digest.update(data.tobytes())
+    elif isinstance(data, Mapping):
+        digest.update(f"mapping {len(data)}".encode())
+        for key, value in data.items():
+            _feed(digest, key)
+            _feed(digest, value)
+    elif is_dataclass(data) and not isinstance(data, type):
+        _feed(digest, [type(data).__name__, *(getattr(data, field.name) for field in fields(data))])
+    elif isinstance(data, (str, bytes)):
+        digest.update(repr(data).encode())
+    elif isinstance(data, Sequence):
+        digest.update(f"sequence {len(data)}".encode())
+        for value in data:
+            _feed(digest, value)
+    else:
+        digest.update(repr(data).encode())
+
+
+def _byte_type() -> Any:
+    import torch
+
+    return torch.uint8
+
+
+def assert_resumes_exactly(
+    make_loader: Callable[..., Any],
+    *,
+    workers: Sequence[int] | None = None,
+    passes: int = 2,
+    every: int = 1,
+    max_batches: int = 200,
+    seed: int = 0,
+    change_state: Callable[[dict[str, Any]], dict[str, Any]] = lambda state: state,
+) -> int:
+    """Checks that a loader can be interrupted before any batch, in each of its first passes, and goes on as if it hadn't been.
+
+    The loader is read through ``passes`` passes, with the state taken before every batch. Every state is loaded into a fresh
+    loader, whose batches must have the same content to the end. Then the same is done in one chain: a fresh loader at every
+    step, each from the state of the one before.
+
+    Args:
+        make_loader: Makes the loader, as anew as a new process would. Called with each of ``workers``, if given.
+        workers: Numbers of worker processes to try; all must give the same batches.
+        passes: Passes to read; 1 for loaders that can't start again.
+        every: Check every n-th state, to save time with slow loaders.
+        max_batches: Batches to read at most, for passes that are long or don't end.
+        seed: Of the mixture.
+        change_state: What to do to a state before it is loaded; to see that the check fails without a part of it.
+
+    Returns:
+        How many batches were compared.
+
+    Raises:
+        AssertionError: Names the interruption, the first batch that differs, and what was expected.
+    """
+    reference: list[str] | None = None
+    for num_workers in workers if workers is not None else (None,):
+
+        def make(num_workers: int | None = num_workers) -> Any:
+            return make_loader() if num_workers is None else make_loader(num_workers)
+
+        label = "" if num_workers is None else f" with {num_workers} workers"
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*are produced again and dropped")
+            batches, states = _read(make, seed, passes, max_batches)
+            if reference is not None and batches != reference:
+                raise AssertionError(f"the batches{label} differ from those with {list(workers or ())[0]} workers")
+            reference = batches
+            for cut in range(0, len(batches), every):
+                tail = _resume(make, seed, change_state(copy.deepcopy(states[cut])), len(batches) - cut)
+                _compare(f"interrupted before batch {cut}{label}", cut, batches, tail)
+            state = states[0]
+            for cut in range(0, len(batches), every):
+                piece = batches[cut : cut + every]
+                with _mixture(make(), seed) as loader:
+                    loader.load_state_dict(change_state(copy.deepcopy(state)))
+                    tail = [content_hash(batch.data) for batch, _ in zip(loader, piece, strict=False)]
+                    state = copy.deepcopy(loader.state_dict())
+                _compare(f"interrupted every {every} batches{label}", cut, batches, tail)
+    return len(reference or ())
+
+
+def _mixture(loader: Any, seed: int) -> MultiLoader:
+    config = MultiDataLoaderConfig(epoch_length_policy=EpochLengthPolicy.FIXED_NUM_STEPS, steps_per_epoch=_ENDLESS)
+    return MultiLoader({"loader": loader}, config, seed=seed)
+
+
+def _read(make: Callable[[], Any], seed: int, passes: int, max_batches: int) -> tuple[list[str], list[dict[str, Any]]]:
+    batches: list[str] = []
+    with _mixture(make(), seed) as loader:
+        states = [copy.deepcopy(loader.state_dict())]
+        length = loader.schedule.lengths[0]
+        if length is not None:
+            max_batches = min(max_batches, passes * length)
+        iterator = iter(loader)
+        while len(batches) < max_batches:
+            batch = next(iterator)
+            if batch.pass_ >= passes:
+                break
+            batches.append(content_hash(batch.data))
+            states.append(copy.deepcopy(loader.state_dict()))
+    return batches, states
+
+
+def _resume(make: Callable[[], Any], seed: int, state: dict[str, Any], num_batches: int) -> list[str]:
+    with _mixture(make(), seed) as loader:
+        loader.load_state_dict(state)
+        iterator = iter(loader)
+        return [content_hash(next(iterator).data) for _ in range(num_batches)]
+
+
+def _compare(label: str, start: int, expected: list[str], found: list[str]) -> None:
+    for place, (one, other) in enumerate(zip(expected[start:], found, strict=False), start):
+        if one != other:
+            where = expected.index(other) if other in expected else None
+            seen = "content that the uninterrupted run never gave" if where is None else f"what batch {where} is"
+            raise AssertionError(f"{label}: batch {place} is {seen}")
