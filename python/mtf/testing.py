@@ -68,11 +68,11 @@ def assert_resumes_exactly(
     seed: int = 0,
     change_state: Callable[[dict[str, Any]], dict[str, Any]] = lambda state: state,
 ) -> int:
-    """Checks that a loader can be interrupted before any batch, in each of its first passes, and goes on as if it hadn't been.
+    """Checks that a loader that is interrupted before any batch of its first passes goes on exactly.
 
-    The loader is read through ``passes`` passes, with the state taken before every batch. Every state is loaded into a fresh
-    loader, whose batches must have the same content to the end. Then the same is done in one chain: a fresh loader at every
-    step, each from the state of the one before.
+    The loader is read through ``passes`` passes, with the state taken before every batch. Every state is loaded into
+    a fresh loader, whose batches must have the same content to the end. Then the same is done in one chain: a fresh
+    loader at every step, each from the state of the one before.
 
     Args:
         make_loader: Makes the loader, as anew as a new process would. Called with each of ``workers``, if given.
@@ -100,7 +100,7 @@ def assert_resumes_exactly(
             warnings.filterwarnings("ignore", message=".*are produced again and dropped")
             batches, states = _read(make, seed, passes, max_batches)
             if reference is not None and batches != reference:
-                raise AssertionError(f"the batches{label} differ from those with {list(workers or ())[0]} workers")
+                raise AssertionError(f"the batches{label} differ from those with {next(iter(workers or ()))} workers")
             reference = batches
             for cut in range(0, len(batches), every):
                 tail = _resume(make, seed, change_state(copy.deepcopy(states[cut])), len(batches) - cut)

@@ -21,8 +21,8 @@ _WORD = 0xFFFFFFFF
 def seed_generators(key: int) -> None:
     """Seeds torch's CPU generator, numpy's and ``random``'s from one 64-bit key. About 6 us.
 
-    torch's generator uses the low 32 bits of a seed, numpy's takes the high ones, so that the two differ. CUDA generators
-    aren't touched: ``torch.manual_seed`` would be, and costs 100 us and more.
+    torch's generator uses the low 32 bits of a seed, numpy's takes the high ones, so that the two differ. CUDA
+    generators aren't touched: ``torch.manual_seed`` would be, and costs 100 us and more.
     """
     _TORCH.manual_seed(key)
     np.random.seed(key >> 32)
@@ -48,7 +48,7 @@ class _NumpyState:
         words = ctypes.string_at(self._address, _NUMPY_STATE_BYTES)
         if words != self._words or self._cached_gauss:
             # The half of a pair of Gaussians that numpy keeps isn't among the words.
-            state: dict[str, Any] = np.random.get_state(legacy=False)  # type: ignore[assignment]
+            state: dict[str, Any] = np.random.get_state(legacy=False)
             self._words, self._cached_gauss = words, bool(state["has_gauss"])
             if self._cached_gauss:
                 return bits, state
@@ -68,13 +68,13 @@ _NUMPY_STATE_BYTES = 625 * 4  # 624 words and the position
 
 
 class _PythonState:
-    """``random``'s generator: its words are compared and put back in its memory, where that has the shape it should have.
+    """``random``'s generator: its words are copied and put back in its memory, where that has the expected layout.
 
     ``getstate`` and ``setstate`` go through a tuple of 625 integers, which takes 10 us; copying the bytes takes 1.
     """
 
     def __init__(self) -> None:
-        self._generator: Any = random._inst  # type: ignore[attr-defined]
+        self._generator: Any = random._inst
         self._address = id(self._generator) + object.__basicsize__
         self.copies_memory = _has_known_layout(self._generator)
 
@@ -112,7 +112,8 @@ _python = _PythonState()
 class BatchSeed:
     """Puts the generators to a key for the length of one fetch in the training process, and back. About 12 us.
 
-    torch runs on one thread meanwhile, as in a worker process, so that sums and means have the same bits there and here.
+    torch runs on one thread meanwhile, as in a worker process, so that sums and means have the same bits there and
+    here.
     """
 
     __slots__ = ("_numpy", "_python", "_threads", "_torch")

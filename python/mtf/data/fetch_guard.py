@@ -25,7 +25,7 @@ def thread_stacks() -> str:
 
 
 class FetchGuard:
-    """Raises FetchTimeout inside a call that takes too long, by a timer whose signal also interrupts waiting system calls.
+    """Raises FetchTimeout inside a call that takes too long, by a timer whose signal also ends waiting system calls.
 
     It works in the main thread, and where nobody else uses SIGALRM; elsewhere calls aren't limited.
 

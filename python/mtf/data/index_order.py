@@ -1,4 +1,4 @@
-"""The order in which a map-style loader's indices come in a pass: a function of the pass and its key, never of history."""
+"""The order of a map-style loader's indices in a pass: a function of the pass and its key, never of history."""
 
 from __future__ import annotations
 
@@ -119,8 +119,8 @@ class FlatOrder(IndexOrder):
 class SamplerBatches(IndexOrder):
     """Batches as the user's batch sampler makes them, drawn again for each pass from its key.
 
-    On several ranks a global batch is ``world_size`` consecutive batches, one for each rank; an incomplete last group is
-    left out, since a batch of nothing has no shape.
+    On several ranks a global batch is ``world_size`` consecutive batches, one for each rank; an incomplete last group
+    is left out, since a batch of nothing has no shape.
     """
 
     replays_indices = True
@@ -238,8 +238,9 @@ class ReplayedOrder(SampleOrder):
 class ReplayedDraws:
     """What a user's sampler gives in one pass, under generators of its own that start at the pass's key.
 
-    The sampler is copied, not deeply (that would copy the dataset), its generators are replaced, ``set_epoch`` is called,
-    and the process-wide generators are swapped for the sampler's while it runs: it may draw lazily and without end.
+    The sampler is copied, not deeply (that would copy the dataset), its generators are replaced, ``set_epoch`` is
+    called, and the process-wide generators are swapped for the sampler's while it runs: it may draw lazily and
+    without end.
     """
 
     def __init__(self, sampler: Any, pass_: int, key: int) -> None:
@@ -314,8 +315,8 @@ def _divides(sampler: Any, rank: int, world_size: int) -> bool:
         return inner is not None and inner is not sampler and _divides(inner, rank, world_size)
     if (sampler.num_replicas, sampler.rank) != (world_size, rank):
         raise ConfigError(
-            f"a DistributedSampler for rank {sampler.rank} of {sampler.num_replicas} is used on rank {rank} of {world_size}; "
-            "make it with these numbers, or leave it out: mtf divides a map-style DataLoader among ranks itself"
+            f"a DistributedSampler for rank {sampler.rank} of {sampler.num_replicas} is used on rank {rank} of "
+            f"{world_size}; make it with these numbers, or leave it out: mtf divides a map-style DataLoader among ranks"
         )
     return True
 
@@ -345,7 +346,7 @@ def _is_reiterable(value: Any) -> bool:
 
 
 def _fresh_generator(value: Any, key: int, copies: dict[int, Any]) -> Any | None:
-    """A generator like ``value`` that starts at ``key`` (and, for torch's, at its initial seed), None for other objects."""
+    """A generator like ``value`` that starts at ``key`` (torch's: and at its initial seed); None for other objects."""
     if id(value) in copies:
         return copies[id(value)]
     fresh: Any

@@ -57,10 +57,10 @@ class SequenceSource(Source):
 
 
 class IterableSource(Source):
-    """Anything that can be iterated. A position is reached by producing the batches before it again, and a warning says so.
+    """Anything that can be iterated. A position is reached by producing the batches before it again; a warning says so.
 
-    Each batch is produced under generators seeded from its position, so that what is produced again is the same as far as
-    the iterable draws from the process-wide generators and depends on nothing else that changes.
+    Each batch is produced under generators seeded from its position, so that what is produced again is the same as
+    far as the iterable draws from the process-wide generators and depends on nothing else that changes.
 
     A one-shot iterator (a generator, an open file) goes forward only, and stays alive as long as the source.
     """
@@ -72,7 +72,8 @@ class IterableSource(Source):
         self._one_shot = isinstance(loader, Iterator)
         if not self._one_shot and not hasattr(type(loader), "__iter__") and not hasattr(type(loader), "__getitem__"):
             raise ConfigError(
-                f"loader {name!r} must be a Source, a DataLoader or an iterable of batches, but is a {type(loader).__name__}"
+                f"loader {name!r} must be a Source, a DataLoader or an iterable of batches, but is a "
+                f"{type(loader).__name__}"
             )
         self.loader = loader
         self._num_workers = loader.num_workers if isinstance(loader, DataLoader) else 0
@@ -100,8 +101,8 @@ class IterableSource(Source):
             raise ConfigError(f"loader {self.name!r} is a one-shot iterator and can't start pass {pass_}: {way_out}")
         if batch < self._num_taken:
             raise ConfigError(
-                f"loader {self.name!r} is a one-shot iterator that has given {self._num_taken} batches and can't go back "
-                f"to batch {batch}: {way_out}"
+                f"loader {self.name!r} is a one-shot iterator that has given {self._num_taken} batches and can't go "
+                f"back to batch {batch}: {way_out}"
             )
         stream = IteratorStream(self._counted(), self._num_taken, pass_key, self._seed_inline)
         self._replay(stream, pass_, batch - self._num_taken)
@@ -113,7 +114,7 @@ class IterableSource(Source):
             yield data
 
     def _prepared(self, pass_key: int) -> Any:
-        """The loader with what must not be the user's own object: the generator that seeds workers, and their signals."""
+        """The loader with a generator of its own, from which torch seeds workers, and with their signals ignored."""
         loader = self.loader
         if not isinstance(loader, DataLoader) or loader.persistent_workers:
             return loader
@@ -128,8 +129,8 @@ class IterableSource(Source):
         if num_batches == 0:
             return
         warnings.warn(
-            f"loader {self.name!r} can't be opened at a position and has no state_dict: to get to batch {num_batches} of "
-            f"pass {pass_}, the {num_batches} batches before it are produced again and dropped",
+            f"loader {self.name!r} can't be opened at a position and has no state_dict: to get to batch "
+            f"{num_batches} of pass {pass_}, the {num_batches} batches before it are produced again and dropped",
             stacklevel=2,
         )
         start = time.perf_counter()
@@ -138,8 +139,8 @@ class IterableSource(Source):
                 next(stream)
             except StopIteration:
                 raise ConfigError(
-                    f"loader {self.name!r} ended after {done} batches of pass {pass_} while going to batch {num_batches}: "
-                    "it gives less than when the state was saved"
+                    f"loader {self.name!r} ended after {done} batches of pass {pass_} while going to batch "
+                    f"{num_batches}: it gives less than when the state was saved"
                 ) from None
         _log.info("%s: produced %d batches again in %.1f s", self.name, num_batches, time.perf_counter() - start)
 
@@ -150,7 +151,8 @@ class IterableSource(Source):
         notes = ["a resume produces the batches before the position again and drops them"]
         if self._one_shot:
             notes[0] = (
-                "a one-shot iterator: it can't cycle or go back; a resume in a new process drops the batches before the position"
+                "a one-shot iterator: it can't cycle or go back; a resume in a new process produces the batches "
+                "before the position and drops them"
             )
         if self._num_workers:
             notes.append(

@@ -68,7 +68,7 @@ class Lookahead:
         passes: Sequence[int],
         batches: Sequence[int],
     ) -> None:
-        """Takes over the next draws, from the current step on; those requested before are skipped, not asked for twice."""
+        """Takes over the next draws, from the current step on; those requested before aren't asked for twice."""
         self._order = order
         requested = [reader.in_flight for reader in order]
         numbers: list[int] = []

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,8 @@ class MultiLoader:
         config: How they are mixed.
         seed: Of the schedule, the shuffling and the batches; ``config.seed`` wins.
         device: Batches are moved there; None leaves them where the loader made them.
-        loader_factories: Name -> function that makes the loader, for sources that a loaded state has and ``loaders`` hasn't.
+        loader_factories: Name -> function that makes the loader, for sources that a loaded state has and ``loaders``
+            hasn't.
         rank: This process among ``world_size`` that train together.
         world_size: Number of processes.
         seed_each_batch: Produce every batch under generators seeded from its position.
@@ -76,7 +78,8 @@ class MultiLoader:
 
     Attributes:
         schedule: What is drawn when. Edit it through the MultiLoader.
-        config: As given; ``rebuild_schedule`` reads it again.
+        config: A copy of what was given, kept up to date with edits and loaded states. ``rebuild_schedule`` reads what
+            was changed in it.
 
     Raises:
         ConfigError: A name, loader or option is wrong; no data has been read.
@@ -95,7 +98,7 @@ class MultiLoader:
         seed_each_batch: bool = True,
         fetch_timeout_s: float | None = None,
     ) -> None:
-        self.config = config if config is not None else MultiDataLoaderConfig()
+        self.config = MultiDataLoaderConfig() if config is None else copy.deepcopy(config)
         self._seed = seed if self.config.seed is None else self.config.seed
         self._factories = dict(loader_factories or {})
         self._rank, self._world_size = rank, world_size
@@ -119,6 +122,15 @@ class MultiLoader:
         self._committed_snapshots: dict[str, Snapshot | None] = {}
         self._committed_schedule: dict[str, Any] | None = None  # once its epoch has been left
         self._num_steps, self._wait_s = 0, 0.0
+
+        # The draws taken from the schedule: `_place` is the next of them, and step `_first_step + _place` of the epoch.
+        self._sources: list[int] = []
+        self._passes: list[int] = []
+        self._batches: list[int] = []
+        self._first_step = self._place = self._num_drawn = self._refill_at = self._epoch = 0
+        self._names: list[str] = []
+        self._order: list[Reader | NativeReader] = []
+        self._counts: list[int] = []  # draws of each source in this epoch so far
         self._follow_schedule()
 
     # Iteration ------------------------------------------------------------------------------------------------------
@@ -134,7 +146,7 @@ class MultiLoader:
         Raises:
             TypeError: It isn't known before the end.
         """
-        num_steps = self.schedule.num_steps(self.epoch)
+        num_steps: int | None = self.schedule.num_steps(self.epoch)
         if num_steps is None:
             raise TypeError("the epoch's length isn't known: a source has no len(), and the epoch ends where it does")
         return num_steps
@@ -196,15 +208,14 @@ class MultiLoader:
     def _follow_schedule(self) -> None:
         """Starts anew from the schedule's cursor, after it was moved or edited."""
         schedule = self.schedule
-        self._names: list[str] = list(schedule.names)
-        self._order: list[Reader | NativeReader] = [self._readers[name] for name in self._names]
+        self._names = list(schedule.names)
+        # A source that was removed keeps its index and is never drawn; after a resume it may have no reader.
+        placeholder = next(iter(self._readers.values()))
+        self._order = [self._readers.get(name, placeholder) for name in self._names]
         self._epoch = schedule.epoch
         self._first_step, self._place = schedule.step, 0
         self._num_drawn = self._refill_at = 0
-        self._sources: list[int] = []
-        self._passes: list[int] = []
-        self._batches: list[int] = []
-        self._counts = [schedule.batch_index(source, schedule.step) for source in range(len(self._names))]
+        self._counts = [int(count) for count in schedule.counts(schedule.step)]
 
     def _open_next_epoch(self) -> None:
         self._sync()
@@ -258,20 +269,20 @@ class MultiLoader:
 
     @property
     def names(self) -> list[str]:
-        """The sources' names, in the order of their indices."""
-        return list(self._names)
+        """Names of the sources in the mixture, in the order of their indices."""
+        return [name for name, present in zip(self._names, self.schedule.present, strict=True) if present]
 
     @property
     def epoch(self) -> int:
         """The epoch that the next iteration gives (the rest of)."""
         self._sync()
-        return self.schedule.epoch + bool(self.schedule.epoch_done)
+        return int(self.schedule.epoch) + bool(self.schedule.epoch_done)
 
     @property
     def step(self) -> int:
         """Steps of the current epoch that were handed out."""
         self._sync()
-        return 0 if self.schedule.epoch_done else self.schedule.step
+        return 0 if self.schedule.epoch_done else int(self.schedule.step)
 
     def set_epoch(self, epoch: int) -> None:
         """Goes to the start of ``epoch``; the current epoch's position stays."""
@@ -303,11 +314,15 @@ class MultiLoader:
         return {
             "version": _STATE_VERSION,
             "schedule": schedule,
-            "sources": {name: _snapshot_to_dict(snapshots.get(name)) for name in self._names},
+            "sources": {
+                name: _snapshot_to_dict(snapshots.get(name))
+                for name, present in zip(self._names, self.schedule.present, strict=True)
+                if present
+            },
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes to the position of a state. Reads no data; sources without positions of their own do when they are next drawn.
+        """Goes to the position of a state. Reads no data; sources that replay do so when they are next drawn.
 
         Raises:
             StateMismatch: The state is of other sources, lengths or another configuration; nothing has changed.
@@ -315,7 +330,8 @@ class MultiLoader:
         self._check_usable()
         if state.get("version") != _STATE_VERSION:
             raise StateMismatch(
-                f"a MultiLoader's state of version {state.get('version')!r} can't be loaded here, where it is {_STATE_VERSION}"
+                f"a MultiLoader's state of version {state.get('version')!r} can't be loaded here, where it is "
+                f"{_STATE_VERSION}"
             )
         snapshots = {name: _snapshot_from_dict(entry) for name, entry in state["sources"].items()}
         added = {name: self._made(name) for name in snapshots if name not in self._readers}
@@ -336,8 +352,9 @@ class MultiLoader:
         factory = self._factories.get(name)
         if factory is None:
             raise StateMismatch(
-                f"the state has a source {name!r}, which was added during training, but here are only {list(self._readers)}: "
-                f"pass its loader, or a function that makes it as loader_factories={{{name!r}: ...}}"
+                f"the state has a source {name!r}, which was added during training, but here are only "
+                f"{list(self._readers)}: pass its loader, or a function that makes it as "
+                f"loader_factories={{{name!r}: ...}}"
             )
         return self._adapt(factory(), name)
 
@@ -361,7 +378,7 @@ class MultiLoader:
 
     def add_source(self, name: str, loader: Any, weight: float | None = None) -> None:
         """Adds a loader from the next step on. A resume needs it again: by ``loaders`` or ``loader_factories``."""
-        if name in self._readers:
+        if name in self.names:
             raise ConfigError(f"there is already a source {name!r}; the sources are {self.names}")
         source = self._adapt(loader, name)
         length = self._agreed_lengths({name: source})[name]
@@ -374,6 +391,7 @@ class MultiLoader:
     def remove_source(self, name: str) -> None:
         """Takes a source out from the next step on."""
         self._edit(lambda: self.schedule.remove_source(name))
+        self._readers[name].discard()
 
     def _edit(self, edit: Callable[[], Any]) -> None:
         self._check_usable()
@@ -384,7 +402,9 @@ class MultiLoader:
 
     def _show_config(self) -> None:
         """Lets ``config`` show what the schedule's log made of it."""
-        self.schedule.show_config(self.config)
+        current = self.schedule.config
+        for field in fields(current):
+            setattr(self.config, field.name, getattr(current, field.name))
 
     # Everything else -------------------------------------------------------------------------------------------------
 
@@ -394,8 +414,11 @@ class MultiLoader:
         return self.schedule.plan(epochs)
 
     def stats(self) -> dict[str, Any]:
-        """Where time goes: ``num_steps``, ``wait_s`` (seconds spent waiting for batches), ``in_flight`` (batches requested
-        from workers, per source), ``sources`` (per name, what doesn't hold for it, in words) and ``engine`` (see Engine.stats).
+        """Where time goes.
+
+        Returns:
+            ``num_steps``; ``wait_s``, seconds spent waiting for batches; by name ``in_flight``, batches requested from
+            workers, and ``notes``, what doesn't hold for the source, in words; ``engine``, see ``Engine.stats``.
         """
         return {
             "num_steps": self._num_steps,

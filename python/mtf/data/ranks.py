@@ -23,7 +23,8 @@ def agree_on_lengths(
         world_size: Number of processes.
 
     Raises:
-        ConfigError: The ranks have different sources, or a source that ends at an unknown place, differently on each rank.
+        ConfigError: The ranks have different sources, or a source that ends at an unknown place, differently on each
+            rank.
     """
     if world_size == 1:
         return lengths
@@ -59,7 +60,7 @@ def check_fingerprints(fingerprint: int, rank: int, world_size: int) -> None:
     for other, theirs in enumerate(_gather(fingerprint, world_size)):
         if theirs != fingerprint:
             raise ConfigError(
-                f"rank {rank} and rank {other} have different schedules (fingerprints {fingerprint:#x} and {theirs:#x}): "
+                f"rank {rank} and rank {other} have different schedules (fingerprints {fingerprint} and {theirs}): "
                 "give all ranks the same configuration, seed, loaders and state"
             )
 

@@ -1,4 +1,4 @@
-"""Reads one source in the order the schedule draws it: opens passes, asks workers ahead, and notices where a pass ends."""
+"""Reads one source in the schedule's order: opens passes, asks workers ahead, notices where a pass ends."""
 
 from __future__ import annotations
 

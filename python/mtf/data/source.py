@@ -55,8 +55,8 @@ class Stream(ABC):
     def request(self, num_batches: int) -> None:
         """Says that ``num_batches`` more batches will be wanted, so that workers may start on them.
 
-        The requests of one pass add up to the batches that are taken from it, or run ahead of them. A stream that fetches
-        when it is asked for a batch ignores this.
+        The requests of one pass add up to the batches that are taken from it, or run ahead of them. A stream that
+        fetches when it is asked for a batch ignores this.
         """
 
     def state(self) -> Any:
@@ -117,8 +117,8 @@ class Source(ABC):
             ConfigError: The source can't be divided; the message says what to do.
         """
         raise ConfigError(
-            f"source {self.name!r} ({type(self).__name__}) can't be divided over {world_size} ranks: implement shard(), "
-            "or use a map-style DataLoader or mtf.ArrayLoader"
+            f"source {self.name!r} ({type(self).__name__}) can't be divided over {world_size} ranks: implement "
+            "shard(), or use a map-style DataLoader or mtf.ArrayLoader"
         )
 
     def weight(self, pass_: int, batch: int) -> float:
@@ -171,5 +171,6 @@ def _refuse_wrapped(loader: Any, name: str) -> None:
     if cls.__name__ in wrapped and cls.__module__.split(".")[0] in ("lightning", "lightning_fabric", "accelerate"):
         raise ConfigError(
             f"loader {name!r} is a {cls.__module__}.{cls.__name__}: pass the DataLoader itself, as it was before "
-            f"{wrapped[cls.__name__]}; mtf does the sharding and the move to the device (rank, world_size and device of MultiLoader)"
+            f"{wrapped[cls.__name__]}; mtf divides it among ranks and moves batches "
+            "to the device (rank, world_size and device of MultiLoader)"
         )

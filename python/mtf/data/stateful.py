@@ -1,4 +1,4 @@
-"""Sources that save their own state: torchdata's StatefulDataLoader, and anything with state_dict and load_state_dict."""
+"""Sources that save their own state: torchdata's StatefulDataLoader, and what else has state_dict."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def has_state_methods(value: Any) -> bool:
 
 
 def has_state(loader: Any) -> bool:
-    """Whether a loader's position can be saved exactly: by itself, or by its dataset where that isn't in a worker process."""
+    """Whether a loader saves its position exactly: by itself, or by its dataset where that is in this process."""
     holder = _holder(loader)
     return holder is not None and not _loses_its_buffer(
         holder if holder is not loader else getattr(loader, "dataset", loader)

@@ -34,8 +34,8 @@ def can_rebuild(loader: Any) -> bool:
 class TorchSource(Source):
     """Batches of a map-style DataLoader: its dataset, sampler, collate function and workers, addressed by position.
 
-    With ``num_workers=0`` a batch is fetched when its step comes. With workers it is fetched when the schedule is going to
-    want it; ``prefetch_factor`` is an upper bound.
+    With ``num_workers=0`` a batch is fetched when its step comes. With workers it is fetched when the schedule is
+    going to want it; ``prefetch_factor`` is an upper bound.
 
     Args:
         loader: The user's DataLoader. It isn't iterated itself.
@@ -95,8 +95,8 @@ class TorchSource(Source):
         notes = []
         if self._order.replays_indices:
             notes.append(
-                f"{type(self.loader.batch_sampler or self.loader.sampler).__name__}: a resume draws the pass's indices again "
-                "up to the position; no data is read for it"
+                f"{type(self.loader.batch_sampler or self.loader.sampler).__name__}: a resume draws the pass's indices "
+                "again up to the position; no data is read for it"
             )
         if has_state_methods(self.loader.dataset) and self.loader.num_workers:
             notes.append(
@@ -149,7 +149,7 @@ class _InlineStream(Stream):
             raise RuntimeError(f"the dataset or collate function raised StopIteration for {index!r}") from error
         finally:
             self._batch += 1
-        return pin_memory(data) if self._pin else data
+        return pin_memory(data) if self._pin else data  # type: ignore[no-untyped-call]
 
     def state(self) -> Any:
         return plain_copy(self._dataset.dataset.state_dict()) if self._stateful else None

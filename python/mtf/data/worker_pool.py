@@ -65,8 +65,8 @@ class WorkerPool:
     """Worker processes that fetch what is sent to them, in the order of sending.
 
     torch's own iterator starts and watches the workers, pins memory and raises their errors. It asks its sampler for an
-    index whenever a batch was taken; here the sampler answers only with what was sent. Used from the main thread: workers
-    are forked, and torch reports a killed worker there.
+    index whenever a batch was taken; here the sampler answers only with what was sent. Used from the main thread:
+    workers are forked, and torch reports a killed worker there.
 
     Args:
         dataset: The dataset in the workers, a ``SeededDataset``.
@@ -99,18 +99,19 @@ class WorkerPool:
                 worker_init_fn=WorkerInit(loader.worker_init_fn, unwrap=True),
                 multiprocessing_context=loader.multiprocessing_context,
                 prefetch_factor=loader.prefetch_factor,
-                persistent_workers=True,  # an iterator that is given its indices one by one never knows that it has ended
+                persistent_workers=True,  # the end of a pass isn't known to an iterator that is fed one by one
                 generator=generator,
-                **order,  # type: ignore[arg-type]
+                **order,
             )
-            self._iterator: Any = iter(rebuilt)
+            iterator: Any = iter(rebuilt)
+            self._iterator = iterator
         for worker in self._iterator._workers:
             # torch ends a worker that doesn't react by SIGTERM, which these ignore.
             worker.terminate = worker.kill
         _pools.add(self)
 
     def send(self, owner: Any, index: Any) -> None:
-        """Queues one batch to be fetched for ``owner``; it goes to a worker once fewer than ``max_in_flight`` are there."""
+        """Queues one batch to be fetched for ``owner``; it goes to a worker as soon as ``max_in_flight`` allows."""
         self._feed.waiting.append(index)
         self._owners.append(owner)
         if len(self._owners) <= self.max_in_flight:
