@@ -110,7 +110,7 @@ def assert_resumes_exactly(
                 piece = batches[cut : cut + every]
                 with _mixture(make(), seed) as loader:
                     loader.load_state_dict(change_state(copy.deepcopy(state)))
-                    tail = [content_hash(batch.data) for batch, _ in zip(loader, piece, strict=False)]
+                    tail = [content_hash(batch.data) for _, batch in zip(piece, loader, strict=False)]
                     state = copy.deepcopy(loader.state_dict())
                 _compare(f"interrupted every {every} batches{label}", cut, batches, tail)
     return len(reference or ())
