@@ -41,6 +41,7 @@ MAY_IMPORT_CORE = {
     "mtf.data.array_loader",
     "mtf.data.batch_seed",
     "mtf.data.engine",
+    "mtf.data.index_order",
     "mtf.data.iterable",
     "mtf.data.multi_loader",
     "mtf.data.source",
