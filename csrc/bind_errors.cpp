@@ -17,7 +17,7 @@ void raise(const char* name, const char* what) {
 
 void bind_errors(py::module_&) {
   // By value, as pybind11 declares it.
-  py::register_exception_translator([](std::exception_ptr pointer) {
+  py::register_exception_translator([](std::exception_ptr pointer) {  // NOLINT(performance-unnecessary-value-param)
     try {
       if (pointer) std::rethrow_exception(pointer);
     } catch (const ConfigError& error) {

@@ -180,6 +180,12 @@ void bind_schedule(py::module_& module) {
           },
           py::arg("step"), py::arg("epoch") = py::none())
       .def(
+          "expected_counts",
+          [](PySchedule& s, std::uint64_t step, std::optional<std::uint64_t> epoch) {
+            return s.core.expected_counts(step, epoch_or_current(s, epoch));
+          },
+          py::arg("step"), py::arg("epoch") = py::none())
+      .def(
           "at",
           [](PySchedule& s, std::uint64_t step, std::optional<std::uint64_t> epoch) {
             return s.make_draw(s.core.at(step, epoch_or_current(s, epoch)));

@@ -44,6 +44,17 @@ _PUBLIC: dict[str, str] = {
     "TrainerState": "mtf.trainer.state",
     "Preempted": "mtf.trainer.preemption",
     "PreemptionGuard": "mtf.trainer.preemption",
+    "Trainer": "mtf.trainer.trainer",
+    "GenericTrainer": "mtf.trainer.trainer",
+    "TrainerHooks": "mtf.trainer.hooks",
+    "NonFiniteLoss": "mtf.trainer.nonfinite",
+    "EarlyStopping": "mtf.trainer.builtin_hooks",
+    "GradientMonitor": "mtf.trainer.builtin_hooks",
+    "LearningRateMonitor": "mtf.trainer.builtin_hooks",
+    "BestCheckpoint": "mtf.trainer.builtin_hooks",
+    "ThroughputMonitor": "mtf.trainer.builtin_hooks",
+    "Curriculum": "mtf.trainer.builtin_hooks",
+    "Logger": "mtf.loggers.base",
 }
 
 __all__ = ["__version__", *_PUBLIC]

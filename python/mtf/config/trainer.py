@@ -90,8 +90,8 @@ class ValidationConfig(Config):
 
     def __post_init__(self) -> None:
         """Accepts enums by name; checks what can be checked without loaders."""
-        self.frequency = parse_enum(ValidationFrequency, self.frequency, "validation.frequency")  # type: ignore[assignment]
-        self.aggregation = parse_enum(ValAggregation, self.aggregation, "validation.aggregation")  # type: ignore[assignment]
+        self.frequency = parse_enum(ValidationFrequency, self.frequency, "validation.frequency")
+        self.aggregation = parse_enum(ValAggregation, self.aggregation, "validation.aggregation")
         if self.every_n_steps is not None:
             _at_least("validation.every_n_steps", self.every_n_steps, 1)
         if self.frequency is ValidationFrequency.EVERY_N_STEPS and self.every_n_steps is None:
@@ -181,10 +181,12 @@ class PreemptionConfig(Config):
     Attributes:
         signals: names of signals (``signal.Signals`` are accepted); empty: no handlers are installed.
         exit_code: of the process, when nothing catches ``mtf.Preempted``; 0 to 255.
+        requeue_job: ask Slurm to run the job again (``scontrol requeue``), inside a Slurm job.
     """
 
     signals: tuple[str, ...] = ("SIGTERM", "SIGUSR1")
     exit_code: int = 75
+    requeue_job: bool = False
 
     def __post_init__(self) -> None:
         """Normalises names and checks them."""
@@ -350,6 +352,8 @@ class TrainerConfig(Config):
         self.extras[name] = value
 
 
+GenericTrainerConfig = TrainerConfig
+
 _FIELDS: frozenset[str] = frozenset(f.name for f in dataclasses.fields(TrainerConfig))
 
 # The other name of `multi` is an argument of the constructor only; reading it must give `multi`.
@@ -384,6 +388,3 @@ def _at_least(where: str, value: int, low: int) -> None:
 def _positive(where: str, value: float | None) -> None:
     if value is not None and not 0.0 < value < float("inf"):
         raise ConfigError(f"{where} must be positive and finite, it is {value!r}")
-
-
-GenericTrainerConfig = TrainerConfig

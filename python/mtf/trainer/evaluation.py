@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,9 +13,13 @@ from mtf.config.fields import nearest
 from mtf.config.trainer import ValidationConfig
 from mtf.enums import ValAggregation
 from mtf.errors import ConfigError
-from mtf.trainer.batch import num_samples
+from mtf.trainer.batch import length_of, num_samples, to_device
 from mtf.trainer.distributed import SingleProcess
 from mtf.trainer.metrics import is_metric_object, scalar
+from mtf.trainer.progress import Progress
+
+if TYPE_CHECKING:
+    from mtf.trainer.trainer import Trainer
 
 PerLoader = dict[str, dict[str, float]]
 
@@ -179,3 +183,48 @@ def _weighted(weight: Callable[[str, str], float], means: PerLoader) -> dict[str
             total[0] += weight(loader, metric) * value
             total[1] += weight(loader, metric)
     return {metric: total / whole for metric, (total, whole) in totals.items() if whole}
+
+
+def run(trainer: Trainer, named: Mapping[str, Any]) -> dict[str, float]:
+    """Validates ``trainer.model`` on every batch of ``named`` (name -> loader), in order.
+
+    The model is in eval mode and no graph is kept; afterwards each module's mode and the random numbers of training
+    are as before. (``no_grad``, as ``inference_mode`` breaks modules that cache tensors.)
+    """
+    check_validation(trainer.config.validation, list(named))
+    modes = [(module, module.training) for module in trainer.model.modules()]
+    table = EvaluationTable(trainer.device)
+    try:
+        trainer.model.eval()
+        with trainer.step_rng.validation(), torch.no_grad():
+            trainer.hooks.call("on_validation_start", trainer)
+            for index, (name, loader) in enumerate(named.items()):
+                _run_loader(trainer, table, index, name, loader)
+            means, samples = table.read(trainer.ranks)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    row = aggregate(trainer.config.validation, list(named), means, samples)
+    trainer.hooks.call("on_validation_end", trainer, row)
+    return row
+
+
+def _run_loader(trainer: Trainer, table: EvaluationTable, index: int, name: str, loader: Any) -> None:
+    hooks = trainer.hooks
+    shows = trainer.config.logging.progress_bar and trainer.rank == 0
+    progress = Progress(f"validation {name}", length_of(loader), is_shown=shows)
+    try:
+        for batch_idx, batch in enumerate(loader):
+            data = to_device(batch, trainer.device)
+            place = (batch_idx, index, name)
+            for method in hooks.on_validation_batch_start:
+                method(trainer, data, *place)
+            with trainer.precision.autocast():
+                result = trainer.ranks.run(trainer.validation_step, data, *place)
+            seen = table.add(name, result, data)
+            for method in hooks.on_validation_batch_end:
+                method(trainer, data, *place, seen)
+            progress.advance(1)
+        table.end_loader(name)
+    finally:
+        progress.close()

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from mtf.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mtf.trainer.trainer import Trainer
     from torch import Tensor
+
+    from mtf.trainer.trainer import Trainer
 
 
 class TrainerHooks:
@@ -202,11 +203,11 @@ class HookList:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Gives each hook its state back; a hook that the state doesn't know keeps what it has."""
         own = dict(self._keys())
+        for key, saved in state.items():
+            if key in own:
+                own[key].load_state_dict(saved)  # type: ignore[attr-defined]  # state_dict() was found when it was saved
         lost = sorted(set(state) - set(own))
         if lost:
             warnings.warn(
                 f"the saved state of hooks {lost} isn't used: no such hook was added to this trainer", stacklevel=2
             )
-        for key, saved in state.items():
-            if key in own:
-                own[key].load_state_dict(saved)  # type: ignore[attr-defined]  # state_dict() was found when it was saved

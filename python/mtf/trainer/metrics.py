@@ -64,6 +64,7 @@ class MetricTable:
 
     def __init__(self) -> None:
         self._pending: dict[tuple[str, str], list[Any]] = defaultdict(list)
+        self._uncommitted: list[list[Any]] = []
         self._num_pending = 0
         self._sums: dict[tuple[str, str], float] = {}
         self._counts: dict[tuple[str, str], int] = {}
@@ -74,24 +75,36 @@ class MetricTable:
         if is_metric_object(value):
             self._objects[loader, name] = value
             return
-        self._pending[loader, name].append(scalar(name, value))
-        self._num_pending += 1
-        if self._num_pending >= _MAX_PENDING:
-            self._read()
+        values = self._pending[loader, name]
+        values.append(scalar(name, value))
+        self._uncommitted.append(values)
 
     def add_loss(self, loader: str, loss: Tensor) -> None:
         """As ``add`` for a loss that is known to be detached and 0-dim."""
-        self._pending[loader, "loss"].append(loss)
-        self._num_pending += 1
+        values = self._pending[loader, "loss"]
+        values.append(loss)
+        self._uncommitted.append(values)
+
+    def commit(self) -> None:
+        """The window has become an update: what it added stays."""
+        self._num_pending += len(self._uncommitted)
+        self._uncommitted.clear()
         if self._num_pending >= _MAX_PENDING:
             self._read()
 
+    def roll_back(self) -> None:
+        """The window failed: what it added goes."""
+        for values in self._uncommitted:
+            values.pop()
+        self._uncommitted.clear()
+
     def _read(self) -> None:
-        if not self._num_pending:
-            return
+        self._uncommitted.clear()
         flat = iter(to_floats([v for values in self._pending.values() for v in values]))
         for key, values in self._pending.items():
             total = self._sums.get(key, 0.0)
+            if not values:
+                continue
             for _ in values:
                 total += next(flat)
             self._sums[key] = total
@@ -150,7 +163,7 @@ class MetricTable:
     @property
     def is_empty(self) -> bool:
         """Whether nothing was added since the last row."""
-        return not (self._num_pending or self._counts or self._objects)
+        return not (any(self._pending.values()) or self._counts or self._objects)
 
     def state_dict(self) -> dict[str, Any]:
         """Sums and counts of the interval that is under way."""
@@ -160,6 +173,7 @@ class MetricTable:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on with an interval."""
         self._pending.clear()
+        self._uncommitted.clear()
         self._num_pending = 0
         self._objects.clear()
         self._sums = {(a, b): float(total) for a, b, total, _ in state["sums"]}

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from mtf.errors import MtfError
 
+_MAX_PENDING = 4096  # losses kept on the device at most
+
 
 class NonFiniteLoss(MtfError, ArithmeticError):
     """A training step returned a NaN or infinite loss; names the loader, batch and step."""
@@ -18,14 +20,14 @@ class NonFiniteLoss(MtfError, ArithmeticError):
 class NonFiniteGuard:
     """Keeps the losses of the steps since the last look, and looks when told to.
 
-    On a GPU, ``"raise"`` and ``"warn"`` look at logging intervals and before every save; on the CPU, where
-    looking costs nothing, before each update. ``"skip"`` looks at every window, which synchronises the host with
-    the device once per window: it is said once.
+    ``"raise"`` and ``"warn"`` look at logging intervals and before every save; on the CPU, where looking costs
+    nothing, ``"raise"`` looks before each update. ``"skip"`` looks at every window, which synchronises the host with
+    a GPU once per window: it is said once.
     """
 
     def __init__(self, policy: Literal["raise", "warn", "skip"], device: torch.device) -> None:
         self.policy = policy
-        self.every_window = policy == "skip" or device.type == "cpu"
+        self.every_window = policy == "skip" or (policy == "raise" and device.type == "cpu")
         if policy == "skip" and device.type != "cpu":
             warnings.warn("on_nonfinite='skip' synchronises the host with the device once per window", stacklevel=2)
         self._losses: list[Tensor] = []
@@ -35,6 +37,8 @@ class NonFiniteGuard:
         """Notes one step's unscaled loss (0-dim, detached)."""
         self._losses.append(loss)
         self._places.append((name, batch_idx, step))
+        if len(self._losses) >= _MAX_PENDING:
+            self.window_is_finite()
 
     def window_is_finite(self) -> bool:
         """Looks; returns False when the window is to be skipped.

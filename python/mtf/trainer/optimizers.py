@@ -15,10 +15,9 @@ from mtf.errors import ConfigError
 from mtf.trainer.names import check_names
 
 if TYPE_CHECKING:
-    from mtf.trainer.trainer import Trainer
-
     from mtf.trainer.distributed import SingleProcess
     from mtf.trainer.hooks import HookList
+    from mtf.trainer.trainer import Trainer
 
 
 @dataclass(frozen=True)

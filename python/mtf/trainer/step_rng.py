@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from mtf.data.batch_seed import seed_generators, untouched
 
 from mtf import _core
+from mtf.data.batch_seed import seed_generators, untouched
 
 
 class StepRng:
@@ -28,6 +28,16 @@ class StepRng:
         self._validation_key = _core.fold_in(seed, "validation")
         self._cuda = device if device.type == "cuda" else None
         self.is_derived = mode == "derived"
+        self._before_window: Mapping[str, Any] = {}
+
+    def begin_window(self) -> None:
+        """Called before a window; under ``"saved"`` it notes the generators' states, for ``roll_back``."""
+        if not self.is_derived:
+            self._before_window = self.state_dict()
+
+    def roll_back(self) -> None:
+        """Puts the generators where the window found them."""
+        self.load_state_dict(self._before_window)
 
     def begin(self, step: int) -> None:
         """Called before training step ``step``."""

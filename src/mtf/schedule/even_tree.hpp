@@ -82,6 +82,7 @@ class EvenTree {
     std::int32_t node = -1;
     bool is_light = false;
   };
+  struct Filling;
 
   std::vector<std::int32_t> leaf_order(std::span<const std::string> names, Key key) const;
   void grow(std::span<const std::int32_t> leaves);
@@ -90,7 +91,7 @@ class EvenTree {
   [[nodiscard]] std::uint32_t weight_of(Child child) const noexcept;
   [[nodiscard]] const Piece& piece_at(const Node& node, std::uint64_t clock) const noexcept;
   [[nodiscard]] const Piece& piece_of_draw(const Node& node, bool is_light, std::uint64_t index) const noexcept;
-  void deal(std::int32_t* out, Child child, std::uint64_t clock, std::uint16_t* positions, std::size_t num,
+  void deal(const Filling& filling, Child child, std::uint64_t clock, std::uint16_t* positions, std::size_t num,
             std::uint16_t* spare) const noexcept;
 
   std::vector<std::uint32_t> weights_;

@@ -100,6 +100,27 @@ std::vector<std::uint64_t> Schedule::counts(std::uint64_t step, std::uint64_t ep
   return counts_at(segment, step);
 }
 
+std::vector<double> Schedule::expected_counts(std::uint64_t step, std::uint64_t epoch) {
+  std::vector<double> expected(open(epoch).segment_at(step)->knot().sources.size());
+  std::vector<std::uint64_t> before;
+  std::vector<std::uint64_t> after;
+  for (const Epoch::Piece& piece : open(epoch).pieces(0, step)) {
+    const Segment& segment = *piece.segment;
+    if (const std::span<const double> shares = segment.shares(); !shares.empty()) {
+      for (std::size_t i = 0; i < shares.size(); ++i) {
+        expected[i] += shares[i] * static_cast<double>(piece.end - piece.begin);
+      }
+      continue;
+    }
+    before.resize(segment.knot().sources.size());
+    after.resize(before.size());
+    segment.counts(piece.begin, before);
+    segment.counts(piece.end, after);
+    for (std::size_t i = 0; i < before.size(); ++i) expected[i] += static_cast<double>(after[i] - before[i]);
+  }
+  return expected;
+}
+
 std::vector<Epoch::Piece> Schedule::pieces(std::uint64_t epoch, std::uint64_t begin, std::uint64_t end) {
   return open(epoch).pieces(begin, end);
 }

@@ -40,6 +40,8 @@ class Schedule {
   [[nodiscard]] Draw at(std::uint64_t step, std::uint64_t epoch);
   /// Draws of each source in [0, step) of an epoch.
   [[nodiscard]] std::vector<std::uint64_t> counts(std::uint64_t step, std::uint64_t epoch);
+  /// As `counts`, where WEIGHTED segments count what their weights promise, and all others what they draw.
+  [[nodiscard]] std::vector<double> expected_counts(std::uint64_t step, std::uint64_t epoch);
   /// Steps [begin, end) of an epoch, cut at its end.
   [[nodiscard]] std::vector<Epoch::Piece> pieces(std::uint64_t epoch, std::uint64_t begin, std::uint64_t end);
   /// Writes the sources of `pieces` one after the other. Thread safety: pure.

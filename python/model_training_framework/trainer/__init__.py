@@ -1,0 +1,3 @@
+"""Everything of ``mtf.trainer``."""
+
+from mtf.trainer import *  # noqa: F403

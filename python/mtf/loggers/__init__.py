@@ -1,0 +1,1 @@
+"""Loggers: where rows of metrics go."""

@@ -1,0 +1,36 @@
+"""Rows as TensorBoard scalars."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from mtf.errors import ConfigError
+from mtf.loggers.base import Logger, RunInfo
+
+
+class TensorBoardLogger(Logger):
+    """Writes event files. A run that goes on tells TensorBoard to hide what came after its update."""
+
+    def __init__(self, directory: str | Path, info: RunInfo) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ConfigError("logger_type 'tensorboard' needs tensorboard: pip install 'mtf[tensorboard]'") from error
+        purge = info.step + 1 if info.step else None
+        self._writer = SummaryWriter(str(directory), purge_step=purge)
+        self._writer.add_text("config", f"```json\n{json.dumps(info.config, indent=2)}\n```", info.step)
+
+    def log_metrics(self, row: Mapping[str, float], step: int) -> None:
+        """One scalar per metric."""
+        for name, value in row.items():
+            self._writer.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Writes what is buffered."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the event file; the next row opens another."""
+        self._writer.close()

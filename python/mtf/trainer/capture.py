@@ -1,0 +1,133 @@
+"""The trainer's parts as one tree, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mtf.errors import StateMismatch
+from mtf.trainer.state import TrainerState
+
+if TYPE_CHECKING:
+    from mtf.trainer.trainer import Trainer
+
+_TIMES = "throughput/"  # rows that depend on the machine, not on the run
+
+
+def capture(trainer: Trainer) -> TrainerState:
+    """A deep copy of everything that decides how training goes on; holds no times, paths or run ids."""
+    return TrainerState(tree(trainer))
+
+
+def tree(trainer: Trainer) -> dict[str, Any]:
+    """The tree behind ``capture``; its tensors are the live ones, not copies."""
+    multi = trainer.multi.state_dict() if trainer.multi is not None else trainer.pending_multi_state
+    return {
+        "global_step": trainer.global_step,
+        "num_batches": trainer.num_batches,
+        "epoch": trainer.epoch,
+        "epoch_is_open": trainer.epoch_is_open,
+        "model": dict(trainer.model.state_dict()),
+        "optimizers": [
+            {"class": type(optimizer).__name__, "state": optimizer.state_dict()} for optimizer in trainer.optimizers
+        ],
+        "schedulers": trainer.scheduler_set.state_dict(),
+        "scaler": trainer.precision.state_dict(),
+        "rng": trainer.step_rng.state_dict(),
+        "hooks": trainer.hooks.state_dict(),
+        "metric_table": trainer.metric_table.state_dict(),
+        "metrics": {name: value for name, value in trainer.logged.items() if not name.startswith(_TIMES)},
+        "multi": multi,
+    }
+
+
+def restore(trainer: Trainer, saved: TrainerState) -> None:
+    """Puts ``saved`` in place.
+
+    Raises:
+        StateMismatch: it belongs to another model, other optimizers, schedulers or loaders; the message names each
+            difference, and nothing has been changed.
+    """
+    state = saved.tree
+    differences = [
+        *_model_differences(trainer, state["model"]),
+        *_optimizer_differences(trainer, state["optimizers"]),
+        *_scheduler_differences(trainer, state["schedulers"]),
+    ]
+    if differences:
+        raise StateMismatch("the state doesn't fit this trainer:\n  " + "\n  ".join(differences))
+    if trainer.multi is not None and state["multi"] is not None:
+        trainer.multi.load_state_dict(state["multi"])
+        trainer.multi.commit()
+    else:
+        trainer.pending_multi_state = state["multi"]
+    with torch.no_grad():
+        trainer.model.load_state_dict(state["model"])
+    for optimizer, entry in zip(trainer.optimizers, state["optimizers"], strict=True):
+        _load_optimizer(optimizer, entry["state"])
+    trainer.optimizer_set.clear()
+    trainer.scheduler_set.load_state_dict(state["schedulers"])
+    trainer.precision.load_state_dict(state["scaler"])
+    trainer.step_rng.load_state_dict(state["rng"])
+    trainer.metric_table.load_state_dict(state["metric_table"])
+    trainer.logged = dict(state["metrics"])
+    trainer.unfinished = {}
+    trainer.global_step = state["global_step"]
+    trainer.num_batches = state["num_batches"]
+    trainer.epoch = state["epoch"]
+    trainer.epoch_is_open = state["epoch_is_open"]
+    trainer.hooks.load_state_dict(state["hooks"])
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """As ``optimizer.load_state_dict``, which casts state to its parameter's dtype; here it keeps its own."""
+    # Scalars of param_groups are shared with what is loaded, so the loaded tree must not be the one we keep.
+    optimizer.load_state_dict({"state": state["state"], "param_groups": [dict(g) for g in state["param_groups"]]})
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, values in state["state"].items():
+        own = optimizer.state[parameters[index]]
+        for name, value in values.items():
+            if isinstance(value, Tensor) and isinstance(own.get(name), Tensor):
+                if own[name].dtype != value.dtype:
+                    own[name] = value.to(own[name].device, copy=True)
+                elif own[name].data_ptr() == value.data_ptr():
+                    own[name] = value.clone()
+
+
+def _model_differences(trainer: Trainer, saved: Mapping[str, Any]) -> list[str]:
+    own = trainer.model.state_dict()
+    lines = [f"model: the state has no {name!r}" for name in own if name not in saved]
+    lines += [f"model: the model has no {name!r}" for name in saved if name not in own]
+    for name, value in saved.items():
+        mine = own.get(name)
+        if isinstance(mine, Tensor) and isinstance(value, Tensor) and mine.shape != value.shape:
+            lines.append(f"model: {name!r} has shape {tuple(mine.shape)}, in the state {tuple(value.shape)}")
+    return lines
+
+
+def _optimizer_differences(trainer: Trainer, saved: list[Mapping[str, Any]]) -> list[str]:
+    if len(saved) != len(trainer.optimizers):
+        return [f"optimizers: {len(trainer.optimizers)} here, {len(saved)} in the state"]
+    lines = []
+    for i, (optimizer, entry) in enumerate(zip(trainer.optimizers, saved, strict=True)):
+        if type(optimizer).__name__ != entry["class"]:
+            lines.append(f"optimizers[{i}]: {type(optimizer).__name__} here, {entry['class']} in the state")
+        sizes = [len(group["params"]) for group in optimizer.param_groups]
+        saved_sizes = [len(group["params"]) for group in entry["state"]["param_groups"]]
+        if sizes != saved_sizes:
+            lines.append(f"optimizers[{i}]: groups of {sizes} parameters here, {saved_sizes} in the state")
+    return lines
+
+
+def _scheduler_differences(trainer: Trainer, saved: Mapping[str, Any]) -> list[str]:
+    lines = []
+    here, there = len(trainer.scheduler_set.general), len(saved["general"])
+    if here != there:
+        lines.append(f"schedulers: {here} here, {there} in the state")
+    own, known = sorted(trainer.scheduler_set.per_loader), sorted(saved["per_loader"])
+    if own != known:
+        lines.append(f"per_loader_schedulers: {own} here, {known} in the state")
+    return lines

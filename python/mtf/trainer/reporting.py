@@ -1,0 +1,176 @@
+"""What people see of a run: rows for the logger at intervals, and the progress bar."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mtf.loggers.base import Logger, RunInfo, SafeLogger
+from mtf.loggers.factory import make_logger
+from mtf.trainer.metrics import proportions
+from mtf.trainer.progress import Progress
+
+if TYPE_CHECKING:
+    from mtf.data.multi_loader import MultiLoader
+    from mtf.trainer.trainer import Trainer
+
+
+class Reporter:
+    """Turns what the loop notes into rows. Only rank 0 writes."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self._every = trainer.config.logging.log_scalars_every_n_steps
+        self._logger: Logger | None = None
+        self._logger_state: dict[str, Any] = {}
+        self._progress = Progress("", None, is_shown=False)
+        self._clock = _Clock()
+        self.num_samples = 0
+        self.advance = self._progress.advance
+
+    # The loop tells -----------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """A call of ``fit`` begins."""
+        trainer = self._trainer
+        if self._logger is None and trainer.rank == 0:
+            info = RunInfo(
+                name=trainer.config.experiment_name,
+                config=trainer.config.describe(),
+                step=trainer.global_step,
+                state=self._logger_state,
+            )
+            self._logger = SafeLogger(make_logger(trainer.config.logging, info))
+        trainer.unfinished = {}
+        self._clock.start(self.totals())
+
+    def begin_epoch(self, multi: MultiLoader) -> None:
+        """The bar of an epoch, also of one that goes on."""
+        trainer = self._trainer
+        shown = trainer.config.logging.progress_bar and trainer.rank == 0
+        total = multi.schedule.num_steps(multi.epoch)
+        self._progress.close()
+        self._progress = Progress(f"epoch {trainer.epoch}", total, multi.step, is_shown=shown)
+        self.advance = self._progress.advance
+
+    def end_epoch(self) -> None:
+        """Brings ``trainer.metrics`` up to date for schedulers and hooks; the interval goes on."""
+        if not self._trainer.metric_table.is_empty:
+            self._trainer.logged.update(self._training_row())
+        self._progress.close()
+
+    def pause(self) -> None:
+        """``fit`` ends: what was noted since the last row is written, and the interval goes on in the next call."""
+        if not self._trainer.metric_table.is_empty:
+            self._trainer.unfinished = self._training_row()
+            self.write(self._trainer.unfinished)
+        if self._logger is not None:
+            self._logger.flush()
+
+    def close(self) -> None:
+        """Also after an exception."""
+        self._progress.close()
+
+    def is_due(self) -> bool:
+        """Whether this update ends an interval."""
+        return self._trainer.global_step % self._every == 0
+
+    def log(self) -> None:
+        """Writes a row and starts the next interval."""
+        trainer = self._trainer
+        row = self._training_row()
+        row.update(self._rates())
+        row.update(self._throughput())
+        if trainer.config.logging.log_loader_proportions:
+            row.update(self.loader_proportions())
+        trainer.metric_table.clear()
+        trainer.logged.update(row)
+        self.write(row)
+        self._progress.describe(self._facts(row))
+
+    def write(self, row: Mapping[str, float]) -> None:
+        """Gives a row to the logger."""
+        if self._logger is not None and row:
+            self._logger.log_metrics(row, self._trainer.global_step)
+
+    # Rows ---------------------------------------------------------------------------------------------------------
+
+    def _training_row(self) -> dict[str, float]:
+        trainer = self._trainer
+        return trainer.metric_table.means(trainer.ranks, per_loader=trainer.config.logging.log_per_loader_metrics)
+
+    def _rates(self) -> dict[str, float]:
+        """``lr/optimizer0``, and ``lr/optimizer0/group1`` where an optimizer has several groups."""
+        row = {}
+        for i, optimizer in enumerate(self._trainer.optimizers):
+            groups = optimizer.param_groups
+            for j, group in enumerate(groups):
+                row[f"lr/optimizer{i}" + (f"/group{j}" if len(groups) > 1 else "")] = float(group["lr"])
+        return row
+
+    def totals(self) -> tuple[float, float, int]:
+        """Seconds on a steady clock, seconds waited for data and samples trained on, each since some fixed point."""
+        multi = self._trainer.multi
+        return time.perf_counter(), float(multi.stats()["wait_s"]) if multi is not None else 0.0, self.num_samples
+
+    def _throughput(self) -> dict[str, float]:
+        """Samples per second, and what prefetching did; these depend on the machine and are never state."""
+        elapsed_s, waited_s, samples = self._clock.lap(self.totals())
+        elapsed_s = max(elapsed_s, 1e-9)
+        row = {
+            "throughput/samples_per_s": samples / elapsed_s,
+            "throughput/data_wait_s": waited_s,
+            "throughput/data_wait_share": waited_s / elapsed_s,
+        }
+        assert self._trainer.multi is not None
+        engine = self._trainer.multi.stats()["engine"]
+        if engine:
+            row["throughput/prefetched_batches"] = float(engine["num_ready"])
+        return row
+
+    def loader_proportions(self) -> dict[str, float]:
+        """Share of each loader's batches since the epoch's start, and how far it is from what the weights promise."""
+        multi = self._trainer.multi
+        assert multi is not None
+        schedule = multi.schedule
+        # The update has just committed its batches, so the schedule's cursor stands behind them.
+        actual = schedule.counts(schedule.step, epoch=schedule.epoch)
+        expected = schedule.expected_counts(schedule.step, epoch=schedule.epoch)
+        return proportions(multi.names, list(actual), list(expected))
+
+    def _facts(self, row: Mapping[str, float]) -> dict[str, str]:
+        facts = {}
+        if "train/loss" in row:
+            facts["loss"] = f"{row['train/loss']:.4g}"
+        facts["wait"] = f"{row['throughput/data_wait_share']:.0%}"
+        multi = self._trainer.multi
+        assert multi is not None
+        mix = [row.get(f"loader_proportions/{name}_batches") for name in multi.names]
+        if 1 < len(mix) <= 6 and None not in mix:
+            facts["mix"] = "/".join(f"{share:.0%}" for share in mix if share is not None)
+        return facts
+
+    # State --------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Run ids of the loggers, kept in checkpoints so that a resumed run goes on in the same place."""
+        return self._logger.state_dict() if self._logger is not None else self._logger_state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Only has an effect before the first ``fit``, which opens the loggers."""
+        self._logger_state = dict(state)
+
+
+class _Clock:
+    """Differences of totals."""
+
+    def __init__(self) -> None:
+        self.start((0.0, 0.0, 0))
+
+    def start(self, totals: tuple[float, float, int]) -> None:
+        self._last = totals
+
+    def lap(self, totals: tuple[float, float, int]) -> tuple[float, float, int]:
+        last, self._last = self._last, totals
+        return totals[0] - last[0], totals[1] - last[1], totals[2] - last[2]

@@ -1,0 +1,514 @@
+"""The trainer: take a window of batches, forward, backward, maybe step, maybe validate, maybe save, tell the hooks."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mtf.config.multi import MultiDataLoaderConfig
+from mtf.config.trainer import TrainerConfig, ValidationFrequency
+from mtf.data.multi_loader import Batch, MultiLoader
+from mtf.errors import ConfigError
+from mtf.trainer import capture, evaluation, loaders
+from mtf.trainer.accumulate import LossWeights, windows
+from mtf.trainer.batch import num_samples
+from mtf.trainer.distributed import SingleProcess
+from mtf.trainer.hooks import HookList, TrainerHooks
+from mtf.trainer.metrics import MetricTable
+from mtf.trainer.nonfinite import NonFiniteGuard
+from mtf.trainer.optimizers import OptimizerSet, SchedulerSet
+from mtf.trainer.precision import Precision, compile_in_place, deterministic_algorithms
+from mtf.trainer.preemption import PreemptionGuard
+from mtf.trainer.reporting import Reporter
+from mtf.trainer.saving import Saver
+from mtf.trainer.state import TrainerState
+from mtf.trainer.step_rng import StepRng
+
+StepFunction = Callable[..., Any]
+
+
+class Trainer:
+    """Trains a model on batches from several loaders.
+
+    Args:
+        config: everything that isn't code or data.
+        model: moved to ``device`` in place; ``trainer.model`` is always this very object.
+        optimizers: one or several; each parameter belongs to one of them, unless ``per_loader_optimizers`` says more.
+        schedulers: learning rate schedulers, each bare (steps per epoch) or as
+            ``{"scheduler": s, "interval": "step" | "epoch", "monitor": metric}``.
+        training_step: ``(trainer, batch, batch_idx, dataloader_idx, dataloader_name)`` -> loss, or a dict with
+            ``"loss"`` and any metrics. May be set later, or overridden in a subclass.
+        validation_step: likewise; the training step is used where there is none.
+        hooks: called in this order.
+        loader_factories: name -> function without arguments that makes the loader again, for loaders that were
+            added during training.
+        device: None: where the model's parameters are, or the GPU if they are on the CPU and there is one.
+
+    Raises:
+        ConfigError: arguments that contradict each other; nothing has been changed.
+    """
+
+    def __init__(
+        self,
+        config: TrainerConfig | None = None,
+        model: nn.Module | None = None,
+        optimizers: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] = (),
+        schedulers: Any = None,
+        training_step: StepFunction | None = None,
+        validation_step: StepFunction | None = None,
+        hooks: Iterable[TrainerHooks] = (),
+        loader_factories: Mapping[str, Callable[[], Any]] | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise ConfigError(f"model must be a torch.nn.Module, it is {model!r}")
+        self.config = config if config is not None else TrainerConfig()
+        performance, fault_tolerance = self.config.performance, self.config.fault_tolerance
+        self.model = model
+        self.device = _device(model, device)
+        self.optimizers = [optimizers] if isinstance(optimizers, torch.optim.Optimizer) else list(optimizers)
+        self.optimizer_set = OptimizerSet(
+            model, self.optimizers, self.config.per_loader_optimizers, performance.clip_grad_norm
+        )
+        self.scheduler_set = SchedulerSet(self.optimizers, schedulers, self.config.per_loader_schedulers)
+        self.loss_weights = LossWeights(self.config.loss_weights_per_loader)
+        self.hooks = HookList(hooks, fault_tolerance.on_hook_error)
+        self.precision = Precision(performance.precision, self.device)
+        self.step_rng = StepRng(self.config.seed, self.config.step_rng, self.device)
+        self.nonfinite = NonFiniteGuard(performance.on_nonfinite, self.device)
+        self.metric_table = MetricTable()
+        self.ranks = SingleProcess()
+        self.loader_factories = dict(loader_factories or {})
+        self._training_step = training_step
+        self._validation_step = validation_step
+
+        self.epoch = 0
+        """The epoch that is under way, or the next one between two epochs."""
+        self.global_step = 0
+        """Updates since the beginning of training."""
+        self.num_batches = 0
+        """Training steps (batches) since the beginning of training."""
+        self.epoch_is_open = False
+        """Whether the current epoch has begun: its ``on_epoch_start`` was called."""
+        self.logged: dict[str, float] = {}
+        """The latest value of everything that was logged at intervals or validated; part of the state."""
+        self.unfinished: dict[str, float] = {}
+        """Between two calls of ``fit``: means of the interval that goes on in the next call."""
+
+        self.multi: MultiLoader | None = None
+        self.pending_multi_state: Mapping[str, Any] | None = None
+        """State of the mixture that was loaded before the first ``fit`` made one."""
+        self.given_loaders: dict[str, Any] = {}
+        self.added_loaders: dict[str, Any] = {}
+        self._val_loaders: dict[str, Any] = {}
+        self._is_fitting = False
+        self._in_window = False
+        self._num_batches_committed = 0
+        self._stop_reason: str | None = None
+        self.model.to(self.device)
+        self.ranks.wrap(self.model, self.optimizers)
+        if performance.compile_model:
+            compile_in_place(self.model)
+        self._saver = Saver(self)
+        self.reporter = Reporter(self)
+
+    # What users call ---------------------------------------------------------------------------------------------
+
+    def add_hook(self, hook: TrainerHooks) -> None:
+        """Adds ``hook`` after those there are."""
+        self.hooks.add(hook)
+
+    def set_training_step(self, function: StepFunction) -> None:
+        """Sets ``(trainer, batch, batch_idx, dataloader_idx, dataloader_name) -> loss or dict``."""
+        self._training_step = function
+
+    def set_validation_step(self, function: StepFunction) -> None:
+        """Sets the validation step, with the same arguments as the training step."""
+        self._validation_step = function
+
+    def training_step(
+        self, batch: Any, batch_idx: int, dataloader_idx: int, dataloader_name: str
+    ) -> Tensor | Mapping[str, Any]:
+        """One training step; a subclass may override it.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        if self._training_step is None:
+            raise ConfigError("there is no training step: call set_training_step, or override training_step")
+        result: Tensor | Mapping[str, Any] = self._training_step(
+            self, batch, batch_idx, dataloader_idx, dataloader_name
+        )
+        return result
+
+    def validation_step(
+        self, batch: Any, batch_idx: int, dataloader_idx: int, dataloader_name: str
+    ) -> Tensor | Mapping[str, Any]:
+        """One validation step; a subclass may override it. Without one the training step is used."""
+        if self._validation_step is None:
+            return self.training_step(batch, batch_idx, dataloader_idx, dataloader_name)
+        result: Tensor | Mapping[str, Any] = self._validation_step(
+            self, batch, batch_idx, dataloader_idx, dataloader_name
+        )
+        return result
+
+    def fit(
+        self,
+        train_loaders: Any,
+        val_loaders: Any = None,
+        max_epochs: int | None = None,
+        max_steps: int | None = None,
+        resume_from: str | None = None,
+    ) -> None:
+        """Trains until ``max_epochs`` or ``max_steps`` (updates), both counted from the beginning of training.
+
+        With neither, one more epoch. Calling it again goes on where it stopped.
+
+        Args:
+            train_loaders: a list of loaders, a dict name -> loader, or one loader.
+            val_loaders: likewise; None: no validation.
+            resume_from: a checkpoint's path, or ``"latest"`` in ``checkpoint.root_dir``.
+
+        Raises:
+            ConfigError: before any data is read, for arguments that don't fit.
+            StateMismatch: the loaders are not those that the state knows.
+            Preempted: a signal arrived; the state has been saved.
+        """
+        if self._is_fitting:
+            raise ConfigError("fit was called inside fit (by a hook or a step): request_stop, then call it again")
+        self._is_fitting = True
+        self._stop_reason = None
+        with ExitStack() as stack:
+            stack.callback(self._leave)
+            limits = _Limits(max_epochs, max_steps, self.epoch)
+            self._saver.resume(resume_from)
+            self._open(train_loaders, val_loaders)
+            stack.enter_context(deterministic_algorithms(self.config.performance.deterministic))
+            preemption = self.config.preemption
+            self._saver.guard = stack.enter_context(PreemptionGuard(preemption.signals, preemption.exit_code))
+            try:
+                self._train(limits)
+                self._saver.wait()
+            except BaseException as error:
+                if self._in_window:
+                    self._roll_back()
+                self.hooks.call("on_exception", self, error)
+                raise
+
+    def validate(self, val_loaders: Any) -> dict[str, float]:
+        """Runs every batch of ``val_loaders`` once; returns ``val/<metric>`` and ``val/<loader>/<metric>``."""
+        names = list(self.given_loaders) or self.config.multi.dataloader_names
+        named = loaders.name_validation(val_loaders, self.config.val_loader_config, names)
+        with deterministic_algorithms(self.config.performance.deterministic):
+            return evaluation.run(self, named)
+
+    def save_checkpoint(self, path: str) -> None:
+        """Saves to ``path``; asked for inside a window or epoch end, it happens right after it."""
+        if self._is_fitting and (self._in_window or not self._saver.is_safe):
+            self._saver.ask(path)
+        else:
+            self._saver.save(path)
+
+    def load_checkpoint(self, path: str) -> None:
+        """Puts the state from ``path`` in place, before or after the first ``fit``."""
+        if self._is_fitting:
+            raise ConfigError("load_checkpoint was called inside fit: request_stop, then call it")
+        self._saver.load(path)
+
+    def get_state(self) -> TrainerState:
+        """A deep copy of everything that decides how training goes on. ``==`` is exact, bit by bit.
+
+        Raises:
+            ConfigError: inside a window; a state never holds half a window.
+        """
+        if self._in_window:
+            raise ConfigError(
+                "get_state was called inside a window: call it in an epoch or validation hook, or after fit"
+            )
+        return capture.capture(self)
+
+    def load_state(self, saved: TrainerState) -> None:
+        """Puts ``get_state()`` of this or another trainer of the same kind in place."""
+        if self._is_fitting:
+            raise ConfigError("load_state was called inside fit: request_stop, then call it")
+        capture.restore(self, saved)
+
+    def add_dataloader(self, loader: Any, name: str, weight: float | None = None) -> None:
+        """Adds a loader; inside a window it takes effect at its end. It is part of the state from then on."""
+        self.multi_loader_manager.add_source(name, loader, weight=weight)
+        self.added_loaders[name] = loader
+
+    def remove_dataloader(self, name: str) -> None:
+        """Removes a loader; inside a window it takes effect at its end."""
+        self.multi_loader_manager.remove_source(name)
+        self.added_loaders.pop(name, None)
+
+    def log(self, name: str, value: Any) -> None:
+        """Notes a value under its own name; the mean since the last row is logged. Nothing is read from the device."""
+        self.metric_table.add("", name, value)
+
+    def request_stop(self, reason: str = "requested") -> None:
+        """Makes ``fit`` return after the current window."""
+        self._stop_reason = reason
+
+    def print(self, *args: Any) -> None:
+        """``print`` on rank 0 only."""
+        if self.rank == 0:
+            print(*args)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The latest value of every metric."""
+        return {**self.logged, **self.unfinished}
+
+    @property
+    def rank(self) -> int:
+        """Number of this process among all ranks."""
+        return self.ranks.rank
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self.ranks.world_size
+
+    @property
+    def multi_loader_manager(self) -> MultiLoader:
+        """The mixture of training loaders; there is one from the first ``fit`` on."""
+        if self.multi is None:
+            raise ConfigError("there are no loaders yet: multi_loader_manager exists from the first fit on")
+        return self.multi
+
+    @property
+    def multi_loader_config(self) -> MultiDataLoaderConfig:
+        """Configuration of the mixture as it is now, edits included."""
+        return self.config.multi if self.multi is None else self.multi.config
+
+    # The loop ----------------------------------------------------------------------------------------------------
+
+    def _train(self, limits: _Limits) -> None:
+        if limits.reached(self):
+            warnings.warn(
+                f"nothing to do: {limits.reason(self)}; both count from the beginning of training", stacklevel=4
+            )
+            return
+        self.hooks.call("on_train_start", self)
+        self.reporter.open()
+        while not self._stop_reason and not limits.reached(self):
+            if not self.epoch_is_open:
+                self._begin_epoch()
+            if not self._run_epoch(limits):
+                break
+            self._end_epoch()
+        self.nonfinite.window_is_finite()
+        self.reporter.pause()
+        self.hooks.call("on_train_end", self)
+        self._saver.save_what_was_asked_for()
+
+    def _begin_epoch(self) -> None:
+        self.epoch_is_open = True
+        self.hooks.call("on_epoch_start", self, self.epoch)
+
+    def _run_epoch(self, limits: _Limits) -> bool:
+        """Trains to the end of the epoch; False when it stopped before."""
+        multi = self.multi_loader_manager
+        if multi.epoch != self.epoch:
+            return True  # all its batches were trained on when fit was left
+        self.reporter.begin_epoch(multi)
+        self._num_batches_committed = self.num_batches
+        for window in windows(iter(multi), self.config.performance.gradient_accumulation_steps):
+            self._in_window = True
+            self.step_rng.begin_window()
+            for batch in window:
+                self._step(batch, self.loss_weights.factor(batch.name, len(window)) * batch.weight)
+            self._update(window)
+            self._in_window = False
+            is_last = multi.epoch != self.epoch
+            self._after_update(window, is_last)
+            if (self._stop_reason or limits.steps_reached(self)) and not is_last:
+                return False
+        return True
+
+    def _step(self, batch: Batch, factor: float) -> None:
+        """Forward and backward of one batch."""
+        hooks, data = self.hooks, batch.data
+        place = (batch.batch_idx, batch.source, batch.name)
+        self.step_rng.begin(self.num_batches)
+        for method in hooks.on_train_batch_start:
+            method(self, data, *place)
+        result = self.ranks.run(self._forward, data, *place)
+        loss = _loss_of(result, batch)
+        detached = loss.detach()
+        self.nonfinite.add(detached, batch.name, batch.batch_idx, self.num_batches)
+        scaled = loss if factor == 1.0 else loss * factor
+        for method in hooks.on_before_backward:
+            method(self, scaled)
+        scaler = self.precision.scaler
+        torch.autograd.backward(scaled if scaler is None else scaler.scale(scaled))
+        for method in hooks.on_after_backward:
+            method(self)
+        self.num_batches += 1
+        metrics = self._note(batch.name, result, detached)
+        self.reporter.num_samples += num_samples(data)
+        self.reporter.advance(1)
+        for method in hooks.on_train_batch_end:
+            method(self, data, *place, metrics)
+
+    def _forward(self, *args: Any) -> Any:
+        if not self.precision.is_mixed:
+            return self.training_step(*args)
+        with self.precision.autocast():
+            return self.training_step(*args)
+
+    def _note(self, name: str, result: Any, loss: Tensor) -> dict[str, Any]:
+        self.metric_table.add_loss(name, loss)
+        if isinstance(result, Tensor) or len(result) == 1:
+            return {"loss": loss}
+        metrics: dict[str, Any] = {"loss": loss}
+        for key, value in result.items():
+            if key not in ("loss", "num_samples"):
+                metrics[key] = value.detach() if isinstance(value, Tensor) else value
+                self.metric_table.add(name, key, metrics[key])
+        return metrics
+
+    def _update(self, window: list[Batch]) -> None:
+        """Ends a window: optimizers, schedulers, cleared gradients, one more update, the batches committed."""
+        stepped: set[int] = set()
+        names = [batch.name for batch in window]
+        if not self.nonfinite.every_window or self.nonfinite.window_is_finite():
+            stepped = self.optimizer_set.step(names, self, self.hooks, self.ranks, self.precision.scaler)
+        self.optimizer_set.clear()
+        self.global_step += 1
+        self.scheduler_set.after_update(names, stepped, self.logged)
+        self.multi_loader_manager.commit()
+        self.metric_table.commit()
+        self._num_batches_committed = self.num_batches
+
+    def _roll_back(self) -> None:
+        """After an error inside a window: the state is that of the last update, which weights never left."""
+        self._in_window = False
+        self.optimizer_set.clear()
+        self.num_batches = self._num_batches_committed
+        self.metric_table.roll_back()
+        self.step_rng.roll_back()
+        multi = self.multi_loader_manager
+        multi.load_state_dict(multi.state_dict())
+
+    def _after_update(self, window: list[Batch], is_last: bool) -> None:
+        """What happens between two windows; ``is_last``: the epoch's end follows and saves after itself."""
+        validation = self.config.validation
+        if self.hooks.on_source_pass_end:
+            for name, pass_ in loaders.ended_passes(self.multi_loader_manager, window):
+                self.hooks.call("on_source_pass_end", self, name, pass_)
+        if self.reporter.is_due():
+            self.nonfinite.window_is_finite()
+            self.reporter.log()
+        if validation.frequency is ValidationFrequency.EVERY_N_STEPS and self._val_loaders:
+            assert validation.every_n_steps is not None
+            if self.global_step % validation.every_n_steps == 0:
+                self._validate()
+        if not is_last:
+            self._saver.after_update()
+
+    def _end_epoch(self) -> None:
+        """Epoch schedulers, validation, ``on_epoch_end``, checkpoint: the checkpoint says the next epoch."""
+        self._saver.is_safe = False
+        # Edits made from here on are about the next epoch.
+        self.multi_loader_manager.set_epoch(self.epoch + 1)
+        self.reporter.end_epoch()
+        self.scheduler_set.after_epoch(self.logged, after_validation=False)
+        if self.config.validation.frequency is ValidationFrequency.PER_EPOCH and self._val_loaders:
+            self._validate()
+        self.scheduler_set.after_epoch(self.logged, after_validation=True)
+        self.hooks.call("on_epoch_end", self, self.epoch)
+        self.epoch += 1
+        self.epoch_is_open = False
+        self._saver.is_safe = True
+        self._saver.after_epoch()
+
+    def _validate(self) -> None:
+        row = evaluation.run(self, self._val_loaders)
+        self.logged.update(row)
+        self.reporter.write(row)
+        self._saver.after_validation(row)
+
+    def _open(self, train_loaders: Any, val_loaders: Any) -> None:
+        """Names and checks the loaders, makes or keeps the mixture, checks settings that name loaders."""
+        if self._training_step is None and type(self).training_step is Trainer.training_step:
+            raise ConfigError("there is no training step: call set_training_step, or override training_step")
+        if not self.model.training:
+            warnings.warn("the model is in eval mode; call model.train() before fit unless that is meant", stacklevel=4)
+        loaders.open_training(self, train_loaders)
+        names = self.multi_loader_manager.names
+        self.optimizer_set.check(names)
+        self.scheduler_set.check(names)
+        self.loss_weights.check(names)
+        self._val_loaders = loaders.name_validation(val_loaders, self.config.val_loader_config, names)
+        if self._val_loaders:
+            evaluation.check_validation(self.config.validation, list(self._val_loaders))
+
+    def _leave(self) -> None:
+        self._is_fitting = self._in_window = False
+        self.optimizer_set.clear()
+        self.reporter.close()
+        self._saver.close()
+
+
+GenericTrainer = Trainer
+
+
+class _Limits:
+    """Where ``fit`` ends; both numbers count from the beginning of training."""
+
+    def __init__(self, max_epochs: int | None, max_steps: int | None, epoch: int) -> None:
+        for name, value in (("max_epochs", max_epochs), ("max_steps", max_steps)):
+            if value is not None and (not isinstance(value, int) or value < 0):
+                raise ConfigError(f"{name} must be an int of at least 0, it is {value!r}")
+        self._epochs = epoch + 1 if max_epochs is None and max_steps is None else max_epochs
+        self._steps = max_steps
+
+    def steps_reached(self, trainer: Trainer) -> bool:
+        return self._steps is not None and trainer.global_step >= self._steps
+
+    def reached(self, trainer: Trainer) -> bool:
+        return self.steps_reached(trainer) or (self._epochs is not None and trainer.epoch >= self._epochs)
+
+    def reason(self, trainer: Trainer) -> str:
+        if self.steps_reached(trainer):
+            return f"the run has {trainer.global_step} updates and max_steps is {self._steps}"
+        return f"the run has {trainer.epoch} epochs and max_epochs is {self._epochs}"
+
+
+def _device(model: nn.Module, given: torch.device | str | None) -> torch.device:
+    if given is not None:
+        return torch.device(given)
+    first = next(model.parameters(), None)
+    if first is not None and first.device.type not in ("cpu", "meta"):
+        return first.device
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def _loss_of(result: Any, batch: Batch) -> Tensor:
+    """The loss in what a training step returned.
+
+    Raises:
+        ConfigError: there is none, or it can't be differentiated.
+    """
+    loss = result.get("loss") if isinstance(result, Mapping) else result
+    where = f"the training step of loader {batch.name!r} (batch {batch.batch_idx})"
+    if loss is None:
+        found = list(result) if isinstance(result, Mapping) else result
+        raise ConfigError(f"{where} must return a loss tensor or a dict with 'loss', it returned {found}")
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        raise ConfigError(f"{where} must return a loss with one element, it is {shape}")
+    if not loss.requires_grad:
+        raise ConfigError(
+            f"{where} returned a loss without a graph: it depends on no parameter that requires gradients, or was "
+            "detached or computed under no_grad"
+        )
+    return loss if loss.dim() == 0 else loss.reshape(())

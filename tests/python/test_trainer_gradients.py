@@ -1,0 +1,379 @@
+"""Each rule of gradients against a loop written by hand over the same batches."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from trainer_tools import FEATURES, Trace, config, loader, model, same_weights, step, trainer
+
+import mtf
+
+
+def loss_of(net: nn.Module, batch: list[Tensor]) -> Tensor:
+    return nn.functional.mse_loss(net(batch[0]), batch[1])
+
+
+def two_loaders() -> list[Any]:
+    return [loader(20, 1), loader(12, 2)]
+
+
+def test_plain_updates() -> None:
+    trace, net = Trace(), model()
+    run = trainer(model=net, hooks=[trace])
+    hand = copy.deepcopy(net)
+    run.fit(two_loaders(), max_epochs=2)
+    optimizer = torch.optim.SGD(hand.parameters(), lr=0.1, momentum=0.9)
+    for _, batch in trace.batches:
+        optimizer.zero_grad()
+        loss_of(hand, batch).backward()
+        optimizer.step()
+    assert len(trace.batches) == 16
+    assert run.global_step == 16
+    assert same_weights(net, hand)
+
+
+@pytest.mark.parametrize("window", [2, 3, 8, 100])
+def test_a_window_divides_each_loss_by_its_true_length(window: int) -> None:
+    """8 batches in an epoch: windows of 3 leave a tail of 2, windows of 100 are one window of 8."""
+    trace, net = Trace(), model()
+    hand = copy.deepcopy(net)
+    run = trainer(
+        config(performance=mtf.PerformanceConfig(gradient_accumulation_steps=window)), model=net, hooks=[trace]
+    )
+    run.fit(two_loaders(), max_epochs=2)
+    optimizer = torch.optim.SGD(hand.parameters(), lr=0.1, momentum=0.9)
+    num_updates = 0
+    for epoch in (trace.batches[:8], trace.batches[8:]):
+        for begin in range(0, 8, window):
+            group = epoch[begin : begin + window]
+            optimizer.zero_grad()
+            for _, batch in group:
+                (loss_of(hand, batch) * (1.0 / len(group))).backward()
+            optimizer.step()
+            num_updates += 1
+    assert run.global_step == num_updates
+    assert same_weights(net, hand)
+
+
+def test_loss_weights_multiply_before_backward() -> None:
+    trace, net = Trace(), model()
+    hand = copy.deepcopy(net)
+    settings = config(
+        ["a", "b"],
+        loss_weights_per_loader={"a": 0.25, "b": 3.0},
+        performance=mtf.PerformanceConfig(gradient_accumulation_steps=2),
+    )
+    trainer(settings, model=net, hooks=[trace]).fit(two_loaders())
+    optimizer = torch.optim.SGD(hand.parameters(), lr=0.1, momentum=0.9)
+    weights = {"a": 0.25, "b": 3.0}
+    for begin in range(0, 8, 2):
+        optimizer.zero_grad()
+        for name, batch in trace.batches[begin : begin + 2]:
+            (loss_of(hand, batch) * (weights[name] / 2)).backward()
+        optimizer.step()
+    assert same_weights(net, hand)
+
+
+class Heads(nn.Module):
+    """A shared body and a head per loader."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Linear(FEATURES, 4)
+        self.a = nn.Linear(4, 1)
+        self.b = nn.Linear(4, 1)
+
+    def forward(self, x: Tensor, name: str) -> Tensor:
+        out: Tensor = getattr(self, name)(torch.tanh(self.body(x)))
+        return out
+
+
+def heads_step(trainer: Any, batch: Any, batch_idx: int, dataloader_idx: int, dataloader_name: str) -> Tensor:
+    return nn.functional.mse_loss(trainer.model(batch[0], dataloader_name), batch[1])
+
+
+def heads_optimizers(net: Heads) -> list[torch.optim.Optimizer]:
+    return [
+        torch.optim.Adam(net.a.parameters(), lr=0.01),
+        torch.optim.SGD(net.b.parameters(), lr=0.1, momentum=0.9),
+        torch.optim.Adam(net.body.parameters(), lr=0.003),
+    ]
+
+
+RULES = {"a": {"optimizer_idx": [0, 2], "lr_scale": 0.5}, "b": {"optimizer_idx": [1, 2]}}
+
+
+@pytest.mark.parametrize("window", [1, 3])
+@pytest.mark.parametrize("clip", [None, 0.05])
+def test_optimizers_per_loader(window: int, clip: float | None) -> None:
+    """Which optimizers step, at which rate, clipped over exactly the parameters that step."""
+    trace, net = Trace(), Heads()
+    hand = copy.deepcopy(net)
+    optimizers = heads_optimizers(net)
+    settings = config(
+        ["a", "b"],
+        per_loader_optimizers=RULES,
+        performance=mtf.PerformanceConfig(gradient_accumulation_steps=window, clip_grad_norm=clip),
+    )
+    trainer(settings, model=net, optimizers=optimizers, training_step=heads_step, hooks=[trace]).fit(two_loaders())
+    by_hand = heads_optimizers(hand)
+    for begin in range(0, 8, window):
+        group = trace.batches[begin : begin + window]
+        hand.zero_grad()
+        for name, batch in group:
+            loss = nn.functional.mse_loss(hand(batch[0], name), batch[1])
+            (loss * (1.0 / len(group))).backward()
+        names = [name for name, _ in group]
+        scales: dict[int, list[float]] = {}
+        for name in names:
+            for i in RULES[name]["optimizer_idx"]:  # type: ignore[attr-defined]
+                scales.setdefault(i, []).append(RULES[name].get("lr_scale", 1.0))  # type: ignore[arg-type]
+        stepping = sorted(scales)
+        if clip is not None:
+            parameters = [p for i in stepping for g in by_hand[i].param_groups for p in g["params"]]
+            nn.utils.clip_grad_norm_(parameters, clip)
+        for i in stepping:
+            rate = by_hand[i].param_groups[0]["lr"]
+            by_hand[i].param_groups[0]["lr"] = rate * (sum(scales[i]) / len(scales[i]))
+            by_hand[i].step()
+            by_hand[i].param_groups[0]["lr"] = rate
+    assert same_weights(net, hand)
+    assert [o.param_groups[0]["lr"] for o in optimizers] == [0.01, 0.1, 0.003]
+
+
+def test_nothing_leaks_between_windows_of_different_loaders() -> None:
+    """Loader b's gradient of head a (all heads take part) must not be there when optimizer a steps next."""
+
+    def both_heads(trainer: Any, batch: Any, batch_idx: int, dataloader_idx: int, dataloader_name: str) -> Tensor:
+        x, y = batch
+        other = "b" if dataloader_name == "a" else "a"
+        loss: Tensor = ((trainer.model(x, dataloader_name) - y) ** 2).mean() + trainer.model(x, other).mean()
+        return loss
+
+    trace, net = Trace(), Heads()
+    hand = copy.deepcopy(net)
+    rules = {"a": {"optimizer_idx": 0}, "b": {"optimizer_idx": 1}}
+    settings = config(["a", "b"], per_loader_optimizers=rules)
+    with pytest.warns(UserWarning, match="belong to no optimizer"):
+        run = trainer(
+            settings, model=net, optimizers=heads_optimizers(net)[:2], training_step=both_heads, hooks=[trace]
+        )
+    run.fit(two_loaders())
+    by_hand = dict(zip("ab", heads_optimizers(hand)[:2], strict=True))
+    for name, batch in trace.batches:
+        hand.zero_grad()
+        other = "b" if name == "a" else "a"
+        (((hand(batch[0], name) - batch[1]) ** 2).mean() + hand(batch[0], other).mean()).backward()
+        by_hand[name].step()
+    assert same_weights(net, hand)
+    assert all(p.grad is None for p in net.parameters())
+
+
+def test_lr_scale_works_with_a_scheduler_and_restores_the_rate() -> None:
+    net = model()
+    optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.1)
+    used: list[float] = []
+
+    class Rates(mtf.TrainerHooks):
+        def on_before_optimizer_step(self, trainer: Any, optimizer_idx: int) -> None:
+            used.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    rules = {"a": {"lr_scale": 0.0}, "b": {"lr_scale": 0.3}}
+    run = trainer(
+        config(["a", "b"], per_loader_optimizers=rules),
+        model=net,
+        optimizers=optimizer,
+        schedulers={"scheduler": scheduler, "interval": "step"},
+        hooks=[Rates()],
+    )
+    before = copy.deepcopy(net)
+    run.fit([loader(8, 1), loader(8, 2)], max_steps=1)
+    assert same_weights(before, net), "a factor of 0 moves nothing"
+    run.fit([loader(8, 1), loader(8, 2)], max_steps=4)
+    assert used == pytest.approx([1.0, 0.1, 0.01, 0.001])
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-4)
+
+
+def test_an_optimizer_without_gradients_does_not_step_and_its_scheduler_waits() -> None:
+    net = Heads()
+    optimizers = heads_optimizers(net)
+    schedulers = [{"scheduler": torch.optim.lr_scheduler.ExponentialLR(o, 0.5), "interval": "step"} for o in optimizers]
+    run = trainer(config(["a", "b"]), model=net, optimizers=optimizers, schedulers=schedulers, training_step=heads_step)
+    run.fit(two_loaders(), max_steps=3)  # a, b, a
+    assert [o.param_groups[0]["lr"] for o in optimizers] == pytest.approx([0.01 / 4, 0.1 / 2, 0.003 / 8])
+
+
+def test_schedulers_of_single_loaders_step_on_their_updates() -> None:
+    net = Heads()
+    optimizers = heads_optimizers(net)
+    per_loader = {
+        "a": torch.optim.lr_scheduler.ExponentialLR(optimizers[0], 0.5),
+        "b": torch.optim.lr_scheduler.ExponentialLR(optimizers[1], 0.1),
+    }
+    settings = config(["a", "b"], per_loader_optimizers=RULES, per_loader_schedulers=per_loader)
+    trainer(settings, model=net, optimizers=optimizers, training_step=heads_step).fit(two_loaders(), max_steps=5)
+    assert optimizers[0].param_groups[0]["lr"] == pytest.approx(0.01 * 0.5**3)
+    assert optimizers[1].param_groups[0]["lr"] == pytest.approx(0.1 * 0.1**2)
+
+
+def test_epoch_schedulers_and_monitors() -> None:
+    net = model()
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-9)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=0, threshold=0.5, eps=0.0)
+    run = trainer(model=net, optimizers=optimizer, schedulers=[{"scheduler": plateau, "monitor": "val/loss"}])
+    run.fit([loader(8, 1)], [loader(8, 2)], max_epochs=3)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-9 * 0.25), "the first epoch sets the mark"
+    with pytest.raises(mtf.ConfigError, match="monitored metric 'val/los' isn't there; did you mean 'val/loss'"):
+        trainer(model=net, optimizers=optimizer, schedulers=[{"scheduler": plateau, "monitor": "val/los"}]).fit(
+            [loader(8, 1)], [loader(8, 2)]
+        )
+
+
+def test_clipping_reports_the_joint_norm() -> None:
+    norms: list[Tensor] = []
+
+    class Norms(mtf.TrainerHooks):
+        def on_gradient_clip(self, trainer: Any, grad_norm: Tensor) -> None:
+            norms.append(grad_norm)
+            clipped = torch.nn.utils.get_total_norm([p.grad for p in trainer.model.parameters()])
+            assert clipped.item() == pytest.approx(min(0.01, grad_norm.item()), rel=1e-3)
+
+    net = model()
+    hand = copy.deepcopy(net)
+    trace = Trace()
+    trainer(config(performance=mtf.PerformanceConfig(clip_grad_norm=0.01)), model=net, hooks=[Norms(), trace]).fit(
+        two_loaders(), max_steps=1
+    )
+    loss_of(hand, trace.batches[0][1]).backward()
+    assert norms[0].dim() == 0
+    assert torch.equal(
+        norms[0], torch.nn.utils.get_total_norm([p.grad for p in hand.parameters() if p.grad is not None])
+    )
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_against_a_hand_written_loop(precision: Any) -> None:
+    trace, net = Trace(), model()
+    hand = copy.deepcopy(net)
+    dtypes: list[torch.dtype] = []
+
+    def watched(trainer: Any, *place: Any) -> Any:
+        dtypes.append(trainer.model(place[0][0]).dtype)
+        return step(trainer, *place)
+
+    settings = config(performance=mtf.PerformanceConfig(precision=precision, clip_grad_norm=0.5))
+    trainer(settings, model=net, training_step=watched, hooks=[trace]).fit(two_loaders())
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    assert set(dtypes) == {dtype}
+    optimizer = torch.optim.SGD(hand.parameters(), lr=0.1, momentum=0.9)
+    scaler = torch.amp.GradScaler("cpu", enabled=precision == "fp16")
+    for _, batch in trace.batches:
+        optimizer.zero_grad()
+        with torch.autocast("cpu", dtype=dtype):
+            hand(batch[0])
+            loss = loss_of(hand, batch)
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(hand.parameters(), 0.5)
+        scaler.step(optimizer)
+        scaler.update()
+    assert same_weights(net, hand)
+
+
+def test_fp16_overflow_skips_the_window_for_all_optimizers() -> None:
+    """One infinite gradient: nobody steps, no scheduler steps, the update counts, the scale goes down."""
+    net = Heads()
+    before = copy.deepcopy(net)
+    optimizers = heads_optimizers(net)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizers[2], 0.5)
+
+    def huge(trainer: Any, batch: Any, batch_idx: int, dataloader_idx: int, dataloader_name: str) -> Tensor:
+        loss: Tensor = trainer.model.a.weight.float().sum() * 1e38 + trainer.model.body.weight.sum()
+        return loss
+
+    run = trainer(
+        config(performance=mtf.PerformanceConfig(precision="fp16")),
+        model=net,
+        optimizers=optimizers,
+        schedulers=[{"scheduler": scheduler, "interval": "step"}],
+        training_step=huge,
+    )
+    scaler = run.precision.scaler
+    assert scaler is not None
+    scale = scaler.get_scale()
+    run.fit(two_loaders(), max_steps=1)
+    assert run.global_step == 1
+    assert scaler.get_scale() == scale / 2
+    assert same_weights(before, net)
+    assert optimizers[2].param_groups[0]["lr"] == 0.003
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        ({"accuracy": 1.0}, r"must return a loss tensor or a dict with 'loss', it returned \['accuracy'\]"),
+        (None, "it returned None"),
+        (torch.zeros(3, requires_grad=True), r"a loss with one element, it is \(3,\)"),
+        (1.5, "a loss with one element, it is float"),
+        (torch.zeros(()), "without a graph"),
+    ],
+)
+def test_what_a_step_returns_is_checked(result: Any, message: str) -> None:
+    run = trainer(config(["a"]), training_step=lambda *_: result)
+    with pytest.raises(mtf.ConfigError, match=f"loader 'a' .batch 0.*{message}"):
+        run.fit([loader(8, 1)])
+
+
+def test_a_parameter_of_two_optimizers_must_be_declared() -> None:
+    net = Heads()
+    twice: list[torch.optim.Optimizer] = [torch.optim.SGD(net.parameters(), lr=0.1) for _ in range(2)]
+    with pytest.raises(mtf.ConfigError, match="belongs to optimizers 0 and 1, and loader 'a' uses both"):
+        trainer(config(["a", "b"]), model=net, optimizers=twice, training_step=heads_step).fit(two_loaders())
+    declared = config(["a", "b"], per_loader_optimizers={"a": {"optimizer_idx": 0}, "b": {"optimizer_idx": 1}})
+    trainer(declared, model=net, optimizers=twice, training_step=heads_step).fit(two_loaders())
+    half = config(["a", "b"], per_loader_optimizers={"a": {"optimizer_idx": 0}})
+    with pytest.raises(mtf.ConfigError, match="loader 'b' uses both"):
+        trainer(half, model=net, optimizers=twice, training_step=heads_step).fit(two_loaders())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"per_loader_optimizers": {"alpha": {}}}, "per_loader_optimizers: no loader is called 'alpha'"),
+        ({"per_loader_optimizers": {"a": {"optimizer_idx": [1]}}}, r"contains 1; it must be an int in \[0, 1\)"),
+        ({"per_loader_optimizers": {"a": {"optimiser_idx": 0}}}, "did you mean 'optimizer_idx'"),
+        ({"per_loader_optimizers": {"a": {"lr_scale": -1}}}, "lr_scale.* must be finite and not negative"),
+        ({"loss_weights_per_loader": {"aa": 1.0}}, "loss_weights_per_loader: no loader is called 'aa'"),
+        ({"loss_weights_per_loader": {"a": float("nan")}}, "must be finite and not negative, it is nan"),
+        ({"per_loader_schedulers": {"a": 3}}, r"per_loader_schedulers\['a'\] is no learning rate scheduler"),
+    ],
+)
+def test_settings_that_name_loaders_are_checked(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(mtf.ConfigError, match=message):
+        trainer(config(["a", "b"], **settings)).fit(two_loaders())
+
+
+def test_frozen_parts_and_several_models() -> None:
+    nets = nn.ModuleDict({"one": model(1), "two": model(2)})
+    for p in nets["two"].parameters():
+        p.requires_grad_(False)
+    nets["two"].eval()
+    frozen = copy.deepcopy(nets["two"])
+
+    def both(trainer: Any, batch: Any, *_: Any) -> Tensor:
+        x, y = batch
+        loss: Tensor = ((trainer.model["one"](x) + trainer.model["two"](x) - y) ** 2).mean()
+        return loss
+
+    optimizer = torch.optim.SGD(nets["one"].parameters(), lr=0.1)
+    run = trainer(model=nets, optimizers=optimizer, training_step=both)
+    run.fit([loader(8, 1)], [loader(8, 2)], max_epochs=2)
+    assert same_weights(frozen, nets["two"])
+    assert nets["one"].training
+    assert not nets["two"].training

@@ -1,0 +1,277 @@
+"""Validation: exact over uneven loaders and short last batches, and without traces in the training."""
+
+from __future__ import annotations
+
+import math
+import random
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+from trainer_tools import config, loader, model, rows, trainer
+
+import mtf
+from mtf import ValAggregation, ValidationConfig
+
+
+def values(numbers: list[float], batch_size: int) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(torch.tensor(numbers, dtype=torch.float64)), batch_size=batch_size)
+
+
+def mean_step(trainer: Any, batch: Any, batch_idx: int, dataloader_idx: int, dataloader_name: str) -> dict[str, Tensor]:
+    return {"loss": batch[0].mean(), "count": torch.tensor(float(len(batch[0])))}
+
+
+def run_with(validation: ValidationConfig, **settings: Any) -> mtf.Trainer:
+    return trainer(config(validation=validation, **settings), validation_step=mean_step)
+
+
+# 100 samples of 1.0 and 2 samples of 2.0: the mean of batch means is 1.5 and over [99, 1, 2]-sized batches worse;
+# the mean over samples is 104 / 102 = 1.0196.
+MANY, FEW = [1.0] * 100, [2.0] * 2
+
+
+def test_micro_is_a_mean_over_samples_not_of_batch_means() -> None:
+    row = run_with(ValidationConfig()).validate({"many": values(MANY, 99), "few": values(FEW, 2)})
+    assert row["val/loss"] == pytest.approx(104 / 102, abs=1e-15)
+    assert row["val/many/loss"] == 1.0
+    assert row["val/few/loss"] == 2.0
+
+
+def test_a_short_last_batch_counts_by_its_samples() -> None:
+    numbers = [float(i) for i in range(10)]
+    row = run_with(ValidationConfig()).validate(values(numbers, 4))
+    assert row["val/loss"] == pytest.approx(4.5, abs=1e-15)
+    assert row["val/dl0/loss"] == row["val/loss"]
+
+
+def test_macro_is_a_mean_over_loaders() -> None:
+    row = run_with(ValidationConfig(aggregation=ValAggregation.MACRO_AVG_EQUAL_LOADERS)).validate(
+        {"many": values(MANY, 7), "few": values(FEW, 2)}
+    )
+    assert row["val/loss"] == 1.5
+
+
+def test_validation_weights_and_their_precedence() -> None:
+    loaders = {"many": values(MANY, 7), "few": values(FEW, 2)}
+    weighted = ValidationConfig(aggregation=ValAggregation.MACRO_AVG_EQUAL_LOADERS, validation_weights=[7, 3])
+    assert run_with(weighted).validate(loaders)["val/loss"] == pytest.approx(1.3)
+    seen: list[dict[str, dict[str, float]]] = []
+
+    def custom(metrics: dict[str, dict[str, float]]) -> dict[str, float]:
+        seen.append(metrics)
+        return {"loss": sum(metrics[name]["loss"] * w for name, w in {"many": 0.6, "few": 0.4}.items())}
+
+    both = ValidationConfig(aggregation_fn=custom, validation_weights=[1, 0], per_loader_metrics=False)
+    assert run_with(both).validate(loaders) == {"val/loss": pytest.approx(1.4)}
+    assert seen == [{"many": {"loss": 1.0, "count": pytest.approx(6.9)}, "few": {"loss": 2.0, "count": 2.0}}]
+
+
+def test_primary_metric_per_loader() -> None:
+    primary = ValidationConfig(aggregation=ValAggregation.PRIMARY_METRIC_PER_LOADER, primary_metrics={"few": "count"})
+    row = run_with(primary).validate({"many": values(MANY, 50), "few": values(FEW, 2)})
+    assert row == {"val/many/loss": 1.0, "val/few/count": 2.0, "val/primary": 1.5}
+    primary.primary_metrics = {"few": "cuont"}
+    with pytest.raises(mtf.ConfigError, match=r"'few' has no metric 'cuont'.*did you mean 'count'"):
+        run_with(primary).validate({"many": values(MANY, 50), "few": values(FEW, 2)})
+
+
+def test_global_and_per_loader_can_be_left_out() -> None:
+    loaders = {"many": values(MANY, 50), "few": values(FEW, 2)}
+    assert set(run_with(ValidationConfig(per_loader_metrics=False)).validate(loaders)) == {"val/loss", "val/count"}
+    assert "val/loss" not in run_with(ValidationConfig(global_metrics=False)).validate(loaders)
+
+
+def test_every_batch_exactly_once_and_in_order() -> None:
+    """[1, 9] batches: 10 steps, not five passes over the short loader."""
+    seen: list[tuple[str, int, int]] = []
+
+    def watching(trainer: Any, batch: Any, batch_idx: int, dataloader_idx: int, dataloader_name: str) -> Tensor:
+        seen.append((dataloader_name, dataloader_idx, batch_idx))
+        return batch[0].mean()
+
+    run = trainer(validation_step=watching)
+    run.validate({"one": values([1.0], 1), "nine": values([float(i) for i in range(9)], 1)})
+    assert seen == [("one", 0, 0), *[("nine", 1, i) for i in range(9)]]
+
+
+def test_num_samples_of_the_result_wins() -> None:
+    """Tokens instead of rows; a batch without tokens may have a mean of NaN."""
+
+    def tokens(trainer: Any, batch: Any, *_: Any) -> dict[str, Any]:
+        kept = batch[0][batch[0] > 0]
+        return {"loss": kept.mean(), "num_samples": torch.tensor(len(kept)) if batch[0][0] == 1 else len(kept)}
+
+    data = values([1.0, 0.0, 3.0, 5.0, 0.0, 0.0], 2)
+    row = trainer(validation_step=tokens).validate(data)
+    assert row == {"val/dl0/loss": 3.0, "val/loss": 3.0}
+
+
+def test_mode_of_every_module_and_random_numbers_come_back() -> None:
+    net = model(dropout=0.5)
+    net[2].eval()
+    run = trainer(model=net)
+    modes: list[bool] = []
+
+    def noisy(trainer: Any, batch: Any, *_: Any) -> Tensor:
+        modes.append(any(m.training for m in trainer.model.modules()))
+        np.random.rand()
+        random.random()
+        return torch.rand(())
+
+    run.set_validation_step(noisy)
+    torch.manual_seed(5)
+    np.random.seed(5)
+    random.seed(5)
+    before = (torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate())  # type: ignore[index]
+    first = run.validate(loader(12, 1, shuffle=True))
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1:] == (np.random.get_state()[1].tolist(), random.getstate())  # type: ignore[index]
+    assert [m.training for m in net] == [True, True, False, True]
+    assert modes == [False] * 3
+    assert run.validate(loader(12, 1, shuffle=True)) == first, "validation itself is deterministic"
+
+    def broken(*_: Any) -> Tensor:
+        raise RuntimeError("broken step")
+
+    run.set_validation_step(broken)
+    with pytest.raises(RuntimeError, match="broken step"):
+        run.validate(loader(12, 1))
+    assert net.training
+
+
+def test_no_graph_is_kept_and_the_training_step_is_the_default() -> None:
+    run = trainer()
+    graphs: list[bool] = []
+
+    class Watch(mtf.TrainerHooks):
+        def on_validation_batch_end(
+            self, trainer: Any, batch: Any, batch_idx: int, dataloader_idx: int, dataloader_name: str, metrics: Any
+        ) -> None:
+            graphs.append(metrics["loss"].requires_grad)
+
+    run.add_hook(Watch())
+    x, y = rows(12, 1)
+    with torch.no_grad():
+        expected = nn.functional.mse_loss(run.model(x), y).item()
+    assert run.validate(loader(12, 1))["val/loss"] == pytest.approx(expected, rel=1e-6)
+    assert graphs == [False] * 3
+
+
+class MeanMetric:
+    """Accumulates as torchmetrics objects do."""
+
+    def __init__(self) -> None:
+        self.total, self.count, self.num_resets = 0.0, 0, 0
+
+    def update(self, batch: Tensor) -> None:
+        self.total += float(batch.sum())
+        self.count += len(batch)
+
+    def compute(self) -> Tensor:
+        return torch.tensor(self.total / self.count)
+
+    def reset(self) -> None:
+        self.total, self.count = 0.0, 0
+        self.num_resets += 1
+
+
+def test_metric_objects_are_read_per_loader() -> None:
+    metric = MeanMetric()
+
+    def with_object(trainer: Any, batch: Any, *_: Any) -> dict[str, Any]:
+        metric.update(batch[0])
+        return {"loss": batch[0].mean(), "mean": metric}
+
+    run = trainer(validation_step=with_object)
+    for _ in range(2):
+        row = run.validate({"many": values(MANY, 99), "few": values(FEW, 2)})
+        assert row["val/many/mean"] == 1.0
+        assert row["val/few/mean"] == 2.0
+        assert row["val/mean"] == pytest.approx(104 / 102)
+
+
+def test_torchmetrics_itself() -> None:
+    torchmetrics = pytest.importorskip("torchmetrics", reason="optional: the protocol is tested above")
+    metric = torchmetrics.MeanMetric()
+
+    def with_object(trainer: Any, batch: Any, *_: Any) -> dict[str, Any]:
+        metric.update(batch[0])
+        return {"loss": batch[0].mean(), "mean": metric}
+
+    row = trainer(validation_step=with_object).validate({"many": values(MANY, 99), "few": values(FEW, 2)})
+    assert (row["val/many/mean"], row["val/few/mean"]) == (1.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"validation_weights": [1.0]}, r"one weight per validation loader \(\['many', 'few'\]\), it has 1"),
+        ({"primary_metrics": {"fwe": "loss"}}, "no validation loader is called 'fwe'.*did you mean 'few'"),
+    ],
+)
+def test_settings_are_checked_against_the_loaders(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(mtf.ConfigError, match=message):
+        run_with(ValidationConfig(**settings)).validate({"many": values(MANY, 9), "few": values(FEW, 2)})
+
+
+def test_an_empty_loader_is_left_out_loudly() -> None:
+    with pytest.warns(UserWarning, match="without a batch are left out: .'none'"):
+        row = run_with(ValidationConfig()).validate({"none": [], "few": values(FEW, 2)})
+    assert row["val/loss"] == 2.0
+
+
+def test_names_of_validation_loaders() -> None:
+    named = config(["x", "y"], val_loader_config=mtf.MultiDataLoaderConfig(dataloader_names=["p", "q"]))
+    loaders = [values(MANY, 9), values(FEW, 2)]
+    assert "val/p/loss" in trainer(named, validation_step=mean_step).validate(loaders)
+    run = trainer(config(["x", "y"]), validation_step=mean_step)
+    assert "val/x/loss" in run.validate(loaders)
+    assert "val/dl0/loss" in run.validate(loaders[:1])
+    with pytest.raises(mtf.ConfigError, match="1 loaders for 2 names"):
+        trainer(named, validation_step=mean_step).validate(loaders[:1])
+
+
+@pytest.mark.parametrize(
+    ("frequency", "expected"),
+    [
+        (ValidationConfig(), [4, 8]),
+        (ValidationConfig(frequency=mtf.ValidationFrequency.EVERY_N_STEPS, every_n_steps=3), [3, 6]),
+        (ValidationConfig(frequency=mtf.ValidationFrequency.NEVER), []),
+    ],
+)
+def test_frequency(frequency: ValidationConfig, expected: list[int]) -> None:
+    steps: list[int] = []
+
+    class Watch(mtf.TrainerHooks):
+        def on_validation_end(self, trainer: Any, metrics: Any) -> None:
+            steps.append(trainer.global_step)
+
+    trainer(config(validation=frequency), hooks=[Watch()]).fit([loader(16, 1)], [loader(8, 2)], max_epochs=2)
+    assert steps == expected
+
+
+def test_nested_batches_and_odd_containers() -> None:
+    """The first dimension of the first tensor, wherever it is; text alone counts as one sample."""
+    from mtf.trainer.batch import num_samples, to_device
+
+    assert num_samples({"text": ["a", "b"], "x": (torch.zeros(5, 2),)}) == 5
+    assert num_samples(["text"]) == 1
+    assert num_samples(np.zeros((4, 2))) == 4
+    moved = to_device({"x": [torch.zeros(2)], "n": 3, "t": (torch.ones(1), None)}, torch.device("meta"))
+    assert moved["x"][0].device.type == "meta"
+    assert moved["t"][0].device.type == "meta"
+    assert moved["n"] == 3
+
+
+def test_aggregates_survive_values_that_are_not_finite() -> None:
+    def infinite(trainer: Any, batch: Any, *_: Any) -> Tensor:
+        return torch.tensor(math.inf)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert trainer(validation_step=infinite).validate([loader(8, 1)])["val/loss"] == math.inf
