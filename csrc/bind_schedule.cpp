@@ -5,6 +5,7 @@
 
 #include "bindings.hpp"
 #include "mtf/error.hpp"
+#include "mtf/schedule/epoch_report.hpp"
 #include "mtf/schedule/schedule.hpp"
 #include "mtf/state/codec.hpp"
 #include "py_draw.hpp"
@@ -108,6 +109,30 @@ py::tuple draws(PySchedule& self, std::size_t num_draws) {
                         py::array_t<std::int64_t>(num, batches.data()));
 }
 
+py::dict report(PySchedule& self, std::uint64_t epoch) {
+  const std::uint64_t end = self.core.num_steps(epoch);
+  if (end == kEndless) {
+    throw ConfigError("epoch " + std::to_string(epoch) + " cannot be counted: how many steps it has is not known yet");
+  }
+  const auto pieces = self.core.pieces(epoch, 0, end);
+  EpochReport made;
+  {
+    py::gil_scoped_release unlocked;
+    made = make_report(pieces);
+  }
+  py::list sources;
+  for (const SourceReport& source : made.sources) {
+    sources.append(py::make_tuple(source.num_steps, source.expected, source.max_deviation,
+                                  py::make_tuple(source.begin.pass, source.begin.batch),
+                                  py::make_tuple(source.end.pass, source.end.batch)));
+  }
+  py::dict out;
+  out["num_steps"] = made.num_steps;
+  out["deviation_bound"] = made.deviation_bound;
+  out["sources"] = sources;
+  return out;
+}
+
 Value state_value(PySchedule& self, std::optional<std::uint64_t> step) {
   return to_value(self.core.state(step.value_or(self.core.step())));
 }
@@ -201,6 +226,7 @@ void bind_schedule(py::module_& module) {
             return out;
           },
           py::arg("epoch") = py::none())
+      .def("report", &report, py::arg("epoch"))
       .def("draws", &draws, py::arg("n"))
       .def("__iter__", [](py::object self) { return make_draw_iterator(std::move(self), 1); })
       .def(

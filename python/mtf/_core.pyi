@@ -1,9 +1,10 @@
 """The compiled core. Functions and classes are documented where they are defined, in csrc/ and src/mtf/."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, overload
+from typing import Any, Final, final, overload
 
 import numpy as np
+from _typeshed import structseq
 from numpy.typing import NDArray
 
 __version__: str
@@ -91,7 +92,9 @@ class Prefetcher:
 
 _Curve = tuple[list[tuple[int, list[float]]], str, int]
 
-class Draw(tuple[int, int, str, int, int]):
+@final
+class Draw(structseq[Any], tuple[int, int, str, int, int]):
+    __match_args__: Final = ("step", "source", "name", "pass_", "batch")
     @property
     def step(self) -> int: ...
     @property
@@ -171,6 +174,7 @@ class Schedule(metaclass=_PybindType):
     def expected_counts(self, step: int, epoch: int | None = None) -> list[float]: ...
     def at(self, step: int, epoch: int | None = None) -> Draw: ...
     def opening_places(self, epoch: int | None = None) -> list[tuple[int, int]]: ...
+    def report(self, epoch: int) -> dict[str, Any]: ...
     def draws(self, n: int) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]: ...
     def __iter__(self) -> Iterator[Draw]: ...
     def iterate(self, num_epochs: int | None = None) -> Iterator[Draw]: ...

@@ -364,6 +364,7 @@ void Schedule::adopt(const ScheduleState& state) {
     segment->counts(state.step, counts);
     if (counts != state.counts) throw StateMismatch("state.counts: its schedule drew other counts than the state says");
   }
+  segment->remember(state.step, state.counts);
   // Nothing below throws.
   initial_ = state.initial;
   earliest_ = state.epoch;

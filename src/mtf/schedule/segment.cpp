@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <numeric>
 
-#include "mtf/error.hpp"
 #include "mtf/schedule/epoch_length.hpp"
+#include "mtf/schedule/mixture.hpp"
 
 namespace mtf {
 
@@ -19,7 +19,12 @@ Segment::Segment(Knot knot, Key key, std::uint64_t first_step, std::optional<std
       state.limit = state.spent ? 0 : length == kEndless ? kEndless : length - std::min(length, state.place.batch);
     }
   }
-  choose_sources(first_step);
+  choose_sources(first_step + knot_.origin);
+  const MixtureConfig& config = knot_.setup->config;
+  if (config.strategy == Strategy::weighted && config.curve) {
+    const std::uint64_t next = config.curve->next_change(first_step + knot_.origin);
+    if (next != kEndless) change_ = next - first_step;
+  }
   if (!active_.empty()) make_pattern(key);
   if (known_end && is_counted()) {
     const std::uint64_t length = std::visit([](const auto& p) { return p.length(); }, *pattern_);
@@ -29,11 +34,25 @@ Segment::Segment(Knot knot, Key key, std::uint64_t first_step, std::optional<std
   }
 }
 
-bool Segment::is_counted() const noexcept { return false; }
+bool Segment::is_counted() const noexcept { return pattern_ && std::holds_alternative<WeightedRandom>(*pattern_); }
 
-void Segment::choose_sources(std::uint64_t first_step) {
+void Segment::remember(std::uint64_t step, std::span<const std::uint64_t> counts) const {
+  if (!is_counted()) return;
+  std::vector<std::uint64_t> drawn;
+  for (const std::int32_t source : active_) {
+    const auto i = static_cast<std::size_t>(source);
+    drawn.push_back(counts[i] - knot_.sources[i].origin_count);
+  }
+  std::get<WeightedRandom>(*pattern_).remember(step - knot_.origin, drawn);
+}
+
+double Segment::deviation_bound() const noexcept {
+  const auto* even = pattern_ ? std::get_if<WeightedEven>(&*pattern_) : nullptr;
+  return even == nullptr ? 0.0 : even->deviation_bound();
+}
+
+void Segment::choose_sources(std::uint64_t training_step) {
   const Setup& setup = *knot_.setup;
-  const std::uint64_t training_step = first_step + knot_.origin;
   const std::vector<bool> is_active = setup.active_at(training_step);
   for (std::size_t i = 0; i < is_active.size(); ++i) {
     if (!is_active[i]) continue;
@@ -42,15 +61,15 @@ void Segment::choose_sources(std::uint64_t first_step) {
   }
   if (setup.config.strategy != Strategy::weighted) return;
   const std::vector<double> weights = setup.weights_at(training_step);
-  shares_.assign(weights.size(), 0.0);
   double sum = 0;
-  for (const std::int32_t source : active_) sum += weights[static_cast<std::size_t>(source)];
   for (const std::int32_t source : active_) {
-    shares_[static_cast<std::size_t>(source)] = weights[static_cast<std::size_t>(source)] / sum;
+    slot_weights_.push_back(weights[static_cast<std::size_t>(source)]);
+    sum += slot_weights_.back();
   }
-  if (setup.config.curve) {
-    const std::uint64_t next = setup.config.curve->next_change(training_step);
-    if (next != kEndless) change_ = next - first_step;
+  shares_.assign(weights.size(), 0.0);
+  for (const std::int32_t source : active_) {
+    const auto i = static_cast<std::size_t>(source);
+    shares_[i] = weights[i] / sum;
   }
 }
 
@@ -92,7 +111,27 @@ void Segment::make_pattern(Key key) {
     case Strategy::weighted:
       break;
   }
-  throw ConfigError("WEIGHTED comes with the weighted patterns");
+  make_weighted(fold_in(key, knot_.origin), limits);
+}
+}
+
+void Segment::make_weighted(Key key, std::span<const std::uint64_t> limits) {
+  const Setup& setup = *knot_.setup;
+  const auto burst = static_cast<std::uint64_t>(setup.config.burst);
+  const std::vector<std::uint32_t> weights = quantise(slot_weights_);
+  std::vector<std::string> names;
+  for (const std::int32_t source : active_) names.push_back(setup.sources[static_cast<std::size_t>(source)].name);
+  switch (setup.config.order) {
+    case WeightedOrder::random:
+      pattern_.emplace(WeightedRandom(weights, burst, limits, key));
+      return;
+    case WeightedOrder::shuffled:
+      pattern_.emplace(WeightedShuffled(weights, names, burst, limits, key));
+      return;
+    case WeightedOrder::even:
+      pattern_.emplace(WeightedEven(weights, names, burst, limits, key));
+      return;
+  }
 }
 
 Place Segment::place(std::size_t source, std::uint64_t count) const noexcept {

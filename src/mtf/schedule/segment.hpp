@@ -14,10 +14,13 @@
 #include "mtf/schedule/pattern.hpp"
 #include "mtf/schedule/round_robin.hpp"
 #include "mtf/schedule/sequential.hpp"
+#include "mtf/schedule/weighted_even.hpp"
+#include "mtf/schedule/weighted_random.hpp"
+#include "mtf/schedule/weighted_shuffled.hpp"
 
 namespace mtf {
 
-using AnyPattern = std::variant<RoundRobin, Alternating, Sequential>;
+using AnyPattern = std::variant<RoundRobin, Alternating, Sequential, WeightedRandom, WeightedShuffled, WeightedEven>;
 
 /// Where a source stands: `batch` batches of pass `pass` were given. At the end of a pass batch is its length.
 struct Place {
@@ -77,6 +80,12 @@ class Segment {
   [[nodiscard]] const AnyPattern* pattern() const noexcept { return pattern_ ? &*pattern_ : nullptr; }
   /// Whether counts and the end cost O(steps): such a segment trusts what a state says about them.
   [[nodiscard]] bool is_counted() const noexcept;
+  /// Takes over the draws of each source in [0, step) of the epoch, as saved, where they can't be computed cheaply.
+  /// Throws StateMismatch when they contradict the step or a limit.
+  void remember(std::uint64_t step, std::span<const std::uint64_t> counts) const;
+  /// How far the draws of a source may be from its share times the steps since the pattern began; 0 where no bound is
+  /// published.
+  [[nodiscard]] double deviation_bound() const noexcept;
   /// Draws that the weights in force promise each source per step; empty outside of WEIGHTED.
   [[nodiscard]] std::span<const double> shares() const noexcept { return shares_; }
 
@@ -103,11 +112,13 @@ class Segment {
   [[nodiscard]] Place place(std::size_t source, std::uint64_t count) const noexcept;
 
  private:
-  void choose_sources(std::uint64_t first_step);
+  void choose_sources(std::uint64_t training_step);
   void make_pattern(Key key);
+  void make_weighted(Key key, std::span<const std::uint64_t> limits);
 
   Knot knot_;
   std::vector<std::int32_t> active_;
+  std::vector<double> slot_weights_;  // WEIGHTED: as configured
   std::vector<double> shares_;
   std::optional<AnyPattern> pattern_;
   std::uint64_t change_ = kEndless;

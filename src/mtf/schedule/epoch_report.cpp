@@ -1,0 +1,71 @@
+#include "mtf/schedule/epoch_report.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace mtf {
+
+namespace {
+
+constexpr std::uint64_t kChunk = 1 << 14;
+
+/// What a source was promised when the segment began, and its share per step in it.
+class Expectation {
+ public:
+  Expectation(double before, double share, std::uint64_t begin) : before_(before), share_(share), begin_(begin) {}
+  [[nodiscard]] double at(std::uint64_t step) const noexcept {
+    return before_ + share_ * static_cast<double>(step - begin_);
+  }
+
+ private:
+  double before_;
+  double share_;
+  std::uint64_t begin_;
+};
+
+void widen(SourceReport& source, double expected) {
+  source.max_deviation = std::max(source.max_deviation, std::abs(static_cast<double>(source.num_steps) - expected));
+}
+
+}  // namespace
+
+EpochReport make_report(std::span<const Epoch::Piece> pieces) {
+  EpochReport report;
+  std::vector<std::int32_t> drawn;
+  for (const Epoch::Piece& piece : pieces) {
+    const Segment& segment = *piece.segment;
+    const std::size_t num_before = report.sources.size();
+    report.sources.resize(segment.knot().sources.size());
+    for (std::size_t i = num_before; i < report.sources.size(); ++i) {
+      report.sources[i].begin = segment.knot().sources[i].place;
+    }
+    const bool has_shares = !segment.shares().empty();
+    std::vector<Expectation> expectations;
+    for (std::size_t i = 0; i < report.sources.size(); ++i) {
+      expectations.emplace_back(report.sources[i].expected, has_shares ? segment.shares()[i] : 0.0, piece.begin);
+    }
+    for (std::uint64_t begin = piece.begin; begin < piece.end; begin += kChunk) {
+      drawn.resize(std::min(kChunk, piece.end - begin));
+      segment.fill(begin, drawn);
+      for (std::size_t t = 0; t < drawn.size(); ++t) {
+        // The distance is largest just before or just after a draw of the source.
+        const auto i = static_cast<std::size_t>(drawn[t]);
+        SourceReport& source = report.sources[i];
+        if (has_shares) widen(source, expectations[i].at(begin + t));
+        ++source.num_steps;
+        if (has_shares) widen(source, expectations[i].at(begin + t + 1));
+      }
+    }
+    for (std::size_t i = 0; i < report.sources.size(); ++i) {
+      SourceReport& source = report.sources[i];
+      source.expected = expectations[i].at(piece.end);
+      if (has_shares) widen(source, source.expected);
+      source.end = segment.place(i, source.num_steps);
+    }
+    report.deviation_bound = std::max(report.deviation_bound, segment.deviation_bound());
+    report.num_steps = piece.end;
+  }
+  return report;
+}
+
+}  // namespace mtf
