@@ -188,7 +188,7 @@ Knot Epoch::next_opening(std::uint64_t step, std::span<const std::uint64_t> coun
   Knot knot = segment_at(step)->fresh_knot(step, counts);
   const Setup& setup = *knot.setup;
   for (std::size_t i = 0; i < knot.sources.size(); ++i) {
-    const SourceState& state = knot.sources[i];
+    const SourceState state = knot.sources[i];
     const bool is_done = state.spent || state.place.batch == setup.sources[i].length;
     const bool opens_next = setup.config.continues() ? is_done : state.place.batch > 0;
     knot.sources[i] = {};

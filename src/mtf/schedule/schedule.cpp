@@ -97,7 +97,9 @@ std::vector<std::uint64_t> Schedule::counts(std::uint64_t step, std::uint64_t ep
     throw ConfigError("step must be in [0, " + std::to_string(segment->end()) + "] in epoch " + std::to_string(epoch) +
                       ", got " + std::to_string(step));
   }
-  return counts_at(segment, step);
+  std::vector<std::uint64_t> counts = counts_at(segment, step);
+  counts.resize(std::max(counts.size(), setup().sources.size()));
+  return counts;
 }
 
 std::vector<double> Schedule::expected_counts(std::uint64_t step, std::uint64_t epoch) {

@@ -38,7 +38,7 @@ class Schedule {
   [[nodiscard]] std::uint64_t first_step(std::uint64_t epoch);
   /// The draw at a position. Complexity: O(log n) once the epoch is there. Throws ConfigError behind the epoch's end.
   [[nodiscard]] Draw at(std::uint64_t step, std::uint64_t epoch);
-  /// Draws of each source in [0, step) of an epoch.
+  /// Draws of each source in [0, step) of an epoch; one entry per source known at the cursor.
   [[nodiscard]] std::vector<std::uint64_t> counts(std::uint64_t step, std::uint64_t epoch);
   /// As `counts`, where WEIGHTED segments count what their weights promise, and all others what they draw.
   [[nodiscard]] std::vector<double> expected_counts(std::uint64_t step, std::uint64_t epoch);

@@ -113,7 +113,6 @@ void Segment::make_pattern(Key key) {
   }
   make_weighted(fold_in(key, knot_.origin), limits);
 }
-}
 
 void Segment::make_weighted(Key key, std::span<const std::uint64_t> limits) {
   const Setup& setup = *knot_.setup;

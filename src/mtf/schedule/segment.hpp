@@ -20,7 +20,8 @@
 
 namespace mtf {
 
-using AnyPattern = std::variant<RoundRobin, Alternating, Sequential, WeightedRandom, WeightedShuffled, WeightedEven>;
+/// Any of the patterns: a closed set, to be visited.
+using AnyPattern = std::variant<Sequential, RoundRobin, Alternating, WeightedRandom, WeightedShuffled, WeightedEven>;
 
 /// Where a source stands: `batch` batches of pass `pass` were given. At the end of a pass batch is its length.
 struct Place {
