@@ -257,15 +257,11 @@ def test_frequency(frequency: ValidationConfig, expected: list[int]) -> None:
 
 def test_nested_batches_and_odd_containers() -> None:
     """The first dimension of the first tensor, wherever it is; text alone counts as one sample."""
-    from mtf.trainer.batch import num_samples, to_device
+    from mtf.trainer.batch import num_samples
 
     assert num_samples({"text": ["a", "b"], "x": (torch.zeros(5, 2),)}) == 5
     assert num_samples(["text"]) == 1
     assert num_samples(np.zeros((4, 2))) == 4
-    moved = to_device({"x": [torch.zeros(2)], "n": 3, "t": (torch.ones(1), None)}, torch.device("meta"))
-    assert moved["x"][0].device.type == "meta"
-    assert moved["t"][0].device.type == "meta"
-    assert moved["n"] == 3
 
 
 def test_aggregates_survive_values_that_are_not_finite() -> None:
@@ -275,3 +271,18 @@ def test_aggregates_survive_values_that_are_not_finite() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert trainer(validation_step=infinite).validate([loader(8, 1)])["val/loss"] == math.inf
+
+
+def test_array_loaders_keep_their_position() -> None:
+    data = mtf.ArrayLoader({"x": torch.arange(10.0)}, batch_size=4, shuffle=True)
+    seen: list[list[float]] = []
+
+    def watching(trainer: Any, batch: Any, *_: Any) -> Tensor:
+        seen.append(batch["x"].tolist())
+        return batch["x"].mean()
+
+    run = trainer(validation_step=watching)
+    for _ in range(2):
+        assert run.validate(data)["val/loss"] == pytest.approx(4.5)
+    assert seen[:3] == seen[3:]
+    assert sorted(sum(seen[:3], [])) == list(range(10))  # noqa: RUF017 - three short lists

@@ -37,8 +37,6 @@ class PerformanceConfig(Config):
         clip_grad_norm: largest joint 2-norm of the gradients of the parameters that step. None: no clipping.
         compile_model: ``model.compile()``, in place, so state keys keep their names.
         deterministic: deterministic algorithms of torch only, while ``fit`` and ``validate`` run.
-        device_prefetch: copy the next batch to the GPU while the current one is computed. No effect on the CPU.
-        pin_memory: page-locked host memory for batches on their way to a GPU. None: where a GPU is used.
         on_nonfinite: what a NaN or infinite loss does: stop, warn, or skip its whole window (which then
             synchronises host and device once per window).
         fetch_timeout_s: seconds after which a loader that gives no batch is an error. None: wait for ever.
@@ -49,8 +47,6 @@ class PerformanceConfig(Config):
     clip_grad_norm: float | None = None
     compile_model: bool = False
     deterministic: bool = False
-    device_prefetch: bool = True
-    pin_memory: bool | None = None
     on_nonfinite: Literal["raise", "warn", "skip"] = "raise"
     fetch_timeout_s: float | None = None
 

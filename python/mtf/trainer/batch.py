@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
+
+from mtf.data.source import Source
 
 
 def num_samples(batch: Any) -> int:
@@ -38,37 +38,33 @@ def _first_dimension(batch: Any) -> int | None:
     return None
 
 
-def to_device(batch: Any, device: torch.device) -> Any:
-    """``batch`` with every tensor on ``device``: nested dicts, lists, tuples, dataclasses, anything with ``.to``.
-
-    What is there already is returned as it is.
-    """
-    if isinstance(batch, Tensor):
-        return batch if batch.device == device else batch.to(device, non_blocking=True)
-    if isinstance(batch, Mapping):
-        moved = {key: to_device(value, device) for key, value in batch.items()}
-        return moved if type(batch) is dict else _like(batch, moved)
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(to_device(value, device) for value in batch))
-    if isinstance(batch, (list, tuple)):
-        return type(batch)(to_device(value, device) for value in batch)
-    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
-        changed = {f.name: to_device(getattr(batch, f.name), device) for f in dataclasses.fields(batch) if f.init}
-        return dataclasses.replace(batch, **changed)
-    to = getattr(batch, "to", None)
-    return to(device) if callable(to) else batch
-
-
-def _like(batch: Mapping[Any, Any], moved: dict[Any, Any]) -> Any:
-    """``moved`` as the kind of mapping that ``batch`` is; one that knows its own way to a device goes it."""
-    copied: Any = copy.copy(batch)
-    copied.update(moved)
-    return copied
-
-
 def length_of(loader: Any) -> int | None:
-    """``len(loader)``, or None where it has none."""
+    """Batches in one pass of ``loader``, or None where that can't be known."""
+    if isinstance(loader, Source):
+        return loader.num_batches()
     try:
         return len(loader)
     except TypeError:
         return None
+
+
+def one_pass(loader: Any) -> Iterable[Any]:
+    """The batches of ``loader`` once; a source always gives its first pass, and keeps no position."""
+    return _Pass(loader) if isinstance(loader, Source) else loader
+
+
+class _Pass:
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def __iter__(self) -> Iterator[Any]:
+        stream = self._source.open(0, 0, 0)
+        try:
+            while True:
+                try:
+                    batch = next(stream)
+                except StopIteration:
+                    return
+                yield batch
+        finally:
+            stream.close()

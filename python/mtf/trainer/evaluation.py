@@ -11,9 +11,10 @@ from torch import Tensor
 
 from mtf.config.fields import nearest
 from mtf.config.trainer import ValidationConfig
+from mtf.data.device import move_to
 from mtf.enums import ValAggregation
 from mtf.errors import ConfigError
-from mtf.trainer.batch import length_of, num_samples, to_device
+from mtf.trainer.batch import length_of, num_samples, one_pass
 from mtf.trainer.distributed import SingleProcess
 from mtf.trainer.metrics import is_metric_object, scalar
 from mtf.trainer.progress import Progress
@@ -214,8 +215,8 @@ def _run_loader(trainer: Trainer, table: EvaluationTable, index: int, name: str,
     shows = trainer.config.logging.progress_bar and trainer.rank == 0
     progress = Progress(f"validation {name}", length_of(loader), is_shown=shows)
     try:
-        for batch_idx, batch in enumerate(loader):
-            data = to_device(batch, trainer.device)
+        for batch_idx, batch in enumerate(one_pass(loader)):
+            data = move_to(batch, trainer.device, non_blocking=True)
             place = (batch_idx, index, name)
             for method in hooks.on_validation_batch_start:
                 method(trainer, data, *place)

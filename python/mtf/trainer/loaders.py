@@ -110,7 +110,7 @@ def _make(trainer: Trainer, new: Mapping[str, Any]) -> MultiLoader:
         {name: new[name] for name in configured},
         copy.deepcopy(config),
         trainer.config.seed,
-        trainer.device,
+        None if trainer.device.type == "cpu" else trainer.device,
         loader_factories=factories,
         rank=trainer.rank,
         world_size=trainer.world_size,
