@@ -5,7 +5,9 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 import traceback
+import weakref
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, TypeVar
@@ -13,6 +15,9 @@ from typing import Any, TypeVar
 from mtf.errors import FetchTimeout
 
 T = TypeVar("T")
+
+# A signal that nobody else uses: it ends waiting system calls, and Python then runs the handler in the main thread.
+_SIGNAL = signal.SIGRTMIN + 7 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
 
 
 def thread_stacks() -> str:
@@ -25,9 +30,9 @@ def thread_stacks() -> str:
 
 
 class FetchGuard:
-    """Raises FetchTimeout inside a call that takes too long, by a timer whose signal also ends waiting system calls.
+    """Raises FetchTimeout inside a call in the main thread that takes too long, also while it waits in a system call.
 
-    It works in the main thread, and where nobody else uses SIGALRM; elsewhere calls aren't limited.
+    A thread looks at the clock; the call itself costs two assignments. In other threads calls aren't limited.
 
     Args:
         limit_s: Seconds that one call may take.
@@ -35,6 +40,10 @@ class FetchGuard:
 
     def __init__(self, limit_s: float) -> None:
         self.limit_s = limit_s
+        self._deadline: float | None = None
+        self._previous: Any = None
+        self._closed = threading.Event()
+        self._watch: threading.Thread | None = None
 
     def call(self, fetch: Callable[..., T], *arguments: Any) -> T:
         """``fetch(*arguments)``.
@@ -42,18 +51,48 @@ class FetchGuard:
         Raises:
             FetchTimeout: It took longer than the limit; the message has the stacks of all threads.
         """
-        if (
-            threading.current_thread() is not threading.main_thread()
-            or signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL
-        ):
-            return fetch(*arguments)
-        signal.signal(signal.SIGALRM, self._expire)
-        signal.setitimer(signal.ITIMER_REAL, self.limit_s)
+        if self._watch is None:
+            if threading.current_thread() is not threading.main_thread():
+                return fetch(*arguments)
+            self._previous = signal.signal(_SIGNAL, self._expire)
+            self._watch = threading.Thread(
+                target=_watch, args=(weakref.ref(self), self._closed, self.limit_s), name="mtf fetch guard", daemon=True
+            )
+            self._watch.start()
+        self._deadline = time.monotonic() + self.limit_s
         try:
             return fetch(*arguments)
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            self._deadline = None
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether a call is running that should have ended."""
+        deadline = self._deadline
+        return deadline is not None and time.monotonic() > deadline
+
+    def close(self) -> None:
+        """Ends the thread and puts the signal's handler back. May be called several times."""
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            self._closed.set()
+            watch.join()
+            self._closed.clear()
+            signal.signal(_SIGNAL, self._previous)
 
     def _expire(self, number: int, frame: FrameType | None) -> None:
-        raise FetchTimeout(f"no batch within fetch_timeout_s={self.limit_s}; the threads stood at:\n{thread_stacks()}")
+        if self.is_overdue:  # it may have ended since the signal was sent
+            self._deadline = None
+            raise FetchTimeout(f"no batch within fetch_timeout_s={self.limit_s}; the threads stood at:\n{thread_stacks()}")
+
+
+def _watch(guard_ref: weakref.ref[FetchGuard], closed: threading.Event, limit_s: float) -> None:
+    main = threading.main_thread().ident
+    assert main is not None
+    while not closed.wait(min(1.0, limit_s / 4)):
+        guard = guard_ref()
+        if guard is None:
+            return
+        if guard.is_overdue:
+            signal.pthread_kill(main, _SIGNAL)
+        del guard

@@ -75,6 +75,7 @@ class MultiLoader:
         world_size: Number of processes.
         seed_each_batch: Produce every batch under generators seeded from its position.
         fetch_timeout_s: Seconds after which a fetch is given up, None for no limit.
+        pin_memory: Copy to the device from pinned memory; None: where the device is CUDA.
 
     Attributes:
         schedule: What is drawn when. Edit it through the MultiLoader.
@@ -97,6 +98,7 @@ class MultiLoader:
         world_size: int = 1,
         seed_each_batch: bool = True,
         fetch_timeout_s: float | None = None,
+        pin_memory: bool | None = None,
     ) -> None:
         self.config = MultiDataLoaderConfig() if config is None else copy.deepcopy(config)
         self._seed = seed if self.config.seed is None else self.config.seed
@@ -115,7 +117,7 @@ class MultiLoader:
         self._readers: dict[str, Reader | NativeReader] = {}
         for name, source in sources.items():
             self._add_reader(name, source)
-        self._mover = _mover(device)
+        self._mover = _mover(device, pin_memory)
 
         # What was committed: a position (epoch, step) and the snapshots at it. None until commit() is first called.
         self._committed: tuple[int, int] | None = None
@@ -437,6 +439,8 @@ class MultiLoader:
         for reader in self._readers.values():
             reader.close()
         self._ahead.close()
+        if self._guard is not None:
+            self._guard.close()
 
     def __enter__(self) -> MultiLoader:
         return self
@@ -508,15 +512,16 @@ def _named_loaders(loaders: Any, names: Sequence[str]) -> dict[str, Any]:
     return dict(zip(names, several, strict=True))
 
 
-def _mover(device: torch.device | str | None) -> Callable[[Any], Any] | None:
+def _mover(device: torch.device | str | None, pin_memory: bool | None) -> Callable[[Any], Any] | None:
+    """What puts a batch on the device. The copy overlaps with what the device still computes of the step before."""
     if device is None:
         return None
-    import torch
+    from mtf.data.device import DeviceMover, move_to
 
-    from mtf.data.device import move_to
-
-    target = torch.device(device)
-    return lambda data: move_to(data, target)
+    mover = DeviceMover(device, pin_memory=pin_memory)
+    if mover.device.type == "cpu":
+        return lambda data: move_to(data, mover.device)
+    return lambda data: mover.send(data).wait()
 
 
 def _snapshot_to_dict(snapshot: Snapshot | None) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mtf.data.source import Addressing, Snapshot, Source, Stream
@@ -156,8 +156,8 @@ class Reader:
             self.late.append((self._pass, self._batch))
 
     def _end_pass(self) -> None:
-        if self._has_state and self._stream is not None:
-            self.snapshot = Snapshot(self._pass, self._batch, self._stream.state(), ended=True)
+        if self.snapshot is not None and self.snapshot.pass_ == self._pass:
+            self.snapshot = replace(self.snapshot, ended=True)
 
     def _count(self, change: int) -> None:
         self.in_flight += change

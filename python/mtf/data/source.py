@@ -32,7 +32,7 @@ class Snapshot:
         pass_: The pass that was open, counted over the whole training.
         batch: Batches of that pass handed out so far, so also the number of the next one.
         data: The source's own state: nested containers of plain values and tensors.
-        ended: Whether the pass was read to its end.
+        ended: Whether the pass was found to have no more.
     """
 
     pass_: int

@@ -80,6 +80,7 @@ class StatefulSource(Source):
             skip = self._go_to(pass_, batch, snapshot)
             set_epoch(self.loader, pass_)
             iterator = iter(self.loader)
+        self._position = (pass_, batch - skip)
         stream = _StatefulStream(self, iterator, pass_, batch - skip, pass_key)
         for _ in range(skip):
             next(stream)
@@ -97,12 +98,10 @@ class StatefulSource(Source):
         if (snapshot.pass_, snapshot.batch) != self._position:
             set_epoch(self.loader, snapshot.pass_)
             holder.load_state_dict(plain_copy(snapshot.data))
-            if snapshot.pass_ < pass_ and not snapshot.ended:
-                # The pass was left behind, at its end or before: the loader has to see that once more.
-                unfinished = iter(self.loader)
-                if snapshot.batch == self.num_batches():
-                    for _ in unfinished:
-                        pass
+            if snapshot.pass_ < pass_:
+                # The pass was left behind, at its end or before. The loader has to see that once more: many start a new
+                # pass only when the one they were put into has been read from.
+                next(iter(self.loader), None)
         return batch - snapshot.batch if snapshot.pass_ == pass_ else batch
 
     def shard(self, rank: int, world_size: int) -> Source:

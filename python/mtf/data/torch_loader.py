@@ -162,6 +162,7 @@ class _WorkerStream(Stream):
         self, source: TorchSource, pool: WorkerPool, indices: Iterator[Any], batch: int, pass_key: int
     ) -> None:
         self._pool = pool
+        self._tag = object()  # names this stream to the pool, which mustn't refer back to it
         self._owns_pool = not source.loader.persistent_workers
         self._indices = indices
         self._batch = batch  # the next to be sent
@@ -175,7 +176,7 @@ class _WorkerStream(Stream):
             if index is None:
                 return
             key = fold_in(self._pass_key, self._batch) if self._seeded else None
-            self._pool.send(self, (key, index))
+            self._pool.send(self._tag, (key, index))
             self._batch += 1
             self._in_flight += 1
 
@@ -186,7 +187,7 @@ class _WorkerStream(Stream):
                 self.close()
                 raise StopIteration
         self._in_flight -= 1
-        return self._pool.take(self)
+        return self._pool.take(self._tag)
 
     def close(self) -> None:
         if self._owns_pool:

@@ -77,7 +77,7 @@ class WorkerPool:
     def __init__(self, dataset: Any, loader: DataLoader[Any], base_seed: int) -> None:
         self.max_in_flight = loader.num_workers * int(loader.prefetch_factor or 2)
         self._feed = _Feed()
-        self._owners: deque[Any] = deque()
+        self._owners: deque[object] = deque()
         self._pid = os.getpid()
         # A private generator: torch draws the workers' seed from it, and from the process-wide one if there is none.
         generator = torch.Generator()
@@ -110,14 +110,14 @@ class WorkerPool:
             worker.terminate = worker.kill
         _pools.add(self)
 
-    def send(self, owner: Any, index: Any) -> None:
+    def send(self, owner: object, index: Any) -> None:
         """Queues one batch to be fetched for ``owner``; it goes to a worker as soon as ``max_in_flight`` allows."""
         self._feed.waiting.append(index)
         self._owners.append(owner)
         if len(self._owners) <= self.max_in_flight:
             self._iterator._try_put_index()
 
-    def take(self, owner: Any) -> Any:
+    def take(self, owner: object) -> Any:
         """The oldest batch sent for ``owner``. What was sent for others before it is dropped: they are done with it."""
         while True:
             current = self._owners[0]
