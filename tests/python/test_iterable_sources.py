@@ -24,6 +24,9 @@ from mtf.testing import assert_resumes_exactly, content_hash
 
 torchdata = pytest.importorskip("torchdata.stateful_dataloader")
 
+# torchdata calls a function that newer torch is about to drop.
+pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
+
 
 def fixed(num_steps: int) -> MultiDataLoaderConfig:
     return MultiDataLoaderConfig(epoch_length_policy=EpochLengthPolicy.FIXED_NUM_STEPS, steps_per_epoch=num_steps)
