@@ -147,7 +147,9 @@ class TestReplay:
             state = mixture.state_dict()
         with MultiLoader({"a": Batches(9)}, fixed(9)) as mixture:
             mixture.load_state_dict(state)
-            with pytest.warns(UserWarning, match="batch 4 of pass 0, the 4 batches before it are produced again") as caught:
+            with pytest.warns(
+                UserWarning, match="batch 4 of pass 0, the 4 batches before it are produced again"
+            ) as caught:
                 list(mixture)
             assert len(caught) == 1
 
@@ -180,7 +182,9 @@ class TestReplay:
 
     def test_process_wide_generators_are_untouched(self) -> None:
         before = torch.get_rng_state(), str(np.random.get_state()), random.getstate()
-        with MultiLoader([Batches(5), DataLoader(Streamed(9), 3), DataLoader(Streamed(9), 3, num_workers=1)], fixed(20)) as m:
+        with MultiLoader(
+            [Batches(5), DataLoader(Streamed(9), 3), DataLoader(Streamed(9), 3, num_workers=1)], fixed(20)
+        ) as m:
             list(m)
         assert torch.equal(before[0], torch.get_rng_state())
         assert before[1:] == (str(np.random.get_state()), random.getstate())
@@ -232,7 +236,9 @@ class TestSequences:
 
 
 def test_what_is_no_loader() -> None:
-    with pytest.raises(ConfigError, match="loader 'a' must be a Source, a DataLoader or an iterable of batches, but is a int"):
+    with pytest.raises(
+        ConfigError, match="loader 'a' must be a Source, a DataLoader or an iterable of batches, but is a int"
+    ):
         as_source(3, "a")
 
 

@@ -83,7 +83,9 @@ class FetchGuard:
     def _expire(self, number: int, frame: FrameType | None) -> None:
         if self.is_overdue:  # it may have ended since the signal was sent
             self._deadline = None
-            raise FetchTimeout(f"no batch within fetch_timeout_s={self.limit_s}; the threads stood at:\n{thread_stacks()}")
+            raise FetchTimeout(
+                f"no batch within fetch_timeout_s={self.limit_s}; the threads stood at:\n{thread_stacks()}"
+            )
 
 
 def _watch(guard_ref: weakref.ref[FetchGuard], closed: threading.Event, limit_s: float) -> None:

@@ -298,7 +298,7 @@ class MultiLoader:
         """Declares every batch handed out so far as trained on. From now on only committed batches are state."""
         self._sync()
         self._committed = (self.schedule.epoch, self.schedule.step)
-        self._committed_snapshots = {name: reader.snapshot for name, reader in self._readers.items() if reader.snapshot}
+        self._committed_snapshots = {name: reader.saved() for name, reader in self._readers.items()}
         self._committed_schedule = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -308,7 +308,7 @@ class MultiLoader:
         """
         self._sync()
         if self._committed is None:
-            snapshots: Mapping[str, Snapshot | None] = {name: reader.snapshot for name, reader in self._readers.items()}
+            snapshots: Mapping[str, Snapshot | None] = {name: reader.saved() for name, reader in self._readers.items()}
             schedule = self.schedule.state_dict()
         else:
             snapshots = self._committed_snapshots

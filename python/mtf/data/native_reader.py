@@ -41,6 +41,9 @@ class NativeReader:
         """Remembers a draw that is requested from the engine."""
         self._requested.append((pass_, batch))
 
+    def saved(self) -> None:
+        """Nothing: a position is enough."""
+
     def take(self, pass_: int, batch: int) -> Any:
         """The batch at (pass_, batch)."""
         requested = self._requested

@@ -63,6 +63,12 @@ class Reader:
         """(pass, batch) of the next batch in order, None before anything was opened."""
         return None if self._stream is None else (self._pass, self._batch)
 
+    def saved(self) -> Snapshot | None:
+        """What has to be saved of the source at this position."""
+        if self._has_state and self.snapshot is None:
+            self.snapshot = Snapshot(0, 0, self.source.initial_state())
+        return self.snapshot
+
     def take(self, pass_: int, batch: int) -> Any:
         """The batch at (pass_, batch).
 

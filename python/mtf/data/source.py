@@ -106,6 +106,10 @@ class Source(ABC):
         """
         return None
 
+    def initial_state(self) -> Any:
+        """The state before the first batch, for sources with ``Addressing.STATE``; None if there is none to save."""
+        return None
+
     def drop_last(self) -> Source:
         """The source without its incomplete last batch. The source itself where batches have no common size."""
         return self

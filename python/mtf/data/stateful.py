@@ -6,10 +6,11 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from mtf._core import fold_in
-from mtf.data.batch_seed import BatchSeed, seeded
+from mtf.data.batch_seed import BatchSeed, seeded, untouched
 from mtf.data.source import Addressing, Snapshot, Source, Stream
 
 
@@ -62,11 +63,19 @@ class StatefulSource(Source):
 
     def __init__(self, loader: Any, name: str, *, seed_each_batch: bool = True) -> None:
         self.name = name
+        self._worker_seed: torch.Generator | None = None
+        if isinstance(loader, DataLoader):
+            # torch draws the workers' seed from the loader's generator, which often is the sampler's, once more at each
+            # resume. A copy of the loader with a generator for that alone keeps the sampler's in step.
+            loader = copy.copy(loader)
+            loader.generator = self._worker_seed = torch.Generator()
         self.loader = loader
         self._holder = _holder(loader)
         self._num_workers = int(getattr(loader, "num_workers", 0) or 0)
         self._seed_inline = seed_each_batch and self._num_workers == 0
         self._initial: Any = None
+        self._used = False
+        self._restored = False  # and has given no batch since
         # Where the loader stands, so that a pass that follows its predecessor needs no load.
         self._position: tuple[int, int] | None = None
 
@@ -75,34 +84,54 @@ class StatefulSource(Source):
 
     def open(self, pass_: int, batch: int, key: int, snapshot: Snapshot | None = None) -> Stream:
         pass_key = fold_in(key, pass_)
-        # torch draws the workers' seed from the process-wide generator when an iterator is made.
+        if self._worker_seed is not None:
+            self._worker_seed.manual_seed(pass_key)
         with seeded(pass_key):
-            skip = self._go_to(pass_, batch, snapshot)
+            skip, follows = self._go_to(pass_, batch, snapshot)
             set_epoch(self.loader, pass_)
             iterator = iter(self.loader)
         self._position = (pass_, batch - skip)
-        stream = _StatefulStream(self, iterator, pass_, batch - skip, pass_key)
+        stream = _StatefulStream(self, iterator, pass_, batch - skip, pass_key, may_be_over=follows)
         for _ in range(skip):
             next(stream)
         return stream
 
-    def _go_to(self, pass_: int, batch: int, snapshot: Snapshot | None) -> int:
-        """Puts the loader where its next iterator gives the pass, and returns how many batches that one has to skip."""
-        holder: Any = self._holder
+    def initial_state(self) -> Any:
+        """The state before the first batch, of a loader that may have been seeded when it was made."""
         if self._initial is None:
-            self._initial = plain_copy(holder.state_dict())
-        elif snapshot is None:
-            holder.load_state_dict(plain_copy(self._initial))
+            with untouched():
+                holder: Any = self._holder
+                self._initial = plain_copy(holder.state_dict())
+        return plain_copy(self._initial)
+
+    def _go_to(self, pass_: int, batch: int, snapshot: Snapshot | None) -> tuple[int, bool]:
+        """Puts the loader where its next iterator gives the pass.
+
+        Returns:
+            How many batches that iterator has to skip, and whether the loader was put into an earlier pass and has
+            given nothing since.
+        """
+        holder: Any = self._holder
         if snapshot is None:
-            return batch
-        if (snapshot.pass_, snapshot.batch) != self._position:
+            initial = self.initial_state()
+            if self._used:
+                holder.load_state_dict(initial)
+            self._used = True
+            return batch, False
+        self._used = True
+        loaded = (snapshot.pass_, snapshot.batch) != self._position
+        if loaded:
+            self._restored = True
+            self.initial_state()
             set_epoch(self.loader, snapshot.pass_)
             holder.load_state_dict(plain_copy(snapshot.data))
             if snapshot.pass_ < pass_:
                 # The pass was left behind, at its end or before. The loader has to see that once more: many start a new
                 # pass only when the one they were put into has been read from.
                 next(iter(self.loader), None)
-        return batch - snapshot.batch if snapshot.pass_ == pass_ else batch
+        if snapshot.pass_ == pass_:
+            return batch - snapshot.batch, False
+        return batch, self._restored
 
     def shard(self, rank: int, world_size: int) -> Source:
         return self
@@ -122,7 +151,17 @@ class StatefulSource(Source):
 class _StatefulStream(Stream):
     """A pass of a stateful loader."""
 
-    def __init__(self, source: StatefulSource, iterator: Iterator[Any], pass_: int, batch: int, pass_key: int) -> None:
+    def __init__(
+        self,
+        source: StatefulSource,
+        iterator: Iterator[Any],
+        pass_: int,
+        batch: int,
+        pass_key: int,
+        may_be_over: bool,
+    ) -> None:
+        # Whether the iterator may still be at the end of the pass before, and has to be made once more then.
+        self._may_be_over = may_be_over
         self._source = source
         self._iterator: Iterator[Any] | None = iterator
         self._pass = pass_
@@ -133,18 +172,30 @@ class _StatefulStream(Stream):
     def __next__(self) -> Any:
         if self._iterator is None:
             raise StopIteration
-        seed = self._seed
-        if seed is None:
-            data = next(self._iterator)
-        else:
-            seed.enter(fold_in(self._pass_key, self._batch))
-            try:
-                data = next(self._iterator)
-            finally:
-                seed.exit()
+        try:
+            data = self._fetch()
+        except StopIteration:
+            if not self._may_be_over:
+                raise
+            self._may_be_over = False
+            with seeded(self._pass_key):
+                self._iterator = iter(self._source.loader)
+            data = self._fetch()
+        self._may_be_over = self._source._restored = False
         self._batch += 1
         self._source._position = (self._pass, self._batch)
         return data
+
+    def _fetch(self) -> Any:
+        seed, iterator = self._seed, self._iterator
+        assert iterator is not None
+        if seed is None:
+            return next(iterator)
+        seed.enter(fold_in(self._pass_key, self._batch))
+        try:
+            return next(iterator)
+        finally:
+            seed.exit()
 
     def state(self) -> Any:
         holder: Any = self._source._holder

@@ -82,6 +82,9 @@ class TorchSource(Source):
             self._pool = WorkerPool(self._dataset, self.loader, key)
         return _WorkerStream(self, self._pool, indices, batch, pass_key)
 
+    def initial_state(self) -> Any:
+        return plain_copy(self.loader.dataset.state_dict()) if self.addressing is Addressing.STATE else None  # type: ignore[attr-defined]
+
     def drop_last(self) -> Source:
         return self._with_order(self._order.drop_last())
 
