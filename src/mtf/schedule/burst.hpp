@@ -1,8 +1,11 @@
 /// Turns stretched to bursts: step i of a burst pattern lies in turn i / burst, less what spent slots cut short.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "mtf/schedule/pattern.hpp"

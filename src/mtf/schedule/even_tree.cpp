@@ -349,14 +349,9 @@ std::uint64_t EvenTree::position(std::int32_t slot, std::uint64_t index) const n
   return is_limited_ ? saturate(clock) : saturate(Wide{index / weight} * total_ + clock);
 }
 
-struct EvenTree::Filling {
-  std::int32_t* out;
-  Simd simd;
-};
-
 /// Deals `num` draws of a child, from its draw number `clock` on, which stand at `positions` of the output. `positions`
 /// and `spare` both hold `num` entries and are overwritten.
-void EvenTree::deal(const Filling& filling, Child child, std::uint64_t clock, std::uint16_t* positions, std::size_t num,
+void EvenTree::deal(std::int32_t* out, Child child, std::uint64_t clock, std::uint16_t* positions, std::size_t num,
                     std::uint16_t* spare) const noexcept {
   if (num == 0) {
     return;
@@ -373,7 +368,7 @@ void EvenTree::deal(const Filling& filling, Child child, std::uint64_t clock, st
   }
   if (child < 0) {
     for (std::size_t i = 0; i < num; ++i) {
-      filling.out[positions[i]] = ~child;
+      out[positions[i]] = ~child;
     }
     return;
   }
@@ -393,16 +388,16 @@ void EvenTree::deal(const Filling& filling, Child child, std::uint64_t clock, st
     }
     const DealState state{dealt.remainder, piece->light_weight, piece->weight};
     if (ends_here) {
-      split_slots(state, positions + done, size, ~node.light, ~node.heavy, filling.out);
+      split_slots(state, positions + done, size, ~node.light, ~node.heavy, out);
     } else {
       const std::uint64_t dealt_light = dealt.light - light_before;
-      stable_split(state, positions + done, size, light + dealt_light, heavy + (done - dealt_light), filling.simd);
+      stable_split(state, positions + done, size, light + dealt_light, heavy + (done - dealt_light));
     }
     done += size;
   }
   if (!ends_here) {
-    deal(filling, node.light, light_before, light, num_light, positions);
-    deal(filling, node.heavy, clock - light_before, heavy, num - num_light, positions + num_light);
+    deal(out, node.light, light_before, light, num_light, positions);
+    deal(out, node.heavy, clock - light_before, heavy, num - num_light, positions + num_light);
   }
 }
 
@@ -411,13 +406,11 @@ void EvenTree::fill(std::uint64_t begin, std::span<std::int32_t> slots) const {
   const std::size_t chunk =
       std::min<std::size_t>(std::clamp<std::size_t>(std::bit_ceil(weights_.size() * 16), 4096, 65536), slots.size());
   std::vector<std::uint16_t> buffer(2 * chunk);
-  const Simd simd = best_simd();
   for (std::size_t done = 0; done < slots.size(); done += chunk) {
     const std::size_t num = std::min(chunk, slots.size() - done);
     const std::uint64_t turn = begin + done;
     std::iota(buffer.begin(), buffer.begin() + static_cast<std::ptrdiff_t>(num), std::uint16_t{0});
-    deal({slots.data() + done, simd}, root_, is_limited_ ? turn : turn % total_, buffer.data(), num,
-         buffer.data() + chunk);
+    deal(slots.data() + done, root_, is_limited_ ? turn : turn % total_, buffer.data(), num, buffer.data() + chunk);
   }
 }
 

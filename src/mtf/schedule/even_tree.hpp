@@ -3,10 +3,10 @@
 /// The weights, integers w_i of sum W <= 2^31, are the leaves of a Huffman tree. A node of weight v = a + b that was
 /// drawn c times passed floor((c a + phase) / v) draws to its lighter child (weight a) and the rest to the other, so a
 /// walk from the root gives the slot and how often it was drawn before, and the way up gives the step of any draw.
-/// Every node is within e = max(phase, v - 1 - phase) / v of its exact share, and a slot's deviation is at most
-/// S = sum of e w_i / w_u over the nodes u below the root on its path. With phases in the middle e <= 1/2, and
-/// Huffman's tree keeps S <= 1.68. Phases are drawn from the key, so that epochs differ, as far from the middle as
-/// keeps the bound at or below max(S, 0.75 * 2): see deviation_bound().
+/// Every node is within e = max(phase, v - 1 - phase) / v of its exact share, and a slot's deviation is at most the sum
+/// of e w_i / w_u over the nodes u below the root on its path (e of u's parent). With phases in the middle, e <= 1/2,
+/// Huffman's tree keeps that sum within 1.68 for all weights. Phases are drawn from the key, so that epochs differ, as
+/// far from the middle as keeps it within 1.5, or in the middle where it is above that already.
 ///
 /// A spent slot is taken out of its ancestors' weights at the moment of its last draw: each ancestor starts a new
 /// piece, in its own clock, from the remainder it has; nothing else changes.
@@ -82,7 +82,6 @@ class EvenTree {
     std::int32_t node = -1;
     bool is_light = false;
   };
-  struct Filling;
 
   std::vector<std::int32_t> leaf_order(std::span<const std::string> names, Key key) const;
   void grow(std::span<const std::int32_t> leaves);
@@ -91,7 +90,7 @@ class EvenTree {
   [[nodiscard]] std::uint32_t weight_of(Child child) const noexcept;
   [[nodiscard]] const Piece& piece_at(const Node& node, std::uint64_t clock) const noexcept;
   [[nodiscard]] const Piece& piece_of_draw(const Node& node, bool is_light, std::uint64_t index) const noexcept;
-  void deal(const Filling& filling, Child child, std::uint64_t clock, std::uint16_t* positions, std::size_t num,
+  void deal(std::int32_t* out, Child child, std::uint64_t clock, std::uint16_t* positions, std::size_t num,
             std::uint16_t* spare) const noexcept;
 
   std::vector<std::uint32_t> weights_;

@@ -8,9 +8,9 @@
 
 #include <algorithm>
 #include <concepts>
+#include <cstddef>
 #include <cstdint>
 #include <span>
-#include <vector>
 
 namespace mtf {
 

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 
 #include "mtf/random/key.hpp"
@@ -29,7 +30,7 @@ class ShuffledBlocks {
   /// Turns per block: the power of two from 4 n on, at least 64 and at most 256.
   [[nodiscard]] std::uint32_t block_size() const noexcept { return block_size_; }
 
-  /// Complexity: O(block_size * depth) for a turn outside the remembered block, else EVEN's count and a scan.
+  /// Complexity: O(block_size) for a turn outside the remembered block, about 1 us; else EVEN's count and a scan.
   [[nodiscard]] SlotDraw at(std::uint64_t turn) const;
   /// Complexity: EVEN's fill and 2 to 3 ns per turn.
   void fill(std::uint64_t begin, std::span<std::int32_t> slots) const;
@@ -41,15 +42,26 @@ class ShuffledBlocks {
 
  private:
   static constexpr std::size_t kLargestBlock = 256;
+  using Order = std::array<std::uint16_t, kLargestBlock>;
+
+  /// The block last asked for: its order at once, its slots when asked for more than one step.
   struct Block {
     std::mutex mutex;
     std::uint64_t number = kEndless;
     std::size_t size = 0;
+    bool has_slots = false;
+    Order order;
     std::array<std::int32_t, kLargestBlock> slots;
   };
 
-  /// Puts EVEN's draws of a whole block into the block's order, in place.
-  void shuffle(std::uint64_t number, std::span<std::int32_t> slots) const noexcept;
+  /// pi of a block of `size` turns: order[j] is the place in EVEN of the block's turn j.
+  void draw_order(std::uint64_t number, std::size_t size, Order& order) const noexcept;
+  /// Loads the order of block `number`. The lock is held, here and below.
+  void load(std::uint64_t number) const noexcept;
+  /// The loaded block's slots.
+  [[nodiscard]] std::span<const std::int32_t> slots() const;
+  /// The draw at `offset` of the loaded block from single walks of the tree, unless its slot fills too much of it.
+  [[nodiscard]] std::optional<SlotDraw> single_draw(std::size_t offset) const noexcept;
   /// Calls `use` with the slots of the block that holds `turn`, which it may not keep.
   template <class Use>
   auto with_block(std::uint64_t turn, Use use) const;

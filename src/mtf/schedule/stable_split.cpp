@@ -15,7 +15,7 @@ inline bool deal(DealState& state) noexcept {
 }  // namespace
 
 void stable_split(DealState state, const std::uint16_t* positions, std::size_t num, std::uint16_t* light,
-                  std::uint16_t* heavy, Simd) noexcept {
+                  std::uint16_t* heavy) noexcept {
   for (std::size_t i = 0; i < num; ++i) {
     const bool is_light = deal(state);
     *(is_light ? light : heavy) = positions[i];

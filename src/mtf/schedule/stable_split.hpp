@@ -1,9 +1,8 @@
 /// Splits a list of positions into two in the order that one rounded division deals them out.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-
-#include "mtf/random/cpu.hpp"
 
 namespace mtf {
 
@@ -16,9 +15,9 @@ struct DealState {
 };
 
 /// Copies `num` positions in order, those of the light child to `light`, the others to `heavy`. Neither output overlaps
-/// the input; each has room for exactly its positions. The same for every `simd`.
+/// the input; each has room for exactly its positions.
 void stable_split(DealState state, const std::uint16_t* positions, std::size_t num, std::uint16_t* light,
-                  std::uint16_t* heavy, Simd simd) noexcept;
+                  std::uint16_t* heavy) noexcept;
 
 /// Writes a slot at each position: `light_slot` or `heavy_slot`.
 void split_slots(DealState state, const std::uint16_t* positions, std::size_t num, std::int32_t light_slot,

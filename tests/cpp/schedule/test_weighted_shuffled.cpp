@@ -69,6 +69,34 @@ TEST(WeightedShuffled, ChunksAgree) {
   test::expect_chunks_agree(WeightedShuffled(weights, {}, 1, limits, Key{1}), 4'500);
 }
 
+TEST(WeightedShuffled, JumpingAboutAgreesWithWalking) {
+  Stream stream(Key{5});
+  for (const std::size_t n : {3, 17, 40, 300}) {
+    Weights weights(n);
+    std::vector<std::uint64_t> limits(n);
+    for (std::size_t slot = 0; slot < n; ++slot) {
+      weights[slot] = static_cast<std::uint32_t>(1 + 3'000 / (slot + 1));
+      limits[slot] = 6'000 / n + stream.bounded(50);
+    }
+    for (const bool is_limited : {false, true}) {
+      const WeightedShuffled pattern(weights, {}, 1, is_limited ? limits : std::vector<std::uint64_t>{}, Key{n});
+      const std::size_t num_steps = is_limited ? pattern.length() : 5'000;
+      const Slots drawn = test::filled(pattern, 0, num_steps);
+      std::vector<SlotDraw> draws;
+      test::Counts counts(n);
+      for (const std::int32_t slot : drawn) {
+        draws.push_back({slot, counts[static_cast<std::size_t>(slot)]++});
+      }
+      for (int i = 0; i < 2'000; ++i) {
+        const std::size_t step = stream.bounded(num_steps);
+        ASSERT_EQ(pattern.at(step), draws[step]) << "n " << n << " step " << step;
+        const std::size_t other = stream.bounded(num_steps);
+        ASSERT_EQ(pattern.position(draws[other].slot, draws[other].index), other);
+      }
+    }
+  }
+}
+
 TEST(WeightedShuffled, NeighboursAreCorrelatedAsInARandomOrderOfABlock) {
   // Drawing without replacement from a block of B leaves a lag-1 correlation of -1 / (B - 1) inside blocks.
   const Weights weights{1, 1};
