@@ -45,7 +45,7 @@ def _task(name: str, data: datasets._base.Bunch, batch_size: int, num_classes: i
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     held_out, kept = order[: len(x) // 5], order[len(x) // 5 :]
     mean, std = x[kept].mean(0), x[kept].std(0)
-    # A pixel that is always blank has no spread to divide by, and one that is nearly always must not grow out of bounds.
+    # A pixel that is always blank has no spread to divide by; one that nearly always is must not grow out of bounds.
     x = ((x - mean) / torch.where(std > 0, std, 1.0)).clamp(-5, 5)
     if not num_classes:
         y = ((y - y[kept].mean()) / y[kept].std()).unsqueeze(1)

@@ -148,7 +148,7 @@ def test_checkpoints_of_which_none_is_valid_are_an_error(tmp_path: Path) -> None
 
 def test_an_empty_directory_of_our_name_is_not_a_fresh_start(tmp_path: Path) -> None:
     (tmp_path / "step-00000001").mkdir()
-    with pytest.raises(CheckpointError, match="manifest.json is missing"):
+    with pytest.raises(CheckpointError, match=r"manifest\.json is missing"):
         manager(tmp_path).latest()
 
 

@@ -54,12 +54,12 @@ class Progress:
 def _bar(title: str, total: int | None, done: int) -> Any:
     """A tqdm bar fit for where the output goes; None where lines are better."""
     if _in_notebook():
-        from tqdm.notebook import tqdm as notebook_bar  # type: ignore[import-untyped]  # tqdm has no types
+        from tqdm.notebook import tqdm as notebook_bar
 
         return notebook_bar(desc=title, total=total, initial=done, unit="step")
     if not sys.stderr.isatty():
         return None
-    from tqdm import tqdm  # type: ignore[import-untyped]  # tqdm has no types
+    from tqdm import tqdm
 
     return tqdm(desc=title, total=total, initial=done, unit="step", dynamic_ncols=True, leave=False)
 
