@@ -57,13 +57,13 @@ def test_weighted_even_array(measure: Measure, tool: str, n: int) -> None:
     items = 10**5
     schedule = weighted(n, WeightedOrder.SHUFFLED if "SHUFFLED" in tool else WeightedOrder.EVEN, items)
     run = lambda: schedule.sources(0, 0, items)  # noqa: E731
-    measure(run, row="A", work=EVEN_ARRAY, size=f"n={n}", tool=tool, items=items, rounds=20, bound=f"even draw n={n}")
+    measure(run, row="A", work=EVEN_ARRAY, size=f"n={n}", tool=tool, items=items, rounds=20, bound=f"even n={n} array")
 
 
 @pytest.mark.parametrize("n", SIZES)
 def test_weighted_even_array_greedy(hand_on: Callable[[Measurement], None], n: int) -> None:
     """The greedy order of large-scale trainers, compiled: its own program times it."""
-    ns = native(f"greedy order n={n}")
+    ns = native(f"greedy n={n}")
     if ns is None:
         pytest.skip("benchmarks/native isn't built")
     hand_on(Measurement(row="A", work=EVEN_ARRAY, size=f"n={n}", tool="greedy (C++)", ns=ns))

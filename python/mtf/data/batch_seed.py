@@ -40,7 +40,7 @@ class _NumpyState:
         self._spare = np.random.MT19937(0)
 
     def save(self) -> tuple[Any, dict[str, Any] | None]:
-        bits = np.random.get_bit_generator()
+        bits = np.random.mtrand.get_bit_generator()
         if not isinstance(bits, np.random.MT19937):
             return bits, None
         if bits is not self._bits:
@@ -55,11 +55,11 @@ class _NumpyState:
         return bits, None
 
     def borrow(self) -> None:
-        np.random.set_bit_generator(self._spare)
+        np.random.mtrand.set_bit_generator(self._spare)
 
     def restore(self, saved: tuple[Any, dict[str, Any] | None]) -> None:
         bits, state = saved
-        np.random.set_bit_generator(bits)
+        np.random.mtrand.set_bit_generator(bits)
         if state is not None:
             np.random.set_state(state)
 

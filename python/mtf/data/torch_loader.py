@@ -152,7 +152,7 @@ class _InlineStream(Stream):
             raise RuntimeError(f"the dataset or collate function raised StopIteration for {index!r}") from error
         finally:
             self._batch += 1
-        return pin_memory(data) if self._pin else data  # type: ignore[no-untyped-call]
+        return pin_memory(data) if self._pin else data
 
     def state(self) -> Any:
         return plain_copy(self._dataset.dataset.state_dict()) if self._stateful else None

@@ -159,7 +159,7 @@ std::vector<Epoch::Piece> Epoch::pieces(std::uint64_t begin, std::uint64_t end) 
   return pieces;
 }
 
-void Epoch::append(Event event, std::span<const std::uint64_t> counts) {
+void Epoch::append(const Event& event, std::span<const std::uint64_t> counts) {
   const std::uint64_t step = event.step;
   complete_ = false;
   if (step < links_.front().segment->start()) {

@@ -62,7 +62,7 @@ class Epoch {
 
   /// The epoch as it would be without the events behind `step`, with `event` at `step` = event.step.
   /// `counts`: draws of each source in [0, step).
-  void append(Event event, std::span<const std::uint64_t> counts);
+  void append(const Event& event, std::span<const std::uint64_t> counts);
   /// The log up to and including `step`, and the segment in force there.
   [[nodiscard]] std::vector<Event> events_until(std::uint64_t step) const;
   [[nodiscard]] Tail tail_at(std::uint64_t step);

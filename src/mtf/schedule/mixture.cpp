@@ -80,7 +80,8 @@ std::vector<std::uint32_t> apportion(std::span<const std::uint64_t> parts, std::
   std::int64_t num_left = static_cast<std::int64_t>(total);
   for (std::size_t i = 0; i < parts.size(); ++i) {
     const Wide scaled_part = Wide{parts[i]} * total;
-    units[i] = static_cast<std::uint32_t>(scaled_part / sum);
+    units[i] =
+        static_cast<std::uint32_t>(scaled_part / sum);  // NOLINT(clang-analyzer-core.DivideZero): some part is > 0
     remainders[i] = scaled_part % sum;
     if (units[i] == 0 && parts[i] > 0) {
       units[i] = 1;

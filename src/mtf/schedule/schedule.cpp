@@ -214,7 +214,7 @@ void Schedule::seek(std::uint64_t epoch, std::uint64_t step) {
 void Schedule::append(Event event) {
   Epoch& epoch = open(epoch_);
   event.step = step_;
-  epoch.append(std::move(event), counts_at(epoch.segment_at(step_), step_));
+  epoch.append(event, counts_at(epoch.segment_at(step_), step_));
   // Later epochs follow from this one and are computed again; earlier ones cannot be any more.
   std::erase_if(epochs_, [this](const auto& entry) { return entry.first != epoch_; });
   earliest_ = epoch_;
