@@ -22,6 +22,7 @@ _PUBLIC: dict[str, str] = {
     "Source": "mtf.data.source",
     "MultiLoader": "mtf.data.multi_loader",
     "Batch": "mtf.data.multi_loader",
+    "check_source": "mtf.data.check",
     "SamplingStrategy": "mtf.enums",
     "WeightedOrder": "mtf.enums",
     "EpochLengthPolicy": "mtf.enums",

@@ -40,6 +40,7 @@ MAY_IMPORT_CORE = {
     "mtf.environment",
     "mtf.data.array_loader",
     "mtf.data.batch_seed",
+    "mtf.data.check",
     "mtf.data.engine",
     "mtf.data.index_order",
     "mtf.data.iterable",

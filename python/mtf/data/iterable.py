@@ -63,14 +63,17 @@ class IterableSource(Source):
     far as the iterable draws from the process-wide generators and depends on nothing else that changes.
 
     A one-shot iterator (a generator, an open file) goes forward only, and stays alive as long as the source.
+
+    Attributes:
+        is_one_shot: Whether the loader is one.
     """
 
     addressing = Addressing.REPLAY
 
     def __init__(self, loader: Any, name: str, *, seed_each_batch: bool = True) -> None:
         self.name = name
-        self._one_shot = isinstance(loader, Iterator)
-        if not self._one_shot and not hasattr(type(loader), "__iter__") and not hasattr(type(loader), "__getitem__"):
+        self.is_one_shot = isinstance(loader, Iterator)
+        if not self.is_one_shot and not hasattr(type(loader), "__iter__") and not hasattr(type(loader), "__getitem__"):
             raise ConfigError(
                 f"loader {name!r} must be a Source, a DataLoader or an iterable of batches, but is a "
                 f"{type(loader).__name__}"
@@ -85,7 +88,7 @@ class IterableSource(Source):
 
     def open(self, pass_: int, batch: int, key: int, snapshot: Snapshot | None = None) -> Stream:
         pass_key = fold_in(key, pass_)
-        if self._one_shot:
+        if self.is_one_shot:
             return self._open_one_shot(pass_, batch, pass_key)
         # torch draws the workers' seed from the process-wide generator when an iterator is made.
         with seeded(pass_key):
@@ -149,7 +152,7 @@ class IterableSource(Source):
 
     def notes(self) -> list[str]:
         notes = ["a resume produces the batches before the position again and drops them"]
-        if self._one_shot:
+        if self.is_one_shot:
             notes[0] = (
                 "a one-shot iterator: it can't cycle or go back; a resume in a new process produces the batches "
                 "before the position and drops them"
