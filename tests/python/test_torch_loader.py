@@ -354,3 +354,21 @@ def test_sequential_and_batches_are_recognised() -> None:
     weighted = DataLoader(Rows(5), 2, sampler=WeightedRandomSampler(WEIGHTS[:5], 5))
     assert "no data is read" in as_source(weighted, "a").notes()[0]
     assert type(DataLoader(Rows(5)).sampler) is SequentialSampler
+
+
+class Wide(Rows):
+    """Rows of 8,000 bytes."""
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.full((1000,), float(index), dtype=torch.float64)
+
+
+def test_batches_in_worker_processes_stay_within_the_bytes() -> None:
+    config = fixed(60)
+    config.prefetch_bytes = 100_000
+    loaders = [
+        DataLoader(Wide(20), 4, num_workers=1, prefetch_factor=4, persistent_workers=True) for _ in range(2)
+    ]  # batches of 32,000 bytes
+    with MultiLoader(loaders, config) as mixture:
+        held = [sum(mixture.stats()["in_flight"].values()) * 32_000 for _ in mixture]
+    assert max(held) == 96_000

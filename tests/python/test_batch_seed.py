@@ -1,0 +1,69 @@
+"""Seeding for the length of a fetch: a function of the key, and nothing of it stays."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mtf.data import batch_seed
+from mtf.data.batch_seed import BatchSeed, seed_generators, seeded
+
+
+def draw() -> tuple[float, ...]:
+    return torch.rand(()).item(), float(np.random.randn()), random.random(), random.gauss(0, 1)
+
+
+def states() -> tuple[Any, ...]:
+    return torch.get_rng_state().tolist(), str(np.random.get_state(legacy=False)), random.getstate()
+
+
+@pytest.mark.parametrize("copies_memory", [True, False])
+@pytest.mark.parametrize("num_gaussians", [0, 1, 2])
+def test_the_generators_come_back(monkeypatch: pytest.MonkeyPatch, copies_memory: bool, num_gaussians: int) -> None:
+    monkeypatch.setattr(batch_seed._python, "copies_memory", copies_memory and batch_seed._python.copies_memory)
+    seed = BatchSeed()
+    for _ in range(3):
+        draw()
+        np.random.randn(num_gaussians)  # an odd number leaves half of a pair behind
+        for _ in range(num_gaussians):
+            random.gauss(0, 1)
+        before = states()
+        seed.enter(2**64 - 3)
+        draw()
+        np.random.rand(2000)
+        seed.exit()
+        assert states() == before
+
+
+def test_draws_depend_on_every_word_of_the_key() -> None:
+    drawn = []
+    for key in (5, 5 + 2**40, 6):
+        with seeded(key):
+            drawn.append(draw())
+    with seeded(5):
+        assert draw() == drawn[0]
+    assert drawn[0][0] == drawn[1][0] != drawn[2][0]  # torch's generator uses the low word
+    assert drawn[0][1] == drawn[2][1] != drawn[1][1]  # numpy's the high one
+    assert len({values[2] for values in drawn}) == 3
+
+
+def test_a_fetch_in_a_worker_draws_the_same() -> None:
+    with seeded(77):
+        here = draw()
+    before = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    seed_generators(77)
+    assert draw() == here
+    torch.set_rng_state(before[0])
+    np.random.set_state(before[1])
+    random.setstate(before[2])
+
+
+def test_a_fetch_runs_on_one_thread() -> None:
+    before = torch.get_num_threads()
+    with seeded(1):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
