@@ -8,6 +8,8 @@ standard error. Exit codes: 0 done (`diff`: equal; `check-source`: exact), 1 a d
 from __future__ import annotations
 
 import argparse
+import importlib
+import inspect
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -70,12 +72,16 @@ def _parser() -> argparse.ArgumentParser:
 
     command("env", _env, "Print versions and what is available here (for a report of a mistake).")
 
-    inspect = command("inspect", _inspect, "Show a checkpoint: what it holds, where its schedule stands.")
-    inspect.add_argument("checkpoint", type=Path)
+    inspection = command("inspect", _inspect, "Show a checkpoint: what it holds, where its schedule stands.")
+    inspection.add_argument("checkpoint", type=Path)
 
     diff = command("diff", _diff, "Show what differs between two checkpoints.")
     diff.add_argument("left", type=Path)
     diff.add_argument("right", type=Path)
+
+    check = command("check-source", _check_source, "Check that a loader gives the same batches again after a resume.")
+    check.add_argument("loader", help="module:name of a loader, or of a function without arguments that makes one")
+    check.add_argument("--batches", type=_positive, default=6, help="batches to read of each pass (default 6)")
     return parser
 
 
@@ -193,3 +199,28 @@ def _diff(arguments: argparse.Namespace) -> int:
     else:
         print(found.text())
     return OK if found.equal else DIFFERENT
+
+
+def _check_source(arguments: argparse.Namespace) -> int:
+    from mtf.data.check import check_source
+
+    report = check_source(_find_loader(arguments.loader), num_batches=arguments.batches)
+    if arguments.json:
+        _print_json(report.to_dict())
+    else:
+        print(report)
+    return OK if report.ok else DIFFERENT
+
+
+def _find_loader(place: str) -> Any:
+    module_name, separator, name = place.partition(":")
+    if not separator or not module_name or not name:
+        raise ConfigError(f"the loader must be given as module:name, but is {place!r}")
+    # As `python -m` does it: modules of the current folder can be named.
+    sys.path.insert(0, "")
+    module = importlib.import_module(module_name)
+    try:
+        found = getattr(module, name)
+    except AttributeError:
+        raise ConfigError(f"module {module_name!r} has no {name!r}") from None
+    return found() if inspect.isfunction(found) else found

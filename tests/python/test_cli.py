@@ -141,3 +141,42 @@ def test_no_command_is_a_mistake() -> None:
     with pytest.raises(SystemExit) as stopped:
         cli.main([])
     assert stopped.value.code == cli.USAGE
+
+
+LOADERS = """\
+import torch
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+exact = DataLoader(TensorDataset(torch.arange(32.0)), batch_size=4, shuffle=True)
+
+
+class Counting(Dataset):
+    reads = 0
+
+    def __len__(self):
+        return 32
+
+    def __getitem__(self, index):
+        Counting.reads += 1
+        return Counting.reads
+
+
+def make_counting():
+    return DataLoader(Counting(), batch_size=4)
+"""
+
+
+def test_check_source_tells_exact_from_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    Path("cli_loaders.py").write_text(LOADERS, encoding="utf-8")
+    assert cli.main(["check-source", "cli_loaders:exact"]) == cli.OK
+    assert capsys.readouterr().out
+    assert cli.main(["check-source", "cli_loaders:make_counting", "--json"]) == cli.DIFFERENT
+    assert json.loads(capsys.readouterr().out)["ok"] is False
+    for place, said in [("cli_loaders", "module:name"), ("cli_loaders:none", "no 'none'"), ("no_such:x", "no_such")]:
+        assert cli.main(["check-source", place]) == cli.USAGE
+        assert said in failure(capsys)
