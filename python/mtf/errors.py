@@ -29,3 +29,7 @@ class FetchTimeout(SourceError):
 
 class Closed(MtfError, RuntimeError):
     """A call on an object that was closed, or that a forked child process inherited."""
+
+
+class RankFailed(MtfError, RuntimeError):
+    """Another rank raised, died or doesn't answer any more; names it, and what is known about it."""

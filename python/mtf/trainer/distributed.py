@@ -6,12 +6,19 @@ through this object: the forward pass of a whole training step, sums of metrics,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from mtf.config.ranks import DDPConfig
+
+if TYPE_CHECKING:
+    from mtf.trainer.ddp import Replicated
+    from mtf.trainer.fsdp import Sharded
+    from mtf.trainer.process_group import ProcessGroup
 
 T = TypeVar("T")
 
@@ -21,17 +28,35 @@ class SingleProcess:
 
     rank = 0
     world_size = 1
+    is_sharded = False
+    """Whether each rank holds a part of the model only."""
 
     def wrap(self, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        """Prepares ``model`` for the first step; called once, after it was moved to its device."""
+        """Prepares ``model`` and ``optimizers``; called once, after the model was moved to its device."""
+
+    def open(self, num_loaders: int) -> None:
+        """Called when ``fit`` begins, and when a loader was added."""
 
     def run(self, step: Callable[..., T], *args: Any) -> T:
         """Calls ``step(*args)`` inside the wrapper's forward, so that whatever the user's step does with the
         bare model counts as one forward pass of the wrapper."""
         return step(*args)
 
-    def window(self, is_last: bool) -> AbstractContextManager[Any]:
-        """Surrounds forward and backward of one step; gradients are reduced in the last step of a window only."""
+    def window(self, is_last: bool, is_mixed: bool = False) -> AbstractContextManager[Any]:
+        """Surrounds forward and backward of one step; gradients are reduced in the last step of a window only.
+
+        Args:
+            is_last: whether it is the window's last step.
+            is_mixed: whether the window has batches of several loaders.
+        """
+        return nullcontext()
+
+    def failures(self, where: Callable[[], str]) -> AbstractContextManager[Any]:
+        """Surrounds what all ranks do together: a rank that fails inside says why, and the others name it.
+
+        Args:
+            where: where this rank is, for the others' message.
+        """
         return nullcontext()
 
     def sum(self, values: Tensor) -> Tensor:
@@ -42,9 +67,28 @@ class SingleProcess:
         """Whether ``flag`` is set on any rank; a collective, so all ranks call it at the same update."""
         return flag
 
+    def largest(self, numbers: Sequence[int]) -> list[int]:
+        """Elementwise largest over all ranks; a collective."""
+        return list(numbers)
+
     def union(self, names: Iterable[str]) -> list[str]:
         """The names that occur on any rank, in the same order on all of them."""
         return sorted(set(names))
+
+    def gather(self, value: T) -> list[T]:
+        """``value`` of every rank, on every rank; a collective."""
+        return [value]
+
+    def from_first(self, value: T) -> T:
+        """Rank 0's ``value``; a collective."""
+        return value
+
+    def require_equal(self, what: str, fields: Mapping[str, Any]) -> None:
+        """Compares plain data on all ranks; a collective.
+
+        Raises:
+            ConfigError: on all ranks; names each rank and field that differs.
+        """
 
     def clip_grad_norm(self, parameters: Sequence[Tensor], max_norm: float) -> Tensor:
         """Scales the gradients so that their joint 2-norm is at most ``max_norm``; returns the norm before (0-dim)."""
@@ -52,6 +96,149 @@ class SingleProcess:
 
     def all_finite(self, parameters: Sequence[Tensor]) -> bool:
         """Whether every gradient is finite on every rank. Synchronises the host with the device."""
-        grads = [p.grad for p in parameters if p.grad is not None]
-        largest = nn.utils.get_total_norm(grads, norm_type=float("inf"))
-        return bool(torch.isfinite(largest).item())
+        return _local_all_finite(parameters)
+
+
+class SeveralRanks(SingleProcess):
+    """Ranks that train one model together.
+
+    Args:
+        group: the process group.
+        strategy: how the model is spread over it.
+    """
+
+    def __init__(self, group: ProcessGroup, strategy: Replicated | Sharded) -> None:
+        self.group = group
+        self.strategy = strategy
+        self.rank = group.rank
+        self.world_size = group.world_size
+        self.is_sharded = strategy.is_sharded
+        self._union: tuple[frozenset[str], list[str]] | None = None
+
+    def wrap(self, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        shapes = {name: list(p.shape) for name, p in model.named_parameters()}
+        self.require_equal("the model", {"parameters": shapes, "optimizers": len(optimizers)})
+        self.strategy.wrap(model, optimizers)
+
+    def open(self, num_loaders: int) -> None:
+        self.strategy.open(num_loaders)
+
+    def run(self, step: Callable[..., T], *args: Any) -> T:
+        result: T = self.strategy.run(step, args)
+        return result
+
+    def window(self, is_last: bool, is_mixed: bool = False) -> AbstractContextManager[Any]:
+        return self.strategy.window(is_last, is_mixed)
+
+    def failures(self, where: Callable[[], str]) -> AbstractContextManager[Any]:
+        return _failures(self.group, where)
+
+    def sum(self, values: Tensor) -> Tensor:
+        return self.group.reduce(values)
+
+    def any(self, flag: bool) -> bool:
+        return bool(self.largest([int(flag)])[0])
+
+    def largest(self, numbers: Sequence[int]) -> list[int]:
+        return self.group.largest(numbers)
+
+    def union(self, names: Iterable[str]) -> list[str]:
+        from mtf.trainer.agreement import fingerprint
+
+        own = frozenset(names)
+        known = self._union is not None and self._union[0] == own
+        # Metrics rarely change their names: one small reduction says that nobody's have, and all use the last answer.
+        mark = fingerprint({name: 1 for name in own})
+        high, low, unknown = self.largest([mark, -mark, int(not known)])
+        if high != -low or unknown:
+            found = sorted(set().union(*self.gather(sorted(own))))
+            if high != -low:
+                return found
+            self._union = (own, found)
+        assert self._union is not None
+        return self._union[1]
+
+    def gather(self, value: T) -> list[T]:
+        return self.group.gather(value)
+
+    def from_first(self, value: T) -> T:
+        result: T = self.group.from_first(value)
+        return result
+
+    def require_equal(self, what: str, fields: Mapping[str, Any]) -> None:
+        from mtf.trainer.agreement import require_equal
+
+        require_equal(what, fields, self.largest, self.gather)
+
+    def clip_grad_norm(self, parameters: Sequence[Tensor], max_norm: float) -> Tensor:
+        return self.strategy.clip_grad_norm(parameters, max_norm)
+
+    def all_finite(self, parameters: Sequence[Tensor]) -> bool:
+        return not self.any(not _local_all_finite(parameters))
+
+
+def make_ranks(config: DDPConfig, device_type: str) -> SingleProcess:
+    """Joins the other ranks of this launch; ``SingleProcess`` for a process that was started alone.
+
+    Args:
+        config: strategy, backend, timeout.
+        device_type: where the model is going to be.
+    """
+    from mtf.trainer import process_group
+
+    group = process_group.join(config, device_type)
+    if group is None:
+        return SingleProcess()
+    if config.strategy == "fsdp":
+        from mtf.trainer.fsdp import Sharded
+
+        return SeveralRanks(group, Sharded(group, config))
+    from mtf.trainer.ddp import Replicated
+
+    return SeveralRanks(group, Replicated(group, config))
+
+
+@contextmanager
+def _failures(group: ProcessGroup, where: Callable[[], str]) -> Iterator[None]:
+    from mtf.errors import MtfError, RankFailed
+    from mtf.trainer import process_group
+
+    try:
+        yield
+    except RankFailed:
+        process_group.mark_broken()
+        raise
+    except Exception as error:
+        # A collective fails with RuntimeError on those ranks that are well; everything else is this rank's own fault.
+        is_own = isinstance(error, MtfError) or not isinstance(error, RuntimeError) or not _is_collective(error)
+        process_group.mark_broken()
+        if is_own:
+            group.roll_call.report(error, where())
+            raise
+        found = group.roll_call.find_failure()
+        if found is None:
+            group.roll_call.report(error, where())
+            raise
+        raise RankFailed(f"rank {group.rank} stops {where()}, because {found}") from error
+
+
+_COLLECTIVE_WORDS = ("gloo", "connection", "timed out", "timeout", "nccl", "socket", "process group", "broken pipe")
+
+
+def _is_collective(error: BaseException) -> bool:
+    """Whether ``error`` came from a collective. gloo raises plain RuntimeErrors, so its words decide."""
+    text = str(error).lower()
+    return isinstance(error, torch.distributed.DistError) or any(word in text for word in _COLLECTIVE_WORDS)
+
+
+def _local_all_finite(parameters: Sequence[Tensor]) -> bool:
+    grads = [p.grad for p in parameters if p.grad is not None]
+    local = [g.to_local() if isinstance(g, _dtensor()) else g for g in grads]
+    largest = nn.utils.get_total_norm([g for g in local if g.numel()], norm_type=float("inf"))
+    return bool(torch.isfinite(largest).item())
+
+
+def _dtensor() -> type:
+    from torch.distributed.tensor import DTensor
+
+    return DTensor

@@ -1,0 +1,74 @@
+"""What must be equal on all ranks, compared by one small reduction; named in full only where it differs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from mtf.errors import ConfigError
+
+Largest = Callable[[Sequence[int]], list[int]]
+Gather = Callable[[Any], list[Any]]
+
+
+def fingerprint(fields: Mapping[str, Any]) -> int:
+    """63 bits of a hash of plain data, the same in every process."""
+    text = json.dumps(_flat(fields), sort_keys=True)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+
+
+def require_equal(what: str, fields: Mapping[str, Any], largest: Largest, gather: Gather) -> None:
+    """Compares ``fields`` (nested plain data) on all ranks. A collective: one reduction of two integers if all is well.
+
+    Args:
+        what: what the fields describe, for the message.
+        fields: name -> value.
+        largest: elementwise largest over all ranks.
+        gather: every rank's value.
+
+    Raises:
+        ConfigError: on every rank; names each field that differs, its values and the ranks that have them.
+    """
+    own = fingerprint(fields)
+    high, low = largest([own, -own])
+    if high == -low:
+        return
+    differences = describe_differences(gather(_flat(fields)))
+    raise ConfigError(f"the ranks don't agree on {what}:\n  " + "\n  ".join(differences))
+
+
+def describe_differences(per_rank: Sequence[Mapping[str, str]], limit: int = 10) -> list[str]:
+    """A line for each field that isn't equal on all ranks; the value that most ranks have comes first."""
+    lines = []
+    for name in sorted({name for fields in per_rank for name in fields}):
+        values = [fields.get(name, "missing") for fields in per_rank]
+        if len(set(values)) == 1:
+            continue
+        groups = [
+            f"{_short(value)} on {_ranks([rank for rank, v in enumerate(values) if v == value])}"
+            for value, _ in Counter(values).most_common()
+        ]
+        lines.append(f"{name}: {', '.join(groups)}")
+    return lines if len(lines) <= limit else [*lines[:limit], f"and {len(lines) - limit} more fields"]
+
+
+def _flat(value: Any, path: str = "") -> dict[str, str]:
+    """Leaves of nested plain data by dotted path, each as JSON."""
+    if isinstance(value, Mapping):
+        found: dict[str, str] = {}
+        for key, inner in value.items():
+            found.update(_flat(inner, f"{path}.{key}" if path else str(key)))
+        return found
+    return {path: json.dumps(value, default=str)}
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def _ranks(ranks: Sequence[int]) -> str:
+    shown = ", ".join(map(str, ranks[:8])) + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")
+    return f"rank{'s' if len(ranks) > 1 else ''} {shown}"
