@@ -142,7 +142,7 @@ def test_a_rank_without_a_sample_repeats_one_with_weight_zero() -> None:
     for rank in range(3):
         with MultiLoader({"a": shuffled(10, 3)}, fixed(2), rank=rank, world_size=3) as mixture:
             weights.append([batch.weight for batch in mixture])
-    assert weights == [[1.0, 1.0], [1.0, 0.0], [1.0, 0.0]]
+    assert weights == [[1.0, 3.0], [1.0, 0.0], [1.0, 0.0]]
 
 
 def test_the_users_own_division_among_ranks_is_kept_and_checked() -> None:

@@ -128,10 +128,12 @@ class CheckpointManager:
 
         return self._save(self.path_for(step, epoch), fill, fields, asynchronous, required)
 
-    def save_files(self, path: Path, fill: Fill, fields: Mapping[str, Any], *, required: bool = False) -> Path | None:
-        """Saves a directory whose files ``fill`` writes; otherwise as :meth:`save`, always synchronous."""
+    def save_files(
+        self, path: Path, fill: Fill, fields: Mapping[str, Any], *, asynchronous: bool = False, required: bool = False
+    ) -> Path | None:
+        """Saves a directory whose files ``fill`` writes, maybe on a thread; otherwise as :meth:`save`."""
         self._settle(required=False)
-        return self._save(path, fill, fields, False, required)
+        return self._save(path, fill, fields, asynchronous and not required, required)
 
     def _save(
         self, path: Path, fill: Fill, fields: Mapping[str, Any], asynchronous: bool, required: bool

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from mtf.config.fields import Config, nearest, parse_enum
 from mtf.config.multi import MultiDataLoaderConfig
+from mtf.config.ranks import DDPConfig
 from mtf.enums import ValAggregation
 from mtf.errors import ConfigError
 
@@ -178,11 +179,14 @@ class PreemptionConfig(Config):
         signals: names of signals (``signal.Signals`` are accepted); empty: no handlers are installed.
         exit_code: of the process, when nothing catches ``mtf.Preempted``; 0 to 255.
         requeue_job: ask Slurm to run the job again (``scontrol requeue``), inside a Slurm job.
+        agree_every: updates between two looks at whether any rank was asked to stop, on several ranks: all of them
+            stop after the same update, this many later at most.
     """
 
     signals: tuple[str, ...] = ("SIGTERM", "SIGUSR1")
     exit_code: int = 75
     requeue_job: bool = False
+    agree_every: int = 10
 
     def __post_init__(self) -> None:
         """Normalises names and checks them."""
@@ -197,6 +201,7 @@ class PreemptionConfig(Config):
                 )
             names.append(name)
         self.signals = tuple(names)
+        _at_least("preemption.agree_every", self.agree_every, 1)
         if not 0 <= self.exit_code <= 255:
             raise ConfigError(f"preemption.exit_code must be in [0, 255], it is {self.exit_code}")
 
@@ -269,6 +274,7 @@ class TrainerConfig(Config):
         preemption: what signals do.
         performance: precision, windows, clipping.
         logging: metrics and progress.
+        ddp: how several ranks train together.
         seed: of data and of the random numbers of each step, in [0, 2**64). Initial weights are the user's.
         step_rng: ``"derived"`` seeds the process-wide generators before each step from (seed, step), so that the
             state holds positions only; ``"saved"`` leaves them alone and saves their states.
@@ -288,6 +294,7 @@ class TrainerConfig(Config):
     preemption: PreemptionConfig = field(default_factory=PreemptionConfig)
     performance: PerformanceConfig = field(default_factory=PerformanceConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
+    ddp: DDPConfig = field(default_factory=DDPConfig)
     seed: int = 0
     step_rng: Literal["derived", "saved"] = "derived"
     experiment_name: str = "mtf"

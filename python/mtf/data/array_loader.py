@@ -221,9 +221,16 @@ class ArrayLoader(Source):
         other._rank, other._world_size = rank, world_size
         return other
 
+    def spread(self, rank: int, world_size: int) -> Source:
+        return _Spread(self, rank, world_size)
+
     def weight(self, pass_: int, batch: int) -> float:
         rows = min(self.global_batch_size, self._num_rows - batch * self.global_batch_size)
-        return 0.0 if self._rank >= rows else 1.0
+        share, num_greater = divmod(rows, self._world_size)
+        return (share + (self._rank < num_greater)) * self._world_size / rows
+
+    def global_batch_size_on(self, world_size: int) -> int:
+        return self.global_batch_size
 
     def __iter__(self) -> Iterator[Any]:
         """One pass, and the next one at the next call; after ``load_state_dict``, the rest of the state's pass."""
@@ -275,6 +282,34 @@ class ArrayLoader(Source):
                 f"but are {state['pass']} and {state['batch']}"
             )
         self._next_pass, self._next_batch = state["pass"], state["batch"]
+
+
+class _Spread(Source):
+    """Whole batches of an ArrayLoader, every ``world_size``-th of them."""
+
+    def __init__(self, loader: ArrayLoader, rank: int, world_size: int) -> None:
+        self.name = loader.name
+        self._loader = loader
+        self._rank, self._world_size = rank, world_size
+
+    def num_batches(self) -> int:
+        return len(range(self._rank, self._loader.num_batches(), self._world_size))
+
+    def open(self, pass_: int, batch: int, key: int, snapshot: Snapshot | None = None) -> Stream:
+        return _SpreadStream(self._loader, pass_, key, self._rank + batch * self._world_size, self._world_size)
+
+
+class _SpreadStream(Stream):
+    def __init__(self, loader: ArrayLoader, pass_: int, key: int, batch: int, step: int) -> None:
+        self._native = loader.native(key)
+        self._pass, self._batch, self._step, self._end = pass_, batch, step, loader.num_batches()
+
+    def __next__(self) -> Any:
+        if self._batch >= self._end:
+            raise StopIteration
+        data = next(NativeStream(self._native, self._pass, self._batch, self._end))
+        self._batch += self._step
+        return data
 
 
 def _positive(name: str, value: int) -> int:

@@ -42,9 +42,14 @@ class IndexOrder(ABC):
     def shard(self, rank: int, world_size: int) -> IndexOrder:
         """The part of every global batch that rank ``rank`` reads."""
 
-    def is_repeat(self, batch: int) -> bool:
-        """Whether this rank has no sample left for the batch and repeats one of another rank."""
-        return False
+    def weight(self, batch: int) -> float:
+        """This rank's share of a global batch, times the number of ranks: 1.0 where all have equally many samples,
+        0.0 where it has none left and repeats one of another rank."""
+        return 1.0
+
+    def global_batch_size(self, world_size: int) -> int | None:
+        """Samples that a full batch has on all ranks together; None where the user's sampler decides."""
+        return None
 
     replays_indices: bool = False
     """Whether a position is reached by drawing the indices before it, O(position), instead of computing it."""
@@ -87,9 +92,15 @@ class FlatOrder(IndexOrder):
             return self
         return FlatOrder(self.samples, self.batch_size, not self.incomplete, rank, world_size)
 
-    def is_repeat(self, batch: int) -> bool:
+    def weight(self, batch: int) -> float:
         num, size = self.samples.num_samples(), (self.batch_size or 1) * self.world_size
-        return self.world_size > 1 and num is not None and num - batch * size <= self.rank
+        if self.world_size == 1 or num is None or num >= (batch + 1) * size:
+            return 1.0
+        share, num_greater = divmod(num - batch * size, self.world_size)
+        return (share + (self.rank < num_greater)) * self.world_size / (num - batch * size)
+
+    def global_batch_size(self, world_size: int) -> int | None:
+        return (self.batch_size or 1) * world_size
 
     def _part(self, whole: list[Any]) -> list[Any]:
         """This rank's part of a global batch: contiguous, sizes differ by one at most (as in sampling/shard.hpp)."""
@@ -146,6 +157,27 @@ class SamplerBatches(IndexOrder):
             if len(group) < self.world_size:
                 return
             yield group[self.rank]
+
+
+class EveryNth(IndexOrder):
+    """Batches ``rank``, ``rank + world_size`` ... of another order: nothing is left out, and ranks may have unequal
+    numbers of batches."""
+
+    replays_indices = True
+
+    def __init__(self, order: IndexOrder, rank: int, world_size: int) -> None:
+        self.order = order
+        self.rank, self.world_size = rank, world_size
+
+    def num_batches(self) -> int | None:
+        num = self.order.num_batches()
+        return None if num is None else len(range(self.rank, num, self.world_size))
+
+    def shard(self, rank: int, world_size: int) -> IndexOrder:
+        raise ConfigError("these batches are already divided among ranks")
+
+    def open(self, pass_: int, key: int, batch: int) -> Iterator[Any]:
+        return islice(self.order.open(pass_, key, batch * self.world_size), self.rank, None, self.world_size)
 
 
 class SampleOrder(ABC):

@@ -34,19 +34,28 @@ class SequenceSource(Source):
     """
 
     def __init__(
-        self, batches: Sequence[Any], name: str, *, seed_each_batch: bool = True, rank: int = 0, world_size: int = 1
+        self,
+        batches: Sequence[Any],
+        name: str,
+        *,
+        seed_each_batch: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+        keeps_rest: bool = False,
     ) -> None:
         self.name = name
         self._batches = batches
         self._seed_each_batch = seed_each_batch
         self._rank, self._world_size = rank, world_size
+        self._keeps_rest = keeps_rest
 
     def num_batches(self) -> int:
-        return len(self._batches) // self._world_size
+        whole = len(self._batches)
+        return len(range(self._rank, whole, self._world_size)) if self._keeps_rest else whole // self._world_size
 
     def open(self, pass_: int, batch: int, key: int, snapshot: Snapshot | None = None) -> Stream:
         size = self._world_size
-        places = range(batch * size + self._rank, self.num_batches() * size, size)
+        places = range(batch * size + self._rank, self.num_batches() * size + self._rank, size)
         elements = (self._batches[place] for place in places)
         return IteratorStream(elements, batch, fold_in(key, pass_), self._seed_each_batch)
 
@@ -54,6 +63,9 @@ class SequenceSource(Source):
         return SequenceSource(
             self._batches, self.name, seed_each_batch=self._seed_each_batch, rank=rank, world_size=world_size
         )
+
+    def spread(self, rank: int, world_size: int) -> Source:
+        return SequenceSource(self._batches, self.name, rank=rank, world_size=world_size, keeps_rest=True)
 
 
 class IterableSource(Source):

@@ -16,7 +16,7 @@ from mtf.config.multi import MultiDataLoaderConfig
 from mtf.data.fetch_guard import FetchGuard
 from mtf.data.lookahead import Lookahead
 from mtf.data.native_reader import NativeReader
-from mtf.data.ranks import agree_on_lengths, check_fingerprints
+from mtf.data.ranks import agree_on_lengths, check_same_schedule
 from mtf.data.reader import PassEnded, Reader
 from mtf.data.source import Snapshot, Source, as_source
 from mtf.errors import Closed, ConfigError, FetchTimeout, MtfError, SourceError, StateMismatch
@@ -44,7 +44,8 @@ class Batch:
         batch: Number of the batch in its pass.
         batch_idx: Batches of this source drawn before it in this epoch.
         epoch: The epoch.
-        weight: This rank's share in the loss: 1.0, or 0.0 when it had no sample left and repeats one.
+        weight: What this rank's loss counts: its share of the global batch times the number of ranks, so 1.0 where
+            shares are equal, and 0.0 where it had no sample left and repeats one.
     """
 
     data: Any
@@ -112,7 +113,7 @@ class MultiLoader:
         named = _named_loaders(loaders, self.config.dataloader_names)
         sources = {name: self._adapt(loader, name) for name, loader in named.items()}
         self.schedule = Schedule(self.config, self._agreed_lengths(sources), seed=self._seed)
-        check_fingerprints(self.schedule.fingerprint(), rank, world_size)
+        check_same_schedule(self.schedule, world_size)
         self._ahead = Lookahead(self.config, list(sources.values()), fetch_timeout_s)
         self._readers: dict[str, Reader | NativeReader] = {}
         for name, source in sources.items():
@@ -316,6 +317,7 @@ class MultiLoader:
         return {
             "version": _STATE_VERSION,
             "schedule": schedule,
+            "global_batch_sizes": self._global_batch_sizes(),
             "sources": {
                 name: _snapshot_to_dict(snapshots.get(name))
                 for name, present in zip(self._names, self.schedule.present, strict=True)
@@ -337,6 +339,7 @@ class MultiLoader:
             )
         snapshots = {name: _snapshot_from_dict(entry) for name, entry in state["sources"].items()}
         added = {name: self._made(name) for name in snapshots if name not in self._readers}
+        self._check_global_batches(state["global_batch_sizes"])
         self.schedule.load_state_dict(state["schedule"])
         for name, source in added.items():
             self._add_reader(name, source)
@@ -348,6 +351,24 @@ class MultiLoader:
         self._committed, self._committed_schedule = None, None
         self._follow_schedule()
         self._show_config()
+
+    def _global_batch_sizes(self) -> dict[str, int | None]:
+        return {name: r.source.global_batch_size_on(self._world_size) for name, r in self._readers.items()}
+
+    def _check_global_batches(self, saved: Mapping[str, int | None]) -> None:
+        """Raises if a source would cut its samples into other global batches than those of the state."""
+        for name, here in self._global_batch_sizes().items():
+            there = saved.get(name)
+            if here is None or there is None or here == there:
+                continue
+            size, rest = divmod(there, self._world_size)
+            way_out = (
+                f"batch_size={size}" if rest == 0 else f"an ArrayLoader with global_batch_size={there}"
+            ) + f" goes on with it on {self._world_size} rank{'s' if self._world_size > 1 else ''}"
+            raise StateMismatch(
+                f"source {name!r} has global batches of {here} samples here ({self._world_size} ranks), but {there} in "
+                f"the state, so the batches would be others: {way_out}"
+            )
 
     def _made(self, name: str) -> Source:
         """A source that was added during training, made again for a state that has it."""

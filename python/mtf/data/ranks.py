@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from typing import Any
+from enum import Enum
+from typing import TYPE_CHECKING, Any
 
+from mtf import collectives
+from mtf.agreement import require_equal
 from mtf.errors import ConfigError
 
+if TYPE_CHECKING:
+    from mtf.schedule import Schedule
+
 _log = logging.getLogger("mtf")
+_UNKNOWN = 2**62  # in place of a length
 
 
 def agree_on_lengths(
     names: list[str], lengths: list[int | None], cycling: bool, rank: int, world_size: int
 ) -> list[int | None]:
     """The lengths that every rank can give: the shortest of each source. Collective when there are several ranks.
+
+    One reduction of two integers per source, whatever the number of ranks. Without a process group the ranks can't be
+    asked, and are taken to be like this one.
 
     Args:
         names: Names of the sources.
@@ -31,46 +42,58 @@ def agree_on_lengths(
     for name, length in zip(names, lengths, strict=True):
         if length is None and not cycling:
             raise ConfigError(
-                f"source {name!r} has no known length, so ranks could end it at different steps: set "
+                f"source {name!r} has no known length, so {world_size} ranks could end it at different steps: set "
                 "cycle_short_loaders=True, or give it a length"
             )
-    gathered = _gather((names, lengths), world_size)
-    for other, (other_names, _) in enumerate(gathered):
-        if other_names != names:
-            raise ConfigError(f"rank {rank} has the sources {names}, rank {other} has {other_names}")
+    if not collectives.is_joined():
+        return lengths
+    require_equal("the sources", {"names": names}, collectives.largest, collectives.gather)
+    known = [_UNKNOWN if length is None else length for length in lengths]
+    reduced = collectives.largest([*known, *(-length for length in known)])
     agreed: list[int | None] = []
-    for index, name in enumerate(names):
-        everywhere = [rank_lengths[index] for _, rank_lengths in gathered]
-        known = [length for length in everywhere if length is not None]
-        shortest = min(known) if len(known) == len(everywhere) else None
-        if shortest is not None and shortest != max(known):
-            _log.warning("%s: the ranks have %s batches, all give %d", name, known, shortest)
-        agreed.append(shortest)
+    for name, longest, shortest in zip(names, reduced[: len(known)], reduced[len(known) :], strict=True):
+        if longest == _UNKNOWN:
+            agreed.append(None)
+            continue
+        if longest != -shortest and rank == 0:
+            _log.warning(
+                "%s: the ranks have between %d and %d batches in a pass; all give %d",
+                name,
+                -shortest,
+                longest,
+                -shortest,
+            )
+        agreed.append(-shortest)
     return agreed
 
 
-def check_fingerprints(fingerprint: int, rank: int, world_size: int) -> None:
+def check_same_schedule(schedule: Schedule, world_size: int, state: Any = None) -> None:
     """Raises if the ranks would draw from different schedules. Collective when there are several ranks.
 
+    Args:
+        schedule: This rank's.
+        world_size: Number of processes.
+        state: Of the schedule, where the position and the edits so far are compared as well.
+
     Raises:
-        ConfigError: A rank has another configuration, seed or log.
+        ConfigError: On every rank; names the ranks and fields that differ.
     """
-    if world_size == 1:
-        return
-    for other, theirs in enumerate(_gather(fingerprint, world_size)):
-        if theirs != fingerprint:
-            raise ConfigError(
-                f"rank {rank} and rank {other} have different schedules (fingerprints {fingerprint} and {theirs}): "
-                "give all ranks the same configuration, seed, loaders and state"
-            )
+    if world_size > 1 and collectives.is_joined():
+        fields = describe(schedule, state)
+        require_equal("the schedule", fields, collectives.largest, collectives.gather)
 
 
-def _gather(value: Any, world_size: int) -> list[Any]:
-    """The value of every rank. Without a process group the ranks can't be asked, and are taken to be like this one."""
-    import torch.distributed as dist
+def describe(schedule: Schedule, state: Any = None) -> dict[str, Any]:
+    """What decides a schedule, as plain data by field."""
+    config = {field.name: _plain(getattr(schedule.config, field.name)) for field in dataclasses.fields(schedule.config)}
+    sources = dict(zip(schedule.names, schedule.lengths, strict=True))
+    fields = {"config": config, "seed": str(schedule.seed), "lengths": sources}
+    return fields if state is None else {**fields, "position": [schedule.epoch, schedule.step], "log": _plain(state)}
 
-    if not (dist.is_available() and dist.is_initialized()):
-        return [value]
-    gathered: list[Any] = [None] * world_size
-    dist.all_gather_object(gathered, value)
-    return gathered
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.name
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return value

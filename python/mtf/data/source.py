@@ -125,9 +125,23 @@ class Source(ABC):
             "shard(), or use a map-style DataLoader or mtf.ArrayLoader"
         )
 
+    def spread(self, rank: int, world_size: int) -> Source:
+        """Batches ``rank``, ``rank + world_size`` ...: each on exactly one rank, so ranks may have unequal numbers.
+
+        Raises:
+            ConfigError: Each rank reads the source as it is.
+        """
+        raise ConfigError(f"source {self.name!r} ({type(self).__name__}) isn't divided over {world_size} ranks")
+
     def weight(self, pass_: int, batch: int) -> float:
-        """Share of this rank's batch in the loss: 1.0, or 0.0 for a repeated sample on a rank that has none left."""
+        """This rank's share of a global batch, times the number of ranks: 1.0 where all have equally many samples,
+        0.0 where it has none left and repeats one. The mean over ranks of their weighted losses is then the mean over
+        the samples of the global batch."""
         return 1.0
+
+    def global_batch_size_on(self, world_size: int) -> int | None:
+        """Samples in a full batch of all ranks together; None where that isn't known."""
+        return None
 
     def notes(self) -> list[str]:
         """What doesn't hold for this source, in words; empty when every promise does."""

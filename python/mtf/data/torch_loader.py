@@ -12,10 +12,11 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from mtf._core import fold_in
 from mtf.data.batch_seed import BatchSeed, SeededDataset
-from mtf.data.index_order import IndexOrder, index_order
+from mtf.data.index_order import EveryNth, IndexOrder, index_order
 from mtf.data.source import Addressing, Snapshot, Source, Stream
 from mtf.data.stateful import has_state_methods, plain_copy
 from mtf.data.worker_pool import WorkerPool
+from mtf.errors import ConfigError
 
 # A subclass that changes one of these decides itself what its iteration means.
 _ITERATION = ("__iter__", "__len__", "_get_iterator", "_index_sampler", "_auto_collation")
@@ -91,8 +92,16 @@ class TorchSource(Source):
     def shard(self, rank: int, world_size: int) -> Source:
         return self._with_order(self._order.shard(rank, world_size))
 
+    def spread(self, rank: int, world_size: int) -> Source:
+        if self._order.shard(rank, world_size) is self._order:
+            raise ConfigError(f"source {self.name!r} is already the part of rank {rank}")
+        return self._with_order(EveryNth(self._order, rank, world_size))
+
     def weight(self, pass_: int, batch: int) -> float:
-        return 0.0 if self._order.is_repeat(batch) else 1.0
+        return self._order.weight(batch)
+
+    def global_batch_size_on(self, world_size: int) -> int | None:
+        return self._order.global_batch_size(world_size)
 
     def notes(self) -> list[str]:
         notes = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +20,16 @@ _TIMES = "throughput/"  # rows that depend on the machine, not on the run
 
 def capture(trainer: Trainer) -> TrainerState:
     """A deep copy of everything that decides how training goes on; holds no times, paths or run ids."""
-    return TrainerState(tree(trainer))
+    return TrainerState(trainer.ranks.full(tree(trainer)))
 
 
 def tree(trainer: Trainer) -> dict[str, Any]:
-    """The tree behind ``capture``; its tensors are the live ones, not copies."""
+    """The tree behind ``capture``, the same on all ranks; its tensors are the live ones, not copies. A collective."""
     multi = trainer.multi.state_dict() if trainer.multi is not None else trainer.pending_multi_state
+    own = {"rng": trainer.step_rng.state_dict(), "sources": multi["sources"] if multi is not None else {}}
+    per_rank = trainer.ranks.gather(own)
+    if multi is not None:
+        multi = {**multi, "sources": per_rank[0]["sources"]}
     return {
         "global_step": trainer.global_step,
         "num_batches": trainer.num_batches,
@@ -36,7 +41,8 @@ def tree(trainer: Trainer) -> dict[str, Any]:
         ],
         "schedulers": trainer.scheduler_set.state_dict(),
         "scaler": trainer.precision.state_dict(),
-        "rng": trainer.step_rng.state_dict(),
+        "rng": per_rank[0]["rng"],
+        "other_ranks": per_rank[1:],
         "hooks": trainer.hooks.state_dict(),
         "metric_table": trainer.metric_table.state_dict(),
         "metrics": {name: value for name, value in trainer.logged.items() if not name.startswith(_TIMES)},
@@ -44,14 +50,15 @@ def tree(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def restore(trainer: Trainer, saved: TrainerState) -> None:
-    """Puts ``saved`` in place.
+def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
+    """Puts the tree of a state in place; on several ranks it is the same tree on all of them.
 
     Raises:
         StateMismatch: it belongs to another model, other optimizers, schedulers or loaders; the message names each
             difference, and nothing has been changed.
     """
-    state = saved.tree
+    own = _of_this_rank(trainer, state)
+    multi = None if state["multi"] is None else {**state["multi"], "sources": own["sources"]}
     differences = [
         *_model_differences(trainer, state["model"]),
         *_optimizer_differences(trainer, state["optimizers"]),
@@ -59,19 +66,22 @@ def restore(trainer: Trainer, saved: TrainerState) -> None:
     ]
     if differences:
         raise StateMismatch("the state doesn't fit this trainer:\n  " + "\n  ".join(differences))
-    if trainer.multi is not None and state["multi"] is not None:
-        trainer.multi.load_state_dict(state["multi"])
+    if trainer.multi is not None and multi is not None:
+        trainer.multi.load_state_dict(multi)
         trainer.multi.commit()
     else:
-        trainer.pending_multi_state = state["multi"]
+        trainer.pending_multi_state = multi
+    like = trainer.model.state_dict()
     with torch.no_grad():
-        trainer.model.load_state_dict(state["model"])
+        trainer.model.load_state_dict(
+            {name: trainer.ranks.place(value, like.get(name)) for name, value in state["model"].items()}
+        )
     for optimizer, entry in zip(trainer.optimizers, state["optimizers"], strict=True):
-        _load_optimizer(optimizer, entry["state"])
+        _load_optimizer(optimizer, _place_optimizer(trainer, optimizer, entry["state"]))
     trainer.optimizer_set.clear()
     trainer.scheduler_set.load_state_dict(state["schedulers"])
     trainer.precision.load_state_dict(state["scaler"])
-    trainer.step_rng.load_state_dict(state["rng"])
+    trainer.step_rng.load_state_dict(own["rng"])
     trainer.metric_table.load_state_dict(state["metric_table"])
     trainer.logged = dict(state["metrics"])
     trainer.unfinished = {}
@@ -80,6 +90,45 @@ def restore(trainer: Trainer, saved: TrainerState) -> None:
     trainer.epoch = state["epoch"]
     trainer.epoch_is_open = state["epoch_is_open"]
     trainer.hooks.load_state_dict(state["hooks"])
+
+
+def _of_this_rank(trainer: Trainer, state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What belongs to this rank alone: its random numbers, and what its sources said about themselves.
+
+    Raises:
+        StateMismatch: another number of ranks, and a source whose own state can't move to another rank.
+    """
+    first = {"rng": state["rng"], "sources": {} if state["multi"] is None else state["multi"]["sources"]}
+    per_rank: list[Mapping[str, Any]] = [first, *state["other_ranks"]]
+    saved, here = len(per_rank), trainer.world_size
+    if saved == here:
+        return per_rank[trainer.rank]
+    for name, snapshot in first["sources"].items():
+        if snapshot is not None:
+            raise StateMismatch(
+                f"the state was saved by {saved} ranks, here are {here}: loader {name!r} goes on by a state of its own "
+                f"on each rank, which can't be divided anew. Resume on {saved} ranks, or use a map-style DataLoader or "
+                "an ArrayLoader"
+            )
+    if first["rng"] and trainer.rank == 0:
+        warnings.warn(
+            f"the state was saved by {saved} ranks, here are {here}: under step_rng='saved' random numbers of steps "
+            "can't go on exactly; step_rng='derived' needs no state",
+            stacklevel=4,
+        )
+    return {"rng": per_rank[trainer.rank]["rng"] if trainer.rank < saved else {}, "sources": first["sources"]}
+
+
+def _place_optimizer(trainer: Trainer, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``state`` with its tensors sharded as their parameters are."""
+    if not trainer.ranks.is_sharded:
+        return state
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    placed = {
+        index: {name: trainer.ranks.place(value, parameters[index]) for name, value in values.items()}
+        for index, values in state["state"].items()
+    }
+    return {**state, "state": placed}
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:

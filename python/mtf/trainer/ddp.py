@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -13,6 +14,10 @@ from torch.nn.parallel import DistributedDataParallel
 from mtf.config.ranks import DDPConfig
 from mtf.trainer.process_group import ProcessGroup
 from mtf.trainer.redirect import redirected
+
+# Newer releases of torch warn about the older name.
+_NAMES = inspect.signature(DistributedDataParallel.__init__).parameters
+_BUFFERS_OPTION = "forward_sync_buffers" if "forward_sync_buffers" in _NAMES else "broadcast_buffers"
 
 
 class Replicated:
@@ -45,10 +50,11 @@ class Replicated:
         if not any(p.requires_grad for p in self._model.parameters()):
             return
         self._finds_unused = finds
+        options: dict[str, Any] = {_BUFFERS_OPTION: self._config.broadcast_buffers}
         self._wrapper = DistributedDataParallel(
             self._model,
             find_unused_parameters=finds,
-            broadcast_buffers=self._config.broadcast_buffers,
+            **options,
             bucket_cap_mb=self._config.bucket_cap_mb,
             gradient_as_bucket_view=self._config.gradient_as_bucket_view,
         )

@@ -90,6 +90,14 @@ class SingleProcess:
             ConfigError: on all ranks; names each rank and field that differs.
         """
 
+    def full(self, tree: T) -> T:
+        """``tree`` with sharded tensors gathered; a collective where there are any."""
+        return tree
+
+    def place(self, value: Any, like: Any) -> Any:
+        """``value`` sharded as ``like`` is, where it is a whole tensor of the same shape; else ``value``."""
+        return value
+
     def clip_grad_norm(self, parameters: Sequence[Tensor], max_norm: float) -> Tensor:
         """Scales the gradients so that their joint 2-norm is at most ``max_norm``; returns the norm before (0-dim)."""
         return nn.utils.clip_grad_norm_(parameters, max_norm)
@@ -143,12 +151,12 @@ class SeveralRanks(SingleProcess):
         return self.group.largest(numbers)
 
     def union(self, names: Iterable[str]) -> list[str]:
-        from mtf.trainer.agreement import fingerprint
+        from mtf.agreement import fingerprint
 
         own = frozenset(names)
         known = self._union is not None and self._union[0] == own
         # Metrics rarely change their names: one small reduction says that nobody's have, and all use the last answer.
-        mark = fingerprint({name: 1 for name in own})
+        mark = fingerprint(dict.fromkeys(own, 1))
         high, low, unknown = self.largest([mark, -mark, int(not known)])
         if high != -low or unknown:
             found = sorted(set().union(*self.gather(sorted(own))))
@@ -166,15 +174,40 @@ class SeveralRanks(SingleProcess):
         return result
 
     def require_equal(self, what: str, fields: Mapping[str, Any]) -> None:
-        from mtf.trainer.agreement import require_equal
+        from mtf.agreement import require_equal
 
         require_equal(what, fields, self.largest, self.gather)
+
+    def full(self, tree: T) -> T:
+        return _full(tree) if self.is_sharded else tree
+
+    def place(self, value: Any, like: Any) -> Any:
+        dtensor = _dtensor()
+        whole = isinstance(value, Tensor) and not isinstance(value, dtensor)
+        if not (whole and isinstance(like, dtensor) and value.shape == like.shape):
+            return value
+        from torch.distributed.tensor import DTensor, distribute_tensor
+
+        assert isinstance(like, DTensor)
+        # Every rank has the whole tensor and keeps its part of it: nothing is sent.
+        return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
     def clip_grad_norm(self, parameters: Sequence[Tensor], max_norm: float) -> Tensor:
         return self.strategy.clip_grad_norm(parameters, max_norm)
 
     def all_finite(self, parameters: Sequence[Tensor]) -> bool:
         return not self.any(not _local_all_finite(parameters))
+
+
+def local_gpu() -> torch.device | None:
+    """The GPU of this rank; None in a process that was started alone, and without GPUs."""
+    from mtf.trainer.launch import find_launch
+
+    if find_launch() is None:
+        return None
+    from mtf.trainer import process_group
+
+    return process_group.local_device()
 
 
 def make_ranks(config: DDPConfig, device_type: str) -> SingleProcess:
@@ -184,6 +217,10 @@ def make_ranks(config: DDPConfig, device_type: str) -> SingleProcess:
         config: strategy, backend, timeout.
         device_type: where the model is going to be.
     """
+    from mtf.trainer.launch import find_launch
+
+    if find_launch() is None and not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return SingleProcess()
     from mtf.trainer import process_group
 
     group = process_group.join(config, device_type)
@@ -238,7 +275,15 @@ def _local_all_finite(parameters: Sequence[Tensor]) -> bool:
     return bool(torch.isfinite(largest).item())
 
 
-def _dtensor() -> type:
+def _full(node: Any) -> Any:
+    if isinstance(node, _dtensor()):
+        return node.detach().full_tensor()
+    if type(node) is dict:
+        return {key: _full(value) for key, value in node.items()}
+    return type(node)(_full(value) for value in node) if type(node) in (list, tuple) else node
+
+
+def _dtensor() -> Any:
     from torch.distributed.tensor import DTensor
 
     return DTensor

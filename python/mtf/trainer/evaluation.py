@@ -14,10 +14,11 @@ from mtf.config.trainer import ValidationConfig
 from mtf.data.device import move_to
 from mtf.enums import ValAggregation
 from mtf.errors import ConfigError
-from mtf.trainer.batch import length_of, num_samples, one_pass
+from mtf.trainer.batch import length_of, num_samples
 from mtf.trainer.distributed import SingleProcess
 from mtf.trainer.metrics import is_metric_object, scalar
 from mtf.trainer.progress import Progress
+from mtf.trainer.validation_ranks import validation_batches
 
 if TYPE_CHECKING:
     from mtf.trainer.trainer import Trainer
@@ -66,10 +67,22 @@ class EvaluationTable:
             self._counts[key] = self._counts.get(key, 0) + n
         return seen
 
-    def end_loader(self, loader: str) -> None:
-        """Reads and resets metric objects: they accumulate one loader at a time."""
-        for name, found in self._objects.items():
-            self._computed[loader, name] = (float(found.compute()), float(self._num_samples))
+    def end_loader(self, loader: str, ranks: SingleProcess) -> None:
+        """Reads and resets metric objects: they accumulate one loader at a time.
+
+        Raises:
+            ConfigError: on several ranks, an object that one rank doesn't have, or whose values differ.
+        """
+        _require_on_all_ranks(loader, sorted(self._objects), ranks)
+        for name, found in sorted(self._objects.items()):
+            values = ranks.gather((float(found.compute()), float(self._num_samples)))
+            shown = [str(value) for value, _ in values]
+            if len(set(shown)) > 1:
+                raise ConfigError(
+                    f"metric {name!r} of loader {loader!r} has the values {', '.join(shown)} on the ranks: "
+                    "an object must synchronise itself in compute(), as torchmetrics does; or return numbers"
+                )
+            self._computed[loader, name] = (values[0][0], sum(count for _, count in values))
             found.reset()
         self._objects = {}
         self._num_batches, self._num_samples = 0, 0
@@ -93,6 +106,18 @@ class EvaluationTable:
             means.setdefault(loader, {})[name] = value
             samples.setdefault(loader, {})[name] = count
         return means, samples
+
+
+def _require_on_all_ranks(loader: str, names: list[str], ranks: SingleProcess) -> None:
+    """An object synchronises itself when it is read, so every rank must read the same ones."""
+    if ranks.world_size == 1:
+        return
+    for rank, others in enumerate(ranks.gather(names)):
+        if others != names:
+            raise ConfigError(
+                f"loader {loader!r} has the metric objects {names} on rank {ranks.rank} and {others} on rank {rank}: "
+                "every rank needs a batch of it at least; numbers instead of objects need none"
+            )
 
 
 def check_validation(config: ValidationConfig, names: Sequence[str]) -> None:
@@ -215,17 +240,19 @@ def _run_loader(trainer: Trainer, table: EvaluationTable, index: int, name: str,
     shows = trainer.config.logging.progress_bar and trainer.rank == 0
     progress = Progress(f"validation {name}", length_of(loader), is_shown=shows)
     try:
-        for batch_idx, batch in enumerate(one_pass(loader)):
+        for batch_idx, (batch, counts) in enumerate(validation_batches(loader, name, trainer.ranks)):
             data = move_to(batch, trainer.device, non_blocking=True)
             place = (batch_idx, index, name)
             for method in hooks.on_validation_batch_start:
                 method(trainer, data, *place)
             with trainer.precision.autocast():
                 result = trainer.ranks.run(trainer.validation_step, data, *place)
+            if not counts:
+                continue
             seen = table.add(name, result, data)
             for method in hooks.on_validation_batch_end:
                 method(trainer, data, *place, seen)
             progress.advance(1)
-        table.end_loader(name)
+        table.end_loader(name, trainer.ranks)
     finally:
         progress.close()

@@ -70,13 +70,14 @@ class MetricTable:
         self._counts: dict[tuple[str, str], int] = {}
         self._objects: dict[tuple[str, str], Any] = {}
 
-    def add(self, loader: str, name: str, value: Any) -> None:
-        """Notes one value. ``loader`` is empty for values that belong to none."""
+    def add(self, loader: str, name: str, value: Any, weight: float = 1.0) -> None:
+        """Notes one value. ``loader`` is empty for values that belong to none; ``weight`` is that of the batch."""
         if is_metric_object(value):
             self._objects[loader, name] = value
             return
         values = self._pending[loader, name]
-        values.append(scalar(name, value))
+        number = scalar(name, value)
+        values.append(number if weight == 1.0 else number * weight)
         self._uncommitted.append(values)
 
     def add_loss(self, loader: str, loss: Tensor) -> None:

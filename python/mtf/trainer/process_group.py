@@ -14,7 +14,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
+from mtf import collectives
 from mtf.config.ranks import DDPConfig
 from mtf.errors import ConfigError, RankFailed
 from mtf.trainer.launch import Launch, find_launch
@@ -31,14 +34,16 @@ class ProcessGroup:
         world_size: number of processes.
         device: where tensors must be for this group's collectives.
         roll_call: names the rank that made a collective fail.
+        num_saves: sharded saves begun, by all trainers.
         store: key-value store that all ranks share; usable from any thread.
     """
 
-    def __init__(self, store: dist.Store, device: torch.device, timeout_s: float) -> None:
+    def __init__(self, store: Store, device: torch.device, timeout_s: float) -> None:
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
         self.device = device
         self.store = store
+        self.num_saves = 0
         self.roll_call = RollCall(store, self.rank, self.world_size, grace_s(timeout_s))
 
     def reduce(self, values: Tensor, op: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> Tensor:
@@ -49,24 +54,17 @@ class ProcessGroup:
 
     def largest(self, numbers: Sequence[int]) -> list[int]:
         """Elementwise largest of equally many integers."""
-        reduced: list[int] = self.reduce(torch.tensor(numbers, dtype=torch.int64), dist.ReduceOp.MAX).tolist()
-        return reduced
+        return collectives.largest(numbers)
 
     def gather(self, value: Any) -> list[Any]:
         """``value`` of every rank, on every rank."""
-        gathered: list[Any] = [None] * self.world_size
-        dist.all_gather_object(gathered, value)
-        return gathered
+        return collectives.gather(value)
 
     def from_first(self, value: Any) -> Any:
         """Rank 0's ``value``."""
         box = [value]
         dist.broadcast_object_list(box, src=0)
         return box[0]
-
-    def barrier(self) -> None:
-        """Returns when every rank is here."""
-        self.largest([0])
 
 
 _group: ProcessGroup | None = None
@@ -93,8 +91,8 @@ def join(config: DDPConfig, device_type: str) -> ProcessGroup | None:
     if not dist.is_available():
         return None
     if dist.is_initialized():
-        store = dist.PrefixStore(_PREFIX, dist.distributed_c10d._get_default_store())
-        _group = ProcessGroup(store, _comm_device(), config.timeout_s)
+        store = PrefixStore(_PREFIX, dist.distributed_c10d._get_default_store())
+        _group = ProcessGroup(store, collectives.device(), config.timeout_s)
         _group.roll_call.register()
         return _group
     launch = find_launch()
@@ -117,14 +115,14 @@ def _start(launch: Launch, config: DDPConfig, device_type: str) -> ProcessGroup:
     _export(launch)
     limit = timedelta(seconds=config.timeout_s)
     try:
-        store, rank, world_size = next(dist.rendezvous("env://", launch.rank, launch.world_size, timeout=limit))
+        store, rank, world_size = next(rendezvous("env://", launch.rank, launch.world_size, timeout=limit))
     except (RuntimeError, ValueError, OSError) as error:
         raise RankFailed(
             f"rank {launch.rank} of {launch.world_size} can't reach {launch.master_addr}:{launch.master_port} within "
             f"{config.timeout_s:g} s, where rank 0 or torchrun's agent should listen: {error}"
         ) from error
     store.set_timeout(limit)
-    ours = dist.PrefixStore(_PREFIX, store)
+    ours = PrefixStore(_PREFIX, store)
     roll_call = RollCall(ours, rank, world_size, grace_s(config.timeout_s))
     roll_call.register()
     device = torch.device("cuda", launch.local_rank) if backend == "nccl" else torch.device("cpu")
@@ -132,7 +130,7 @@ def _start(launch: Launch, config: DDPConfig, device_type: str) -> ProcessGroup:
     try:
         dist.init_process_group(
             backend,
-            store=dist.PrefixStore("default", store),
+            store=PrefixStore("default", store),
             rank=rank,
             world_size=world_size,
             timeout=limit,
@@ -174,12 +172,6 @@ def local_device() -> torch.device | None:
         )
     torch.cuda.set_device(launch.local_rank)
     return torch.device("cuda", launch.local_rank)
-
-
-def _comm_device() -> torch.device:
-    if "nccl" in dist.get_backend():
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("cpu")
 
 
 def shut_down() -> None:

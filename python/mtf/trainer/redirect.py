@@ -24,7 +24,7 @@ def redirected(wrapper: nn.Module, module: nn.Module, step: Callable[..., T], ar
         args: its arguments.
     """
     own = module.__dict__
-    saved = {name: own[name] for name in ("forward", "_compiled_call_impl") if name in own}
+    saved: dict[str, Any] = {name: own[name] for name in ("forward", "_compiled_call_impl") if name in own}
 
     def put_back() -> None:
         for name in ("forward", "_compiled_call_impl"):

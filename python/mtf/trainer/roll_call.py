@@ -81,7 +81,7 @@ class RollCall:
                     return None
                 if time.monotonic() > deadline:
                     return " and ".join(
-                        f"rank {rank} ({self._place(rank)}) doesn't answer: it hangs, is stopped, or its machine is gone"
+                        f"rank {rank} ({self._place(rank)}) doesn't answer: it hangs, or its machine is gone"
                         for rank in sorted(waiting)
                     )
                 time.sleep(_POLL_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from mtf import checkpoint
 from mtf.checkpoint.directory import Checkpoint
 from mtf.errors import CheckpointError
 from mtf.trainer import capture, preemption
-from mtf.trainer.state import TrainerState
+from mtf.trainer.rank_save import RanksSave
 
 if TYPE_CHECKING:
     from mtf.trainer.trainer import Trainer
@@ -33,6 +34,8 @@ class Saver:
         self._asked: list[str] = []
         self._best_is_due = False
         self._saved_at: tuple[int, int] | None = None
+        self._ranks_save = RanksSave(trainer, self._manager)
+        self._leaves = False
         self.guard: preemption.PreemptionGuard | None = None
         self.is_safe = True
 
@@ -44,25 +47,24 @@ class Saver:
 
     def save(self, path: str) -> None:
         """Saves to ``path`` now."""
-        parts = self._parts()
-        metrics = parts.pop("metrics")
-        step, epoch = parts.pop("step"), parts.pop("epoch")
-        manifest = {"step": step, "epoch": epoch, "metrics": metrics, **parts.pop("manifest")}
-        self._tell(checkpoint.write(path, manifest=manifest, **parts))
+        self._ranks_save.to_path(path, self._parts(), self._tell)
 
-    def after_update(self) -> None:
-        """A commit point inside an epoch."""
-        self._commit_point(self._manager.frequency.due(self._trainer.global_step))
+    def after_update(self, *, is_final: bool) -> None:
+        """A commit point inside an epoch; ``is_final``: ``fit`` ends here."""
+        self._commit_point(self._manager.frequency.due(self._trainer.global_step), is_final=is_final)
 
     def after_epoch(self) -> None:
         """A commit point between two epochs."""
         due = self._manager.frequency.due(self._trainer.global_step)
-        self._commit_point(due or self._manager.frequency.due_after_epoch(self._trainer.epoch))
+        due = due or self._manager.frequency.due_after_epoch(self._trainer.epoch)
+        self._commit_point(due, is_epoch_end=True)
 
     def after_validation(self, row: dict[str, float]) -> None:
         """Under ``save_best``, a better metric makes the next commit point save."""
-        if self._trainer.config.checkpoint.save_best and self._manager.improves(row):
-            self._best_is_due = True
+        if self._trainer.config.checkpoint.save_best:
+            # Only rank 0 knows what is in the directory.
+            improves = self._trainer.rank == 0 and self._manager.improves(row)
+            self._best_is_due = self._trainer.ranks.any(improves) or self._best_is_due
 
     def save_what_was_asked_for(self) -> None:
         """Paths given to ``save_checkpoint`` where it wasn't safe to save."""
@@ -70,16 +72,51 @@ class Saver:
         for path in dict.fromkeys(asked):
             self.save(path)
 
-    def _commit_point(self, due: str | None) -> None:
+    def _commit_point(self, due: str | None, *, is_epoch_end: bool = False, is_final: bool = False) -> None:
         if self._asked:
             self.save_what_was_asked_for()
         assert self.guard is not None
-        if self.guard.requested is not None:
+        wants_save = due is not None or self._best_is_due
+        if self._trainer.world_size > 1:
+            wants_save = self._agree(self.guard, wants_save, is_epoch_end=is_epoch_end, is_final=is_final)
+        signalled = self.guard.requested is not None if self._trainer.world_size == 1 else self._leaves
+        if signalled:
             self._leave_on_signal(self.guard)
-        elif due is not None or self._best_is_due:
+        elif wants_save:
             self._save_in_root(required=False)
         else:
             self._manager.poll()
+
+    def _agree(
+        self, guard: preemption.PreemptionGuard, wants_save: bool, *, is_epoch_end: bool, is_final: bool
+    ) -> bool:
+        """Every ``agree_every`` updates, and at each end, the ranks tell each other of signals, of wishes to stop and
+        of minutes passed.
+
+        Returns:
+            Whether all ranks save now.
+        """
+        trainer = self._trainer
+        config = trainer.config
+        by_time = config.checkpoint.save_every_n_minutes is not None
+        if not (is_epoch_end or is_final) and trainer.global_step % config.preemption.agree_every:
+            # What the clock says differs between ranks; what counts updates doesn't.
+            return self._counts_say(is_epoch_end=False) or self._best_is_due
+        signalled = 0 if guard.requested is None else int(guard.requested)
+        saves = wants_save and (trainer.rank == 0 or not by_time or self._counts_say(is_epoch_end=is_epoch_end))
+        number, stops, save = trainer.ranks.largest([signalled, int(trainer.stop_reason is not None), int(saves)])
+        if number:
+            guard.request(signal.Signals(number))
+            self._leaves = True
+        trainer.is_stopping = trainer.is_stopping or bool(stops)
+        return bool(save)
+
+    def _counts_say(self, *, is_epoch_end: bool) -> bool:
+        config, trainer = self._trainer.config.checkpoint, self._trainer
+        steps, epochs = config.save_every_n_steps, config.save_every_n_epochs
+        return bool(steps and trainer.global_step % steps == 0) or bool(
+            is_epoch_end and epochs and trainer.epoch % epochs == 0
+        )
 
     def _save_in_root(self, *, required: bool) -> Path | None:
         self._best_is_due = False
@@ -88,21 +125,24 @@ class Saver:
         if self._saved_at == here and not required:
             return None
         self._saved_at = here
-        path: Path | None = self._manager.save(**parts, required=required)
-        return path
+        return self._ranks_save.in_root(parts, required=required)
 
     def _leave_on_signal(self, guard: preemption.PreemptionGuard) -> None:
         assert guard.requested is not None
         path = self._save_in_root(required=True)
-        preemption.write_marker(self._manager.root, guard.requested, self._trainer.global_step, path)
-        if self._trainer.config.preemption.requeue_job:
-            preemption.requeue_slurm_job()
+        if self._trainer.rank == 0:
+            preemption.write_marker(self._manager.root, guard.requested, self._trainer.global_step, path)
+            if self._trainer.config.preemption.requeue_job:
+                preemption.requeue_slurm_job()
+        # A launcher kills the other ranks as soon as one has ended.
+        self._trainer.ranks.any(False)
         guard.leave(path)
 
     def _parts(self) -> dict[str, Any]:
         """What is saved. A loss that isn't finite is never part of it."""
         trainer = self._trainer
         trainer.nonfinite.window_is_finite()
+        trainer.require_same_schedule()
         tree = capture.tree(trainer)
         return {
             "step": trainer.global_step,
@@ -137,18 +177,19 @@ class Saver:
         if source is not None and source != "latest":
             self.load(source)
         elif source == "latest" or (trainer.config.fault_tolerance.auto_resume and is_new):
-            found = self._manager.load_latest()
-            if found is not None:
-                self._restore(found)
+            path = trainer.ranks.from_first(self._manager.latest() if trainer.rank == 0 else None)
+            if path is not None:
+                self.load(path)
             elif source == "latest":
                 raise CheckpointError(
                     f"resume_from='latest': there is no checkpoint in {self._manager.root}; "
                     "fault_tolerance.auto_resume=True begins from scratch then"
                 )
-        preemption.clear_marker(self._manager.root)
+        if trainer.rank == 0:
+            preemption.clear_marker(self._manager.root)
         self._manager.frequency.start()
 
-    def load(self, path: str) -> None:
+    def load(self, path: str | Path) -> None:
         """Verifies the checkpoint at ``path`` and puts it in place."""
         self._restore(checkpoint.read(Path(path)))
 
@@ -161,7 +202,7 @@ class Saver:
                     f"{found.path} was saved with {name}={saved}, here it is {value}: last bits may differ",
                     stacklevel=4,
                 )
-        capture.restore(trainer, TrainerState({**found.state["trainer"], "model": found.model}))
+        capture.restore(trainer, self._ranks_save.state_of(found))
         trainer.reporter.load_state_dict(found.state["loggers"])
         self._saved_at = (trainer.global_step, trainer.epoch)
         trainer.hooks.call("on_checkpoint_load", trainer, str(found.path))
@@ -169,12 +210,15 @@ class Saver:
     def wait(self) -> None:
         """Returns when nothing is being written; errors of the writer surface here."""
         self._manager.wait()
+        self._ranks_save.wait()
 
     def close(self) -> None:
         """Waits, and gives the directory's lock back."""
         self.guard = None
         self.is_safe = True
         self._manager.close()
+        self._ranks_save.wait()
+        self._leaves = False
 
 
 def _arithmetic(trainer: Trainer) -> dict[str, Any]:

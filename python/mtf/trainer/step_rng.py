@@ -23,8 +23,9 @@ class StepRng:
     their states are part of the trainer's state.
     """
 
-    def __init__(self, seed: int, mode: Literal["derived", "saved"], device: torch.device) -> None:
+    def __init__(self, seed: int, mode: Literal["derived", "saved"], device: torch.device, rank: int = 0) -> None:
         self._key = _core.fold_in(seed, "step")
+        self._rank = rank
         self._validation_key = _core.fold_in(seed, "validation")
         self._cuda = device if device.type == "cuda" else None
         self.is_derived = mode == "derived"
@@ -42,7 +43,9 @@ class StepRng:
     def begin(self, step: int) -> None:
         """Called before training step ``step``."""
         if self.is_derived:
-            self._seed(_core.fold_in(self._key, step))
+            key = _core.fold_in(self._key, step)
+            # Ranks hold other samples, which must not get the same noise.
+            self._seed(_core.fold_in(key, self._rank) if self._rank else key)
 
     def _seed(self, key: int) -> None:
         seed_generators(key)

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from mtf.config.multi import MultiDataLoaderConfig
 from mtf.config.trainer import TrainerConfig, ValidationFrequency
 from mtf.data.multi_loader import Batch, MultiLoader
+from mtf.data.ranks import check_same_schedule
 from mtf.errors import ConfigError
-from mtf.trainer import capture, evaluation, loaders
+from mtf.trainer import capture, evaluation, loaders, poison
 from mtf.trainer.accumulate import LossWeights, windows
 from mtf.trainer.batch import num_samples
-from mtf.trainer.distributed import SingleProcess
+from mtf.trainer.distributed import local_gpu, make_ranks
 from mtf.trainer.hooks import HookList, TrainerHooks
 from mtf.trainer.metrics import MetricTable
 from mtf.trainer.nonfinite import NonFiniteGuard
@@ -72,6 +73,10 @@ class Trainer:
         self.model = model
         self.device = _device(model, device)
         self.optimizers = [optimizers] if isinstance(optimizers, torch.optim.Optimizer) else list(optimizers)
+        self.model.to(self.device)
+        self.ranks = make_ranks(self.config.ddp, self.device.type)
+        with self.ranks.failures(lambda: "while the trainer was made"):
+            self.ranks.wrap(self.model, self.optimizers)
         self.optimizer_set = OptimizerSet(
             model, self.optimizers, self.config.per_loader_optimizers, performance.clip_grad_norm
         )
@@ -79,10 +84,9 @@ class Trainer:
         self.loss_weights = LossWeights(self.config.loss_weights_per_loader)
         self.hooks = HookList(hooks, fault_tolerance.on_hook_error)
         self.precision = Precision(performance.precision, self.device)
-        self.step_rng = StepRng(self.config.seed, self.config.step_rng, self.device)
+        self.step_rng = StepRng(self.config.seed, self.config.step_rng, self.device, self.ranks.rank)
         self.nonfinite = NonFiniteGuard(performance.on_nonfinite, self.device)
         self.metric_table = MetricTable()
-        self.ranks = SingleProcess()
         self.loader_factories = dict(loader_factories or {})
         self._training_step = training_step
         self._validation_step = validation_step
@@ -109,9 +113,12 @@ class Trainer:
         self._is_fitting = False
         self._in_window = False
         self._num_batches_committed = 0
-        self._stop_reason: str | None = None
-        self.model.to(self.device)
-        self.ranks.wrap(self.model, self.optimizers)
+        self._ranks_are_open = False
+        self._poisons = False
+        self.stop_reason: str | None = None
+        """Why this rank wants ``fit`` to return; None: it doesn't."""
+        self.is_stopping = False
+        """Whether ``fit`` returns after this update, on all ranks."""
         if performance.compile_model:
             compile_in_place(self.model)
         self._saver = Saver(self)
@@ -182,12 +189,15 @@ class Trainer:
         if self._is_fitting:
             raise ConfigError("fit was called inside fit (by a hook or a step): request_stop, then call it again")
         self._is_fitting = True
-        self._stop_reason = None
+        self.stop_reason, self.is_stopping = None, False
         with ExitStack() as stack:
             stack.callback(self._leave)
+            stack.enter_context(self.ranks.failures(lambda: f"after {self.global_step} updates"))
             limits = _Limits(max_epochs, max_steps, self.epoch)
             self._saver.resume(resume_from)
             self._open(train_loaders, val_loaders)
+            self._require_same_settings(limits)
+            self.require_same_schedule()
             stack.enter_context(deterministic_algorithms(self.config.performance.deterministic))
             preemption = self.config.preemption
             self._saver.guard = stack.enter_context(PreemptionGuard(preemption.signals, preemption.exit_code))
@@ -236,11 +246,12 @@ class Trainer:
         """Puts ``get_state()`` of this or another trainer of the same kind in place."""
         if self._is_fitting:
             raise ConfigError("load_state was called inside fit: request_stop, then call it")
-        capture.restore(self, saved)
+        capture.restore(self, saved.tree)
 
     def add_dataloader(self, loader: Any, name: str, weight: float | None = None) -> None:
         """Adds a loader; inside a window it takes effect at its end. It is part of the state from then on."""
         self.multi_loader_manager.add_source(name, loader, weight=weight)
+        self._ranks_are_open = False
         self.added_loaders[name] = loader
 
     def remove_dataloader(self, name: str) -> None:
@@ -253,8 +264,10 @@ class Trainer:
         self.metric_table.add("", name, value)
 
     def request_stop(self, reason: str = "requested") -> None:
-        """Makes ``fit`` return after the current window."""
-        self._stop_reason = reason
+        """Makes ``fit`` return after the current window; on several ranks at the next look of
+        ``preemption.agree_every``, when one rank at least has asked for it."""
+        self.stop_reason = reason
+        self.is_stopping = self.is_stopping or self.world_size == 1
 
     def print(self, *args: Any) -> None:
         """``print`` on rank 0 only."""
@@ -298,7 +311,7 @@ class Trainer:
             return
         self.hooks.call("on_train_start", self)
         self.reporter.open()
-        while not self._stop_reason and not limits.reached(self):
+        while not self.is_stopping and not limits.reached(self):
             if not self.epoch_is_open:
                 self._begin_epoch()
             if not self._run_epoch(limits):
@@ -321,15 +334,19 @@ class Trainer:
         self.reporter.begin_epoch(multi)
         self._num_batches_committed = self.num_batches
         for window in windows(iter(multi), self.config.performance.gradient_accumulation_steps):
+            if not self._ranks_are_open:
+                self._open_ranks()
             self._in_window = True
             self.step_rng.begin_window()
+            is_mixed = len(window) > 1 and any(batch.name != window[0].name for batch in window)
             for batch in window:
-                self._step(batch, self.loss_weights.factor(batch.name, len(window)) * batch.weight)
+                with self.ranks.window(batch is window[-1], is_mixed):
+                    self._step(batch, self.loss_weights.factor(batch.name, len(window)) * batch.weight)
             self._update(window)
             self._in_window = False
             is_last = multi.epoch != self.epoch
-            self._after_update(window, is_last)
-            if (self._stop_reason or limits.steps_reached(self)) and not is_last:
+            self._after_update(window, is_last, limits.steps_reached(self))
+            if (self.is_stopping or limits.steps_reached(self)) and not is_last:
                 return False
         return True
 
@@ -345,6 +362,8 @@ class Trainer:
         detached = loss.detach()
         self.nonfinite.add(detached, batch.name, batch.batch_idx, self.num_batches)
         scaled = loss if factor == 1.0 else loss * factor
+        if self._poisons:
+            scaled = poison.poisoned(scaled, detached)
         for method in hooks.on_before_backward:
             method(self, scaled)
         scaler = self.precision.scaler
@@ -352,7 +371,7 @@ class Trainer:
         for method in hooks.on_after_backward:
             method(self)
         self.num_batches += 1
-        metrics = self._note(batch.name, result, detached)
+        metrics = self._note(batch, result, detached)
         self.reporter.num_samples += num_samples(data)
         self.reporter.advance(1)
         for method in hooks.on_train_batch_end:
@@ -364,22 +383,23 @@ class Trainer:
         with self.precision.autocast():
             return self.training_step(*args)
 
-    def _note(self, name: str, result: Any, loss: Tensor) -> dict[str, Any]:
-        self.metric_table.add_loss(name, loss)
+    def _note(self, batch: Batch, result: Any, loss: Tensor) -> dict[str, Any]:
+        name, weight = batch.name, batch.weight
+        self.metric_table.add_loss(name, loss if weight == 1.0 else loss * weight)
         if isinstance(result, Tensor) or len(result) == 1:
             return {"loss": loss}
         metrics: dict[str, Any] = {"loss": loss}
         for key, value in result.items():
             if key not in ("loss", "num_samples"):
                 metrics[key] = value.detach() if isinstance(value, Tensor) else value
-                self.metric_table.add(name, key, metrics[key])
+                self.metric_table.add(name, key, metrics[key], weight)
         return metrics
 
     def _update(self, window: list[Batch]) -> None:
         """Ends a window: optimizers, schedulers, cleared gradients, one more update, the batches committed."""
         stepped: set[int] = set()
         names = [batch.name for batch in window]
-        if not self.nonfinite.every_window or self.nonfinite.window_is_finite():
+        if not self.nonfinite.every_window or self._window_is_finite():
             stepped = self.optimizer_set.step(names, self, self.hooks, self.ranks, self.precision.scaler)
         self.optimizer_set.clear()
         self.global_step += 1
@@ -387,6 +407,47 @@ class Trainer:
         self.multi_loader_manager.commit()
         self.metric_table.commit()
         self._num_batches_committed = self.num_batches
+
+    def _window_is_finite(self) -> bool:
+        """Whether the window may become an update, the same on all ranks.
+
+        Raises:
+            NonFiniteLoss: under ``"raise"``, on every rank, for the loss of any.
+        """
+        finite = self.nonfinite.window_is_finite()
+        if self.world_size == 1:
+            return finite
+        if self.nonfinite.policy == "skip":
+            return not self.ranks.any(not finite)
+        poison.require_none(self.model.parameters(), self.num_batches)
+        return finite
+
+    def require_same_schedule(self) -> None:
+        """A collective on several ranks.
+
+        Raises:
+            ConfigError: on all ranks, where their schedules are no longer the same; names ranks and fields.
+        """
+        if self.world_size > 1 and self.multi is not None:
+            check_same_schedule(self.multi.schedule, self.world_size, self.multi.state_dict()["schedule"])
+
+    def _require_same_settings(self, limits: _Limits) -> None:
+        """Settings that would make ranks run different numbers of steps or collectives."""
+        if self.world_size == 1:
+            return
+        config = self.config.describe()
+        parts = ("performance", "validation", "checkpoint", "preemption", "ddp", "seed", "step_rng")
+        settings = {name: config[name] for name in (*parts, "per_loader_optimizers", "loss_weights_per_loader")}
+        settings["logging"] = {"log_scalars_every_n_steps": self.config.logging.log_scalars_every_n_steps}
+        position = {"updates": self.global_step, "epoch": self.epoch}
+        fields = {"config": settings, "limits": limits.describe(), "position": position}
+        self.ranks.require_equal("the run", {**fields, "validation loaders": list(self._val_loaders)})
+
+    def _open_ranks(self) -> None:
+        """Before the first window, and the first one after a loader was added."""
+        self.ranks.open(len(self.multi_loader_manager.names))
+        self._poisons = self.world_size > 1 and self.nonfinite.every_window
+        self._ranks_are_open = True
 
     def _roll_back(self) -> None:
         """After an error inside a window: the state is that of the last update, which weights never left."""
@@ -398,8 +459,9 @@ class Trainer:
         multi = self.multi_loader_manager
         multi.load_state_dict(multi.state_dict())
 
-    def _after_update(self, window: list[Batch], is_last: bool) -> None:
-        """What happens between two windows; ``is_last``: the epoch's end follows and saves after itself."""
+    def _after_update(self, window: list[Batch], is_last: bool, is_final: bool) -> None:
+        """What happens between two windows; ``is_last``: the epoch's end follows and saves after itself;
+        ``is_final``: ``fit`` ends here."""
         validation = self.config.validation
         if self.hooks.on_source_pass_end:
             for name, pass_ in loaders.ended_passes(self.multi_loader_manager, window):
@@ -412,7 +474,7 @@ class Trainer:
             if self.global_step % validation.every_n_steps == 0:
                 self._validate()
         if not is_last:
-            self._saver.after_update()
+            self._saver.after_update(is_final=is_final)
 
     def _end_epoch(self) -> None:
         """Epoch schedulers, validation, ``on_epoch_end``, checkpoint: the checkpoint says the next epoch."""
@@ -471,6 +533,9 @@ class _Limits:
         self._epochs = epoch + 1 if max_epochs is None and max_steps is None else max_epochs
         self._steps = max_steps
 
+    def describe(self) -> dict[str, int | None]:
+        return {"max_epochs": self._epochs, "max_steps": self._steps}
+
     def steps_reached(self, trainer: Trainer) -> bool:
         return self._steps is not None and trainer.global_step >= self._steps
 
@@ -486,6 +551,9 @@ class _Limits:
 def _device(model: nn.Module, given: torch.device | str | None) -> torch.device:
     if given is not None:
         return torch.device(given)
+    gpu = local_gpu()
+    if gpu is not None:
+        return gpu
     first = next(model.parameters(), None)
     if first is not None and first.device.type not in ("cpu", "meta"):
         return first.device
