@@ -6,7 +6,7 @@ SHELL := /bin/bash
 VENV ?= .venv
 PYTHON ?= python3
 PRESET ?= dev
-PYTEST_ARGS ?= -n 2
+PYTEST_ARGS ?= -n 2 --dist loadfile
 FUZZ_SECONDS ?= 30
 
 PY := $(VENV)/bin/python
