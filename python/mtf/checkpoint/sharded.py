@@ -29,6 +29,8 @@ FOLDER = "sharded"
 _MARK = "mtf.sharded"
 _DTYPES = {name: dtype for dtype, name in FILE_DTYPES.items()}
 _POLL_S = 0.01
+# An OSError as the cause makes a failed save a loud warning and not the run's end, as a full disk of rank 0 does.
+_LOST = ConnectionError("a part of the checkpoint is missing")
 
 #: ``(shape, dtype) -> tensor``: where a sharded tensor is loaded to.
 Allocate = Callable[[tuple[int, ...], torch.dtype], torch.Tensor]
@@ -159,12 +161,22 @@ class Meeting:
         number: the save's number, the same on all ranks.
         rank: this process among ``world_size``.
         timeout_s: how long ranks wait for each other.
+        is_broken: whether a rank is known to have failed, so that waiting makes no sense.
     """
 
-    def __init__(self, store: Store, number: int, rank: int, world_size: int, timeout_s: float) -> None:
+    def __init__(
+        self,
+        store: Store,
+        number: int,
+        rank: int,
+        world_size: int,
+        timeout_s: float,
+        is_broken: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._store = store
         self._key = f"save/{number}"
         self._rank, self._world_size, self._timeout_s = rank, world_size, timeout_s
+        self._is_broken = is_broken
 
     def lead(self, transaction: Transaction, pieces: Pieces) -> None:
         """Rank 0: its own pieces, then those of all others are taken in.
@@ -179,7 +191,9 @@ class Meeting:
             answer = json.loads(self._wait(f"{self._key}/{rank}", f"rank {rank} hasn't written its part"))
             self._store.delete_key(f"{self._key}/{rank}")
             if "error" in answer:
-                raise CheckpointError(f"rank {rank} can't write its part of the checkpoint: {answer['error']}")
+                raise CheckpointError(
+                    f"rank {rank} can't write its part of the checkpoint: {answer['error']}"
+                ) from _LOST
             transaction.adopt_hashed(file_name(rank), int(answer["size"]), str(answer["sha256"]))
         files.sync_directory(transaction.directory / FOLDER)
 
@@ -210,8 +224,12 @@ class Meeting:
     def _wait(self, key: str, complaint: str) -> str:
         deadline = time.monotonic() + self._timeout_s
         while not self._store.check([key]):
+            if self._is_broken():
+                raise CheckpointError(f"{complaint}, and a rank has failed; the checkpoint doesn't count") from _LOST
             if time.monotonic() > deadline:
-                raise CheckpointError(f"{complaint} within {self._timeout_s:g} s; the checkpoint doesn't count")
+                raise CheckpointError(
+                    f"{complaint} within {self._timeout_s:g} s; the checkpoint doesn't count"
+                ) from _LOST
             time.sleep(_POLL_S)
         return self._store.get(key).decode()
 

@@ -14,14 +14,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import PrefixStore, Store
-from torch.distributed.rendezvous import rendezvous
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from mtf import collectives
 from mtf.config.ranks import DDPConfig
 from mtf.errors import ConfigError, RankFailed
 from mtf.trainer.launch import Launch, find_launch
-from mtf.trainer.roll_call import RollCall, grace_s
+from mtf.trainer.roll_call import AGENT_STORE, RollCall, grace_s
 
 _PREFIX = "mtf"
 
@@ -110,18 +109,35 @@ def mark_broken() -> None:
     _is_broken = True
 
 
+def is_broken() -> bool:
+    """Whether a rank is known to have failed."""
+    return _is_broken
+
+
 def _start(launch: Launch, config: DDPConfig, device_type: str) -> ProcessGroup:
     backend = config.backend or ("nccl" if device_type == "cuda" else "gloo")
     _export(launch)
     limit = timedelta(seconds=config.timeout_s)
     try:
-        store, rank, world_size = next(rendezvous("env://", launch.rank, launch.world_size, timeout=limit))
+        held_by_agent = os.environ.get(AGENT_STORE) == "True"
+        whole = TCPStore(
+            launch.master_addr,
+            launch.master_port,
+            launch.world_size,
+            is_master=launch.rank == 0 and not held_by_agent,
+            timeout=limit,
+            # Waiting for the others here would not say which of them are missing.
+            wait_for_workers=False,
+            multi_tenant=True,
+        )
     except (RuntimeError, ValueError, OSError) as error:
         raise RankFailed(
             f"rank {launch.rank} of {launch.world_size} can't reach {launch.master_addr}:{launch.master_port} within "
             f"{config.timeout_s:g} s, where rank 0 or torchrun's agent should listen: {error}"
         ) from error
-    store.set_timeout(limit)
+    # An agent's store outlives its workers, and so would what they wrote in it.
+    store = PrefixStore(f"attempt/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", whole)
+    rank, world_size = launch.rank, launch.world_size
     ours = PrefixStore(_PREFIX, store)
     roll_call = RollCall(ours, rank, world_size, grace_s(config.timeout_s))
     roll_call.register()

@@ -90,6 +90,7 @@ class RanksSave:
         tell: Callable[[Path], None] | None = None,
     ) -> Path | None:
         from mtf.checkpoint import sharded
+        from mtf.trainer import process_group
         from mtf.trainer.distributed import SeveralRanks
 
         trainer = self._trainer
@@ -102,7 +103,12 @@ class RanksSave:
         whole = {"model": parts["model"], "state": parts["state_tree"]}
         tree, pieces = sharded.take_apart(whole, copy=asynchronous)
         meeting = sharded.Meeting(
-            ranks.group.store, ranks.group.num_saves, ranks.rank, ranks.world_size, trainer.config.ddp.timeout_s
+            ranks.group.store,
+            ranks.group.num_saves,
+            ranks.rank,
+            ranks.world_size,
+            trainer.config.ddp.timeout_s,
+            process_group.is_broken,
         )
         if ranks.rank == 0:
             return self._lead(path, parts, tree, pieces, meeting, asynchronous, required, tell)

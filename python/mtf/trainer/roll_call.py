@@ -9,11 +9,15 @@ from __future__ import annotations
 import json
 import os
 import time
+from pathlib import Path
 from typing import Any, Protocol
 
 from mtf.checkpoint.files import host_name, process_alive
 
 _POLL_S = 0.05
+
+#: torchrun sets it where its agent, and not rank 0, holds the store.
+AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"
 
 
 class Store(Protocol):
@@ -86,7 +90,8 @@ class RollCall:
                     )
                 time.sleep(_POLL_S)
         except Exception as error:
-            return f"the store of the process group doesn't answer ({error}): the process that holds it is gone"
+            holder = "torchrun's agent" if os.environ.get(AGENT_STORE) == "True" else "rank 0"
+            return f"{holder}, which holds the store of the process group, is gone ({str(error).splitlines()[0]})"
 
     def _has(self, key: str) -> bool:
         return bool(self._store.check([key]))
@@ -104,7 +109,16 @@ class RollCall:
 
     def _is_dead(self, rank: int) -> bool:
         facts = self._facts(rank)
-        return bool(facts) and facts["host"] == host_name() and not process_alive(int(facts["pid"]))
+        return bool(facts) and facts["host"] == host_name() and not _runs(int(facts["pid"]))
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process of this machine runs. One that has ended and that nobody has waited for yet doesn't."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return process_alive(pid)
+    return state != "Z"
 
 
 def grace_s(timeout_s: float) -> float:
