@@ -1,0 +1,33 @@
+"""The examples give the same on any number of ranks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distributed import launch
+
+
+def test_domain_adaptation_gives_the_gradients_of_a_loop_by_hand(tmp_path: Path) -> None:
+    run = launch.run(2, tmp_path, "example_worker.py", "ddp", "fsdp")
+    assert run.codes == [0, 0], run.output
+    for result in run.results:
+        for strategy in ("ddp", "fsdp"):
+            assert result[strategy]["updates"] == 18
+            assert result[strategy]["difference"] < 1e-6
+
+
+def test_the_demonstration_ends_with_the_same_weights_on_1_2_and_4_ranks(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+    found = []
+    for world_size in (1, 2, 4):
+        run = launch.run(world_size, tmp_path / str(world_size), "example_worker.py", "demo")
+        assert run.codes == [0] * world_size, run.output
+        found.append(run.results[0]["demo"])
+    one, *others = found
+    for other in others:
+        assert (other["num"], other["batches"]) == (60, one["batches"])
+        for name, value in one["weights"].items():
+            assert other["weights"][name] == pytest.approx(value, abs=1e-5), name
