@@ -15,7 +15,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 SOURCES := $(shell find src csrc -name '*.[ch]pp' 2>/dev/null) $(shell find . -maxdepth 2 -name CMakeLists.txt -not -path './build/*' 2>/dev/null)
 
-.PHONY: help demo test native-test bench bench-quick lint wheel wheels docs faults fuzz clean
+.PHONY: help demo gpu-check test native-test bench bench-quick lint wheel wheels docs faults fuzz clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ demo: $(VENV)/.built  ## Train on three real data sets, interrupt, resume, prove
 
 test: $(VENV)/.built  ## Run the Python tests (PYTEST_ARGS="-k name" to choose)
 	$(PY) -m pytest $(PYTEST_ARGS)
+
+gpu-check: $(VENV)/.built  ## Check what only a GPU can show; says so where there is none
+	@$(PY) scripts/gpu_check.py || test $$? = 77
 
 native-test: $(VENV)/.tools  ## Build and run the C++ tests (PRESET=dev, asan or tsan)
 	scripts/native-test $(PRESET)

@@ -107,6 +107,7 @@ class Schedule(_core.Schedule):
         """The configuration in force at the cursor, edits included, for the sources that are present."""
         mixture, table = self.mixture, self.source_table
         kept = [i for i, (_, _, present) in enumerate(table) if present]
+        weights, pattern = mixture.weights, mixture.pattern  # each look at the native mixture copies them
         curve = None
         if mixture.curve is not None:
             points, interpolation, every = mixture.curve
@@ -114,8 +115,8 @@ class Schedule(_core.Schedule):
         return dataclasses.replace(
             self._template,
             sampling_strategy=SamplingStrategy[mixture.strategy],
-            dataloader_weights=[mixture.weights[i] for i in kept] if mixture.weights else None,
-            alternating_pattern=[kept.index(i) for i in mixture.pattern] if mixture.pattern else None,
+            dataloader_weights=[weights[i] for i in kept] if weights else None,
+            alternating_pattern=[kept.index(i) for i in pattern] if pattern else None,
             burst_size=mixture.burst,
             dataloader_names=[table[i][0] for i in kept],
             epoch_length_policy=EpochLengthPolicy[mixture.policy],

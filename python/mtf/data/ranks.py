@@ -85,7 +85,7 @@ def check_same_schedule(schedule: Schedule, world_size: int, state: Any = None) 
 
 def describe(schedule: Schedule, state: Any = None) -> dict[str, Any]:
     """What decides a schedule, as plain data by field."""
-    config = {field.name: _plain(getattr(schedule.config, field.name)) for field in dataclasses.fields(schedule.config)}
+    config = _plain(schedule.config)
     sources = dict(zip(schedule.names, schedule.lengths, strict=True))
     fields = {"config": config, "seed": str(schedule.seed), "lengths": sources}
     return fields if state is None else {**fields, "position": [schedule.epoch, schedule.step], "log": _plain(state)}

@@ -1,0 +1,101 @@
+"""Figures behind docs/scaling.md: what grows with the number of sources, parameters and ranks, on one machine.
+
+python scripts/measure_ranks.py [--ranks N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import mtf
+
+
+def best_ms(call: Callable[[], Any], times: int = 5) -> float:
+    """Shortest of several runs, in milliseconds."""
+    seconds = []
+    for _ in range(times):
+        started = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds) * 1e3
+
+
+def make_schedule(num_sources: int) -> mtf.Schedule:
+    """Weighted, with a length for each source."""
+    names = [f"source{i}" for i in range(num_sources)]
+    config = mtf.MultiDataLoaderConfig(
+        sampling_strategy=mtf.SamplingStrategy.WEIGHTED,
+        weighted_order=mtf.WeightedOrder.EVEN,
+        dataloader_weights=[1.0 + i % 7 for i in range(num_sources)],
+        dataloader_names=names,
+        epoch_length_policy=mtf.EpochLengthPolicy.FIXED_NUM_STEPS,
+        steps_per_epoch=1_000_000_000,
+    )
+    return mtf.Schedule(config, [1000 + i for i in range(num_sources)])
+
+
+def schedules() -> None:
+    """Build, fingerprint and state of a schedule."""
+    for num_sources in (4, 64, 1024, 10_000):
+        schedule = make_schedule(num_sources)
+        schedule.advance(123_456_789)
+        build = best_ms(lambda n=num_sources: make_schedule(n), 3)
+        fingerprint = best_ms(schedule.fingerprint)
+        draws = best_ms(lambda s=schedule: s.draws(512))
+        num_bytes = len(schedule.to_bytes())
+        text = len(json.dumps(schedule.state_dict()))
+        print(
+            f"{num_sources:6d} sources: build {build:.2f} ms, fingerprint {fingerprint:.2f} ms, next 512 draws "
+            f"{draws:.2f} ms, state {num_bytes} bytes ({text} as JSON) at step 123456789"
+        )
+
+
+def worker(rank: int, world_size: int, port: int) -> None:
+    """Agreement, decisions and reductions between real processes."""
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    os.environ["OMP_NUM_THREADS"] = "1"
+    from mtf.data.ranks import agree_on_lengths, check_same_schedule
+    from mtf.trainer.distributed import make_ranks
+
+    ranks = make_ranks(mtf.DDPConfig(), "cpu")
+    look = best_ms(lambda: ranks.largest([0, 0, 0]), 50)
+    lines = [f"{world_size} ranks: one look (3 integers) {look:.2f} ms"]
+    for num_sources in (4, 1024, 10_000):
+        schedule = make_schedule(num_sources)
+        names, lengths = list(schedule.names), list(schedule.lengths)
+        agree = best_ms(lambda n=names, v=lengths: agree_on_lengths(n, v, True, rank, world_size), 3)
+        check = best_ms(lambda s=schedule: check_same_schedule(s, world_size), 3)
+        lines.append(f"  {num_sources:6d} sources: lengths {agree:.2f} ms, schedule compared {check:.2f} ms")
+    if rank == 0:
+        print("\n".join(lines))
+
+
+def main() -> None:
+    """Prints all figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ranks", type=int, nargs="*", default=[2, 4])
+    arguments = parser.parse_args()
+    schedules()
+    for world_size in arguments.ranks:
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        context = multiprocessing.get_context("spawn")
+        processes = [context.Process(target=worker, args=(rank, world_size, port)) for rank in range(world_size)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(120)
+
+
+if __name__ == "__main__":
+    main()
