@@ -12,7 +12,8 @@ EXACT = ["ddp", "ddp window", "ddp optimizers", "fsdp", "fsdp window", "fsdp gro
 SAVES = ["saves ddp", "saves fsdp", "saves fsdp async"]
 RESUMES = ["resumes ddp", "resumes fsdp", "resumes ddp as fsdp", "resumes fsdp as ddp"]
 VALIDATION = ["validation ddp", "validation fsdp"]
-REST = ["differing config", "lengths", "decisions", "nonfinite raise", "nonfinite skip", "step noise", "compiled"]
+REST = ["differing config", "lengths", "decisions", "nonfinite raise", "nonfinite skip", "step noise", "compiled",
+        "saved noise", "added loader", "settings"]  # fmt: skip
 TOLERANCE = 2e-7  # another order of summation over 22 updates; the rates of Adam make errors no smaller
 
 
@@ -125,3 +126,26 @@ def test_noise_differs_between_ranks(runs: Runs) -> None:
 
 def test_a_compiled_model_is_wrapped_as_well(runs: Runs) -> None:
     assert all(value < TOLERANCE for value in runs[2][0]["compiled"].values())
+
+
+def test_generators_of_every_rank_are_saved(runs: Runs) -> None:
+    assert [result["saved noise"] for result in runs[2]] == [{"diff": [], "ranks": 2}] * 2
+
+
+def test_a_loader_that_comes_later_finds_its_part_of_the_model_wrapped(runs: Runs) -> None:
+    assert [result["added loader"] for result in runs[2]] == [{"names": ["a", "b"], "equal": True}] * 2
+
+
+def test_every_setting_changes_something(runs: Runs) -> None:
+    found = runs[2][0]["settings"]
+    assert found["find_unused_parameters"] == [True, False]
+    assert found["bucket_cap_mb"] == [25 * 2**20, 2**20]
+    assert found["gradient_as_bucket_view"] is True
+    assert found["broadcast_buffers"] == [True, False]
+    assert found["fsdp_param_dtype"] == "torch.bfloat16"
+    assert found["fsdp_reduce_dtype"] == "torch.float32"
+    assert 0 < found["bf16 error"] < 0.03
+    assert found["weights stay fp32"] == "torch.float32"
+    assert found["fsdp_wrap"] == [4, 2, 1]
+    assert "ddp.fsdp_wrap matches no module: ['Conv2d']" in found["no match"]
+    assert found["backend"] == "gloo"

@@ -223,6 +223,87 @@ def nonfinite(policy: str) -> Found:
     return {"error": message, "updates": t.global_step, "finite": finite}
 
 
+def settings() -> Found:
+    """Every field of DDPConfig and what it changed."""
+
+    def wrapper(**ddp: Any) -> Any:
+        made = trainer(ddp=ddp)
+        made.ranks.open(2)
+        return made.ranks.strategy._wrapper  # type: ignore[attr-defined]
+
+    def sharded(**ddp: Any) -> Any:
+        made = trainer("fsdp", ddp=ddp)
+        made.fit(models.loaders(WORLD), max_steps=3)
+        return made
+
+    def state(made: mtf.Trainer) -> Any:
+        return made.model._get_fsdp_state()  # type: ignore[operator]
+
+    plain, buckets = wrapper(), wrapper(bucket_cap_mb=1.0)
+    low = sharded(fsdp_param_dtype="bf16", fsdp_reduce_dtype="fp32")
+    groups = sharded(fsdp_wrap=["Linear"], fsdp_reshard_after_forward=False)
+    by_function = sharded(fsdp_wrap=lambda name, module: name == "encoder")
+    kinds = torch.distributed.fsdp.FSDPModule
+    return {
+        "find_unused_parameters": [
+            plain.find_unused_parameters,
+            wrapper(find_unused_parameters=False).find_unused_parameters,
+        ],
+        "bucket_cap_mb": [plain.bucket_bytes_cap, buckets.bucket_bytes_cap],
+        "gradient_as_bucket_view": wrapper(gradient_as_bucket_view=True).gradient_as_bucket_view,
+        "broadcast_buffers": [plain.broadcast_buffers, wrapper(broadcast_buffers=False).broadcast_buffers],
+        "fsdp_param_dtype": str(state(low)._mp_policy.param_dtype),
+        "fsdp_reduce_dtype": str(state(low)._mp_policy.reduce_dtype),
+        "bf16 error": models.distance(models.by_hand(3), models.whole_weights(low.model)),
+        "weights stay fp32": str(next(low.model.parameters()).dtype),
+        "fsdp_wrap": [sum(isinstance(m, kinds) for m in made.model.modules()) for made in (groups, by_function, low)],
+        "no match": error_of(lambda: sharded(fsdp_wrap=["Conv2d"])),
+        "backend": torch.distributed.get_backend(),
+    }
+
+
+def saved_noise() -> Found:
+    """Under ``step_rng="saved"`` each rank's generators go on where they were."""
+
+    def step(tr: Any, batch: Any, batch_idx: int, index: int, name: str) -> Any:
+        return models.loss(tr.model, batch, name) * (1 + torch.rand(()))
+
+    def fit(upto: int, made: mtf.Trainer) -> mtf.Trainer:
+        made.set_training_step(step)
+        made.fit(models.loaders(WORLD), max_steps=upto)
+        return made
+
+    torch.manual_seed(100 + RANK)
+    whole = trainer(step_rng="saved")
+    torch.manual_seed(100 + RANK)
+    fit(4, whole)
+    whole.save_checkpoint("noise")
+    state = fit(8, whole).get_state()
+    torch.manual_seed(5)
+    again = trainer(step_rng="saved")
+    again.load_checkpoint("noise")
+    return {"diff": fit(8, again).get_state().diff(state), "ranks": 1 + len(state["other_ranks"])}
+
+
+def added_loader() -> Found:
+    """A second loader, with parts of the model that the first never used, comes during training."""
+    t = trainer()
+    t.loader_factories["b"] = lambda: models.loaders(WORLD)["b"]
+
+    class Add(mtf.TrainerHooks):
+        def on_train_batch_end(self, tr: Any, *rest: Any) -> None:
+            if tr.global_step == 2:
+                tr.add_dataloader(models.loaders(WORLD)["b"], "b")
+
+    t.config.multi.dataloader_names = ["a"]
+    t.add_hook(Add())
+    t.fit({"a": models.loaders(WORLD)["a"]}, max_steps=8)
+    flat = [v.flatten().tolist() for v in models.whole_weights(t.model).values()]
+    everywhere: list[Any] = [None] * WORLD
+    dist.all_gather_object(everywhere, flat)
+    return {"names": t.multi_loader_manager.names, "equal": all(other == flat for other in everywhere)}
+
+
 def step_noise() -> Found:
     """Dropout must differ between ranks, and not between runs."""
     t = trainer()
@@ -279,6 +360,9 @@ CASES: dict[str, Callable[[], Found]] = {
     "nonfinite raise": lambda: nonfinite("raise"),
     "nonfinite skip": lambda: nonfinite("skip"),
     "step noise": step_noise,
+    "saved noise": saved_noise,
+    "added loader": added_loader,
+    "settings": settings,
     "compiled": compiled,
 }
 

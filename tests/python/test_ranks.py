@@ -199,3 +199,14 @@ def test_another_global_batch_is_refused_with_the_way_out() -> None:
         pytest.raises(mtf.StateMismatch, match=r"batches of 8 samples here \(2 ranks\), but 12 .*: batch_size=6"),
     ):
         here.load_state_dict(state)
+
+
+def test_a_state_of_its_own_does_not_move_to_another_number_of_ranks() -> None:
+    model = nn.Linear(1, 1)
+    trainer = mtf.Trainer(model=model, optimizers=torch.optim.SGD(model.parameters(), 0.1))
+    tree = dict(trainer.get_state().tree)
+    snapshot = {"pass": 0, "batch": 1, "state": {}, "ended": False}
+    tree["multi"] = {"sources": {"text": snapshot}}
+    tree["other_ranks"] = [{"rng": {}, "sources": {"text": snapshot}, "metric_table": {"sums": []}}]
+    with pytest.raises(mtf.StateMismatch, match="saved by 2 ranks, here are 1: loader 'text'"):
+        trainer.load_state(mtf.TrainerState(tree))

@@ -24,8 +24,8 @@ class DDPConfig(Config):
         backend: of the process group. None: ``nccl`` where a GPU is used, else ``gloo``.
         timeout_s: seconds after which a rank that doesn't take part in a collective is an error on the others; also
             for the start.
-        find_unused_parameters: DDP: look for parameters that a step didn't use. None: with more than one loader, as
-            loaders may use different parts of the model.
+        find_unused_parameters: DDP: look for parameters that a step didn't use. None: with more than one loader (those
+            in ``loader_factories`` count), as loaders may use different parts of the model.
         broadcast_buffers: DDP: rank 0's buffers (running means and such) are used by all ranks in each step.
         bucket_cap_mb: DDP: size of the buckets in which gradients are reduced, in MiB. None: torch's default.
         gradient_as_bucket_view: DDP: gradients are views of the buckets, which saves their memory once.

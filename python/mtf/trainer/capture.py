@@ -26,7 +26,11 @@ def capture(trainer: Trainer) -> TrainerState:
 def tree(trainer: Trainer) -> dict[str, Any]:
     """The tree behind ``capture``, the same on all ranks; its tensors are the live ones, not copies. A collective."""
     multi = trainer.multi.state_dict() if trainer.multi is not None else trainer.pending_multi_state
-    own = {"rng": trainer.step_rng.state_dict(), "sources": multi["sources"] if multi is not None else {}}
+    own = {
+        "rng": trainer.step_rng.state_dict(),
+        "sources": multi["sources"] if multi is not None else {},
+        "metric_table": trainer.metric_table.state_dict(),
+    }
     per_rank = trainer.ranks.gather(own)
     if multi is not None:
         multi = {**multi, "sources": per_rank[0]["sources"]}
@@ -44,7 +48,7 @@ def tree(trainer: Trainer) -> dict[str, Any]:
         "rng": per_rank[0]["rng"],
         "other_ranks": per_rank[1:],
         "hooks": trainer.hooks.state_dict(),
-        "metric_table": trainer.metric_table.state_dict(),
+        "metric_table": per_rank[0]["metric_table"],
         "metrics": {name: value for name, value in trainer.logged.items() if not name.startswith(_TIMES)},
         "multi": multi,
     }
@@ -82,7 +86,7 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
     trainer.scheduler_set.load_state_dict(state["schedulers"])
     trainer.precision.load_state_dict(state["scaler"])
     trainer.step_rng.load_state_dict(own["rng"])
-    trainer.metric_table.load_state_dict(state["metric_table"])
+    trainer.metric_table.load_state_dict(own["metric_table"])
     trainer.logged = dict(state["metrics"])
     trainer.unfinished = {}
     trainer.global_step = state["global_step"]
@@ -93,12 +97,14 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
 
 
 def _of_this_rank(trainer: Trainer, state: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What belongs to this rank alone: its random numbers, and what its sources said about themselves.
+    """What belongs to this rank alone: its random numbers, its sums of metrics, and what its sources said about
+    themselves.
 
     Raises:
         StateMismatch: another number of ranks, and a source whose own state can't move to another rank.
     """
-    first = {"rng": state["rng"], "sources": {} if state["multi"] is None else state["multi"]["sources"]}
+    sources = {} if state["multi"] is None else state["multi"]["sources"]
+    first = {"rng": state["rng"], "sources": sources, "metric_table": state["metric_table"]}
     per_rank: list[Mapping[str, Any]] = [first, *state["other_ranks"]]
     saved, here = len(per_rank), trainer.world_size
     if saved == here:
@@ -116,7 +122,13 @@ def _of_this_rank(trainer: Trainer, state: Mapping[str, Any]) -> Mapping[str, An
             "can't go on exactly; step_rng='derived' needs no state",
             stacklevel=4,
         )
-    return {"rng": per_rank[trainer.rank]["rng"] if trainer.rank < saved else {}, "sources": first["sources"]}
+    # Sums over all ranks stay what they were, whoever holds them.
+    sums = [entry for part in per_rank for entry in part["metric_table"]["sums"]] if trainer.rank == 0 else []
+    return {
+        "rng": per_rank[trainer.rank]["rng"] if trainer.rank < saved else {},
+        "sources": sources,
+        "metric_table": {"sums": sums},
+    }
 
 
 def _place_optimizer(trainer: Trainer, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> Mapping[str, Any]:

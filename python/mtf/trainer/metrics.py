@@ -177,8 +177,10 @@ class MetricTable:
         self._uncommitted.clear()
         self._num_pending = 0
         self._objects.clear()
-        self._sums = {(a, b): float(total) for a, b, total, _ in state["sums"]}
-        self._counts = {(a, b): int(count) for a, b, _, count in state["sums"]}
+        self._sums, self._counts = {}, {}
+        for a, b, total, count in state["sums"]:  # of several ranks: a metric may be there more than once
+            self._sums[a, b] = self._sums.get((a, b), 0.0) + float(total)
+            self._counts[a, b] = self._counts.get((a, b), 0) + int(count)
 
 
 def proportions(names: Sequence[str], actual: Sequence[float], expected: Sequence[float]) -> dict[str, float]:

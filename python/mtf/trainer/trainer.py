@@ -445,7 +445,7 @@ class Trainer:
 
     def _open_ranks(self) -> None:
         """Before the first window, and the first one after a loader was added."""
-        self.ranks.open(len(self.multi_loader_manager.names))
+        self.ranks.open(len({*self.multi_loader_manager.names, *self.loader_factories}))
         self._poisons = self.world_size > 1 and self.nonfinite.every_window
         self._ranks_are_open = True
 
