@@ -56,7 +56,10 @@ class Reference:
         step = 0
         while True:
             for edit in self.edits.get((self.epoch, step), []):
-                self.spec = edit(replace(self.spec, removed=set(self.spec.removed)))
+                edited = edit(replace(self.spec, removed=set(self.spec.removed)))
+                if edited == self.spec:
+                    continue  # an edit that changes nothing is none: turns go on
+                self.spec = edited
                 new = len(self.spec.lengths) - len(self.places)
                 self.places += [(0, 0)] * new
                 self.counts += [0] * new
