@@ -281,7 +281,7 @@ void bind_schedule(py::module_& module) {
       .def("to_bytes", &to_bytes, py::arg("step") = py::none())
       .def(
           "load_state_dict",
-          [](PySchedule& s, py::dict state) {
+          [](PySchedule& s, py::object state) {
             s.core.load(schedule_state_from(from_python(state, "state"), kScheduleVersion));
             s.refresh_names();
           },

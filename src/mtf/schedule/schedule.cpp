@@ -44,7 +44,7 @@ Epoch& Schedule::open(std::uint64_t epoch) {
   auto nearest = std::prev(epochs_.upper_bound(epoch));
   while (nearest->first < epoch) {
     Epoch& last = nearest->second;
-    const std::uint64_t end = last.num_steps();
+    const std::uint64_t end = find_end(nearest->first, last);
     if (end == kEndless) {
       throw ConfigError("epoch " + std::to_string(epoch) + " is not known yet: how many steps epoch " +
                         std::to_string(nearest->first) + " has shows when its sources end");
@@ -78,7 +78,13 @@ std::vector<std::uint64_t> Schedule::counts_at(const std::shared_ptr<const Segme
 
 bool Schedule::epoch_done() { return open(epoch_).ends_by(step_); }
 
-std::uint64_t Schedule::num_steps(std::uint64_t epoch) { return open(epoch).num_steps(); }
+std::uint64_t Schedule::find_end(std::uint64_t number, Epoch& epoch) const {
+  const std::uint64_t end = epoch.num_steps();
+  const bool is_past = number < epoch_ || (number == epoch_ && step_ >= end);
+  return end == kEndless || is_past || !epoch.segment_at(end)->may_end_early() ? end : kEndless;
+}
+
+std::uint64_t Schedule::num_steps(std::uint64_t epoch) { return find_end(epoch, open(epoch)); }
 
 std::uint64_t Schedule::first_step(std::uint64_t epoch) { return open(epoch).first_step(); }
 

@@ -89,6 +89,8 @@ class Schedule {
     std::vector<std::uint64_t> counts;
   };
   [[nodiscard]] Epoch& open(std::uint64_t epoch);
+  /// Where an epoch ends; kEndless as long as a source of unknown length may change that.
+  [[nodiscard]] std::uint64_t find_end(std::uint64_t number, Epoch& epoch) const;
   [[nodiscard]] std::vector<std::uint64_t> counts_at(const std::shared_ptr<const Segment>& segment, std::uint64_t step);
   void adopt(const ScheduleState& state);
   void move_to(std::uint64_t epoch, std::uint64_t step);

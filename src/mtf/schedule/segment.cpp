@@ -34,6 +34,15 @@ Segment::Segment(Knot knot, Key key, std::uint64_t first_step, std::optional<std
   }
 }
 
+bool Segment::may_end_early() const noexcept {
+  const MixtureConfig& config = knot_.setup->config;
+  if (knot_.ended || (config.cycle && config.policy != EpochPolicy::min_length)) return false;
+  return std::ranges::any_of(active_, [this](std::int32_t source) {
+    const auto i = static_cast<std::size_t>(source);
+    return knot_.setup->sources[i].length == kEndless && !knot_.sources[i].spent;
+  });
+}
+
 bool Segment::is_counted() const noexcept { return pattern_ && std::holds_alternative<WeightedRandom>(*pattern_); }
 
 void Segment::remember(std::uint64_t step, std::span<const std::uint64_t> counts) const {

@@ -73,6 +73,8 @@ class Segment {
   [[nodiscard]] std::uint64_t start() const noexcept { return knot_.step; }
   /// The step at which the epoch ends if nothing changes before; kEndless if that can't be known yet.
   [[nodiscard]] std::uint64_t end() const noexcept { return end_; }
+  /// Whether a source of unknown length can end the epoch before end(), or make it shorter.
+  [[nodiscard]] bool may_end_early() const noexcept;
   /// The step at which the weights change by themselves; kEndless if they don't.
   [[nodiscard]] std::uint64_t change() const noexcept { return change_; }
   /// Index of each slot's source.

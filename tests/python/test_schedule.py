@@ -1,0 +1,645 @@
+"""Schedules as 2-SEMANTICS words them: worked examples, errors, edits, states, files of every version."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mtf.config.multi import MultiDataLoaderConfig, WeightCurve
+from mtf.enums import EpochLengthPolicy, Interpolation, SamplingStrategy, WeightedOrder
+from mtf.errors import ConfigError, StateMismatch
+from mtf.schedule import Draw, Schedule
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+FIXED = EpochLengthPolicy.FIXED_NUM_STEPS
+MIN, MAX, SUM = EpochLengthPolicy.MIN_LENGTH, EpochLengthPolicy.MAX_LENGTH, EpochLengthPolicy.SUM_OF_LENGTHS
+WEIGHTED, ALTERNATING = SamplingStrategy.WEIGHTED, SamplingStrategy.ALTERNATING
+SEQUENTIAL = SamplingStrategy.SEQUENTIAL
+
+
+def make(lengths: Any, seed: int = 0, **options: Any) -> Schedule:
+    return Schedule(MultiDataLoaderConfig(**options), lengths, seed)
+
+
+def shown(schedule: Schedule, epoch: int = 0) -> str:
+    return "".join("ABCDE"[i] for i in schedule.sources(epoch))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "options", "expected"),
+    [
+        ((3, 5), {"epoch_length_policy": MIN}, "ABABAB"),
+        ((3, 5), {"epoch_length_policy": MAX}, "ABABABABAB"),
+        ((3, 5), {}, "ABABABAB"),
+        ((3, 5), {"cycle_short_loaders": False}, "ABABABBB"),
+        ((3, 5), {"cycle_short_loaders": False, "epoch_length_policy": MAX}, "ABABABBB"),
+        (
+            (4, 5),
+            {"sampling_strategy": ALTERNATING, "alternating_pattern": [0, 0, 1], "epoch_length_policy": MIN},
+            "AABAAB",
+        ),
+        ((3, 5), {"burst_size": 2}, "AABBAABB"),
+        ((3, 5), {"burst_size": 2, "cycle_short_loaders": False}, "AABBABBB"),
+        ((3, 5), {"sampling_strategy": SEQUENTIAL}, "AAABBBBB"),
+        ((3, 5), {"sampling_strategy": SEQUENTIAL, "epoch_length_policy": MAX}, "AAAAABBBBB"),
+        ((3, 5), {"sampling_strategy": SEQUENTIAL, "epoch_length_policy": MIN}, "AAABBB"),
+        (
+            (3, 5),
+            {"sampling_strategy": SEQUENTIAL, "epoch_length_policy": FIXED, "steps_per_epoch": 13},
+            "AAABBBBBAAABB",
+        ),
+        ((3, 5), {"epoch_length_policy": FIXED, "steps_per_epoch": 99, "cycle_short_loaders": False}, "ABABABBB"),
+        ((9, 2, 9), {"sampling_strategy": ALTERNATING, "alternating_pattern": [0, 2]}, "AC" * 9),
+    ],
+)
+def test_worked_examples(lengths: tuple[int, ...], options: dict[str, Any], expected: str) -> None:
+    assert shown(make(lengths, **options)) == expected
+
+
+def test_epochs_open_afresh_or_go_on() -> None:
+    afresh = make([3, 5])
+    assert [tuple(d)[1:2] + tuple(d)[3:] for d in afresh][-2:] == [(0, 1, 0), (1, 0, 3)]
+    assert afresh.position == (1, 0)
+    assert afresh.start_counts == [(2, 0), (1, 0)]
+    going_on = make([3, 5], continue_across_epochs=True)
+    list(going_on)
+    assert going_on.start_counts == [(1, 1), (0, 4)]
+    fixed = make([3, 5], epoch_length_policy=FIXED, steps_per_epoch=4)
+    list(fixed)
+    assert fixed.start_counts == [(0, 2), (0, 2)]
+
+
+def test_iteration_moves_the_cursor_and_sees_edits() -> None:
+    schedule = make([4, 4], dataloader_names=["a", "b"])
+    seen = []
+    for draw in schedule:
+        seen.append(draw.name)
+        if draw.step == 2:
+            assert schedule.position == (0, 3)
+            schedule.remove_source("a")
+    assert seen == ["a", "b", "a", "b", "b", "b"]
+    assert schedule.position == (1, 0)
+    assert [d.name for d in schedule.epochs(2)] == ["b"] * 8
+    assert schedule.position == (3, 0)
+
+
+def test_draw_is_a_plain_tuple_with_names() -> None:
+    draw = make([3, 5]).at(3)
+    assert isinstance(draw, Draw)
+    assert draw == (3, 1, "dl1", 0, 1)
+    assert (draw.step, draw.source, draw.name, draw.pass_, draw.batch) == draw
+    assert pickle.loads(pickle.dumps(draw)) == draw
+    assert repr(draw) == "mtf.Draw(step=3, source=1, name='dl1', pass_=0, batch=1)"
+
+
+@pytest.mark.parametrize(
+    ("lengths", "options", "message"),
+    [
+        ((), {}, "a mixture needs at least one dataloader, got none"),
+        ((3, 0), {}, "dataloader 'dl1' (index 1) is empty: it must have at least one batch, got 0"),
+        ((3, -1), {}, "the length of dataloader 'dl1' must be a number of batches or None, got -1"),
+        ((3, 2.0), {}, "the length of dataloader 'dl1' must be a number of batches or None, got 2.0"),
+        ((3, 5), {"dataloader_names": ["a"]}, "dataloader_names must have one name per dataloader (2), got 1"),
+        (
+            (3, 5),
+            {"dataloader_names": ["a", "a"]},
+            "dataloader_names[1] must be unique, got 'a', which is also dataloader_names[0]",
+        ),
+        ((3, 5), {"dataloader_names": ["a", ""]}, "dataloader_names[1] must not be empty"),
+        (
+            {"tain": 3},
+            {"dataloader_names": ["train"]},
+            "'tain' is not among the dataloader_names; did you mean 'train'? (known: train)",
+        ),
+        ({"a": 3}, {"dataloader_names": ["a", "b"]}, "dataloader_names: nothing is given for 'b'"),
+        (
+            (3, 5),
+            {"sampling_strategy": WEIGHTED, "dataloader_weights": [1]},
+            "dataloader_weights must have one weight per dataloader (2), got 1",
+        ),
+        (
+            (3, 5),
+            {"sampling_strategy": WEIGHTED, "dataloader_weights": []},
+            "dataloader_weights must have one weight per dataloader (2), got 0",
+        ),
+        (
+            (3, 5),
+            {"sampling_strategy": WEIGHTED, "dataloader_weights": [1, -0.5]},
+            "dataloader_weights[1] ('dl1') must be finite and not negative, got -0.5",
+        ),
+        (
+            (3, 5),
+            {"sampling_strategy": WEIGHTED, "dataloader_weights": [float("nan"), 1]},
+            "dataloader_weights[0] ('dl0') must be finite and not negative, got nan",
+        ),
+        (
+            (3, 5),
+            {"sampling_strategy": WEIGHTED, "dataloader_weights": [1, float("inf")]},
+            "dataloader_weights[1] ('dl1') must be finite and not negative, got inf",
+        ),
+        (
+            (3, 5),
+            {"sampling_strategy": WEIGHTED, "dataloader_weights": [0, 0]},
+            "dataloader_weights must have a positive weight, all are 0",
+        ),
+        (
+            (3, 5),
+            {"sampling_strategy": WEIGHTED, "dataloader_weights": ["x", 0]},
+            "dataloader_weights must be numbers, got ['x', 0]",
+        ),
+        (
+            (3, 5),
+            {"sampling_strategy": ALTERNATING},
+            "alternating_pattern must have at least one entry with ALTERNATING, got none",
+        ),
+        (
+            (3, 5),
+            {"sampling_strategy": ALTERNATING, "alternating_pattern": [0, 2]},
+            "alternating_pattern[1] must be the index of a dataloader, in [0, 2), got 2",
+        ),
+        (
+            (3, 5),
+            {"sampling_strategy": ALTERNATING, "alternating_pattern": [-1]},
+            "alternating_pattern[0] must be the index of a dataloader, in [0, 2), got -1",
+        ),
+        ((3, 5), {"burst_size": 0}, "burst_size must be at least 1, got 0"),
+        ((3, 5), {"burst_size": -3}, "burst_size must be at least 1, got -3"),
+        ((3, 5), {"burst_size": 1.5}, "burst_size must be an integer, got 1.5"),
+        (
+            (3, 5),
+            {"epoch_length_policy": FIXED},
+            "steps_per_epoch must be set with epoch_length_policy=FIXED_NUM_STEPS, got None",
+        ),
+        (
+            (3, 5),
+            {"epoch_length_policy": FIXED, "steps_per_epoch": 0},
+            "steps_per_epoch must be at least 1, got 0",
+        ),
+        (
+            (3, None),
+            {},
+            "epoch_length_policy=SUM_OF_LENGTHS needs the length of dataloader 'dl1' (index 1), which is unknown; use "
+            "epoch_length_policy=FIXED_NUM_STEPS with steps_per_epoch, or cycle_short_loaders=False",
+        ),
+        (
+            (3, None),
+            {"epoch_length_policy": MAX},
+            "MAX_LENGTH can never end: dataloader 'dl1' (index 1) has no known length and is cycled",
+        ),
+        (
+            (3, None),
+            {"sampling_strategy": SEQUENTIAL, "epoch_length_policy": MIN},
+            "epoch_length_policy=MIN_LENGTH needs the length of dataloader 'dl1' (index 1), which is unknown; use "
+            "epoch_length_policy=FIXED_NUM_STEPS",
+        ),
+        (
+            (3, 5),
+            {"epoch_length_policy": "FIXED_NUM_STEP"},
+            "got 'FIXED_NUM_STEP'; did you mean 'FIXED_NUM_STEPS'?",
+        ),
+        (
+            (3, 5),
+            {"sampling_strategy": WEIGHTED, "weight_curve": WeightCurve([])},
+            "weight_curve.points must have at least one point, got none",
+        ),
+        (
+            (3, 5),
+            {"sampling_strategy": WEIGHTED, "weight_curve": WeightCurve([(0, [1, 1]), (0, [1, 2])])},
+            "weight_curve.points[1] must come after the point before it: step 0 does not follow 0",
+        ),
+        (
+            (3, 5),
+            {"sampling_strategy": WEIGHTED, "weight_curve": WeightCurve([(0, [1])])},
+            "weight_curve.points[0] must have one weight per source (2), got 1",
+        ),
+        (
+            (3, 5),
+            {"sampling_strategy": WEIGHTED, "weight_curve": WeightCurve([(0, [0, 0])])},
+            "weight_curve.points[0] must have a positive weight, all are 0",
+        ),
+        (
+            (3, 5),
+            {"sampling_strategy": WEIGHTED, "weight_curve": WeightCurve([(0, [1, 1])], every=0)},
+            "weight_curve.every must be at least 1, got 0",
+        ),
+        (
+            (3, 5),
+            {"sampling_strategy": WEIGHTED, "weight_curve": WeightCurve([(-1, [1, 1])])},
+            "weight_curve.points[0]: the step must not be negative, got -1",
+        ),
+    ],
+)
+def test_bad_configurations(lengths: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make(lengths, **options)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64, 1.5, True])
+def test_bad_seeds(seed: Any) -> None:
+    with pytest.raises(ConfigError, match="seed must be an integer in"):
+        make([3], seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dataloader_weights": [1, 2]}, "dataloader_weights has no effect with sampling_strategy=ROUND_ROBIN"),
+        ({"alternating_pattern": [0]}, "alternating_pattern has no effect with sampling_strategy=ROUND_ROBIN"),
+        ({"weighted_order": WeightedOrder.EVEN}, "weighted_order has no effect with sampling_strategy=ROUND_ROBIN"),
+        ({"weight_curve": WeightCurve([(0, [1, 1])])}, "weight_curve has no effect with sampling_strategy=ROUND_ROBIN"),
+        (
+            {"sampling_strategy": SEQUENTIAL, "burst_size": 2},
+            "burst_size has no effect with sampling_strategy=SEQUENTIAL",
+        ),
+        ({"steps_per_epoch": 3}, "steps_per_epoch has no effect with epoch_length_policy=SUM_OF_LENGTHS"),
+        (
+            {
+                "sampling_strategy": WEIGHTED,
+                "dataloader_weights": [1, 1],
+                "weight_curve": WeightCurve([(0, [1, 1])]),
+            },
+            "dataloader_weights has no effect beside weight_curve",
+        ),
+    ],
+)
+def test_options_without_effect_warn(options: dict[str, Any], message: str) -> None:
+    with pytest.warns(UserWarning, match=message):
+        make([3, 5], **options)
+
+
+def test_bad_calls_change_nothing() -> None:
+    schedule = make([3, 5], dataloader_names=["easy", "hard"])
+    schedule.advance(2)
+    before = schedule.state_dict()
+
+    def refuses(message: str, call: Any) -> None:
+        with pytest.raises(ConfigError) as caught:
+            call()
+        assert message in str(caught.value)
+        assert schedule.state_dict() == before
+
+    refuses(
+        "there is no dataloader 'hrad'; did you mean 'hard'? (known: easy, hard)",
+        lambda: schedule.remove_source("hrad"),
+    )
+    refuses("there is already a dataloader 'easy' (index 0)", lambda: schedule.add_source("easy", 3))
+    refuses("dataloader 'x' (index 2) is empty", lambda: schedule.add_source("x", 0))
+    refuses("needs the length of dataloader 'x' (index 2)", lambda: schedule.add_source("x"))
+    refuses(
+        "set_strategy has no option 'burst'; did you mean 'burst_size'?",
+        lambda: schedule.set_strategy("WEIGHTED", burst=2),
+    )
+    refuses("did you mean 'WEIGHTED'?", lambda: schedule.set_strategy("WEIGTED"))
+    refuses("alternating_pattern must have at least one entry", lambda: schedule.set_strategy("ALTERNATING"))
+    refuses("step must be in [0, 8) in epoch 0, got 8", lambda: schedule.at(8))
+    refuses("step must be in [0, 8] in epoch 0, got 9", lambda: schedule.counts(9))
+    refuses("step must be in [0, 8] in epoch 0, got 9", lambda: schedule.seek(0, 9))
+    refuses("the epoch ends at step 8", lambda: schedule.advance(7))
+    refuses("the next epoch opens when this one is done", schedule.next_epoch)
+    refuses("its pass cannot end after 2 batches", lambda: schedule.end_pass(0, 2))
+    refuses("source must be the index of a dataloader, in [0, 2), got 2", lambda: schedule.end_pass(2, 0))
+    refuses("source must be the index of a dataloader, in [0, 2), got -1", lambda: schedule.extend_pass(-1, 9))
+    refuses("a state can be taken up to the cursor", lambda: schedule.state_dict(3))
+    refuses("epochs must be at least 1, got 0", lambda: schedule.plan(0))
+    with pytest.warns(UserWarning, match="update_weights has no effect"):
+        refuses("one weight per dataloader (2), got 1", lambda: schedule.update_weights([1.0]))
+    schedule.remove_source("easy")
+    before = schedule.state_dict()
+    refuses("the last dataloader cannot be removed", lambda: schedule.remove_source("hard"))
+
+
+def test_edits_in_weighted_mixtures() -> None:
+    schedule = make([30, 50], sampling_strategy=WEIGHTED, dataloader_weights=[3, 1], dataloader_names=["a", "b"])
+    state = schedule.state_dict()
+    schedule.update_weights([3, 1])
+    schedule.update_weights({"b": 1, "a": 3})
+    assert schedule.state_dict() == state
+    schedule.advance(10)
+    schedule.set_weight("b", 0.2)
+    assert schedule.config.dataloader_weights == [3.0, 0.2]
+    with pytest.raises(ConfigError, match="weight must be given for dataloader 'c'"):
+        schedule.add_source("c", 5)
+    schedule.add_source("c", 5, weight=0.5)
+    assert schedule.num_steps() == 85
+    schedule.remove_source("b")
+    assert schedule.config.dataloader_weights == [3.0, 0.5]
+    assert schedule.names == ["a", "b", "c"]
+    assert schedule.present == [True, False, True]
+    given = int(schedule.counts(10)[1])
+    assert schedule.num_steps() == 35 + given
+    with pytest.raises(ConfigError, match="'b' is not among the dataloader_weights"):
+        schedule.update_weights({"a": 1, "b": 2})
+    schedule.add_source("b", 50, weight=1)
+    assert schedule.present == [True, True, True]
+
+
+def test_edits_that_have_no_effect_warn() -> None:
+    schedule = make([3, 5], sampling_strategy=ALTERNATING, alternating_pattern=[0, 1])
+    with pytest.warns(UserWarning, match="alternating_pattern doesn't name it"):
+        schedule.add_source("new", 3)
+    with pytest.warns(UserWarning, match="set_weight has no effect with sampling_strategy=ALTERNATING"):
+        schedule.set_weight("new", 3)
+
+
+def test_names_cannot_be_edited() -> None:
+    schedule = make([3, 5])
+    with pytest.raises(ConfigError, match="dataloader_names can't be changed by an edit"):
+        schedule.set_config(MultiDataLoaderConfig(dataloader_names=["x", "y"]))
+
+
+def test_weight_curves() -> None:
+    steps = WeightCurve([(0, [1, 0]), (10, [0, 1])])
+    schedule = make(
+        [30, 50], sampling_strategy=WEIGHTED, weight_curve=steps, epoch_length_policy=FIXED, steps_per_epoch=16
+    )
+    assert shown(schedule) == "A" * 10 + "B" * 6
+    assert shown(schedule, 1) == "B" * 16
+    line = WeightCurve([(0, [1, 0]), (1000, [0, 1])], Interpolation.LINEAR, every=10)
+    smooth = make(
+        [30, 50], sampling_strategy=WEIGHTED, weight_curve=line, epoch_length_policy=FIXED, steps_per_epoch=2000
+    )
+    counts = [int(smooth.counts(k)[1]) for k in (0, 250, 500, 1000, 2000)]
+    assert counts[0] == 0
+    assert abs(counts[1] - 31) < 25
+    assert abs(counts[2] - 125) < 45
+    assert abs(counts[3] - 500) < 60
+    assert counts[4] - counts[3] == 1000
+    smooth.advance(500)
+    weights = smooth.plan().epochs[0].sources[1].expected_share
+    smooth.set_weight("dl1", 0.0)
+    assert smooth.config.weight_curve is None
+    assert weights is not None
+    assert smooth.config.dataloader_weights == [0.5, 0.0]
+
+
+def test_an_end_found_at_run_time() -> None:
+    schedule = make([None, 4], epoch_length_policy=MIN)
+    assert schedule.num_steps() is None
+    with pytest.raises(ConfigError, match="stop must be given"):
+        schedule.sources()
+    with pytest.raises(ConfigError, match="epoch 1 is not known yet"):
+        schedule.at(0, 1)
+    assert schedule.sources(stop=6).tolist() == [0, 1, 0, 1, 0, 1]
+    schedule.advance(4)
+    schedule.end_pass(0, 2)
+    assert schedule.epoch_done
+    assert schedule.num_steps() == 4
+    cycled = make([None, 4], epoch_length_policy=FIXED, steps_per_epoch=8)
+    cycled.advance(2)
+    cycled.end_pass(0, 1)
+    assert tuple(cycled.at(2)) == (2, 0, "dl0", 1, 0)
+    with pytest.raises(ConfigError, match="gave no batch in pass 1: an empty source cannot be cycled"):
+        cycled.end_pass(0, 0)
+    log = cycled.fingerprints["log"]
+    cycled.extend_pass(1, 5)
+    assert cycled.fingerprints["log"] != log
+
+
+def test_a_known_length_that_was_wrong() -> None:
+    schedule = make([5, 5], cycle_short_loaders=False)
+    schedule.advance(4)
+    schedule.end_pass(0, 2)
+    assert schedule.num_steps() == 7
+    assert shown(schedule) == "ABABBBB"
+    schedule = make([5, 5])
+    schedule.advance(4)
+    schedule.end_pass(0, 2)
+    assert shown(schedule) == "ABABABABAB"
+    assert tuple(schedule.at(4))[3:] == (1, 0)
+
+
+def test_state_as_of_an_earlier_step() -> None:
+    schedule = make([9, 9])
+    schedule.advance(4)
+    early = schedule.state_dict()
+    schedule.advance(2)
+    schedule.remove_source("dl0")
+    assert schedule.state_dict(4) == early
+    back = make([9, 9])
+    back.load_state_dict(schedule.state_dict())
+    assert back.state_dict(4) != schedule.state_dict()
+    assert np.array_equal(back.sources(0), schedule.sources(0))
+
+
+def test_seek_back_and_edit_drops_what_came_later() -> None:
+    schedule = make([9, 9])
+    schedule.advance(6)
+    schedule.remove_source("dl1")
+    schedule.seek(0, 3)
+    schedule.remove_source("dl0")
+    assert shown(schedule) == "ABA" + "B" * 8
+    with pytest.raises(ConfigError, match=r"cannot be removed"):
+        schedule.remove_source("dl1")
+    schedule.seek(1, 2)
+    schedule.add_source("dl2", 2)
+    with pytest.raises(ConfigError, match="epoch 0 is out of reach"):
+        schedule.at(0, 0)
+
+
+def test_refuses_the_state_of_another_schedule() -> None:
+    mine = make([3, 5], dataloader_names=["a", "b"])
+    mine.advance(3)
+    before = mine.state_dict()
+    other = make(
+        [3, 6],
+        seed=4,
+        dataloader_names=["a", "c"],
+        sampling_strategy=WEIGHTED,
+        dataloader_weights=[1, 2],
+    )
+    with pytest.raises(StateMismatch) as caught:
+        mine.load_state_dict(other.state_dict())
+    for line in (
+        "seed: 4 in the state, 0 here",
+        "dataloader_names: 'c' is in the state, not here",
+        "dataloader_names: 'b' is here, not in the state",
+        "sampling_strategy: WEIGHTED in the state, ROUND_ROBIN here",
+    ):
+        assert line in str(caught.value)
+    with pytest.raises(StateMismatch, match="length of 'b': 5 in the state, 6 here"):
+        make([3, 6], dataloader_names=["a", "b"]).load_state_dict(before)
+    assert mine.state_dict() == before
+
+
+def test_sources_are_matched_by_name() -> None:
+    options = {"sampling_strategy": WEIGHTED, "weighted_order": WeightedOrder.EVEN}
+    first = make([3, 5], dataloader_names=["a", "b"], dataloader_weights=[0.7, 0.3], **options)
+    first.advance(3)
+    swapped = make([5, 3], dataloader_names=["b", "a"], dataloader_weights=[0.3, 0.7], **options)
+    swapped.load_state_dict(first.state_dict())
+    assert swapped.names == ["a", "b"]
+    assert [d.name for d in swapped] == [d.name for d in first]
+    wrong = make([5, 3], dataloader_names=["b", "a"], dataloader_weights=[0.7, 0.3], **options)
+    with pytest.raises(StateMismatch, match="dataloader_weights"):
+        wrong.load_state_dict(first.state_dict())
+
+
+def test_fingerprint_does_not_depend_on_the_cursor() -> None:
+    one, two = make([3, 5]), make([3, 5])
+    one.advance(5)
+    assert one.fingerprint() == two.fingerprint()
+    assert one.fingerprint() != make([3, 5], seed=1).fingerprint()
+    assert {k for k, v in make([3, 6]).fingerprints.items() if v != two.fingerprints[k]} >= {"lengths"}
+    one.remove_source("dl0")
+    assert one.fingerprints["log"] != two.fingerprints["log"]
+
+
+def test_copies_and_pickles() -> None:
+    schedule = make([3, 5])
+    schedule.advance(3)
+    for other in (pickle.loads(pickle.dumps(schedule)), copy.deepcopy(schedule)):
+        assert other.state_dict() == schedule.state_dict()
+        assert isinstance(other, Schedule)
+
+
+def test_state_size_does_not_grow_with_the_step() -> None:
+    sizes = set()
+    for step in (10**6, 10**12, 10**15):
+        schedule = make(
+            [10**14, 10**14], sampling_strategy=WEIGHTED, weighted_order=WeightedOrder.EVEN,
+            epoch_length_policy=FIXED, steps_per_epoch=10**16,
+        )  # fmt: skip
+        schedule.seek(0, step)
+        sizes.add(len(schedule.to_bytes()))
+    assert max(sizes) - min(sizes) < 40
+
+
+@pytest.mark.parametrize("file", sorted(GOLDEN.glob("schedule_v*.bin")), ids=lambda f: f.stem)
+def test_golden_states_load_forever(file: Path) -> None:
+    sys.path.insert(0, str(GOLDEN))
+    try:
+        from make_schedules import next_draws
+    finally:
+        sys.path.remove(str(GOLDEN))
+    content = json.loads(file.with_suffix(".json").read_text())
+    from_bytes = Schedule.from_bytes(file.read_bytes())
+    assert from_bytes.names == content["names"]
+    assert next_draws(from_bytes) == content["next"]
+    again = Schedule.from_bytes(file.read_bytes())
+    again.load_state_dict(content["state"])
+    assert next_draws(again) == content["next"]
+
+
+def test_golden_files_are_there() -> None:
+    assert len(list(GOLDEN.glob("schedule_v1_*.bin"))) == 6
+
+
+def test_damaged_bytes() -> None:
+    data = make([3, 5]).to_bytes()
+    for i in range(len(data)):
+        with pytest.raises(StateMismatch):
+            Schedule.from_bytes(data[:i] + bytes([data[i] ^ 0x10]) + data[i + 1 :])
+    with pytest.raises(StateMismatch, match="fewer than a header"):
+        Schedule.from_bytes(b"")
+
+
+def mutate(value: Any, rng: random.Random) -> Any:
+    """``value`` with one part replaced by something odd."""
+    odd = [None, True, -1, 0, 1, 2**31, 2**62, 2**64, 1e300, "x", [], {}, [0], {"a": 1}]
+    if isinstance(value, dict) and value and rng.random() < 0.9:
+        key = rng.choice(list(value))
+        return {k: mutate(v, rng) if k == key else v for k, v in value.items()}
+    if isinstance(value, list) and value and rng.random() < 0.8:
+        i = rng.randrange(len(value))
+        return [mutate(v, rng) if k == i else v for k, v in enumerate(value)]
+    return rng.choice(odd)
+
+
+def test_malformed_states_are_refused_or_harmless() -> None:
+    """Whatever a state says, loading it raises StateMismatch or gives a schedule that can be used."""
+    rng = random.Random(3)
+    sys.path.insert(0, str(GOLDEN))
+    try:
+        from make_schedules import make_schedules
+    finally:
+        sys.path.remove(str(GOLDEN))
+    refused = 0
+    messages: set[str] = set()
+    for schedule in make_schedules().values():
+        state = schedule.state_dict()
+        before = schedule.state_dict()
+        for _ in range(300):
+            try:
+                schedule.load_state_dict(mutate(state, rng))
+            except StateMismatch as error:
+                messages.add(str(error))
+                assert schedule.state_dict() == before
+                refused += 1
+            else:
+                schedule.draws(100)
+                schedule.load_state_dict(state)
+    assert refused > 1000
+    assert len(messages) > 100
+
+
+def test_state_errors_name_the_field() -> None:
+    schedule = make([3, 5])
+    schedule.advance(3)
+    state = schedule.state_dict()
+
+    def refuses(message: str, **changes: Any) -> None:
+        with pytest.raises(StateMismatch) as caught:
+            schedule.load_state_dict({**state, **changes})
+        assert message in str(caught.value)
+
+    refuses("state.step must be an integer in", step=-1)
+    refuses("state.counts[0] must be an integer in [0, 3], got 7", counts=[7, 1])
+    refuses("state.counts must be draws that add up to the step (3)", counts=[1, 1])
+    refuses("its schedule drew other counts than the state says", counts=[3, 0])
+    refuses("format version 2, this mtf reads 1 to 1; a newer mtf wrote it", version=2)
+    refuses("state.format must be 'mtf.schedule'", format="x")
+    refuses("state.setups must be a list", setups={})
+    refuses("state.events must be plain data", events={1, 2})
+    refuses("state.tail.count must be a list of 2, one per source", tail={**state["tail"], "count": [1]})
+    with pytest.raises(StateMismatch, match="state has no field 'seed'"):
+        schedule.load_state_dict({k: v for k, v in state.items() if k != "seed"})
+
+
+def test_plan(tmp_path: Path) -> None:
+    schedule = make(
+        [30, 50, 400],
+        sampling_strategy=WEIGHTED,
+        dataloader_weights=[0.7, 0.3, 0.0],
+        weighted_order=WeightedOrder.EVEN,
+        epoch_length_policy=MIN,
+        dataloader_names=["a", "b", "<c>"],
+    )
+    plan = schedule.plan(2)
+    first = plan.epochs[0]
+    assert first.num_steps == schedule.num_steps(0)
+    assert [s.num_steps for s in first.sources] == schedule.counts(first.num_steps).tolist()
+    assert first.deviation_bound is not None
+    assert all(s.max_deviation is not None and s.max_deviation <= first.deviation_bound for s in first.sources)
+    assert any("'<c>' is starved" in w for w in first.warnings)
+    assert any("'b' is never finished" in w for w in first.warnings)
+    assert first.sources[1].unused_tail == 50 - first.sources[1].num_steps
+    text = str(plan)
+    assert "epoch 1: WEIGHTED" in text
+    assert "! 'b' is never finished" in text
+    assert json.loads(json.dumps(plan.to_dict()))["epochs"][0]["sources"][0]["name"] == "a"
+    assert "&lt;c&gt;" in plan._repr_html_()
+    plan.plot(tmp_path / "plan.png")
+    assert (tmp_path / "plan.png").stat().st_size > 1000
+    unknown = make([None, 4], cycle_short_loaders=False).plan(3)
+    assert len(unknown.epochs) == 1
+    assert "unknown length" in str(unknown)
+    with pytest.raises(ConfigError, match="nothing to plot"):
+        unknown.plot(tmp_path / "none.png")
+
+
+def test_schedules_need_no_torch() -> None:
+    script = (
+        "import sys, mtf; s = mtf.Schedule(mtf.MultiDataLoaderConfig(), [3, 5]); list(s); s.plan(); s.to_bytes();"
+        "assert 'torch' not in sys.modules, 'torch was imported'"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
