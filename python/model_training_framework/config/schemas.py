@@ -2,6 +2,7 @@
 
 from mtf.config.multi import MultiDataLoaderConfig as MultiDataLoaderConfig
 from mtf.config.multi import WeightCurve as WeightCurve
+from mtf.config.ranks import DDPConfig as DDPConfig
 from mtf.config.trainer import CheckpointConfig as CheckpointConfig
 from mtf.config.trainer import FaultToleranceConfig as FaultToleranceConfig
 from mtf.config.trainer import GenericTrainerConfig as GenericTrainerConfig
