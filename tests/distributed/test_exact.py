@@ -8,6 +8,8 @@ import pytest
 
 from distributed import launch
 
+pytestmark = pytest.mark.timeout(400)  # several processes each import torch; every launch has a limit of its own
+
 EXACT = ["ddp", "ddp window", "ddp optimizers", "fsdp", "fsdp window", "fsdp groups window", "fsdp optimizers"]
 SAVES = ["saves ddp", "saves fsdp", "saves fsdp async"]
 RESUMES = ["resumes ddp", "resumes fsdp", "resumes ddp as fsdp", "resumes fsdp as ddp"]

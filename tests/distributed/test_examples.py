@@ -8,6 +8,8 @@ import pytest
 
 from distributed import launch
 
+pytestmark = pytest.mark.timeout(400)  # several processes each import torch; every launch has a limit of its own
+
 
 def test_domain_adaptation_gives_the_gradients_of_a_loop_by_hand(tmp_path: Path) -> None:
     run = launch.run(2, tmp_path, "example_worker.py", "ddp", "fsdp")

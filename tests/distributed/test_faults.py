@@ -14,6 +14,8 @@ import pytest
 from distributed import launch, models
 from mtf.checkpoint.manifest import verify
 
+pytestmark = pytest.mark.timeout(400)  # several processes each import torch; every launch has a limit of its own
+
 
 @pytest.mark.parametrize(
     ("kind", "strategy", "words"),
@@ -28,9 +30,9 @@ from mtf.checkpoint.manifest import verify
 def test_a_bad_rank_is_named_and_a_new_launch_goes_on(kind: str, strategy: str, words: str, tmp_path: Path) -> None:
     ranks = launch.start(2, tmp_path / "bad", "fault_worker.py", kind, strategy, str(tmp_path / "run"))
     try:
-        ranks.processes[0].wait(30)
+        ranks.processes[0].wait(90)
     finally:
-        run = ranks.wait(0.2 if kind == "hang" else 30)
+        run = ranks.wait(0.2 if kind == "hang" else 90)
     error = run.results[0]["error"]
     assert error.startswith("RankFailed: rank 0 stops after 5 updates, because rank 1"), run.output[0]
     assert words in error
@@ -55,7 +57,7 @@ def test_a_bad_rank_is_named_and_a_new_launch_goes_on(kind: str, strategy: str, 
 
 
 def test_a_rank_that_never_comes_is_named(tmp_path: Path) -> None:
-    run = launch.run(2, tmp_path, "fault_worker.py", "absent", "ddp", str(tmp_path / "run"), timeout_s=40)
+    run = launch.run(2, tmp_path, "fault_worker.py", "absent", "ddp", str(tmp_path / "run"), timeout_s=90)
     assert run.codes == [1, 0]
     assert "RankFailed: the process group wasn't made within 8 s: ranks [1] never came" in run.output[0]
 
