@@ -1,6 +1,6 @@
 """mtf below a training loop of your own: MultiLoader, its state, and an exact resume in the middle of an epoch.
 
-    python examples/raw_loop.py
+python examples/raw_loop.py
 """
 
 from __future__ import annotations

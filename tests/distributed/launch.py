@@ -106,6 +106,6 @@ def start(world_size: int, folder: Path, worker: str, *args: str, **more: str) -
     return Ranks(processes, folder, time.monotonic())
 
 
-def run(world_size: int, folder: Path, worker: str, *args: str, timeout_s: float = 120.0, **more: str) -> Run:
+def run(world_size: int, folder: Path, worker: str, *args: str, timeout_s: float = 300.0, **more: str) -> Run:
     """As ``start``, and waits."""
     return start(world_size, folder, worker, *args, **more).wait(timeout_s)
