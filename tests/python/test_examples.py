@@ -62,3 +62,16 @@ def test_curriculum_moves_on_and_resumes_its_decisions() -> None:
 def test_raw_loop(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     run_main("raw_loop", monkeypatch)
     assert "the same bits: True" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("default")  # what other frameworks warn about
+@pytest.mark.parametrize("framework", ["accelerate", "lightning"])
+def test_resume_under_another_trainer(
+    framework: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip(framework, reason=f"{framework} comes with the bench extra")
+    modules = {"accelerate": "under_accelerate", "lightning": "under_lightning"}
+    run_main(modules[framework], monkeypatch)
+    output = capsys.readouterr().out
+    assert "the same bits: True" in output
+    assert "False" not in output.split("the same")[-1]
