@@ -38,6 +38,8 @@ class PerformanceConfig(Config):
         clip_grad_norm: largest joint 2-norm of the gradients of the parameters that step. None: no clipping.
         compile_model: ``model.compile()``, in place, so state keys keep their names.
         deterministic: deterministic algorithms of torch only, while ``fit`` and ``validate`` run.
+        device_prefetch: copy batches to a GPU on a stream of its own, while it computes the step before.
+        pin_memory: with ``device_prefetch``, from pinned memory. None: where a GPU is used.
         on_nonfinite: what a NaN or infinite loss does: stop, warn, or skip its whole window (which then
             synchronises host and device once per window).
         fetch_timeout_s: seconds after which a loader that gives no batch is an error. None: wait for ever.
@@ -48,6 +50,8 @@ class PerformanceConfig(Config):
     clip_grad_norm: float | None = None
     compile_model: bool = False
     deterministic: bool = False
+    device_prefetch: bool = True
+    pin_memory: bool | None = None
     on_nonfinite: Literal["raise", "warn", "skip"] = "raise"
     fetch_timeout_s: float | None = None
 
@@ -154,8 +158,9 @@ class FaultToleranceConfig(Config):
 
     Attributes:
         auto_resume: ``fit`` goes on from the newest valid checkpoint in ``checkpoint.root_dir``, if there is one.
-        verify_deterministic_resume: a checkpoint keeps hashes of each loader's last batches; resume fetches these
-            batches again and names a loader that isn't deterministic before a single update is made.
+        verify_deterministic_resume: a checkpoint keeps the hash of each loader's last batch; resume fetches these
+            batches again and names a loader that isn't deterministic before a single update is made. Every batch is
+            hashed, which takes about as long as reading it.
         seed_each_batch: each batch of a loader is produced under generators seeded from its position, so random
             augmentation doesn't depend on workers or interruptions.
         on_hook_error: whether a hook that raises stops the training or is reported as a warning.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mtf._core import fold_in
 from mtf.config.multi import MultiDataLoaderConfig
 from mtf.data.fetch_guard import FetchGuard
+from mtf.data.last_batches import LastBatches, from_dict, to_dict
 from mtf.data.lookahead import Lookahead
 from mtf.data.native_reader import NativeReader
 from mtf.data.ranks import agree_on_lengths, check_same_schedule
@@ -77,6 +78,8 @@ class MultiLoader:
         seed_each_batch: Produce every batch under generators seeded from its position.
         fetch_timeout_s: Seconds after which a fetch is given up, None for no limit.
         pin_memory: Copy to the device from pinned memory; None: where the device is CUDA.
+        device_prefetch: On CUDA, copy on a stream of its own, which overlaps with the step before.
+        remember_batches: Keep a hash of each source's last batch in the state, for ``check_last_batches``.
 
     Attributes:
         schedule: What is drawn when. Edit it through the MultiLoader.
@@ -100,6 +103,8 @@ class MultiLoader:
         seed_each_batch: bool = True,
         fetch_timeout_s: float | None = None,
         pin_memory: bool | None = None,
+        device_prefetch: bool = True,
+        remember_batches: bool = False,
     ) -> None:
         self.config = MultiDataLoaderConfig() if config is None else copy.deepcopy(config)
         self._seed = seed if self.config.seed is None else self.config.seed
@@ -118,12 +123,13 @@ class MultiLoader:
         self._readers: dict[str, Reader | NativeReader] = {}
         for name, source in sources.items():
             self._add_reader(name, source)
-        self._mover = _mover(device, pin_memory)
+        self._mover = _mover(device, pin_memory, device_prefetch)
 
         # What was committed: a position (epoch, step) and the snapshots at it. None until commit() is first called.
         self._committed: tuple[int, int] | None = None
         self._committed_snapshots: dict[str, Snapshot | None] = {}
         self._committed_schedule: dict[str, Any] | None = None  # once its epoch has been left
+        self._last_batches = LastBatches() if remember_batches else None
         self._num_steps, self._wait_s = 0, 0.0
 
         # The draws taken from the schedule: `_place` is the next of them, and step `_first_step + _place` of the epoch.
@@ -165,6 +171,7 @@ class MultiLoader:
                     raise StopIteration
             source, pass_, batch = self._sources[place], self._passes[place], self._batches[place]
             reader = self._order[source]
+            before = None if self._last_batches is None else reader.saved()
             start = time.perf_counter()
             try:
                 data = reader.take(pass_, batch) if self._guard is None else self._guard.call(reader.take, pass_, batch)
@@ -180,6 +187,8 @@ class MultiLoader:
             self._num_steps += 1
             self._place = place + 1
             self._ahead.took(place, reader, data)
+            if self._last_batches is not None:
+                self._last_batches.note(self._names[source], pass_, batch, data, before)
             if reader.late:
                 self._on_late_end(source)
             counts = self._counts
@@ -301,6 +310,8 @@ class MultiLoader:
         self._committed = (self.schedule.epoch, self.schedule.step)
         self._committed_snapshots = {name: reader.saved() for name, reader in self._readers.items()}
         self._committed_schedule = None
+        if self._last_batches is not None:
+            self._last_batches.commit()
 
     def state_dict(self) -> dict[str, Any]:
         """The position after the last batch committed, or handed out if ``commit`` was never called.
@@ -319,10 +330,11 @@ class MultiLoader:
             "schedule": schedule,
             "global_batch_sizes": self._global_batch_sizes(),
             "sources": {
-                name: _snapshot_to_dict(snapshots.get(name))
+                name: to_dict(snapshots.get(name))
                 for name, present in zip(self._names, self.schedule.present, strict=True)
                 if present
             },
+            "last_batches": {} if self._last_batches is None else self._last_batches.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -337,7 +349,7 @@ class MultiLoader:
                 f"a MultiLoader's state of version {state.get('version')!r} can't be loaded here, where it is "
                 f"{_STATE_VERSION}"
             )
-        snapshots = {name: _snapshot_from_dict(entry) for name, entry in state["sources"].items()}
+        snapshots = {name: from_dict(entry) for name, entry in state["sources"].items()}
         added = {name: self._made(name) for name in snapshots if name not in self._readers}
         self._check_global_batches(state["global_batch_sizes"])
         self.schedule.load_state_dict(state["schedule"])
@@ -349,8 +361,26 @@ class MultiLoader:
                 reader.source.close()
                 reader.snapshot = snapshots.get(name)
         self._committed, self._committed_schedule = None, None
+        if self._last_batches is not None:
+            self._last_batches.load_state_dict(state["last_batches"])
         self._follow_schedule()
         self._show_config()
+
+    def check_last_batches(self) -> None:
+        """Fetches the last batch of every source again and compares; the position stays. Needs ``remember_batches``.
+
+        Raises:
+            SourceError: Sources aren't deterministic; the message names each.
+        """
+        if self._last_batches is None:
+            raise ConfigError("check_last_batches needs a MultiLoader with remember_batches=True")
+        state, is_committed = self.state_dict(), self._committed is not None
+        try:
+            self._last_batches.check(self._readers)
+        finally:
+            self.load_state_dict(state)
+            if is_committed:
+                self.commit()
 
     def _global_batch_sizes(self) -> dict[str, int | None]:
         return {name: r.source.global_batch_size_on(self._world_size) for name, r in self._readers.items()}
@@ -533,25 +563,15 @@ def _named_loaders(loaders: Any, names: Sequence[str]) -> dict[str, Any]:
     return dict(zip(names, several, strict=True))
 
 
-def _mover(device: torch.device | str | None, pin_memory: bool | None) -> Callable[[Any], Any] | None:
-    """What puts a batch on the device. The copy overlaps with what the device still computes of the step before."""
+def _mover(
+    device: torch.device | str | None, pin_memory: bool | None, device_prefetch: bool
+) -> Callable[[Any], Any] | None:
+    """What puts a batch on the device."""
     if device is None:
         return None
     from mtf.data.device import DeviceMover, move_to
 
     mover = DeviceMover(device, pin_memory=pin_memory)
-    if mover.device.type == "cpu":
+    if mover.device.type == "cpu" or not device_prefetch:
         return lambda data: move_to(data, mover.device)
     return lambda data: mover.send(data).wait()
-
-
-def _snapshot_to_dict(snapshot: Snapshot | None) -> dict[str, Any] | None:
-    if snapshot is None:
-        return None
-    return {"pass": snapshot.pass_, "batch": snapshot.batch, "state": snapshot.data, "ended": snapshot.ended}
-
-
-def _snapshot_from_dict(entry: Mapping[str, Any] | None) -> Snapshot | None:
-    if entry is None:
-        return None
-    return Snapshot(entry["pass"], entry["batch"], entry["state"], entry["ended"])

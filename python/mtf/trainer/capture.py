@@ -15,6 +15,7 @@ from mtf.trainer.state import TrainerState
 if TYPE_CHECKING:
     from mtf.trainer.trainer import Trainer
 
+_OWN = ("sources", "last_batches")  # parts of the mixture's state that differ between ranks
 _TIMES = "throughput/"  # rows that depend on the machine, not on the run
 
 
@@ -29,11 +30,12 @@ def tree(trainer: Trainer) -> dict[str, Any]:
     own = {
         "rng": trainer.step_rng.state_dict(),
         "sources": multi["sources"] if multi is not None else {},
+        "last_batches": multi["last_batches"] if multi is not None else {},
         "metric_table": trainer.metric_table.state_dict(),
     }
     per_rank = trainer.ranks.gather(own)
     if multi is not None:
-        multi = {**multi, "sources": per_rank[0]["sources"]}
+        multi = {**multi, "sources": per_rank[0]["sources"], "last_batches": per_rank[0]["last_batches"]}
     return {
         "global_step": trainer.global_step,
         "num_batches": trainer.num_batches,
@@ -62,7 +64,7 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
             difference, and nothing has been changed.
     """
     own = _of_this_rank(trainer, state)
-    multi = None if state["multi"] is None else {**state["multi"], "sources": own["sources"]}
+    multi = None if state["multi"] is None else {**state["multi"], **{name: own[name] for name in _OWN}}
     differences = [
         *_model_differences(trainer, state["model"]),
         *_optimizer_differences(trainer, state["optimizers"]),
@@ -94,6 +96,7 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
     trainer.epoch = state["epoch"]
     trainer.epoch_is_open = state["epoch_is_open"]
     trainer.hooks.load_state_dict(state["hooks"])
+    trainer.is_resumed = True
 
 
 def _of_this_rank(trainer: Trainer, state: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -104,7 +107,8 @@ def _of_this_rank(trainer: Trainer, state: Mapping[str, Any]) -> Mapping[str, An
         StateMismatch: another number of ranks, and a source whose own state can't move to another rank.
     """
     sources = {} if state["multi"] is None else state["multi"]["sources"]
-    first = {"rng": state["rng"], "sources": sources, "metric_table": state["metric_table"]}
+    seen = {} if state["multi"] is None else state["multi"]["last_batches"]
+    first = {"rng": state["rng"], "sources": sources, "last_batches": seen, "metric_table": state["metric_table"]}
     per_rank: list[Mapping[str, Any]] = [first, *state["other_ranks"]]
     saved, here = len(per_rank), trainer.world_size
     if saved == here:
@@ -127,6 +131,7 @@ def _of_this_rank(trainer: Trainer, state: Mapping[str, Any]) -> Mapping[str, An
     return {
         "rng": per_rank[trainer.rank]["rng"] if trainer.rank < saved else {},
         "sources": sources,
+        "last_batches": {},  # each rank has another part of them now
         "metric_table": {"sums": sums},
     }
 

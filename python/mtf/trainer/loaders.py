@@ -116,6 +116,9 @@ def _make(trainer: Trainer, new: Mapping[str, Any]) -> MultiLoader:
         world_size=trainer.world_size,
         seed_each_batch=trainer.config.fault_tolerance.seed_each_batch,
         fetch_timeout_s=performance.fetch_timeout_s,
+        pin_memory=performance.pin_memory,
+        device_prefetch=performance.device_prefetch,
+        remember_batches=trainer.config.fault_tolerance.verify_deterministic_resume,
     )
 
 

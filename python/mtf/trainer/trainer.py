@@ -107,6 +107,8 @@ class Trainer:
         self.multi: MultiLoader | None = None
         self.pending_multi_state: Mapping[str, Any] | None = None
         """State of the mixture that was loaded before the first ``fit`` made one."""
+        self.is_resumed = False
+        """Whether a state was put in place since the last ``fit`` began."""
         self.given_loaders: dict[str, Any] = {}
         self.added_loaders: dict[str, Any] = {}
         self._val_loaders: dict[str, Any] = {}
@@ -198,6 +200,9 @@ class Trainer:
             self._open(train_loaders, val_loaders)
             self._require_same_settings(limits)
             self.require_same_schedule()
+            if self.is_resumed and self.config.fault_tolerance.verify_deterministic_resume:
+                self.multi_loader_manager.check_last_batches()
+            self.is_resumed = False
             stack.enter_context(deterministic_algorithms(self.config.performance.deterministic))
             preemption = self.config.preemption
             self._saver.guard = stack.enter_context(PreemptionGuard(preemption.signals, preemption.exit_code))
