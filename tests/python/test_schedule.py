@@ -405,6 +405,47 @@ def test_an_end_found_at_run_time() -> None:
     assert cycled.fingerprints["log"] != log
 
 
+@pytest.mark.parametrize(
+    ("lengths", "options", "num_steps"),
+    [
+        ((None, 3), {"epoch_length_policy": MIN}, None),
+        ((None, 3), {"epoch_length_policy": MIN, "cycle_short_loaders": False}, None),
+        ((None, 3), {"cycle_short_loaders": False}, None),
+        ((None, 3), {"cycle_short_loaders": False, "epoch_length_policy": MAX}, None),
+        ((None, 3), {"epoch_length_policy": FIXED, "steps_per_epoch": 7}, 7),
+        ((None, 6), {"epoch_length_policy": FIXED, "steps_per_epoch": 7, "cycle_short_loaders": False}, None),
+        ((None, 7), {"epoch_length_policy": FIXED, "steps_per_epoch": 7, "cycle_short_loaders": False}, 7),
+        ((None, 3), {"sampling_strategy": ALTERNATING, "alternating_pattern": [1]}, 3),
+        ((None, 3), {"sampling_strategy": WEIGHTED, "dataloader_weights": [0, 1], "epoch_length_policy": MIN}, 3),
+    ],
+)
+def test_the_number_of_steps_is_known_or_none(
+    lengths: tuple[int | None, ...], options: dict[str, Any], num_steps: int | None
+) -> None:
+    """Never a bound: a number is final as long as the known lengths are right."""
+    assert make(lengths, **options).num_steps() == num_steps
+
+
+def test_an_unknown_end_closes_the_epoch_once() -> None:
+    schedule = make([None, 3], epoch_length_policy=MIN)
+    schedule.advance(6)
+    assert schedule.num_steps() is None
+    schedule.end_pass(0, 3)
+    assert (schedule.epoch_done, schedule.num_steps()) == (True, 6)
+    schedule.next_epoch()
+    assert schedule.start_counts == [(1, 0), (1, 0)]
+    assert schedule.num_steps() is None
+    assert schedule.num_steps(0) == 6
+
+
+def test_a_fixed_epoch_is_known_without_following_its_curve() -> None:
+    curve = WeightCurve([(0, [1, 0]), (10**12, [0, 1])], Interpolation.LINEAR, every=1)
+    schedule = make(
+        [3, 5], sampling_strategy=WEIGHTED, weight_curve=curve, epoch_length_policy=FIXED, steps_per_epoch=10**12
+    )
+    assert schedule.num_steps() == 10**12
+
+
 def test_a_known_length_that_was_wrong() -> None:
     schedule = make([5, 5], cycle_short_loaders=False)
     schedule.advance(4)

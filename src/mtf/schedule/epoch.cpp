@@ -114,6 +114,11 @@ std::uint64_t Epoch::num_steps() {
   }
 }
 
+bool Epoch::may_end_early() {
+  (void)num_steps();
+  return links_.back().segment->may_end_early();
+}
+
 bool Epoch::ends_by(std::uint64_t step) {
   if (step < links_.front().segment->start()) return false;
   grow_to(step);

@@ -53,6 +53,8 @@ class Epoch {
 
   /// Number of steps; kEndless if it can't be known yet.
   [[nodiscard]] std::uint64_t num_steps();
+  /// Whether a source of unknown length can still make that number smaller.
+  [[nodiscard]] bool may_end_early();
   /// Whether the epoch ends at `step` or before. Computes no segment behind `step`.
   [[nodiscard]] bool ends_by(std::uint64_t step);
   /// The segment that decides the draw at `step`, or that `step` ends.

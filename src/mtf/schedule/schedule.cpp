@@ -81,7 +81,7 @@ bool Schedule::epoch_done() { return open(epoch_).ends_by(step_); }
 std::uint64_t Schedule::find_end(std::uint64_t number, Epoch& epoch) const {
   const std::uint64_t end = epoch.num_steps();
   const bool is_past = number < epoch_ || (number == epoch_ && step_ >= end);
-  return end == kEndless || is_past || !epoch.segment_at(end)->may_end_early() ? end : kEndless;
+  return end == kEndless || is_past || !epoch.may_end_early() ? end : kEndless;
 }
 
 std::uint64_t Schedule::num_steps(std::uint64_t epoch) { return find_end(epoch, open(epoch)); }

@@ -37,10 +37,21 @@ Segment::Segment(Knot knot, Key key, std::uint64_t first_step, std::optional<std
 bool Segment::may_end_early() const noexcept {
   const MixtureConfig& config = knot_.setup->config;
   if (knot_.ended || (config.cycle && config.policy != EpochPolicy::min_length)) return false;
-  return std::ranges::any_of(active_, [this](std::int32_t source) {
+  bool any_unknown = false;
+  std::uint64_t num_certain = 0;  // steps that don't hang on a source of unknown length
+  for (const SourceState& state : knot_.sources) num_certain = add_steps(num_certain, state.count);
+  for (const std::int32_t source : active_) {
     const auto i = static_cast<std::size_t>(source);
-    return knot_.setup->sources[i].length == kEndless && !knot_.sources[i].spent;
-  });
+    const SourceState& state = knot_.sources[i];
+    if (knot_.setup->sources[i].length != kEndless) {
+      num_certain = add_steps(num_certain, add_steps(state.origin_count, state.limit) - state.count);
+    } else if (!state.spent) {
+      any_unknown = true;
+    }
+  }
+  const bool is_full = config.policy == EpochPolicy::fixed_num_steps &&
+                       num_certain >= static_cast<std::uint64_t>(*config.steps_per_epoch);
+  return any_unknown && !is_full;
 }
 
 bool Segment::is_counted() const noexcept { return pattern_ && std::holds_alternative<WeightedRandom>(*pattern_); }
