@@ -23,7 +23,7 @@ import mtf
 from mtf.checkpoint.hashing import content_hash
 from mtf.trainer.trainer import Trainer
 
-MAX_STEPS = 200
+MAX_STEPS = 150
 
 
 def loaders() -> dict[str, Any]:
@@ -61,7 +61,7 @@ def train(root: Path, asynchronous: bool) -> str:
             dataloader_names=["rows", "arrays"],
         ),
         checkpoint=mtf.CheckpointConfig(
-            root_dir=str(root), save_every_n_steps=3, max_checkpoints=2, asynchronous=asynchronous
+            root_dir=str(root), save_every_n_steps=7, max_checkpoints=2, asynchronous=asynchronous
         ),
         performance=mtf.PerformanceConfig(gradient_accumulation_steps=2),
         fault_tolerance=mtf.FaultToleranceConfig(auto_resume=True),

@@ -16,7 +16,7 @@ SCRIPT = Path(__file__).with_name("kill_training.py")
 def test_a_killed_run_ends_bit_identical(tmp_path: Path) -> None:
     python_path = os.pathsep.join(path for path in sys.path if path)
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(tmp_path), "7", "8"],
+        [sys.executable, str(SCRIPT), str(tmp_path), "7", "5"],
         capture_output=True,
         text=True,
         check=False,
@@ -25,4 +25,4 @@ def test_a_killed_run_ends_bit_identical(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     verdict, hits = done.stdout.split()[0], int(done.stdout.split()[-1])
     assert verdict == "same", done.stdout
-    assert hits >= 3
+    assert hits >= 2

@@ -374,6 +374,24 @@ def test_an_asynchronous_save_is_a_copy(tmp_path: Path) -> None:
     assert back.state["t"].sum() == 0
 
 
+def test_asynchronous_saves_take_the_memory_of_the_copy_before(tmp_path: Path) -> None:
+    model = {"w": torch.arange(6.0).reshape(2, 3), "gone": torch.ones(2)}
+    first = directory.Snapshot.take(model, {"t": torch.zeros(4)}, b"", copy=True)
+    model = {"w": -torch.arange(6.0).reshape(3, 2).t(), "new": torch.ones(3)}
+    second = directory.Snapshot.take(model, {"t": torch.ones(5)}, b"", copy=True, spare=first)
+    assert second.model["w"] is first.model["w"]
+    assert torch.equal(second.model["w"], model["w"])
+    assert torch.equal(second.tensors["state/t"], torch.ones(5))
+    m = manager(tmp_path, asynchronous=True, max_checkpoints=None)
+    for step in range(1, 6):
+        save(m, step, value=step)
+    m.close()
+    for step in range(1, 6):
+        back = directory.read(tmp_path / f"step-0000000{step}")
+        assert (back.model["w"] == step).all()
+        assert back.state == {"v": step}
+
+
 def test_poll_never_waits(tmp_path: Path) -> None:
     saved: list[str] = []
     m = manager(tmp_path, saved, asynchronous=True)

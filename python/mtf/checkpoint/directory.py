@@ -43,19 +43,33 @@ class Snapshot:
     schedule: bytes
 
     @classmethod
-    def take(cls, model: Mapping[str, Any], state_tree: Any, schedule: bytes, *, copy: bool) -> Snapshot:
+    def take(
+        cls,
+        model: Mapping[str, Any],
+        state_tree: Any,
+        schedule: bytes,
+        *,
+        copy: bool,
+        spare: Snapshot | None = None,
+    ) -> Snapshot:
         """
         Args:
             model: a module's ``state_dict()``; entries that aren't tensors are kept with the state.
             state_tree: see :mod:`mtf.checkpoint.tree`.
             schedule: the native scheduler's bytes.
             copy: True copies every tensor to host memory, so that training may go on while it is written.
+            spare: an earlier snapshot that nobody needs any more; the copies take its memory.
 
         Raises:
             CheckpointError: a value that no checkpoint holds; names its path.
         """
-        weights, tied, extra = _plain_weights(model, copy=copy)
-        encoded, tensors = tree.split({"state": state_tree, "model_extra": extra}, copy=copy, path=())
+        weights, tied, extra = _plain_weights(model, copy=copy, spare={} if spare is None else spare.model)
+        encoded, tensors = tree.split(
+            {"state": state_tree, "model_extra": extra},
+            copy=copy,
+            path=(),
+            spare=None if spare is None else spare.tensors,
+        )
         return cls(weights, tied, encoded, tensors, schedule)
 
     @property
@@ -172,7 +186,7 @@ def read(path: str | Path) -> Checkpoint:
 
 
 def _plain_weights(
-    model: Mapping[str, Any], *, copy: bool
+    model: Mapping[str, Any], *, copy: bool, spare: Mapping[str, torch.Tensor]
 ) -> tuple[dict[str, torch.Tensor], dict[str, str], dict[str, Any]]:
     """Splits a state_dict into weights that any tool opens, names of tied weights, and the rest.
 
@@ -197,7 +211,7 @@ def _plain_weights(
                 tied[name] = seen[key]
                 continue
             seen[key] = name
-        weights[name] = host_block(tensor, copy=copy)
+        weights[name] = host_block(tensor, copy=copy, spare=spare.get(name))
     return weights, tied, extra
 
 

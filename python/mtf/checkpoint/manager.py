@@ -24,7 +24,7 @@ from mtf.checkpoint.writer import BackgroundWriter
 from mtf.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from mtf.checkpoint.directory import Checkpoint
+    from mtf.checkpoint.directory import Checkpoint, Snapshot
 
 _log = logging.getLogger("mtf.checkpoint")
 
@@ -73,6 +73,7 @@ class CheckpointManager:
         self._best_value: float | None = None
         self._damaged: set[str] = set()
         self._finished: list[Path] = []
+        self._spare: Snapshot | None = None
 
     # Saving
 
@@ -94,7 +95,8 @@ class CheckpointManager:
     ) -> Path | None:
         """Saves a checkpoint under its template's name.
 
-        Asynchronously this returns after the copy to host memory, having waited for the save before.
+        Asynchronously this returns after the copy to host memory, having waited for the save before. That memory is
+        kept for the next copy until :meth:`close`.
 
         Args:
             step: updates done.
@@ -118,7 +120,9 @@ class CheckpointManager:
 
         self._settle(required=False)
         asynchronous = self._config.asynchronous and not required
-        snapshot = directory.Snapshot.take(model, state_tree, schedule, copy=asynchronous)
+        # The writer is idle now, so the copy before is free to be written over.
+        snapshot = directory.Snapshot.take(model, state_tree, schedule, copy=asynchronous, spare=self._spare)
+        self._spare = snapshot if asynchronous else None
         fields = directory.manifest_fields(
             {"step": step, "epoch": epoch, "metrics": dict(metrics or {}), **(manifest or {})}
         )
@@ -189,6 +193,7 @@ class CheckpointManager:
         try:
             self._settle(required=False)
         finally:
+            self._spare = None
             self._lock.release()
 
     def _settle(self, *, required: bool) -> None:

@@ -32,11 +32,20 @@ FILE_DTYPES: dict[torch.dtype, str] = {
 }
 
 
-def host_block(tensor: torch.Tensor, *, copy: bool) -> torch.Tensor:
-    """The tensor's elements in row-major order in host memory; with ``copy`` in memory of their own."""
+def host_block(tensor: torch.Tensor, *, copy: bool, spare: torch.Tensor | None = None) -> torch.Tensor:
+    """The tensor's elements in row-major order in host memory.
+
+    Args:
+        tensor: on any device, in any memory layout.
+        copy: the result shares no memory with the tensor.
+        spare: memory that a copy may be put into if dtype and shape are the same. Fresh memory costs several times
+            more: the system has to find and clear every page of it.
+    """
     if not copy:
         return tensor.cpu().contiguous()
-    return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
+    if spare is None or spare.dtype != tensor.dtype or spare.shape != tensor.shape or not spare.is_contiguous():
+        spare = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+    return spare.copy_(tensor)
 
 
 def tensor_chunks(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:

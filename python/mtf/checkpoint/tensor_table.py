@@ -103,15 +103,22 @@ class TableWriter:
         self._index[id(owner)] = len(self._items) - 1
         return len(self._items) - 1
 
-    def finish(self, *, copy: bool) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
-        """The table and the blocks; with ``copy`` no block shares memory with a tensor that was added."""
+    def finish(
+        self, *, copy: bool, spare: Mapping[str, torch.Tensor]
+    ) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
+        """The table and the blocks.
+
+        Args:
+            copy: no block shares memory with a tensor that was added.
+            spare: blocks of an earlier tree, whose memory copies may take.
+        """
         entries: list[dict[str, Any]] = [{} for _ in self._items]
         blocks: dict[str, torch.Tensor] = {}
         for group in self._aliases():
             first = self._items[group[0]]
             name = _block_name(first.path, blocks)
             if all(self._items[i].layout == first.layout for i in group):
-                blocks[name] = _block(first.tensor, copy=copy)
+                blocks[name] = _block(first.tensor, copy, spare.get(name))
                 for i in group:
                     entries[i] = _entry(self._items[i], name)
                 continue
@@ -120,7 +127,7 @@ class TableWriter:
             end = max(self._items[i].end for i in group)
             bytes_ = torch.empty(0, dtype=torch.uint8, device=first.tensor.device)
             span = bytes_.set_(first.tensor.untyped_storage(), begin, (end - begin,), (1,))
-            blocks[name] = _block(span, copy=copy)
+            blocks[name] = _block(span, copy, spare.get(name))
             for i in group:
                 item = self._items[i]
                 entries[i] = _entry(item, name) | {"stride": list(item.tensor.stride()), "offset": item.begin - begin}
@@ -151,9 +158,9 @@ class TableWriter:
         return sorted(groups)
 
 
-def _block(tensor: torch.Tensor, *, copy: bool) -> torch.Tensor:
+def _block(tensor: torch.Tensor, copy: bool, spare: torch.Tensor | None) -> torch.Tensor:
     """The elements in row-major order on the CPU, in a dtype that the file format knows."""
-    block = host_block(tensor, copy=copy)
+    block = host_block(tensor, copy=copy, spare=spare)
     return block if tensor.dtype in FILE_DTYPES else block.reshape(-1).view(torch.uint8)
 
 

@@ -48,7 +48,11 @@ NUMPY_DTYPES = frozenset(_NUMPY_DTYPES.split())
 
 
 def split(
-    tree: Any, *, copy: bool = False, path: TreePath = ("state",)
+    tree: Any,
+    *,
+    copy: bool = False,
+    path: TreePath = ("state",),
+    spare: Mapping[str, torch.Tensor] | None = None,
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Splits a tree into a JSON-able object and the tensors it refers to.
 
@@ -56,6 +60,7 @@ def split(
         tree: what this module's first paragraph lists.
         copy: True copies every tensor into host memory that nothing else refers to; False may return the given tensors.
         path: what messages and tensor names begin with.
+        spare: tensors of an earlier result that nobody needs any more; copies take their memory where they fit.
 
     Returns:
         ``{"tree": ..., "tensors": [...]}`` and tensors by name, all contiguous and on the CPU.
@@ -65,7 +70,7 @@ def split(
     """
     table = tensor_table.TableWriter()
     encoded = _Encoder(table).encode(tree, path)
-    entries, tensors = table.finish(copy=copy)
+    entries, tensors = table.finish(copy=copy, spare=spare or {})
     return {"tree": encoded, "tensors": entries}, tensors
 
 
