@@ -3,59 +3,16 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from mtf.checkpoint.hashing import content_hash
 from mtf.config.multi import MultiDataLoaderConfig
 from mtf.data.multi_loader import MultiLoader
 from mtf.enums import EpochLengthPolicy
 
 _ENDLESS = 2**40  # steps of an epoch that no test reaches
-
-
-def content_hash(data: Any) -> str:
-    """A hash of the values in a batch: equal for equal bits, dtypes and shapes, whatever containers' identity.
-
-    Args:
-        data: Tensors, arrays, plain values, and containers and dataclasses of them.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    _feed(digest, data)
-    return digest.hexdigest()
-
-
-def _feed(digest: Any, data: Any) -> None:
-    if hasattr(data, "detach"):
-        data = data.detach().cpu()
-        digest.update(f"tensor {data.dtype} {tuple(data.shape)}".encode())
-        digest.update(bytes(data.contiguous().flatten().view(_byte_type()).numpy()) if data.numel() else b"")
-    elif hasattr(data, "dtype") and hasattr(data, "tobytes"):
-        digest.update(f"array {data.dtype} {data.shape}".encode())
-        digest.update(data.tobytes())
-    elif isinstance(data, Mapping):
-        digest.update(f"mapping {len(data)}".encode())
-        for key, value in data.items():
-            _feed(digest, key)
-            _feed(digest, value)
-    elif is_dataclass(data) and not isinstance(data, type):
-        _feed(digest, [type(data).__name__, *(getattr(data, field.name) for field in fields(data))])
-    elif isinstance(data, (str, bytes)):
-        digest.update(repr(data).encode())
-    elif isinstance(data, Sequence):
-        digest.update(f"sequence {len(data)}".encode())
-        for value in data:
-            _feed(digest, value)
-    else:
-        digest.update(repr(data).encode())
-
-
-def _byte_type() -> Any:
-    import torch
-
-    return torch.uint8
 
 
 def assert_resumes_exactly(

@@ -13,6 +13,7 @@ import torch
 from loaders import Rows, Sized, StatefulStream, Streamed
 from torch.utils.data import DataLoader
 
+from mtf.checkpoint.hashing import content_hash
 from mtf.config.multi import MultiDataLoaderConfig
 from mtf.data.iterable import IterableSource, SequenceSource
 from mtf.data.multi_loader import MultiLoader
@@ -20,7 +21,7 @@ from mtf.data.source import Addressing, as_source
 from mtf.data.stateful import StatefulSource
 from mtf.enums import EpochLengthPolicy
 from mtf.errors import ConfigError, SourceError
-from mtf.testing import assert_resumes_exactly, content_hash
+from mtf.testing import assert_resumes_exactly
 
 torchdata = pytest.importorskip("torchdata.stateful_dataloader")
 

@@ -29,13 +29,14 @@ from torch.utils.data import (
     random_split,
 )
 
+from mtf.checkpoint.hashing import content_hash
 from mtf.config.multi import MultiDataLoaderConfig
 from mtf.data.multi_loader import MultiLoader
 from mtf.data.source import as_source
 from mtf.data.torch_loader import TorchSource
 from mtf.enums import EpochLengthPolicy
 from mtf.errors import ConfigError, FetchTimeout, SourceError
-from mtf.testing import assert_resumes_exactly, content_hash
+from mtf.testing import assert_resumes_exactly
 
 ROWS = 17
 WEIGHTS = [1.0 + i % 5 for i in range(ROWS)]

@@ -136,7 +136,7 @@ def test_equal_content_hashes_equally() -> None:
 @pytest.mark.parametrize(
     ("a", "b"),
     [
-        (1, 1.0), (1, True), (0.0, -0.0), ("1", b"1"), ([1], (1,)), ([[1], [2]], [[1, 2]]), (["ab", "c"], ["a", "bc"]),
+        (1, 1.0), (1, True), (0.0, -0.0), ("1", b"1"), ([[1], [2]], [[1, 2]]), (["ab", "c"], ["a", "bc"]),
         (torch.zeros(2), torch.zeros(2, dtype=torch.int32)), (torch.zeros(2), torch.zeros(1, 2)),
         (torch.zeros(1), np.zeros(1)),
         (quiet_nan(1), quiet_nan(2)), ({"a": 1, "b": 2}, {"a": 1, "c": 2}), (Sample(1, 2), Sample(2, 1)), ({1}, {2}),

@@ -22,13 +22,13 @@ class _Digest(Protocol):
 def content_hash(batch: Any) -> str:
     """SHA-256, in hexadecimal, of a nested batch's content.
 
-    Counted: structure, types, keys in their order, dtype, shape and bits of every tensor and array. Not counted:
-    strides, device, aliasing, ``requires_grad``. So a batch hashes the same whatever its memory format is and wherever
-    it was loaded.
+    Counted: structure, types, keys in their order, dtype, shape and bits of every tensor and array. Not counted: whether
+    a sequence is a list or a tuple, strides, device, aliasing, ``requires_grad``. So a batch hashes the same whatever its
+    memory format is and wherever it was loaded.
 
     Args:
-        batch: tensors, numpy arrays, numbers, strings, bytes and None in dicts, lists, tuples, sets, dataclasses, or
-            objects that hold such values as attributes.
+        batch: tensors, numpy arrays, numbers, strings, bytes and None in dicts, lists, tuples, sets, dataclasses,
+            images, or objects that hold such values as attributes.
 
     Raises:
         CheckpointError: a value of which no content can be taken; names its path.
@@ -48,7 +48,7 @@ def _feed(digest: _Digest, value: Any, path: TreePath) -> None:
         raise CheckpointError(f"{format_path(path[:4])}...: nested deeper than 100 levels")
     if isinstance(value, torch.Tensor):
         _feed_tensor(digest, value, path)
-    elif isinstance(value, (np.ndarray, np.generic)):
+    elif isinstance(value, (np.ndarray, np.generic)) or hasattr(type(value), "__array_interface__"):
         array = np.asarray(value)
         if array.dtype.hasobject:
             _header(digest, "objects", *array.shape)
@@ -79,7 +79,9 @@ def _feed(digest: _Digest, value: Any, path: TreePath) -> None:
             _feed(digest, key, path)
             _feed(digest, item, (*path, key))
     elif isinstance(value, (list, tuple)):
-        _header(digest, f"sequence {type(value).__qualname__}", len(value))
+        # Pinning and workers may turn a tuple into a list.
+        plain = type(value) in (list, tuple)
+        _header(digest, "sequence" if plain else f"sequence {type(value).__qualname__}", len(value))
         for i, item in enumerate(value):
             _feed(digest, item, (*path, i))
     elif isinstance(value, (set, frozenset)):

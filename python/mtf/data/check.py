@@ -14,10 +14,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from mtf._core import fold_in
+from mtf.checkpoint.hashing import content_hash
 from mtf.data.iterable import IterableSource
 from mtf.data.source import Addressing, Snapshot, Source, as_source
 from mtf.data.torch_loader import TorchSource
-from mtf.testing import content_hash
 
 _GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
 
