@@ -20,7 +20,10 @@ class WithGil {
   WithGil() : state_((keep_thread_state(), PyGILState_Ensure())) {}
   WithGil(const WithGil&) = delete;
   WithGil& operator=(const WithGil&) = delete;
-  ~WithGil() { PyGILState_Release(state_); }
+  ~WithGil() {
+    // A thread that Python ends at interpreter exit is unwound through here without the GIL.
+    if (interpreter_is_alive()) PyGILState_Release(state_);
+  }
 
  private:
   /// Gives a native thread one Python thread state for its whole life: made anew for each call, it would lose what

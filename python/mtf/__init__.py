@@ -30,6 +30,8 @@ _PUBLIC: dict[str, str] = {
     "Interpolation": "mtf.enums",
     "ValAggregation": "mtf.enums",
     "ArrayLoader": "mtf.data.array_loader",
+    "ThreadLoader": "mtf.data.thread_loader",
+    "batch_rng": "mtf.data.batch_rng",
     "MultiDataLoaderConfig": "mtf.config.multi",
     "WeightCurve": "mtf.config.multi",
     "Schedule": "mtf.schedule",

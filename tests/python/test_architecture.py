@@ -38,6 +38,7 @@ MAY_IMPORT_CORE = {
     "mtf.schedule",
     "mtf.plan",
     "mtf.environment",
+    "mtf.data.alone",
     "mtf.data.array_loader",
     "mtf.data.batch_seed",
     "mtf.data.check",

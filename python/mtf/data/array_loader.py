@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from mtf import _core
-from mtf.data.engine import Engine, NativeStream
+from mtf.data.alone import IteratedAlone
+from mtf.data.engine import NativeStream
 from mtf.data.source import Addressing, Snapshot, Source, Stream
-from mtf.errors import ConfigError, StateMismatch
+from mtf.errors import ConfigError
 
 Transform = Callable[[Any, np.random.Generator], Any]
-
-_STATE_VERSION = 1
-_REQUESTS_AHEAD = 64
 
 # DLPack's (type code, bits) of what torch takes over directly.
 _DLPACK: dict[torch.dtype, tuple[int, int]] = {
@@ -57,7 +55,7 @@ class _Column:
     importer: Callable[[Any], torch.Tensor]
 
 
-class ArrayLoader(Source):
+class ArrayLoader(IteratedAlone):
     """Batches of rows of one or several arrays, as torch tensors.
 
     The arrays may be tensors on the CPU, numpy arrays and memory maps of any dtype that torch has, any row shape and
@@ -97,9 +95,10 @@ class ArrayLoader(Source):
             transform: ``transform(batch, rng)`` makes the batch that is handed out, on the thread that takes it;
                 ``rng`` is a numpy generator that belongs to this batch, so results don't depend on threads.
             seed: For iteration without a mixture, which has its own seed.
-            num_threads: Threads that fetch ahead when iterated alone.
-            prefetch_batches: Batches that these may hold.
-            prefetch_bytes: Bytes that these may hold, or None.
+            num_threads: Threads that fetch ahead. In a mixture: the largest of its sources' counts, unless
+                ``prefetch_workers`` is configured. With 0 a batch is fetched when it is asked for.
+            prefetch_batches: Batches held ahead when iterated alone.
+            prefetch_bytes: Bytes held ahead when iterated alone, or None.
 
         Raises:
             ConfigError: No array, unequal numbers of rows, a dtype that torch doesn't have, an array on another device,
@@ -120,14 +119,9 @@ class ArrayLoader(Source):
         self._shuffle = shuffle
         self._drop_last = drop_last
         self._transform = transform
-        self._seed = seed
-        self._num_threads = num_threads
-        self._prefetch_batches = _positive("prefetch_batches", prefetch_batches)
-        self._prefetch_bytes = prefetch_bytes
         self._rank = 0
         self._world_size = 1
-        self._next_pass = 0
-        self._next_batch = 0
+        self._prepare_alone(seed, num_threads, _positive("prefetch_batches", prefetch_batches), prefetch_bytes)
 
     @classmethod
     def windows(cls, tokens: Any, length: int, stride: int | None = None, **options: Any) -> ArrayLoader:
@@ -232,56 +226,8 @@ class ArrayLoader(Source):
     def global_batch_size_on(self, world_size: int) -> int:
         return self.global_batch_size
 
-    def __iter__(self) -> Iterator[Any]:
-        """One pass, and the next one at the next call; after ``load_state_dict``, the rest of the state's pass."""
-        key = _core.fold_in(_core.fold_in(self._seed, "source"), self.name)
-        pass_, begin, end = self._next_pass, self._next_batch, self.num_batches()
-        with Engine([self.native(key)], self._num_threads, self._prefetch_batches, self._prefetch_bytes) as engine:
-            requested = begin
-            for batch in range(begin, end):
-                if batch == requested:
-                    requested = min(end, batch + _REQUESTS_AHEAD)
-                    count = requested - batch
-                    engine.request(
-                        np.zeros(count, np.int32),
-                        np.full(count, pass_, np.int64),
-                        np.arange(batch, requested, dtype=np.int64),
-                    )
-                data = engine.take(0)
-                self._next_pass, self._next_batch = pass_, batch + 1
-                yield data
-        self._next_pass, self._next_batch = pass_ + 1, 0
-
-    def state_dict(self) -> dict[str, int]:
-        """Where iteration without a mixture stands: after the batch handed out last."""
-        return {
-            "version": _STATE_VERSION,
-            "pass": self._next_pass,
-            "batch": self._next_batch,
-            "num_rows": self._num_rows,
-            "global_batch_size": self.global_batch_size,
-        }
-
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Goes on there in the next ``iter``.
-
-        Raises:
-            StateMismatch: A state of other data or of another global batch size; nothing is changed.
-        """
-        own = self.state_dict()
-        if set(state) != set(own):
-            raise StateMismatch(
-                f"an ArrayLoader's state has the fields {sorted(own)}, but this one has {sorted(state)}"
-            )
-        for field in ("version", "num_rows", "global_batch_size"):
-            if state[field] != own[field]:
-                raise StateMismatch(f"{field} is {own[field]} here, but {state[field]} in the state")
-        if state["pass"] < 0 or not 0 <= state["batch"] <= self.num_batches():
-            raise StateMismatch(
-                f"pass and batch must lie within {self.num_batches()} batches, "
-                f"but are {state['pass']} and {state['batch']}"
-            )
-        self._next_pass, self._next_batch = state["pass"], state["batch"]
+    def _shape(self) -> dict[str, int | None]:
+        return {"num_rows": self._num_rows, "global_batch_size": self.global_batch_size}
 
 
 class _Spread(Source):

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from mtf._core import fold_in
+from mtf.data.batch_rng import begin_batch, end_batch
 
 _TORCH = torch.default_generator
 _WORD = 0xFFFFFFFF
@@ -129,6 +130,7 @@ class BatchSeed:
         seed_generators(key)
 
     def exit(self) -> None:
+        end_batch()
         _TORCH.set_state(self._torch)
         _numpy.restore(self._numpy)
         _python.restore(self._python)
@@ -193,5 +195,6 @@ class SeededDataset:
     def _seed(self, key: int | None) -> None:
         if key is not None:
             seed_generators(key)
+            begin_batch(key)
             if self._set_batch_seed is not None:
                 self._set_batch_seed(key)

@@ -17,6 +17,7 @@ from mtf._core import fold_in
 from mtf.checkpoint.hashing import content_hash
 from mtf.data.iterable import IterableSource
 from mtf.data.source import Addressing, Snapshot, Source, as_source
+from mtf.data.thread_loader import ThreadLoader
 from mtf.data.torch_loader import TorchSource
 
 _GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
@@ -87,8 +88,8 @@ class SourceReport:
 def check_source(loader: Any, *, num_batches: int = 6, workers: int = 2, seed: int = 0) -> SourceReport:
     """Reads the beginning of passes 0 and 1 several times, interrupted and not, and says what is the same.
 
-    Map-style DataLoaders are also read with 0 and with ``workers`` worker processes. A one-shot iterator isn't read,
-    since what is taken from it is gone.
+    Map-style DataLoaders are also read with 0 and with ``workers`` worker processes, a ThreadLoader without
+    threads. A one-shot iterator isn't read, since what is taken from it is gone.
 
     Args:
         loader: What would be given to ``MultiLoader`` or ``Trainer.fit``.
@@ -109,7 +110,9 @@ def check_source(loader: Any, *, num_batches: int = 6, workers: int = 2, seed: i
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*are produced again and dropped")
             report.findings += trial.findings()
-            if isinstance(source, TorchSource) and workers:
+            if isinstance(source, ThreadLoader):
+                report.findings.append(_compare_threads(source, trial))
+            elif isinstance(source, TorchSource) and workers:
                 report.findings.append(_compare_workers(source, trial, workers))
     finally:
         source.close()
@@ -211,6 +214,16 @@ def _compare_workers(source: TorchSource, trial: _Trial, workers: int) -> Findin
         if not finding.holds:
             return finding
     return Finding(claim, True)
+
+
+def _compare_threads(source: ThreadLoader, trial: _Trial) -> Finding:
+    inline = copy.copy(source)
+    inline.num_threads = 0
+    return _compare(
+        f"batches are the same with {source.num_threads} threads and with none",
+        [(pass_, 0, hashes) for pass_, hashes in trial.reference.items()],
+        lambda pass_, batch: trial.read(pass_, batch, inline),
+    )
 
 
 def _with_workers(loader: DataLoader[Any], num_workers: int) -> DataLoader[Any]:

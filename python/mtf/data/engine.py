@@ -10,15 +10,28 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mtf import _core
+from mtf.data.reader import PassEnded
 from mtf.data.source import Stream
 
 
 class PreparedSource(_core.CallableSource):
-    """A Python source that has something to do on the consumer's thread before a pass is fetched by other threads."""
+    """A Python source that has something to do on the consumer's thread before other threads fetch.
+
+    Each request gets a ticket, a number of its own: ``fetch`` is called with ``(pass_, ticket)``, once at most.
+    """
 
     @abstractmethod
-    def prepare(self, pass_: int) -> None:
-        """Called before the first batch of ``pass_`` is requested, possibly again later."""
+    def prepare(self, passes: list[int], batches: list[int]) -> list[int]:
+        """Called when these batches are requested, in the order in which they will be taken.
+
+        Returns:
+            Their tickets, none of which was given before.
+        """
+
+    @abstractmethod
+    def forget(self) -> None:
+        """Called when all that was requested and not taken is forgotten. A fetch may still be running or about to; what
+        it gives or raises is dropped."""
 
 
 class Engine:
@@ -78,18 +91,27 @@ class Engine:
         """
         numbers = np.asarray(sources, dtype=np.int32)
         of_pass = np.asarray(passes, dtype=np.int64)
-        for number, native in self._prepared.items():
-            for pass_ in np.unique(of_pass[numbers == number]):
-                native.prepare(int(pass_))
-        self._core.request(numbers, of_pass, np.asarray(batches, dtype=np.int64))
+        addresses = np.asarray(batches, dtype=np.int64)
+        if self._prepared and len(numbers) == len(of_pass) == len(addresses):
+            addresses = addresses.copy()
+            for number, native in self._prepared.items():
+                places = np.flatnonzero(numbers == number)
+                if len(places):
+                    addresses[places] = native.prepare(of_pass[places].tolist(), addresses[places].tolist())
+        self._core.request(numbers, of_pass, addresses)
 
     def discard(self, source: int) -> int:
         """Forgets the batches of ``source`` that were requested and not taken; returns how many there were."""
-        return self._core.discard(source)
+        num_forgotten = self._core.discard(source)
+        if source in self._prepared:
+            self._prepared[source].forget()
+        return num_forgotten
 
     def reset(self) -> None:
         """Forgets all batches that were requested and not taken."""
         self._core.reset()
+        for native in self._prepared.values():
+            native.forget()
 
     def stats(self) -> dict[str, Any]:
         """Where the time goes, and what is held.
@@ -118,22 +140,48 @@ class Engine:
 
 
 class NativeStream(Stream):
-    """One pass of a native source, fetched in the thread that asks."""
+    """One pass of a native source, outside a mixture's engine."""
 
-    def __init__(self, native: _core.NativeSource, pass_: int, batch: int, num_batches: int) -> None:
-        """Starts at batch ``batch`` of the ``num_batches`` of pass ``pass_``."""
-        self._engine = Engine([native], num_threads=0, max_batches=1)
+    def __init__(
+        self, native: _core.NativeSource, pass_: int, batch: int, num_batches: int | None, num_threads: int = 0
+    ) -> None:
+        """Starts at batch ``batch`` of the ``num_batches`` of pass ``pass_``.
+
+        Args:
+            native: The source.
+            pass_: The pass.
+            batch: The first batch to give.
+            num_batches: Batches in the pass; None where only the source notices its end.
+            num_threads: Threads that fetch what is requested; with 0 a batch is fetched by ``next``.
+        """
+        self._engine = Engine([native], num_threads, max_batches=max(1, 2 * num_threads))
         self._pass = pass_
-        self._batch = batch
+        self._batch = self._requested = batch
         self._num_batches = num_batches
+        self._ended = False
+
+    def request(self, num_batches: int) -> None:
+        stop = self._requested + num_batches
+        if self._num_batches is not None:
+            stop = min(stop, self._num_batches)
+        count = stop - self._requested
+        if count > 0 and not self._ended:
+            batches = np.arange(self._requested, stop, dtype=np.int64)
+            self._engine.request(np.zeros(count, np.int32), np.full(count, self._pass, np.int64), batches)
+            self._requested = stop
 
     def __next__(self) -> Any:
-        if self._batch >= self._num_batches:
+        if self._batch == self._requested:
+            self.request(1)
+        if self._ended or self._batch == self._requested:
             raise StopIteration
-        self._engine.request([0], [self._pass], [self._batch])
         self._batch += 1
-        return self._engine.take(0)
+        try:
+            return self._engine.take(0)
+        except PassEnded:
+            self._ended = True
+            raise StopIteration from None
 
     def close(self) -> None:
-        self._batch = self._num_batches
+        self._ended = True
         self._engine.close()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mtf.config.multi import MultiDataLoaderConfig
+from mtf.data.batch_bytes import num_bytes
 from mtf.data.native_reader import NativeReader
 from mtf.data.reader import Held, Reader
 from mtf.data.source import Source
@@ -32,11 +33,15 @@ class Lookahead:
         self._timeout_s = timeout_s
         self._held = Held()
         self._engine: Engine | None = None
-        self._num_threads = 1 if config.prefetch_workers is None else config.prefetch_workers
+        natives = [source for source in sources if _has_native(source)]
+        num_native = len(natives)
+        wanted = max((source.num_threads for source in natives), default=1)
+        self._num_threads = wanted if config.prefetch_workers is None else config.prefetch_workers
         num_worker_sources = sum(source.max_in_flight > 0 for source in sources)
-        num_native = sum(_has_native(source) for source in sources)
         in_workers = sum(source.max_in_flight for source in sources)
-        batches = max(_LEAST_BATCHES, in_workers // 2) if config.prefetch_batches is None else config.prefetch_batches
+        batches = config.prefetch_batches
+        if batches is None:
+            batches = max(_LEAST_BATCHES, in_workers // 2, 2 * self._num_threads)
         share = num_native / (num_native + num_worker_sources) if num_native and num_worker_sources else 1.0
         self._native_batches = max(1, round(batches * share))
         self._native_bytes = None if config.prefetch_bytes is None else max(1, int(config.prefetch_bytes * share))
@@ -94,7 +99,7 @@ class Lookahead:
         """A batch was taken at ``place``: asks for as many more as the budget has room for."""
         if self._next < len(self._waiting):
             if self._max_bytes is not None and isinstance(reader, Reader):
-                reader.batch_bytes = max(reader.batch_bytes, _num_bytes(data))
+                reader.batch_bytes = max(reader.batch_bytes, num_bytes(data))
             while self._next < len(self._waiting) and self._waiting[self._next][3] <= place:
                 self._next += 1  # taken without having been asked for
             self._ask()
@@ -128,15 +133,3 @@ class Lookahead:
 
 def _has_native(source: Source) -> bool:
     return type(source).native is not Source.native
-
-
-def _num_bytes(data: Any) -> int:
-    """Bytes of the tensors and arrays in a batch."""
-    nbytes = getattr(data, "nbytes", None)
-    if nbytes is not None:
-        return int(nbytes)
-    if isinstance(data, dict):
-        return sum(map(_num_bytes, data.values()))
-    if isinstance(data, (list, tuple)):
-        return sum(map(_num_bytes, data))
-    return 0

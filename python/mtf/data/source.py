@@ -75,12 +75,14 @@ class Source(ABC):
         addressing: How ``open`` reaches a position.
         max_in_flight: How many requested batches its workers can hold at once; 0 when a batch is fetched in ``next``.
         opens_ahead: Whether the next pass may be opened before the current one has ended.
+        num_threads: Threads that should fetch it, for a source with ``native``.
     """
 
     name: str = ""
     addressing: Addressing = Addressing.POSITION
     max_in_flight: int = 0
     opens_ahead: bool = False
+    num_threads: int = 1
 
     @abstractmethod
     def num_batches(self) -> int | None:
