@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import mtf
-from mtf.checkpoint.hashing import content_hash
+from mtf.data.content_hash import content_hash
 from mtf.trainer.trainer import Trainer
 
 MAX_STEPS = 150

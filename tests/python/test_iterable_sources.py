@@ -13,8 +13,8 @@ import torch
 from loaders import Rows, Sized, StatefulStream, Streamed
 from torch.utils.data import DataLoader
 
-from mtf.checkpoint.hashing import content_hash
 from mtf.config.multi import MultiDataLoaderConfig
+from mtf.data.content_hash import content_hash
 from mtf.data.iterable import IterableSource, SequenceSource
 from mtf.data.multi_loader import MultiLoader
 from mtf.data.source import Addressing, as_source

@@ -22,7 +22,7 @@ from loaders import Rows, Sized, StatefulStream, shuffled
 from torch.utils.data import DataLoader
 
 import mtf
-from mtf.checkpoint.hashing import content_hash
+from mtf.data.content_hash import content_hash
 from mtf.data.source import Source, Stream
 from mtf.testing import assert_resumes_exactly
 

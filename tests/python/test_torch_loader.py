@@ -29,8 +29,8 @@ from torch.utils.data import (
     random_split,
 )
 
-from mtf.checkpoint.hashing import content_hash
 from mtf.config.multi import MultiDataLoaderConfig
+from mtf.data.content_hash import content_hash
 from mtf.data.multi_loader import MultiLoader
 from mtf.data.source import as_source
 from mtf.data.torch_loader import TorchSource

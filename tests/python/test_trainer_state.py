@@ -13,8 +13,8 @@ import torch
 
 from mtf import TrainerState
 from mtf.checkpoint.compare import first_differences
-from mtf.checkpoint.hashing import content_hash
-from mtf.errors import CheckpointError
+from mtf.data.content_hash import content_hash
+from mtf.errors import CheckpointError, SourceError
 
 
 def quiet_nan(payload: int) -> torch.Tensor:
@@ -148,7 +148,7 @@ def test_other_content_hashes_otherwise(a: Any, b: Any) -> None:
 
 
 def test_content_that_cannot_be_taken_is_named() -> None:
-    with pytest.raises(CheckpointError, match=r"batch\['x'\]\[0\]: a .*Slots can't be hashed"):
+    with pytest.raises(SourceError, match=r"batch\['x'\]\[0\]: a .*Slots can't be hashed"):
         content_hash({"x": [Slots()]})
 
 

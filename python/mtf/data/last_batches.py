@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mtf.checkpoint.hashing import content_hash
+from mtf.data.content_hash import content_hash
 from mtf.data.native_reader import NativeReader
 from mtf.data.reader import PassEnded, Reader
 from mtf.data.source import Snapshot

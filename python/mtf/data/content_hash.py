@@ -11,8 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from mtf.checkpoint.tree_path import TreePath, format_path
-from mtf.errors import CheckpointError
+from mtf.errors import SourceError
+
+_Path = tuple[object, ...]
 
 
 class _Digest(Protocol):
@@ -22,16 +23,16 @@ class _Digest(Protocol):
 def content_hash(batch: Any) -> str:
     """SHA-256, in hexadecimal, of a nested batch's content.
 
-    Counted: structure, types, keys in their order, dtype, shape and bits of every tensor and array. Not counted: whether
-    a sequence is a list or a tuple, strides, device, aliasing, ``requires_grad``. So a batch hashes the same whatever its
-    memory format is and wherever it was loaded.
+    Counted: structure, types, keys in their order, dtype, shape and bits of every tensor and array. Not counted:
+    whether a sequence is a list or a tuple, strides, device, aliasing, ``requires_grad``. So a batch hashes the same
+    whatever its memory format is and wherever it was loaded.
 
     Args:
         batch: tensors, numpy arrays, numbers, strings, bytes and None in dicts, lists, tuples, sets, dataclasses,
             images, or objects that hold such values as attributes.
 
     Raises:
-        CheckpointError: a value of which no content can be taken; names its path.
+        SourceError: a value of which no content can be taken; names its path.
     """
     digest = hashlib.sha256()
     _feed(digest, batch, ("batch",))
@@ -43,9 +44,9 @@ def _header(digest: _Digest, kind: str, *numbers: int) -> None:
     digest.update(f"{kind}:{','.join(map(str, numbers))};".encode())
 
 
-def _feed(digest: _Digest, value: Any, path: TreePath) -> None:
+def _feed(digest: _Digest, value: Any, path: _Path) -> None:
     if len(path) > 100:
-        raise CheckpointError(f"{format_path(path[:4])}...: nested deeper than 100 levels")
+        raise SourceError(f"{_where(path[:4])}...: nested deeper than 100 levels")
     if isinstance(value, torch.Tensor):
         _feed_tensor(digest, value, path)
     elif isinstance(value, (np.ndarray, np.generic)) or hasattr(type(value), "__array_interface__"):
@@ -92,10 +93,10 @@ def _feed(digest: _Digest, value: Any, path: TreePath) -> None:
         _feed_object(digest, value, path)
 
 
-def _feed_tensor(digest: _Digest, tensor: torch.Tensor, path: TreePath) -> None:
+def _feed_tensor(digest: _Digest, tensor: torch.Tensor, path: _Path) -> None:
     if tensor.layout is not torch.strided:
         if tensor.layout is not torch.sparse_coo:
-            raise CheckpointError(f"{format_path(path)}: a tensor of layout {tensor.layout} can't be hashed")
+            raise SourceError(f"{_where(path)}: a tensor of layout {tensor.layout} can't be hashed")
         sparse = tensor.detach().coalesce()
         _header(digest, "sparse", *sparse.shape)
         _feed_tensor(digest, sparse.indices(), path)
@@ -107,7 +108,7 @@ def _feed_tensor(digest: _Digest, tensor: torch.Tensor, path: TreePath) -> None:
         digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
 
 
-def _feed_object(digest: _Digest, value: Any, path: TreePath) -> None:
+def _feed_object(digest: _Digest, value: Any, path: _Path) -> None:
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
@@ -115,8 +116,13 @@ def _feed_object(digest: _Digest, value: Any, path: TreePath) -> None:
         try:
             fields = vars(value)
         except TypeError:
-            raise CheckpointError(f"{format_path(path)}: a {kind} can't be hashed") from None
+            raise SourceError(f"{_where(path)}: a {kind} can't be hashed") from None
     _header(digest, f"object {kind}", len(fields))
     for name, item in fields.items():
         _feed(digest, name, path)
         _feed(digest, item, (*path, name))
+
+
+def _where(path: _Path) -> str:
+    """``batch['x'][0]`` for ``("batch", "x", 0)``."""
+    return f"{path[0]}" + "".join(f"[{part!r}]" for part in path[1:])
