@@ -234,7 +234,7 @@ std::string suggest(std::string_view name, std::span<const std::string> known) {
     return row.back();
   };
   std::string_view best;
-  std::size_t least = std::max<std::size_t>(1, name.size() / 2) + 1;
+  std::size_t least = name.size() / 2 + 1;
   for (const std::string& other : known) {
     if (const std::size_t d = distance(name, other); d < least) {
       least = d;

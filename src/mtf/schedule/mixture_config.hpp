@@ -34,14 +34,14 @@ struct SourceSpec {
 struct MixtureConfig {
   Strategy strategy = Strategy::round_robin;
   WeightedOrder order = WeightedOrder::random;
-  std::vector<double> weights;        // one per source; empty: all equal
-  std::vector<std::int32_t> pattern;  // indices of sources
+  std::vector<double> weights{};        // one per source; empty: all equal
+  std::vector<std::int32_t> pattern{};  // indices of sources
   std::int64_t burst = 1;
   EpochPolicy policy = EpochPolicy::sum_of_lengths;
-  std::optional<std::int64_t> steps_per_epoch;
+  std::optional<std::int64_t> steps_per_epoch{};
   bool cycle = true;
-  std::optional<bool> continue_across_epochs;  // none: true for fixed_num_steps
-  std::optional<WeightCurve> curve;            // replaces `weights`
+  std::optional<bool> continue_across_epochs{};  // none: true for fixed_num_steps
+  std::optional<WeightCurve> curve{};            // replaces `weights`
 
   [[nodiscard]] bool continues() const noexcept {
     return continue_across_epochs.value_or(policy == EpochPolicy::fixed_num_steps);

@@ -24,7 +24,7 @@ template <class Range, class Make>
 ValueList list_of(const Range& range, Make make) {
   ValueList out;
   out.reserve(std::size(range));
-  for (const auto& item : range) out.push_back(Value(make(item)));
+  for (const auto& item : range) out.emplace_back(make(item));
   return out;
 }
 
