@@ -501,3 +501,21 @@ def test_statistics_and_notes() -> None:
     assert stats["wait_s"] > 0
     assert set(stats["in_flight"]) == {"map", "arrays", "state", "list"}
     assert stats["engine"]["num_taken"] > 0
+
+
+def test_arrays_are_not_copied_ahead_beyond_the_cache() -> None:
+    rows = torch.zeros(256, 1 << 20, dtype=torch.uint8)  # 32 batches of 8 MiB
+
+    def held(prefetch_bytes: int | None) -> int:
+        config = mtf.MultiDataLoaderConfig(prefetch_batches=8, prefetch_bytes=prefetch_bytes)
+        with mtf.MultiLoader([mtf.ArrayLoader(rows, batch_size=8)], config) as batches:
+            iterator = iter(batches)
+            most = 0
+            for _ in range(8):
+                next(iterator)
+                time.sleep(0.05)
+                most = max(most, batches.stats()["engine"]["bytes_held"])
+            return most
+
+    assert held(None) <= mtf.ArrayLoader.ahead_bytes
+    assert held(1 << 40) > mtf.ArrayLoader.ahead_bytes

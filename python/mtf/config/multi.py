@@ -57,7 +57,8 @@ class MultiDataLoaderConfig(Config):
         weight_curve: WEIGHTED: weights that change during training; replaces `dataloader_weights`.
         seed: of the schedule and the sources, in [0, 2**64). None: the trainer's.
         prefetch_batches: most batches held by the prefetch engine, over all sources. None: chosen by it.
-        prefetch_bytes: most bytes held by the prefetch engine. None: no limit.
+        prefetch_bytes: most bytes held by the prefetch engine. None: 16 MiB where all native sources are arrays, whose
+            rows are best copied while they fit a cache; else no limit.
         prefetch_workers: threads that fetch native sources. None: chosen by the engine.
     """
 

@@ -69,6 +69,8 @@ class ArrayLoader(IteratedAlone):
     """
 
     addressing = Addressing.POSITION
+    # Rows copied ahead that leave the cache before they are used are copied from memory twice: more would cost time.
+    ahead_bytes = 16 << 20
 
     def __init__(
         self,

@@ -76,6 +76,8 @@ class Source(ABC):
         max_in_flight: How many requested batches its workers can hold at once; 0 when a batch is fetched in ``next``.
         opens_ahead: Whether the next pass may be opened before the current one has ended.
         num_threads: Threads that should fetch it, for a source with ``native``.
+        ahead_bytes: Bytes that are worth holding ahead where ``prefetch_bytes`` sets no limit, for a source with
+            ``native``; None: any number.
     """
 
     name: str = ""
@@ -83,6 +85,7 @@ class Source(ABC):
     max_in_flight: int = 0
     opens_ahead: bool = False
     num_threads: int = 1
+    ahead_bytes: int | None = None
 
     @abstractmethod
     def num_batches(self) -> int | None:
