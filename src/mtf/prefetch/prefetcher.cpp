@@ -41,8 +41,9 @@ enum class TaskState : std::uint8_t { queued, running, ready };
 /// is always allowed.
 struct Task {
   std::atomic<TaskState> state{TaskState::queued};
-  bool dropped = false;  // forgotten while it ran: whoever runs it clears it away
-  bool awaited = false;  // the consumer sleeps until it is ready
+  bool dropped = false;       // forgotten while it ran: whoever runs it clears it away
+  bool awaited = false;       // the consumer sleeps until it is ready
+  bool is_size_known = true;  // when its fetch began
   std::uint32_t source = 0;
   std::uint64_t pass = 0;
   std::uint64_t batch = 0;
@@ -84,8 +85,11 @@ struct SourceQueue {
     max_batch_bytes = source->max_batch_bytes();
   }
 
-  /// Bytes that a batch not yet fetched is expected to need.
+  /// Bytes that a batch not yet fetched is expected to need, once anything is known about it.
   [[nodiscard]] std::size_t expected_bytes() const noexcept { return std::max(max_batch_bytes, largest_seen); }
+
+  /// False before the first batch of a source that doesn't announce its batches' size.
+  [[nodiscard]] bool is_size_known() const noexcept { return max_batch_bytes != 0 || stats.num_fetched != 0; }
 
   /// Seconds that a fetch is expected to take; sources that may block count as slow until they were seen to be fast.
   [[nodiscard]] double expected_fetch_s() const noexcept {
@@ -317,14 +321,18 @@ class Prefetcher::Engine : public std::enable_shared_from_this<Engine> {
   [[nodiscard]] bool fits_budget(const SourceQueue& queue) const {
     if (num_running_ + num_ready_ >= options_.max_batches) return false;
     if (options_.max_bytes == 0) return true;
-    const std::size_t expected = queue.expected_bytes();
-    if (expected == 0) return queue.num_running == 0;  // nobody knows its size before the first one is there
-    return bytes_held_ + expected <= options_.max_bytes;
+    if (!queue.is_size_known() && num_unknown_running_ > 0) return false;  // only one may exceed what is expected
+    return bytes_held_ + expected_bytes(queue) <= options_.max_bytes;
+  }
+
+  /// A batch of unknown size is taken to be as large as the largest of all sources so far.
+  [[nodiscard]] std::size_t expected_bytes(const SourceQueue& queue) const noexcept {
+    return queue.is_size_known() ? queue.expected_bytes() : largest_seen_;
   }
 
   /// A batch greater than the whole budget is never fetched ahead, only when the consumer waits for it.
   [[nodiscard]] bool exceeds_budget(const SourceQueue& queue) const {
-    return options_.max_bytes != 0 && queue.expected_bytes() > options_.max_bytes;
+    return options_.max_bytes != 0 && expected_bytes(queue) > options_.max_bytes;
   }
 
   /// The next task for a worker: what the consumer waits for, else the first in order that may begin and fits.
@@ -374,7 +382,9 @@ class Prefetcher::Engine : public std::enable_shared_from_this<Engine> {
     if (urgent_ == task) urgent_ = nullptr;
     order_.remove(task);
     task->state.store(TaskState::running, std::memory_order_relaxed);
-    task->bytes = queue.expected_bytes();
+    task->bytes = expected_bytes(queue);
+    task->is_size_known = queue.is_size_known();
+    if (!task->is_size_known) ++num_unknown_running_;
     ++queue.num_running;
     ++num_running_;
     hold(task->bytes);
@@ -410,6 +420,8 @@ class Prefetcher::Engine : public std::enable_shared_from_this<Engine> {
     queue.stats.fetch_s += fetch_s;
     ++queue.stats.num_fetched;
     queue.largest_seen = std::max(queue.largest_seen, bytes);
+    largest_seen_ = std::max(largest_seen_, bytes);
+    if (!task->is_size_known) --num_unknown_running_;
     --queue.num_running;
     --num_running_;
     bytes_held_ -= task->bytes;
@@ -508,6 +520,8 @@ class Prefetcher::Engine : public std::enable_shared_from_this<Engine> {
   std::size_t num_parked_ = 0;
   std::size_t num_waking_ = 0;  // of the parked, those already told to wake up
   std::size_t num_running_ = 0;
+  std::size_t num_unknown_running_ = 0;  // of these, the ones whose size can't be foreseen
+  std::size_t largest_seen_ = 0;         // bytes of the largest batch of any source
   std::size_t num_ready_ = 0;
   std::size_t bytes_held_ = 0;
   std::size_t peak_bytes_ = 0;
