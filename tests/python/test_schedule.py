@@ -382,6 +382,32 @@ def test_weight_curves() -> None:
     assert smooth.config.dataloader_weights == [0.5, 0.0]
 
 
+@pytest.mark.parametrize(
+    ("interpolation", "every", "promised"),
+    [
+        # Draws of the second source by steps 50, 90, 100, 110: weights hold from one multiple of `every` to the next.
+        (Interpolation.LINEAR, 25, [0.25 * 25, 0.25 * 25 + 0.5 * 25 + 0.75 * 15, 37.5, 47.5]),
+        (Interpolation.LINEAR, 40, [0.4 * 10, 0.4 * 40 + 0.8 * 10, 0.4 * 40 + 0.8 * 20, 0.4 * 40 + 0.8 * 30]),
+        (Interpolation.LINEAR, 1, [12.25, 40.05, 49.5, 59.5]),
+        (Interpolation.STEP, 25, [0.0, 0.0, 0.0, 10.0]),
+    ],
+)
+def test_weight_curves_hold_for_every_steps(interpolation: Interpolation, every: int, promised: list[float]) -> None:
+    for order in WeightedOrder:
+        schedule = make(
+            [300, 300],
+            sampling_strategy=WEIGHTED,
+            weighted_order=order,
+            weight_curve=WeightCurve([(0, [1, 0]), (100, [0, 1])], interpolation, every),
+            epoch_length_policy=FIXED,
+            steps_per_epoch=200,
+        )
+        assert [schedule.expected_counts(step)[1] for step in (50, 90, 100, 110)] == pytest.approx(promised)
+        assert schedule.counts(0).tolist() == [0, 0]
+        assert set(schedule.sources(0, 120).tolist()) == {1}, "behind the last point its weights hold"
+        assert set(schedule.sources(1).tolist()) == {1}, "steps count from the beginning of training"
+
+
 def test_an_end_found_at_run_time() -> None:
     schedule = make([None, 4], epoch_length_policy=MIN)
     assert schedule.num_steps() is None
@@ -644,38 +670,6 @@ def test_state_errors_name_the_field() -> None:
     refuses("state.tail.count must be a list of 2, one per source", tail={**state["tail"], "count": [1]})
     with pytest.raises(StateMismatch, match="state has no field 'seed'"):
         schedule.load_state_dict({k: v for k, v in state.items() if k != "seed"})
-
-
-def test_plan(tmp_path: Path) -> None:
-    schedule = make(
-        [30, 50, 400],
-        sampling_strategy=WEIGHTED,
-        dataloader_weights=[0.7, 0.3, 0.0],
-        weighted_order=WeightedOrder.EVEN,
-        epoch_length_policy=MIN,
-        dataloader_names=["a", "b", "<c>"],
-    )
-    plan = schedule.plan(2)
-    first = plan.epochs[0]
-    assert first.num_steps == schedule.num_steps(0)
-    assert [s.num_steps for s in first.sources] == schedule.counts(first.num_steps).tolist()
-    assert first.deviation_bound is not None
-    assert all(s.max_deviation is not None and s.max_deviation <= first.deviation_bound for s in first.sources)
-    assert any("'<c>' is starved" in w for w in first.warnings)
-    assert any("'b' is never finished" in w for w in first.warnings)
-    assert first.sources[1].unused_tail == 50 - first.sources[1].num_steps
-    text = str(plan)
-    assert "epoch 1: WEIGHTED" in text
-    assert "! 'b' is never finished" in text
-    assert json.loads(json.dumps(plan.to_dict()))["epochs"][0]["sources"][0]["name"] == "a"
-    assert "&lt;c&gt;" in plan._repr_html_()
-    plan.plot(tmp_path / "plan.png")
-    assert (tmp_path / "plan.png").stat().st_size > 1000
-    unknown = make([None, 4], cycle_short_loaders=False).plan(3)
-    assert len(unknown.epochs) == 1
-    assert "unknown length" in str(unknown)
-    with pytest.raises(ConfigError, match="nothing to plot"):
-        unknown.plot(tmp_path / "none.png")
 
 
 def test_schedules_need_no_torch() -> None:
