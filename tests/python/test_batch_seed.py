@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mtf.data import batch_seed
-from mtf.data.batch_seed import BatchSeed, seed_generators, seeded
+from mtf.data.batch_seed import BatchSeed, Moment, seed_generators, seeded
 
 
 def draw() -> tuple[float, ...]:
@@ -67,3 +67,24 @@ def test_a_fetch_runs_on_one_thread() -> None:
     with seeded(1):
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("kind", [None, np.random.PCG64])
+@pytest.mark.parametrize("gauss", [False, True])
+def test_generators_go_back_to_a_moment(kind: Any, gauss: bool) -> None:
+    before = np.random.mtrand.get_bit_generator()
+    if kind is not None:
+        np.random.mtrand.set_bit_generator(kind(3))
+    try:
+        for _ in range(3):
+            torch.rand(1), random.random(), np.random.rand()
+            if gauss:
+                np.random.randn(), random.gauss(0, 1)
+            moment = Moment()
+            one = (torch.rand(3).tolist(), [random.gauss(0, 1) for _ in range(3)], np.random.randn(3).tolist())
+            random.seed(1), np.random.rand(1000), torch.manual_seed(2)
+            moment.go_back()
+            two = (torch.rand(3).tolist(), [random.gauss(0, 1) for _ in range(3)], np.random.randn(3).tolist())
+            assert one == two
+    finally:
+        np.random.mtrand.set_bit_generator(before)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from mtf import _core
-from mtf.data.batch_seed import seed_generators, untouched
+from mtf.data.batch_seed import Moment, seed_generators, untouched
 
 
 class StepRng:
@@ -29,16 +29,22 @@ class StepRng:
         self._validation_key = _core.fold_in(seed, "validation")
         self._cuda = device if device.type == "cuda" else None
         self.is_derived = mode == "derived"
-        self._before_window: Mapping[str, Any] = {}
+        self._before_window: Moment | None = None
+        self._cuda_before_window: torch.Tensor | None = None
 
     def begin_window(self) -> None:
         """Called before a window; under ``"saved"`` it notes the generators' states, for ``roll_back``."""
         if not self.is_derived:
-            self._before_window = self.state_dict()
+            self._before_window = Moment()
+            if self._cuda is not None:
+                self._cuda_before_window = torch.cuda.get_rng_state(self._cuda)
 
     def roll_back(self) -> None:
         """Puts the generators where the window found them."""
-        self.load_state_dict(self._before_window)
+        if self._before_window is not None:
+            self._before_window.go_back()
+        if self._cuda_before_window is not None:
+            torch.cuda.set_rng_state(self._cuda_before_window, self._cuda)  # type: ignore[arg-type]  # a device then
 
     def begin(self, step: int) -> None:
         """Called before training step ``step``."""
