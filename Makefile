@@ -15,7 +15,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 SOURCES := $(shell find src csrc -name '*.[ch]pp' 2>/dev/null) $(shell find . -maxdepth 2 -name CMakeLists.txt -not -path './build/*' 2>/dev/null)
 
-.PHONY: help demo gpu-check test native-test bench bench-quick lint wheel wheels docs faults fuzz clean
+.PHONY: help demo gpu-check test native-test bench bench-quick lint wheel wheels docs faults guards fuzz clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -84,6 +84,9 @@ docs: $(VENV)/.docs  ## Build the documentation into docs/_build (offline, warni
 
 faults: $(VENV)/.built  ## Kills, full disks, damaged files: the long form of the fault tests
 	$(PY) -m pytest tests/faults $(PYTEST_ARGS)
+
+guards: $(VENV)/.built  ## Take the guards of the promises out, one by one, and see their tests fail (docs/guarantees.md)
+	$(PY) scripts/check_guards.py
 
 fuzz: $(VENV)/.tools  ## libFuzzer on the native core for FUZZ_SECONDS per target (needs clang)
 	scripts/fuzz $(FUZZ_SECONDS)

@@ -256,6 +256,19 @@ TEST_P(WithThreads, FetchesABatchBeyondTheBudgetOnlyWhenItIsAskedFor) {
   EXPECT_LE(prefetcher.stats().peak_bytes_held, 100U + 500U);
 }
 
+// The consumer doesn't fetch from a source that may block, so a thread has to, whatever the budget says.
+TEST_P(WithThreads, FetchesABlockingBatchBeyondTheBudgetWhenItIsAskedFor) {
+  const auto huge =
+      std::make_shared<TestSource>(TestSource::Traits{.bytes = 500, .announced_bytes = 500, .blocking = true});
+  Prefetcher prefetcher({huge}, {.num_threads = GetParam(), .max_batches = 100, .max_bytes = 100});
+  request(prefetcher, {{0, 0}, {0, 1}});
+  for (std::uint64_t k = 0; k < 2; ++k) {
+    const auto payload = prefetcher.take(0, 5s);
+    ASSERT_NE(payload, nullptr) << "nobody fetched batch " << k;
+    EXPECT_EQ(static_cast<const Numbers&>(*payload).batch, k);
+  }
+}
+
 TEST_P(WithThreads, ForgetsWhatIsDiscarded) {
   std::atomic<bool> hold{true};
   const auto slow = std::make_shared<TestSource>(TestSource::Traits{.blocking = true}, [&](auto, std::uint64_t batch) {

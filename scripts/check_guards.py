@@ -1,0 +1,352 @@
+"""Takes the guards of the promises out, one after the other, and sees the tests that prove the promises fail.
+
+    python scripts/check_guards.py            # all of them: some minutes
+    python scripts/check_guards.py --list
+    python scripts/check_guards.py seal kill  # those whose names contain one of the words
+
+Works in a copy of the tree, `build/guards/tree`; yours isn't touched. The C++ part is built there. A guard that nothing
+misses, or whose text isn't in its file any more, is a failure: exit code 1. `docs/guarantees.md` shows the same list.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+COPY = ROOT / "build" / "guards" / "tree"
+
+
+class Guard(NamedTuple):
+    """A piece of code that a promise hangs on.
+
+    Attributes:
+        name: for the command line.
+        file: where it is.
+        text: the guard, exactly once in the file; the page shows its first line.
+        without: what stands there when it is taken out.
+        test: file::test that must then fail; for C++ file::Suite.Name.
+    """
+
+    name: str
+    file: str
+    text: str
+    without: str
+    test: str
+
+
+_MANIFEST = "python/mtf/checkpoint/manifest.py"
+_LOADER = "python/mtf/data/multi_loader.py"
+_PREFETCHER = "src/mtf/prefetch/prefetcher.cpp"
+_DAMAGE = "tests/faults/test_checkpoint_damage.py"
+_MANAGER_TESTS = "tests/python/test_checkpoint_manager.py"
+_LOADER_TESTS = "tests/python/test_multi_loader.py"
+_TORCH_TESTS = "tests/python/test_torch_loader.py"
+_GRADIENT_TESTS = "tests/python/test_trainer_gradients.py"
+_ENGINE_TESTS = "tests/cpp/prefetch/test_prefetcher.cpp"
+
+GUARDS = [
+    Guard(
+        "file digest",
+        _MANIFEST,
+        'if digest != expected["sha256"]:',
+        "if False:",
+        f"{_DAMAGE}::test_one_flipped_bit_anywhere_is_found",
+    ),
+    Guard(
+        "manifest seal",
+        _MANIFEST,
+        "or stated != actual:",
+        "or False:",
+        f"{_DAMAGE}::test_one_flipped_bit_anywhere_is_found",
+    ),
+    Guard(
+        "file names",
+        _MANIFEST,
+        "or not all(_COMPONENT.fullmatch(part) for part in parts)",
+        "",
+        "tests/python/test_checkpoint_directory.py::test_names_that_lead_elsewhere",
+    ),
+    Guard(
+        "kill while replacing",
+        "python/mtf/checkpoint/files.py",
+        "os.rename(target, old)",
+        "os.rename(target, old); shutil.rmtree(old); old.mkdir()",
+        "tests/faults/test_checkpoint_kills.py::test_kill_while_one_is_replaced_without_exchange",
+    ),
+    Guard(
+        "fresh start",
+        "python/mtf/checkpoint/scan.py",
+        "if result is None and candidates:",
+        "if False:",
+        f"{_MANAGER_TESTS}::test_checkpoints_of_which_none_is_valid_are_an_error",
+    ),
+    Guard(
+        "best is kept",
+        "python/mtf/checkpoint/manager.py",
+        "kept.add(best_one.name)",
+        "pass",
+        f"{_MANAGER_TESTS}::test_rotation_keeps_the_newest_and_the_best",
+    ),
+    Guard(
+        "directory lock",
+        "python/mtf/checkpoint/lock.py",
+        "self._refuse_if_taken(owner)",
+        "pass",
+        f"{_MANAGER_TESTS}::test_two_processes",
+    ),
+    Guard(
+        "save of a bad loss",
+        "python/mtf/trainer/saving.py",
+        "trainer.nonfinite.window_is_finite()",
+        "pass",
+        "tests/python/test_trainer_saving.py::test_a_loss_that_is_not_finite_is_never_saved",
+    ),
+    Guard(
+        "committed positions",
+        _LOADER,
+        "if self._committed is None:\n            snapshots: ",
+        "if True:\n            snapshots: ",
+        f"{_LOADER_TESTS}::TestState::test_only_committed_batches_are_state",
+    ),
+    Guard(
+        "fork",
+        _LOADER,
+        "if os.getpid() != self._pid:",
+        "if False:",
+        f"{_LOADER_TESTS}::TestCleanEnds::test_a_forked_child_is_told",
+    ),
+    Guard(
+        "position of a batch",
+        "python/mtf/data/reader.py",
+        "if stream is None or batch != self._batch or pass_ != self._pass:",
+        "if stream is None:",
+        f"{_LOADER_TESTS}::TestOrder::test_it_follows_the_schedule",
+    ),
+    Guard(
+        "global batch",
+        _LOADER,
+        "if here is None or there is None or here == there:",
+        "if True:",
+        "tests/python/test_ranks.py::test_another_global_batch_is_refused_with_the_way_out",
+    ),
+    Guard(
+        "place of an error",
+        _LOADER,
+        'return kind(f"{self._location(source, pass_, batch)}: {text}")',
+        "return kind(text)",
+        f"{_TORCH_TESTS}::test_an_exception_names_loader_pass_batch_and_step",
+    ),
+    Guard(
+        "seed of a batch",
+        "python/mtf/data/batch_seed.py",
+        "seed_generators(key)\n            begin_batch(key)",
+        "begin_batch(key)",
+        f"{_TORCH_TESTS}::test_workers_change_nothing",
+    ),
+    Guard(
+        "generators of the process",
+        "python/mtf/data/batch_seed.py",
+        "_TORCH.set_state(self._torch)",
+        "pass",
+        f"{_TORCH_TESTS}::test_process_wide_generators_are_untouched",
+    ),
+    Guard(
+        "length of a window",
+        "python/mtf/trainer/accumulate.py",
+        "return self._weights.get(name, 1.0) / length",
+        "return self._weights.get(name, 1.0)",
+        f"{_GRADIENT_TESTS}::test_a_window_divides_each_loss_by_its_true_length",
+    ),
+    Guard(
+        "cleared gradients",
+        "python/mtf/trainer/trainer.py",
+        "self.optimizer_set.clear()\n        self.global_step += 1",
+        "self.global_step += 1",
+        f"{_GRADIENT_TESTS}::test_nothing_leaks_between_windows_of_different_loaders",
+    ),
+    Guard(
+        "random numbers of a step",
+        "python/mtf/trainer/step_rng.py",
+        "self._seed(_core.fold_in(key, self._rank) if self._rank else key)",
+        "pass",
+        "tests/python/test_trainer_fit.py::test_saved_random_numbers_go_on_and_derived_ones_do_not_care",
+    ),
+    Guard(
+        "mode after validation",
+        "python/mtf/trainer/evaluation.py",
+        "module.training = mode",
+        "pass",
+        "tests/python/test_trainer_validation.py::test_mode_of_every_module_and_random_numbers_come_back",
+    ),
+    Guard(
+        "bad loss",
+        "python/mtf/trainer/nonfinite.py",
+        'if self.policy == "raise":',
+        "if False:",
+        "tests/python/test_trainer_fit.py::test_nonfinite_losses",
+    ),
+    Guard(
+        "second signal",
+        "python/mtf/trainer/preemption.py",
+        "            self._exit_at_once(received)",
+        "            pass",
+        "tests/python/test_preemption.py::test_a_second_signal_exits_at_once",
+    ),
+    Guard(
+        "checksum of a state",
+        "src/mtf/state/codec.cpp",
+        "if (Reader(bytes.last(kChecksumBytes)).fixed(4) != crc32c(summed)) {",
+        "if (false) {",
+        "tests/cpp/state/test_codec.cpp::Codec.EveryFlippedBitAndEveryTruncationIsFound",
+    ),
+    Guard(
+        "counts in a state",
+        "src/mtf/state/codec.cpp",
+        "if (value > left() / bytes_each) fail(",
+        "if (false) fail(",
+        "tests/cpp/state/test_codec.cpp::Codec.SaysWhatIsWrong",
+    ),
+    Guard(
+        "rounding in EVEN",
+        "src/mtf/schedule/even_tree.cpp",
+        "const std::uint64_t middle = (weight - 1) / 2;",
+        "const std::uint64_t middle = 0;",
+        "tests/cpp/schedule/test_weighted_even.cpp::WeightedEven.StaysWithinItsCertificate",
+    ),
+    Guard(
+        "walk into the domain",
+        "src/mtf/random/permutation.cpp",
+        "while (image >= size_) image = encrypt(image);",
+        "if (image >= size_) image = encrypt(image) % size_;",
+        "tests/cpp/random/test_permutation.cpp::Permutation.HugeDomainsStayInsideAndInjective",
+    ),
+    Guard(
+        "rejection",
+        "src/mtf/random/key.hpp",
+        "while (static_cast<std::uint64_t>(product) < threshold) {",
+        "while (false) {",
+        "tests/cpp/random/test_key.cpp::Stream.BoundedDrawsRejectWhatWouldBeBiased",
+    ),
+    Guard(
+        "one thread per serial source",
+        _PREFETCHER,
+        "return queue.num_running == 0 || queue.source->is_concurrent();",
+        "return true;",
+        f"{_ENGINE_TESTS}::WithThreads.ServesASerialSourceOneAtATimeInItsOrder",
+    ),
+    Guard(
+        "budget in bytes",
+        _PREFETCHER,
+        "return bytes_held_ + expected <= options_.max_bytes;",
+        "return true;",
+        f"{_ENGINE_TESTS}::WithThreads.HoldsAtMostTheBudgetAndOneBatch",
+    ),
+    Guard(
+        "what is waited for",
+        _PREFETCHER,
+        "if (urgent_ != nullptr && may_begin(queues_[urgent_->source])) return urgent_;",
+        "",
+        f"{_ENGINE_TESTS}::WithThreads.FetchesABlockingBatchBeyondTheBudgetWhenItIsAskedFor",
+    ),
+]
+
+
+def copy_tree() -> None:
+    """What git knows or would know, and the module built in place."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    for name in filter(None, listed.split("\0")):
+        source, target = ROOT / name, COPY / name
+        if source.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target)
+    sys.path.insert(0, str(ROOT / "python"))
+    from mtf import _core
+
+    module = Path(_core.__file__)
+    shutil.copy2(module, COPY / "python" / "mtf" / module.name)
+    # An editable installation would lead `import mtf` past PYTHONPATH, back to this tree.
+    (COPY / "python" / "sitecustomize.py").write_text(
+        "import sys\n"
+        "sys.meta_path[:] = [f for f in sys.meta_path if type(f).__name__ != 'ScikitBuildRedirectingFinder']\n",
+        encoding="utf-8",
+    )
+    command = [sys.executable, "-c", "import mtf; print(mtf.__file__)"]
+    found = subprocess.run(command, cwd=COPY, env=environment(), check=True, capture_output=True, text=True).stdout
+    if not Path(found.strip()).is_relative_to(COPY):
+        raise SystemExit(f"mtf is imported from {found.strip()}, not from the copy: uninstall it in this environment")
+
+
+def environment() -> dict[str, str]:
+    """For Python in the copy."""
+    return {**os.environ, "PYTHONPATH": str(COPY / "python")}
+
+
+def run_test(test: str) -> tuple[bool, str]:
+    """Whether the test passes in the copy, and its output."""
+    file, name = test.split("::", 1)
+    if not file.startswith("tests/cpp/"):
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", test]
+        done = subprocess.run(command, cwd=COPY, env=environment(), capture_output=True, text=True, check=False)
+        if done.returncode not in (0, 1):
+            raise SystemExit(f"{test} can't be run:\n{done.stdout}{done.stderr}")
+        return done.returncode == 0, done.stdout + done.stderr
+    target = f"mtf_test_{file.split('/')[2]}"
+    for command in (["cmake", "--preset", "dev"], ["cmake", "--build", "--preset", "dev", "--target", target]):
+        built = subprocess.run(command, cwd=COPY, capture_output=True, text=True, check=False)
+        if built.returncode:
+            raise SystemExit(f"{' '.join(command)} failed:\n{built.stdout}{built.stderr}")
+    command = [str(COPY / "build" / "dev" / "tests" / "cpp" / target), f"--gtest_filter={name}:*/{name}/*"]
+    try:
+        done = subprocess.run(command, cwd=COPY, capture_output=True, text=True, check=False, timeout=120)
+    except subprocess.TimeoutExpired:
+        return False, "no end after 120 s"
+    return done.returncode == 0, done.stdout
+
+
+def is_missed(guard: Guard) -> bool:
+    """Takes the guard out of the copy, runs its test, and puts it back."""
+    path = COPY / guard.file
+    text = path.read_text(encoding="utf-8")
+    if text.count(guard.text) != 1:
+        print(f"{guard.name}: {guard.file} has {guard.text!r} {text.count(guard.text)} times, not once")
+        return False
+    start = time.monotonic()
+    path.write_text(text.replace(guard.text, guard.without), encoding="utf-8")
+    try:
+        passed, _ = run_test(guard.test)
+    finally:
+        path.write_text(text, encoding="utf-8")
+    verdict = "NOT MISSED" if passed else "missed"
+    print(f"{guard.name}: {verdict} by {guard.test} ({time.monotonic() - start:.0f} s)", flush=True)
+    return not passed
+
+
+def main() -> int:
+    """Returns 1 if a guard isn't missed by its test."""
+    parser = argparse.ArgumentParser(description="Take guards out and see their tests fail.")
+    parser.add_argument("words", nargs="*", help="only guards whose names contain one of these")
+    parser.add_argument("--list", action="store_true", help="only list them")
+    arguments = parser.parse_args()
+    chosen = [g for g in GUARDS if not arguments.words or any(word in g.name for word in arguments.words)]
+    if arguments.list:
+        for guard in chosen:
+            print(f"{guard.name}: {guard.file}: {guard.test}")
+        return 0
+    copy_tree()
+    results = [is_missed(guard) for guard in chosen]
+    print(f"{sum(results)} of {len(results)} guards are missed when they are gone")
+    return 0 if all(results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
