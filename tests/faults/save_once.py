@@ -33,13 +33,13 @@ def config(root: str | Path, keep: int = 2) -> Any:
     )
 
 
-def save(root: str | Path, step: int) -> Path | None:
+def save(root: str | Path, step: int, size: int = 1 << 20) -> Path | None:
     """Saves a checkpoint whose files say its step, each in two chunks."""
     manager = CheckpointManager(config(root))
 
     def fill(transaction: Transaction) -> None:
         for name in FILES:
-            transaction.add(name, [f"{name} of step {step}".encode(), b"x" * (1 << 20)])
+            transaction.add(name, [f"{name} of step {step}".encode(), b"x" * size])
 
     path = manager.save_files(manager.path_for(step, 0), fill, {"step": step, "epoch": 0})
     print("refused" if path is None else "saved", flush=True)
