@@ -76,11 +76,11 @@ py::object PySchedule::make_draw(const Draw& draw) const {
   PyObject* out = PyStructSequence_New(draw_type);
   if (out == nullptr) throw py::error_already_set();
   const py::str& name = names_[static_cast<std::size_t>(draw.source)];
-  PyStructSequence_SetItem(out, 0, PyLong_FromUnsignedLongLong(draw.step));
-  PyStructSequence_SetItem(out, 1, PyLong_FromLong(draw.source));
-  PyStructSequence_SetItem(out, 2, py::reinterpret_borrow<py::object>(name).release().ptr());
-  PyStructSequence_SetItem(out, 3, PyLong_FromUnsignedLongLong(draw.pass));
-  PyStructSequence_SetItem(out, 4, PyLong_FromUnsignedLongLong(draw.batch));
+  PyStructSequence_SET_ITEM(out, 0, PyLong_FromUnsignedLongLong(draw.step));
+  PyStructSequence_SET_ITEM(out, 1, PyLong_FromLong(draw.source));
+  PyStructSequence_SET_ITEM(out, 2, py::reinterpret_borrow<py::object>(name).release().ptr());
+  PyStructSequence_SET_ITEM(out, 3, PyLong_FromUnsignedLongLong(draw.pass));
+  PyStructSequence_SET_ITEM(out, 4, PyLong_FromUnsignedLongLong(draw.batch));
   return py::reinterpret_steal<py::object>(out);
 }
 

@@ -9,7 +9,8 @@ namespace mtf {
 
 namespace {
 
-constexpr std::size_t kBlock = 256;                            // draws that next() computes at once
+constexpr std::size_t kBlock = 256;                            // draws that next() computes at once, at least
+constexpr std::size_t kLargestBlock = 4096;                    // at most: with many sources a block costs O(sources)
 constexpr std::size_t kMaxEpochs = 16;                         // epochs kept for random access
 constexpr std::uint64_t kCountAhead = std::uint64_t{1} << 16;  // steps that are counted on from known counts
 
@@ -167,9 +168,10 @@ std::size_t Schedule::draws(std::span<std::int32_t> sources, std::span<std::int6
 
 std::optional<Draw> Schedule::next() {
   if (num_taken_ == buffer_.size()) {
-    std::vector<std::int32_t> sources(kBlock);
-    std::vector<std::int64_t> passes(kBlock);
-    std::vector<std::int64_t> batches(kBlock);
+    const std::size_t block = std::clamp(4 * setup().sources.size(), kBlock, kLargestBlock);
+    std::vector<std::int32_t> sources(block);
+    std::vector<std::int64_t> passes(block);
+    std::vector<std::int64_t> batches(block);
     const std::size_t num = draws(sources, passes, batches);
     buffer_.resize(num);
     num_taken_ = 0;
