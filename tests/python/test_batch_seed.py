@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mtf.data import batch_seed
-from mtf.data.batch_seed import BatchSeed, Moment, seed_generators, seeded
+from mtf.data.batch_seed import BatchSeed, Moment, seed_generators, seed_process, seeded
 
 
 def draw() -> tuple[float, ...]:
@@ -88,3 +88,17 @@ def test_generators_go_back_to_a_moment(kind: Any, gauss: bool) -> None:
             assert one == two
     finally:
         np.random.mtrand.set_bit_generator(before)
+
+
+def test_seeding_the_process_is_seeding_the_generators_and_is_known_to_a_fetch() -> None:
+    for num_gaussians in (0, 1, 2):
+        for key in (5, 2**63 + 7):
+            seed_generators(key)
+            expected = draw()
+            np.random.randn(num_gaussians)
+            with seeded(3):
+                pass
+            seed_process(key)
+            with seeded(4):
+                draw()
+            assert draw() == expected

@@ -64,6 +64,13 @@ class _NumpyState:
         if state is not None:
             np.random.set_state(state)
 
+    def seed(self, seed: int) -> None:
+        """Seeds the process's own generator, and knows its state from then on."""
+        np.random.seed(seed)
+        bits = np.random.mtrand.get_bit_generator()
+        if bits is self._bits:
+            self._words, self._cached_gauss = ctypes.string_at(self._address, _NUMPY_STATE_BYTES), False
+
     def moment(self) -> tuple[Any, dict[str, Any] | None, bytes]:
         """What ``go_back`` needs after any use of the generator, also one that isn't numpy's usual kind."""
         bits, state = self.save()
@@ -124,6 +131,13 @@ _STATE_BYTES = 625 * 4  # the position and 624 words
 
 _numpy = _NumpyState()
 _python = _PythonState()
+
+
+def seed_process(key: int) -> None:
+    """As ``seed_generators``, outside of a fetch; the next fetch then finds numpy's state without reading it."""
+    _TORCH.manual_seed(key)
+    _numpy.seed(key >> 32)
+    random.seed(key)
 
 
 class Moment:
