@@ -102,3 +102,12 @@ def test_seeding_the_process_is_seeding_the_generators_and_is_known_to_a_fetch()
             with seeded(4):
                 draw()
             assert draw() == expected
+
+
+def test_python_is_seeded_as_by_its_own_function() -> None:
+    for key in (0, 1, 2**64 - 1):
+        random.gauss(0, 1)
+        seed_generators(key)
+        state = random.getstate()
+        random.seed(key)
+        assert random.getstate() == state

@@ -27,7 +27,16 @@ def seed_generators(key: int) -> None:
     """
     _TORCH.manual_seed(key)
     np.random.seed(key >> 32)
-    random.seed(key)
+    _seed_python(key)
+
+
+def _seed_python(key: int) -> None:
+    """``random.seed`` for an integer, without its look at the type."""
+    _seed_inst(key)
+    random._inst.gauss_next = None  # type: ignore[attr-defined]
+
+
+_seed_inst = super(random.Random, random._inst).seed  # type: ignore[attr-defined]
 
 
 class _NumpyState:
@@ -137,7 +146,7 @@ def seed_process(key: int) -> None:
     """As ``seed_generators``, outside of a fetch; the next fetch then finds numpy's state without reading it."""
     _TORCH.manual_seed(key)
     _numpy.seed(key >> 32)
-    random.seed(key)
+    _seed_python(key)
 
 
 class Moment:
@@ -166,7 +175,8 @@ class BatchSeed:
 
     __slots__ = ("_numpy", "_python", "_threads", "_torch")
 
-    def enter(self, key: int) -> None:
+    def enter(self, key: int | None) -> None:
+        """``None``: whoever fetches seeds the generators."""
         self._torch = _TORCH.get_state()
         self._numpy = _numpy.save()
         self._python = _python.save()
@@ -174,7 +184,8 @@ class BatchSeed:
         if self._threads != 1:
             torch.set_num_threads(1)
         _numpy.borrow()
-        seed_generators(key)
+        if key is not None:
+            seed_generators(key)
 
     def exit(self) -> None:
         end_batch()

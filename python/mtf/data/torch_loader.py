@@ -152,7 +152,7 @@ class _InlineStream(Stream):
                 data = self._collate(self._fetch((None, index)))
             else:
                 key = fold_in(self._pass_key, self._batch)
-                seed.enter(key)
+                seed.enter(None)  # the dataset seeds
                 try:
                     data = self._collate(self._fetch((key, index)))
                 finally:
