@@ -313,6 +313,13 @@ class MultiLoader:
         if self._last_batches is not None:
             self._last_batches.commit()
 
+    def rewind(self) -> None:
+        """Goes back to the last ``commit()`` if batches were handed out since: the next iteration gives them again."""
+        self._sync()
+        if self._committed is not None and self._committed != (self.schedule.epoch, self.schedule.step):
+            self.load_state_dict(self.state_dict())
+            self.commit()
+
     def state_dict(self) -> dict[str, Any]:
         """The position after the last batch committed, or handed out if ``commit`` was never called.
 

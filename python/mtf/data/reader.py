@@ -51,6 +51,7 @@ class Reader:
         self.batch_bytes = 0
         self.late: list[tuple[int, int]] = []
         self._has_state = source.addressing is Addressing.STATE
+        self._sees_end = source.addressing is not Addressing.POSITION
         self._stream: Stream | None = None
         self._pass = 0
         self._batch = 0
@@ -92,6 +93,8 @@ class Reader:
             self._count(-1)
         if self._has_state:
             self.snapshot = Snapshot(pass_, batch + 1, stream.state())
+        if self._sees_end and self._batch == self.source.num_batches():
+            self._check_length(stream)
         return data
 
     def request(self, pass_: int, batch: int) -> None:
@@ -128,7 +131,6 @@ class Reader:
         if old is None or pass_ == self._pass or batch > 0:
             self.discard()
             return self._open(pass_, batch)
-        self._check_length(old)
         old.close()
         requested = self._later.pop(pass_, 0)
         # Whatever else was requested of the old pass is never drawn: an edit ended the epoch before it.
@@ -151,9 +153,10 @@ class Reader:
         return self._stream
 
     def _check_length(self, stream: Stream) -> None:
-        """At the end of a pass of known length: lets the source see its end, and notices one that goes on."""
-        if self.source.addressing is Addressing.POSITION or self._batch != self.source.num_batches():
-            return
+        """At the end of a pass of known length: lets the source see its end, and notices one that goes on.
+
+        Not later than that, so that what is noticed doesn't depend on where a run is interrupted.
+        """
         try:
             next(stream)
         except StopIteration:

@@ -48,6 +48,9 @@ def _metric(metrics: Mapping[str, float], name: str, hook: TrainerHooks) -> floa
 class EarlyStopping(TrainerHooks):
     """Stops when a metric hasn't improved for ``patience`` validations.
 
+    A run that it has stopped stays stopped: ``fit`` again, also after a resume, returns at once. A larger
+    ``patience`` lets it go on.
+
     Args:
         monitor: metric of the validation's row, such as ``val/loss``.
         patience: validations without improvement that are borne.
@@ -72,10 +75,17 @@ class EarlyStopping(TrainerHooks):
         """The best value so far."""
         return self._best.value
 
+    def on_train_start(self, trainer: Trainer) -> None:
+        """Whether the run was stopped before."""
+        self._stop_if_due(trainer)
+
     def on_validation_end(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
         """Looks at the metric."""
         value = _metric(metrics, self.monitor, self)
         self.num_bad = 0 if self._best.improves(value) else self.num_bad + 1
+        self._stop_if_due(trainer)
+
+    def _stop_if_due(self, trainer: Trainer) -> None:
         if self.num_bad > self.patience:
             trainer.request_stop(f"{self.monitor} hasn't improved on {self.best} for {self.num_bad} validations")
 

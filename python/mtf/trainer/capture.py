@@ -41,6 +41,7 @@ def tree(trainer: Trainer) -> dict[str, Any]:
         "num_batches": trainer.num_batches,
         "epoch": trainer.epoch,
         "epoch_is_open": trainer.epoch_is_open,
+        "epoch_end_parts": trainer.epoch_end_parts,
         "model": dict(trainer.model.state_dict()),
         "optimizers": [
             {"class": type(optimizer).__name__, "state": optimizer.state_dict()} for optimizer in trainer.optimizers
@@ -95,6 +96,7 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
     trainer.num_batches = state["num_batches"]
     trainer.epoch = state["epoch"]
     trainer.epoch_is_open = state["epoch_is_open"]
+    trainer.epoch_end_parts = state["epoch_end_parts"]
     trainer.hooks.load_state_dict(state["hooks"])
     trainer.is_resumed = True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 from mtf.loggers.base import Logger, RunInfo, SafeLogger
@@ -137,7 +138,9 @@ class Reporter:
         # The update has just committed its batches, so the schedule's cursor stands behind them.
         actual = schedule.counts(schedule.step, epoch=schedule.epoch)
         expected = schedule.expected_counts(schedule.step, epoch=schedule.epoch)
-        return proportions(multi.names, list(actual), list(expected))
+        # Removed loaders keep their indices in the schedule; what they gave belongs to no share any more.
+        present = schedule.present
+        return proportions(multi.names, list(compress(actual, present)), list(compress(expected, present)))
 
     def _facts(self, row: Mapping[str, float]) -> dict[str, str]:
         facts = {}

@@ -25,7 +25,8 @@ class Saver:
 
     Attributes:
         guard: tells of signals that ask the run to stop; None outside of ``fit``.
-        is_safe: whether a state taken now is one from which training goes on exactly; False while an epoch ends.
+        is_safe: whether a state taken now is one from which training goes on exactly; inside ``fit`` only where
+            it begins and ends.
     """
 
     def __init__(self, trainer: Trainer) -> None:
@@ -216,6 +217,7 @@ class Saver:
         """Waits, and gives the directory's lock back."""
         self.guard = None
         self.is_safe = True
+        self._asked = []
         self._manager.close()
         self._ranks_save.wait()
         self._leaves = False

@@ -99,6 +99,8 @@ class Trainer:
         """Training steps (batches) since the beginning of training."""
         self.epoch_is_open = False
         """Whether the current epoch has begun: its ``on_epoch_start`` was called."""
+        self.epoch_end_parts = 0
+        """How many parts of the current epoch's end are done; 0 before its last update."""
         self.logged: dict[str, float] = {}
         """The latest value of everything that was logged at intervals or validated; part of the state."""
         self.unfinished: dict[str, float] = {}
@@ -210,8 +212,7 @@ class Trainer:
                 self._train(limits)
                 self._saver.wait()
             except BaseException as error:
-                if self._in_window:
-                    self._roll_back()
+                self._roll_back()
                 self.hooks.call("on_exception", self, error)
                 raise
 
@@ -223,8 +224,8 @@ class Trainer:
             return evaluation.run(self, named)
 
     def save_checkpoint(self, path: str) -> None:
-        """Saves to ``path``; asked for inside a window or epoch end, it happens right after it."""
-        if self._is_fitting and (self._in_window or not self._saver.is_safe):
+        """Saves to ``path``; asked for inside an update, an epoch's start or its end, it happens right after it."""
+        if not self._saver.is_safe:
             self._saver.ask(path)
         else:
             self._saver.save(path)
@@ -237,6 +238,8 @@ class Trainer:
 
     def get_state(self) -> TrainerState:
         """A deep copy of everything that decides how training goes on. ``==`` is exact, bit by bit.
+
+        In ``on_epoch_end`` it goes on behind this epoch's end. In a validation hook the validation isn't part of it.
 
         Raises:
             ConfigError: inside a window; a state never holds half a window.
@@ -309,27 +312,35 @@ class Trainer:
     # The loop ----------------------------------------------------------------------------------------------------
 
     def _train(self, limits: _Limits) -> None:
-        if limits.reached(self):
+        if self._is_done(limits):
             warnings.warn(
                 f"nothing to do: {limits.reason(self)}; both count from the beginning of training", stacklevel=4
             )
             return
         self.hooks.call("on_train_start", self)
+        self.is_stopping = self.ranks.any(self.stop_reason is not None)
         self.reporter.open()
-        while not self.is_stopping and not limits.reached(self):
+        self._saver.is_safe = False
+        while not self.is_stopping and not self._is_done(limits):
             if not self.epoch_is_open:
                 self._begin_epoch()
             if not self._run_epoch(limits):
                 break
             self._end_epoch()
+        self._saver.is_safe = True
         self.nonfinite.window_is_finite()
         self.reporter.pause()
         self.hooks.call("on_train_end", self)
         self._saver.save_what_was_asked_for()
 
+    def _is_done(self, limits: _Limits) -> bool:
+        """Whether nothing is left to do; the end of an epoch that has begun is."""
+        return limits.reached(self) and self.epoch_end_parts == 0
+
     def _begin_epoch(self) -> None:
-        self.epoch_is_open = True
         self.hooks.call("on_epoch_start", self, self.epoch)
+        self.epoch_is_open = True
+        self._saver.save_what_was_asked_for()
 
     def _run_epoch(self, limits: _Limits) -> bool:
         """Trains to the end of the epoch; False when it stopped before."""
@@ -455,14 +466,14 @@ class Trainer:
         self._ranks_are_open = True
 
     def _roll_back(self) -> None:
-        """After an error inside a window: the state is that of the last update, which weights never left."""
-        self._in_window = False
-        self.optimizer_set.clear()
-        self.num_batches = self._num_batches_committed
-        self.metric_table.roll_back()
-        self.step_rng.roll_back()
-        multi = self.multi_loader_manager
-        multi.load_state_dict(multi.state_dict())
+        """After an error: the state is that of the last update, which weights never left."""
+        if self._in_window:
+            self._in_window = False
+            self.optimizer_set.clear()
+            self.num_batches = self._num_batches_committed
+            self.metric_table.roll_back()
+            self.step_rng.roll_back()
+        self.multi_loader_manager.rewind()
 
     def _after_update(self, window: list[Batch], is_last: bool, is_final: bool) -> None:
         """What happens between two windows; ``is_last``: the epoch's end follows and saves after itself;
@@ -482,20 +493,40 @@ class Trainer:
             self._saver.after_update(is_final=is_final)
 
     def _end_epoch(self) -> None:
-        """Epoch schedulers, validation, ``on_epoch_end``, checkpoint: the checkpoint says the next epoch."""
-        self._saver.is_safe = False
+        """Epoch schedulers, validation, ``on_epoch_end``, checkpoint: the checkpoint says the next epoch.
+
+        Parts that are done aren't done again after an error in a later one, or from a state taken in between.
+        """
         # Edits made from here on are about the next epoch.
         self.multi_loader_manager.set_epoch(self.epoch + 1)
         self.reporter.end_epoch()
+        parts = (self._step_epoch_schedulers, self._validate_epoch, self._step_monitoring_schedulers)
+        while self.epoch_end_parts < len(parts):
+            parts[self.epoch_end_parts]()
+            self.epoch_end_parts += 1
+        if self.epoch_end_parts == len(parts):
+            self._tell_epoch_end()
+        self.epoch += 1
+        self.epoch_is_open, self.epoch_end_parts = False, 0
+        self._saver.after_epoch()
+
+    def _step_epoch_schedulers(self) -> None:
         self.scheduler_set.after_epoch(self.logged, after_validation=False)
+
+    def _validate_epoch(self) -> None:
         if self.config.validation.frequency is ValidationFrequency.PER_EPOCH and self._val_loaders:
             self._validate()
+
+    def _step_monitoring_schedulers(self) -> None:
         self.scheduler_set.after_epoch(self.logged, after_validation=True)
-        self.hooks.call("on_epoch_end", self, self.epoch)
-        self.epoch += 1
-        self.epoch_is_open = False
-        self._saver.is_safe = True
-        self._saver.after_epoch()
+
+    def _tell_epoch_end(self) -> None:
+        self.epoch_end_parts += 1  # a state that a hook takes must not call it again
+        try:
+            self.hooks.call("on_epoch_end", self, self.epoch)
+        except BaseException:
+            self.epoch_end_parts -= 1
+            raise
 
     def _validate(self) -> None:
         row = evaluation.run(self, self._val_loaders)
