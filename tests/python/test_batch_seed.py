@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mtf.data import batch_seed
-from mtf.data.batch_seed import BatchSeed, Moment, seed_generators, seed_process, seeded
+from mtf.data.batch_seed import BatchSeed, Moment, disposable_generators, seed_generators, seed_process, seeded
 
 
 def draw() -> tuple[float, ...]:
@@ -111,3 +111,21 @@ def test_python_is_seeded_as_by_its_own_function() -> None:
         state = random.getstate()
         random.seed(key)
         assert random.getstate() == state
+
+
+def test_disposable_generators_are_not_put_back() -> None:
+    """The batch is the same; what the generators hold afterwards is nobody's concern, until the block ends."""
+
+    def drawn() -> tuple[float, float]:
+        with seeded(7):
+            inside = torch.rand(()).item()
+        return inside, torch.rand(()).item()
+
+    torch.manual_seed(3)
+    expected, after = drawn()
+    torch.manual_seed(3)
+    with disposable_generators():
+        assert drawn()[0] == expected
+        assert torch.rand(()).item() != after
+    torch.manual_seed(3)
+    assert drawn() == (expected, after)

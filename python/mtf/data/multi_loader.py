@@ -19,7 +19,7 @@ from mtf.data.lookahead import Lookahead
 from mtf.data.native_reader import NativeReader
 from mtf.data.ranks import agree_on_lengths, check_same_schedule
 from mtf.data.reader import PassEnded, Reader
-from mtf.data.source import Snapshot, Source, as_source
+from mtf.data.source import Addressing, Snapshot, Source, as_source
 from mtf.errors import Closed, ConfigError, FetchTimeout, MtfError, SourceError, StateMismatch
 from mtf.schedule import Schedule
 
@@ -121,6 +121,7 @@ class MultiLoader:
         check_same_schedule(self.schedule, world_size)
         self._ahead = Lookahead(self.config, list(sources.values()), fetch_timeout_s)
         self._readers: dict[str, Reader | NativeReader] = {}
+        self._with_state: dict[str, Reader] = {}  # those of which a position doesn't say everything
         for name, source in sources.items():
             self._add_reader(name, source)
         self._mover = _mover(device, pin_memory, device_prefetch)
@@ -308,7 +309,7 @@ class MultiLoader:
         """Declares every batch handed out so far as trained on. From now on only committed batches are state."""
         self._sync()
         self._committed = (self.schedule.epoch, self.schedule.step)
-        self._committed_snapshots = {name: reader.saved() for name, reader in self._readers.items()}
+        self._committed_snapshots = {name: reader.saved() for name, reader in self._with_state.items()}
         self._committed_schedule = None
         if self._last_batches is not None:
             self._last_batches.commit()
@@ -526,7 +527,10 @@ class MultiLoader:
         return dict(zip(sources, agreed, strict=True))
 
     def _add_reader(self, name: str, source: Source) -> None:
-        self._readers[name] = self._ahead.reader(source, fold_in(fold_in(self._seed, "source"), name))
+        reader = self._ahead.reader(source, fold_in(fold_in(self._seed, "source"), name))
+        self._readers[name] = reader
+        if isinstance(reader, Reader) and source.addressing is Addressing.STATE:
+            self._with_state[name] = reader
 
 
 class _Batches(Iterator[Batch]):

@@ -13,6 +13,8 @@ from mtf.data.source import Source
 
 def num_samples(batch: Any) -> int:
     """First dimension of the first tensor (or array) found in ``batch``; 1 where there is none."""
+    if isinstance(batch, (list, tuple)) and batch and isinstance(batch[0], Tensor) and batch[0].dim():
+        return batch[0].shape[0]  # by far the most common case
     found = _first_dimension(batch)
     return 1 if found is None else found
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_NOTHING: AbstractContextManager[Any] = nullcontext()
+
 
 class SingleProcess:
     """One process: every reduction is the identity and a training step is called directly."""
@@ -49,7 +51,7 @@ class SingleProcess:
             is_last: whether it is the window's last step.
             is_mixed: whether the window has batches of several loaders.
         """
-        return nullcontext()
+        return _NOTHING
 
     def failures(self, where: Callable[[], str]) -> AbstractContextManager[Any]:
         """Surrounds what all ranks do together: a rank that fails inside says why, and the others name it.
@@ -57,7 +59,7 @@ class SingleProcess:
         Args:
             where: where this rank is, for the others' message.
         """
-        return nullcontext()
+        return _NOTHING
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum of ``values`` (float64, any shape) over all ranks."""

@@ -49,7 +49,15 @@ class NonFiniteGuard:
         losses, places = self._losses, self._places
         if not losses:
             return True
-        values = [losses[0].item()] if len(losses) == 1 else torch.stack(losses).tolist()
+        if len(losses) == 1:
+            value = losses[0].item()
+            if value - value == 0.0:
+                losses.clear()
+                places.clear()
+                return True
+            values = [value]
+        else:
+            values = torch.stack(losses).tolist()
         self._losses, self._places = [], []
         bad = [i for i, value in enumerate(values) if value - value != 0.0]
         if not bad:

@@ -17,18 +17,15 @@ class Precision:
     """How forward passes are computed and, for fp16, how losses are scaled.
 
     Attributes:
+        is_mixed: whether forward passes need the context of ``autocast()``.
         scaler: the gradient scaler under ``"fp16"``, else None.
     """
 
     def __init__(self, name: Literal["fp32", "bf16", "fp16"], device: torch.device) -> None:
         self._dtype = _DTYPES.get(name)
         self._device_type = device.type
+        self.is_mixed = self._dtype is not None
         self.scaler = torch.amp.GradScaler(device.type) if name == "fp16" else None
-
-    @property
-    def is_mixed(self) -> bool:
-        """Whether forward passes need the context of ``autocast()``."""
-        return self._dtype is not None
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of one forward pass and its loss; the backward pass runs outside."""

@@ -85,7 +85,7 @@ class Saver:
             self._leave_on_signal(self.guard)
         elif wants_save:
             self._save_in_root(required=False)
-        else:
+        elif self._trainer.config.checkpoint.asynchronous:
             self._manager.poll()
 
     def _agree(

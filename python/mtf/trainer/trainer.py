@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mtf.config.multi import MultiDataLoaderConfig
 from mtf.config.trainer import TrainerConfig, ValidationFrequency
+from mtf.data.batch_seed import disposable_generators
 from mtf.data.multi_loader import Batch, MultiLoader
 from mtf.data.ranks import check_same_schedule
 from mtf.errors import ConfigError
@@ -205,6 +206,8 @@ class Trainer:
             if self.is_resumed and self.config.fault_tolerance.verify_deterministic_resume:
                 self.multi_loader_manager.check_last_batches()
             self.is_resumed = False
+            if self.step_rng.is_derived:
+                stack.enter_context(disposable_generators())
             stack.enter_context(deterministic_algorithms(self.config.performance.deterministic))
             preemption = self.config.preemption
             self._saver.guard = stack.enter_context(PreemptionGuard(preemption.signals, preemption.exit_code))
@@ -373,7 +376,8 @@ class Trainer:
         self.step_rng.begin(self.num_batches)
         for method in hooks.on_train_batch_start:
             method(self, data, *place)
-        result = self.ranks.run(self._forward, data, *place)
+        forward = self._autocast_step if self.precision.is_mixed else self.training_step
+        result = self.ranks.run(forward, data, *place)
         loss = _loss_of(result, batch)
         detached = loss.detach()
         self.nonfinite.add(detached, batch.name, batch.batch_idx, self.num_batches)
@@ -393,9 +397,7 @@ class Trainer:
         for method in hooks.on_train_batch_end:
             method(self, data, *place, metrics)
 
-    def _forward(self, *args: Any) -> Any:
-        if not self.precision.is_mixed:
-            return self.training_step(*args)
+    def _autocast_step(self, *args: Any) -> Any:
         with self.precision.autocast():
             return self.training_step(*args)
 
@@ -603,6 +605,8 @@ def _loss_of(result: Any, batch: Batch) -> Tensor:
         ConfigError: there is none, or it can't be differentiated.
     """
     loss = result.get("loss") if isinstance(result, Mapping) else result
+    if isinstance(loss, Tensor) and loss.requires_grad and loss.numel() == 1:
+        return loss if loss.dim() == 0 else loss.reshape(())
     where = f"the training step of loader {batch.name!r} (batch {batch.batch_idx})"
     if loss is None:
         found = list(result) if isinstance(result, Mapping) else result
@@ -610,9 +614,7 @@ def _loss_of(result: Any, batch: Batch) -> Tensor:
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
         raise ConfigError(f"{where} must return a loss with one element, it is {shape}")
-    if not loss.requires_grad:
-        raise ConfigError(
-            f"{where} returned a loss without a graph: it depends on no parameter that requires gradients, or was "
-            "detached or computed under no_grad"
-        )
-    return loss if loss.dim() == 0 else loss.reshape(())
+    raise ConfigError(
+        f"{where} returned a loss without a graph: it depends on no parameter that requires gradients, or was "
+        "detached or computed under no_grad"
+    )
