@@ -16,7 +16,10 @@ SOAK = Path(__file__).resolve().parents[2] / "scripts" / "soak.py"
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize(
     "arguments",
-    [["--steps", "40000", "--sources", "64"], ["--steps", "600", "--sources", "6", "--workers", "1"]],
+    [
+        ["--steps", "40000", "--sources", "64"],
+        ["--steps", "600", "--sources", "6", "--workers", "1", "--budget-bytes", "200000"],
+    ],
     ids=["arrays", "worker processes"],
 )
 def test_nothing_grows(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

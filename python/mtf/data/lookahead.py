@@ -118,13 +118,18 @@ class Lookahead:
             self._next += 1
 
     def _fits(self, reader: Reader) -> bool:
-        """Whether one more batch of ``reader`` stays within the bytes, as large as its largest so far."""
+        """Whether one more batch of ``reader`` stays within the bytes.
+
+        A batch counts as much as its source's largest so far; before a source has given one, as much as any source's
+        largest. Before anything was given, one batch is asked for at a time.
+        """
         assert self._max_bytes is not None
-        if reader.batch_bytes == 0:
-            return reader.in_flight == 0
-        streams = {id(other): other for other in self._order if isinstance(other, Reader)}
-        held = sum(other.in_flight * other.batch_bytes for other in streams.values())
-        return held + reader.batch_bytes <= self._max_bytes
+        streams = {id(other): other for other in self._order if isinstance(other, Reader)}.values()
+        largest = max((other.batch_bytes for other in streams), default=0)
+        if largest == 0:
+            return self._held.num_batches == 0
+        held = sum(other.in_flight * (other.batch_bytes or largest) for other in streams)
+        return held + (reader.batch_bytes or largest) <= self._max_bytes
 
     def engine_stats(self) -> dict[str, Any] | None:
         """Statistics of the native engine, None without native sources."""
