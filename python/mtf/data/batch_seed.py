@@ -36,7 +36,7 @@ def _seed_python(key: int) -> None:
     random._inst.gauss_next = None  # type: ignore[attr-defined]
 
 
-_seed_inst = super(random.Random, random._inst).seed  # type: ignore[attr-defined]
+_seed_inst = super(random.Random, random._inst).seed
 
 
 class _NumpyState:
