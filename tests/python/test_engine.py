@@ -231,7 +231,7 @@ def test_ctrl_c_ends_the_wait(after_s: float) -> None:
     with Engine([source(lambda pass_, batch: go.wait(20))], 2) as engine:
         request(engine, [(0, 0), (0, 1)])
         begin = time.monotonic()
-        with pytest.raises(KeyboardInterrupt):  # noqa: PT012: the signal may come before the wait begins
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - the signal may come before the wait begins
             threading.Timer(after_s, os.kill, (os.getpid(), signal.SIGINT)).start()
             engine.take(0)
         assert time.monotonic() - begin < 2
