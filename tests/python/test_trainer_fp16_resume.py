@@ -14,13 +14,12 @@ import mtf
 
 def make(precision: Any) -> mtf.Trainer:
     net = model(dropout=0.2)
-    found = trainer(
+    return trainer(
         config(["a", "b"], performance=mtf.PerformanceConfig(precision=precision, gradient_accumulation_steps=2)),
         model=net,
         optimizers=torch.optim.Adam(net.parameters(), lr=0.01),
         training_step=sometimes_huge,
     )
-    return found
 
 
 def sometimes_huge(trainer: Any, batch: Any, *place: Any) -> Tensor:
