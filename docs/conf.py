@@ -10,8 +10,12 @@ from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
+from sphinx.util.nodes import nested_parse_with_titles
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "python"))
+import configuration_reference
+
 import mtf
 
 project = "mtf"
@@ -50,6 +54,18 @@ class PublicNames(SphinxDirective):
         return node.children
 
 
+class ConfigurationReference(SphinxDirective):
+    """One section per configuration dataclass, read from the dataclasses themselves."""
+
+    def run(self) -> list[nodes.Node]:
+        lines = configuration_reference.page().split("\n")
+        node = nodes.section()
+        node.document = self.state.document
+        nested_parse_with_titles(self.state, StringList(lines, "mtf.config"), node, self.content_offset)
+        return node.children
+
+
 def setup(app: Sphinx) -> None:
-    """Register the directive that the API page uses."""
+    """Register the directives that pages use."""
     app.add_directive("mtf-public-names", PublicNames)
+    app.add_directive("mtf-configuration", ConfigurationReference)
