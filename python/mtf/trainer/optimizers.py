@@ -52,6 +52,15 @@ class OptimizerSet:
         self._rules = {name: self._parse(name, rule) for name, rule in rules.items()}
         owned = {p for optimizer in self.optimizers for p in _parameters(optimizer)}
         self._unowned = [p for p in model.parameters() if p not in owned and p.requires_grad]
+        of_model = set(model.parameters())
+        for i, optimizer in enumerate(self.optimizers):
+            strange = sum(p not in of_model for p in _parameters(optimizer))
+            if strange:
+                warnings.warn(
+                    f"optimizers[{i}] has {strange} parameters that aren't in the model, so no state holds their "
+                    "values: put all modules that are trained into one torch.nn.ModuleDict and give that as model",
+                    stacklevel=3,
+                )
         if self._unowned and self.optimizers:
             names = [n for n, p in model.named_parameters() if p.requires_grad and p not in owned]
             shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

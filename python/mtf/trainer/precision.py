@@ -44,8 +44,16 @@ class Precision:
 
 
 def compile_in_place(model: nn.Module) -> None:
-    """Compiles ``model.forward`` inside the module itself, so that its state keys keep their names."""
-    model.compile()
+    """Compiles ``model.forward`` inside the module itself, so that its state keys keep their names.
+
+    A module without a ``forward`` (a ``ModuleDict``, or one whose parts the step calls one by one) has its parts
+    compiled instead.
+    """
+    if type(model).forward is nn.Module.forward:
+        for part in model.children():
+            compile_in_place(part)
+    else:
+        model.compile()
 
 
 @contextmanager

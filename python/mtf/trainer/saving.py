@@ -60,6 +60,10 @@ class Saver:
         due = due or self._manager.frequency.due_after_epoch(self._trainer.epoch)
         self._commit_point(due, is_epoch_end=True)
 
+    def at_end(self) -> None:
+        """The last commit point of ``fit``: for what was asked for, and signals that came, after the one before."""
+        self._commit_point(None, is_final=True)
+
     def after_validation(self, row: dict[str, float]) -> None:
         """Under ``save_best``, a better metric makes the next commit point save."""
         if self._trainer.config.checkpoint.save_best:

@@ -334,7 +334,7 @@ class Trainer:
         self.nonfinite.window_is_finite()
         self.reporter.pause()
         self.hooks.call("on_train_end", self)
-        self._saver.save_what_was_asked_for()
+        self._saver.at_end()
 
     def _is_done(self, limits: _Limits) -> bool:
         """Whether nothing is left to do; the end of an epoch that has begun is."""
