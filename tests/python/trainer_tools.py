@@ -47,7 +47,8 @@ def config(names: list[str] | None = None, **settings: Any) -> mtf.TrainerConfig
 
 def trainer(settings: mtf.TrainerConfig | None = None, **arguments: Any) -> mtf.Trainer:
     """A trainer of ``model()`` by SGD with momentum unless ``arguments`` say otherwise."""
-    arguments.setdefault("model", model())
+    if "model" not in arguments:
+        arguments["model"] = model()
     if "optimizers" not in arguments:
         arguments["optimizers"] = torch.optim.SGD(arguments["model"].parameters(), lr=0.1, momentum=0.9)
     arguments.setdefault("training_step", step)

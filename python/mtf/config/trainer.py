@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import signal
 import warnings
 from collections.abc import Callable, Mapping
@@ -352,10 +353,12 @@ class TrainerConfig(Config):
         if name in _FIELDS:
             object.__setattr__(self, name, value)
             return
-        hint = nearest(name, _FIELDS)
-        if hint and name not in self.extras:
+        # Only a name that is nearly one of ours is likely to be a slip.
+        near = difflib.get_close_matches(name, _FIELDS, n=1, cutoff=0.85)
+        if near and name not in self.extras:
             warnings.warn(
-                f"config.{name} is kept in config.extras, no setting of mtf has this name{hint}", stacklevel=2
+                f"config.{name} is kept in config.extras, no setting of mtf has this name; did you mean {near[0]!r}?",
+                stacklevel=2,
             )
         self.extras[name] = value
 
