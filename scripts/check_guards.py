@@ -153,8 +153,8 @@ GUARDS = [
     Guard(
         "generators of the process",
         "python/mtf/data/batch_seed.py",
-        "_TORCH.set_state(self._torch)",
-        "pass",
+        "if self._restores:",
+        "if False:",
         f"{_TORCH_TESTS}::test_process_wide_generators_are_untouched",
     ),
     Guard(
@@ -244,7 +244,7 @@ GUARDS = [
     Guard(
         "budget in bytes",
         _PREFETCHER,
-        "return bytes_held_ + expected <= options_.max_bytes;",
+        "return bytes_held_ + expected_bytes(queue) <= options_.max_bytes;",
         "return true;",
         f"{_ENGINE_TESTS}::WithThreads.HoldsAtMostTheBudgetAndOneBatch",
     ),

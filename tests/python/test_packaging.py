@@ -1,0 +1,66 @@
+"""The package's metadata, the wheels' configuration and the workflows say the same as the rest of the tree."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mtf
+
+tomllib = pytest.importorskip("tomllib")  # Python 3.11
+yaml = pytest.importorskip("yaml")
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+def supported() -> list[str]:
+    """3.10, 3.11 ... from the classifiers."""
+    found = (re.fullmatch(r"Programming Language :: Python :: (3\.\d+)", c) for c in PROJECT["project"]["classifiers"])
+    return [match[1] for match in found if match]
+
+
+def test_wheels_are_built_for_the_supported_versions() -> None:
+    build = PROJECT["tool"]["cibuildwheel"]["build"]
+    assert build == [f"cp{version.replace('.', '')}-*" for version in supported()]
+    assert PROJECT["project"]["requires-python"] == f">={supported()[0]}"
+    assert f"for version in {' '.join(supported())}; do" in (ROOT / "scripts" / "wheels").read_text(encoding="utf-8")
+
+
+def test_what_tries_a_wheel_exists() -> None:
+    commands = " ".join(PROJECT["tool"]["cibuildwheel"]["test-command"])
+    paths = re.findall(r"\{project\}/(\S+)", commands)
+    assert len(paths) >= 3
+    for path in paths:
+        assert (ROOT / path).is_file(), path
+
+
+def test_one_version_everywhere() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert str(citation["version"]) == PROJECT["project"]["version"] == mtf.__version__
+    assert f"## {mtf.__version__} " in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_workflows_call_what_exists(path: Path) -> None:
+    workflow: dict[Any, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert workflow["permissions"] == {"contents": "read"}
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for name, job in workflow["jobs"].items():
+        assert job["timeout-minutes"] <= 90, name
+        for step in job["steps"]:
+            run = step.get("run", "")
+            for target in re.findall(r"\bmake ([\w-]+)", run):
+                assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+            for script in re.findall(r"(?:^|\s)((?:scripts|\.ci)/\S+)", run):
+                assert (ROOT / script).is_file(), script
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_there_are_workflows() -> None:
+    assert [path.name for path in WORKFLOWS] == ["ci.yml", "wheels.yml"]
