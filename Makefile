@@ -47,7 +47,7 @@ demo: $(VENV)/.built  ## Train on three real data sets, interrupt, resume, prove
 	$(PY) examples/demo/demo.py --report demo-report
 
 test: $(VENV)/.built  ## Run the Python tests (PYTEST_ARGS="-k name" to choose)
-	$(PY) -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest $(PYTEST_ARGS)
 
 gpu-check: $(VENV)/.built  ## Check what only a GPU can show; says so where there is none
 	@$(PY) scripts/gpu_check.py || test $$? = 77
@@ -83,7 +83,7 @@ docs: $(VENV)/.docs  ## Build the documentation into docs/_build (offline, warni
 	$(PY) -m sphinx -q -W --keep-going docs docs/_build
 
 faults: $(VENV)/.built  ## Kills, full disks, damaged files: the long form of the fault tests
-	$(PY) -m pytest tests/faults $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest tests/faults $(PYTEST_ARGS)
 
 guards: $(VENV)/.built  ## Take the guards of the promises out, one by one, and see their tests fail (docs/guarantees.md)
 	$(PY) scripts/check_guards.py

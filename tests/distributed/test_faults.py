@@ -39,7 +39,7 @@ def test_a_bad_rank_is_named_and_a_new_launch_goes_on(kind: str, strategy: str, 
     assert run.codes[0] == 1
     assert run.codes[1] == (1 if kind == "raise" else -signal.SIGKILL)
     if kind == "hang":
-        assert run.seconds < 8 + 2 + 10  # timeout_s, the roll call, the start of the processes
+        assert run.seconds < 8 + 2 + 60  # timeout_s, the roll call, the start of the processes on a busy machine
         return
     if kind == "raise":
         assert run.results[1]["error"] == "ValueError: the sample is broken"

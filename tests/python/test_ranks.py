@@ -206,7 +206,7 @@ def test_a_state_of_its_own_does_not_move_to_another_number_of_ranks() -> None:
     trainer = mtf.Trainer(model=model, optimizers=torch.optim.SGD(model.parameters(), 0.1))
     tree = dict(trainer.get_state().tree)
     snapshot = {"pass": 0, "batch": 1, "state": {}, "ended": False}
-    tree["multi"] = {"sources": {"text": snapshot}}
-    tree["other_ranks"] = [{"rng": {}, "sources": {"text": snapshot}, "metric_table": {"sums": []}}]
+    tree["multi"] = {"sources": {"text": snapshot}, "last_batches": {}}
+    tree["other_ranks"] = [{"rng": {}, "sources": {"text": snapshot}, "last_batches": {}, "metric_table": {"sums": []}}]
     with pytest.raises(mtf.StateMismatch, match="saved by 2 ranks, here are 1: loader 'text'"):
         trainer.load_state(mtf.TrainerState(tree))
