@@ -234,6 +234,8 @@ class Schedule(_core.Schedule):
 
     def __repr__(self) -> str:
         """Strategy, sources and position."""
+        if "_template" not in self.__dict__:  # a traceback shows the object whose constructor has raised
+            return "Schedule(not constructed)"
         names = ", ".join(n for n, _, present in self.source_table if present)
         return f"Schedule({self.mixture.strategy}, [{names}], seed={self.seed}, epoch={self.epoch}, step={self.step})"
 

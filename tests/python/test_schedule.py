@@ -678,3 +678,7 @@ def test_schedules_need_no_torch() -> None:
         "assert 'torch' not in sys.modules, 'torch was imported'"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_a_schedule_that_was_refused_can_be_shown() -> None:
+    assert repr(Schedule.__new__(Schedule)) == "Schedule(not constructed)"

@@ -802,3 +802,9 @@ def _(_: Path) -> None:
     launched = "".join(p.read_text() for p in (Path(__file__).parents[1] / "distributed").glob("*.py"))
     ours = [*(f.name for f in dataclasses.fields(mtf.DDPConfig)), "agree_every"]
     assert [name for name in ours if name not in launched] == []
+
+
+def test_a_checkpoint_keeps_the_configuration(tmp_path: Path) -> None:
+    run = trainer(config(seed=7))
+    run.save_checkpoint(str(tmp_path / "one"))
+    assert json.loads((tmp_path / "one" / "manifest.json").read_text())["config"]["seed"] == 7
