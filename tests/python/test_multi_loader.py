@@ -519,3 +519,18 @@ def test_arrays_are_not_copied_ahead_beyond_the_cache() -> None:
 
     assert held(None) <= mtf.ArrayLoader.ahead_bytes
     assert held(1 << 40) > mtf.ArrayLoader.ahead_bytes
+
+
+def test_an_edit_behind_the_last_commit_is_no_state() -> None:
+    loader = mtf.MultiLoader({"a": Numbers(5), "b": Numbers(5)})
+    batches = iter(loader)
+    next(batches)
+    loader.commit()
+    committed = loader.state_dict()
+    next(batches)
+    loader.remove_source("a")
+    loader.add_source("c", Numbers(2))
+    assert loader.state_dict() == committed
+    loader.commit()
+    assert list(loader.state_dict()["sources"]) == ["b", "c"]
+    assert list(loader.state_dict()["global_batch_sizes"]) == ["b", "c"]

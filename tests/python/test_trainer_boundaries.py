@@ -225,6 +225,41 @@ def test_a_loader_that_goes_on_after_its_end_is_noticed_at_the_same_step(cut: in
     assert second.get_state().diff(whole.get_state()) == []
 
 
+@pytest.mark.parametrize("window", [1, 2])
+@pytest.mark.parametrize("policy", ["FIXED_NUM_STEPS", "MIN_LENGTH"])
+def test_every_pass_that_ends_is_told_once_also_where_its_length_is_wrong(policy: str, window: int) -> None:
+    told: list[tuple[str, int]] = []
+
+    class Telling(mtf.TrainerHooks):
+        def on_source_pass_end(self, trainer: mtf.Trainer, name: str, pass_: int) -> None:
+            told.append((name, pass_))
+
+    settings = tools.config(
+        multi=mtf.MultiDataLoaderConfig(
+            epoch_length_policy=mtf.EpochLengthPolicy[policy],
+            steps_per_epoch=8 if policy == "FIXED_NUM_STEPS" else None,
+            dataloader_names=["a", "b"],
+        ),
+        performance=mtf.PerformanceConfig(gradient_accumulation_steps=window),
+    )
+    run = tools.trainer(settings, hooks=[Telling()])
+    num_of_b = 2 if policy == "FIXED_NUM_STEPS" else 9
+    run.fit({"a": Batches(3, 1, said=4), "b": tools.loader(4 * num_of_b, 2)}, max_epochs=1)
+    # a b a b a b a b, where a gives three batches in a pass and promised four; under MIN_LENGTH that ends the epoch.
+    assert sorted(told) == ([("a", 0), ("b", 0), ("b", 1)] if policy == "FIXED_NUM_STEPS" else [("a", 0)])
+
+
+def test_a_removed_loader_leaves_nothing_in_the_state() -> None:
+    whole, first = (make(at("on_epoch_end", 0, lambda t: t.remove_dataloader("a"))) for _ in range(2))
+    second = make()
+    whole.fit(loaders(), max_steps=8)
+    first.fit(loaders(), max_steps=6)
+    second.load_state(first.get_state())
+    second.fit(loaders(), max_steps=8)
+    assert second.get_state().diff(whole.get_state()) == []
+    assert list(whole.get_state()["multi"]["global_batch_sizes"]) == ["b"]
+
+
 def test_shares_are_logged_when_a_loader_has_been_removed() -> None:
     run = make(at("on_epoch_end", 0, lambda trainer: trainer.remove_dataloader("a")))
     run.fit(loaders(), max_steps=9)

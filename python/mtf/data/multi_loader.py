@@ -132,6 +132,7 @@ class MultiLoader:
         self._committed_schedule: dict[str, Any] | None = None  # once its epoch has been left
         self._last_batches = LastBatches() if remember_batches else None
         self._num_steps, self._wait_s = 0, 0.0
+        self._ended_passes: list[tuple[str, int]] = []
 
         # The draws taken from the schedule: `_place` is the next of them, and step `_first_step + _place` of the epoch.
         self._sources: list[int] = []
@@ -250,6 +251,7 @@ class MultiLoader:
             raise SourceError(f"{self._location(source, pass_, 0)}: the loader gave no batch at all")
         if expected is not None:
             _log.warning("%s: pass %d ended after %d batches, but len() said %d", name, pass_, num_batches, expected)
+        self._ended_passes.append((name, pass_))
         self._sync()
         self.schedule.end_pass(source, num_batches)
         self._follow_schedule()
@@ -277,6 +279,11 @@ class MultiLoader:
         kind = FetchTimeout if isinstance(error, FetchTimeout) else SourceError
         text = str(error) if isinstance(error, MtfError) else f"{type(error).__name__}: {error}"
         return kind(f"{self._location(source, pass_, batch)}: {text}")
+
+    def take_ended_passes(self) -> list[tuple[str, int]]:
+        """(name, pass) of passes whose end no length had told before, each once: found since the last call."""
+        found, self._ended_passes = self._ended_passes, []
+        return found
 
     # Position and state ----------------------------------------------------------------------------------------------
 
@@ -333,15 +340,15 @@ class MultiLoader:
         else:
             snapshots = self._committed_snapshots
             schedule = self._committed_schedule or self.schedule.state_dict(self._committed[1])
+        # Those in the mixture at that position: a batch handed out since may have been followed by an edit.
+        sources = schedule["setups"][schedule["tail"]["setup"]]["sources"]
+        names = [source["name"] for source in sources if source["present"]]
+        sizes = self._global_batch_sizes()
         return {
             "version": _STATE_VERSION,
             "schedule": schedule,
-            "global_batch_sizes": self._global_batch_sizes(),
-            "sources": {
-                name: to_dict(snapshots.get(name))
-                for name, present in zip(self._names, self.schedule.present, strict=True)
-                if present
-            },
+            "global_batch_sizes": {name: sizes[name] for name in names},
+            "sources": {name: to_dict(snapshots.get(name)) for name in names},
             "last_batches": {} if self._last_batches is None else self._last_batches.state_dict(),
         }
 
@@ -369,6 +376,7 @@ class MultiLoader:
                 reader.source.close()
                 reader.snapshot = snapshots.get(name)
         self._committed, self._committed_schedule = None, None
+        self._ended_passes.clear()
         if self._last_batches is not None:
             self._last_batches.load_state_dict(state["last_batches"])
         self._follow_schedule()

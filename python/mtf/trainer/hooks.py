@@ -98,7 +98,10 @@ class TrainerHooks:
         """The state from ``path`` is in place."""
 
     def on_source_pass_end(self, trainer: Trainer, name: str, pass_: int) -> None:
-        """The last batch of a loader's pass has become part of an update."""
+        """The last batch of a loader's pass has become part of an update.
+
+        Where no length tells it, a pass has ended when a further batch was asked for: after the update of that one.
+        """
 
     def on_exception(self, trainer: Trainer, error: BaseException) -> None:
         """``fit`` is about to raise ``error``."""

@@ -127,6 +127,6 @@ def _itself(loader: Any) -> Any:
 
 
 def ended_passes(multi: MultiLoader, window: Sequence[Batch]) -> list[tuple[str, int]]:
-    """Loaders and passes whose last batch is in ``window``."""
+    """Loaders and passes whose last batch is in ``window``, and those that turned out to have ended before it."""
     lengths = multi.schedule.lengths
-    return [(b.name, b.pass_) for b in window if b.batch + 1 == lengths[b.source]]
+    return multi.take_ended_passes() + [(b.name, b.pass_) for b in window if b.batch + 1 == lengths[b.source]]

@@ -482,8 +482,7 @@ class Trainer:
         ``is_final``: ``fit`` ends here."""
         validation = self.config.validation
         if self.hooks.on_source_pass_end:
-            for name, pass_ in loaders.ended_passes(self.multi_loader_manager, window):
-                self.hooks.call("on_source_pass_end", self, name, pass_)
+            self._tell_ended_passes(window)
         if self.reporter.is_due():
             self.nonfinite.window_is_finite()
             self.reporter.log()
@@ -494,6 +493,10 @@ class Trainer:
         if not is_last:
             self._saver.after_update(is_final=is_final)
 
+    def _tell_ended_passes(self, window: Sequence[Batch]) -> None:
+        for name, pass_ in loaders.ended_passes(self.multi_loader_manager, window):
+            self.hooks.call("on_source_pass_end", self, name, pass_)
+
     def _end_epoch(self) -> None:
         """Epoch schedulers, validation, ``on_epoch_end``, checkpoint: the checkpoint says the next epoch.
 
@@ -501,6 +504,8 @@ class Trainer:
         """
         # Edits made from here on are about the next epoch.
         self.multi_loader_manager.set_epoch(self.epoch + 1)
+        if self.hooks.on_source_pass_end:
+            self._tell_ended_passes(())  # of a pass whose end was the epoch's
         self.reporter.end_epoch()
         parts = (self._step_epoch_schedulers, self._validate_epoch, self._step_monitoring_schedulers)
         while self.epoch_end_parts < len(parts):
