@@ -534,3 +534,61 @@ def test_an_edit_behind_the_last_commit_is_no_state() -> None:
     loader.commit()
     assert list(loader.state_dict()["sources"]) == ["b", "c"]
     assert list(loader.state_dict()["global_batch_sizes"]) == ["b", "c"]
+
+
+def test_a_configuration_that_was_refused_does_not_come_back_with_the_next_edit() -> None:
+    loader = mtf.MultiLoader({"a": Numbers(5), "b": Numbers(5)})
+    loader.config.sampling_strategy = mtf.SamplingStrategy.ALTERNATING
+    loader.config.alternating_pattern = [0, 7]
+    with pytest.raises(mtf.ConfigError, match="alternating_pattern"):
+        loader.rebuild_schedule()
+    loader.config.burst_size = 2
+    loader.rebuild_schedule()
+    assert loader.config.sampling_strategy is mtf.SamplingStrategy.ROUND_ROBIN
+    assert [batch.name for batch in loader][:4] == ["a", "a", "b", "b"]
+
+
+class Continuing:
+    """A stateful loader whose next iterator goes on where the last one was left, also at its end."""
+
+    def __init__(self, num: int) -> None:
+        self.num, self.place, self.num_ended = num, 0, 0
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        while self.place < self.num:
+            self.place += 1
+            yield torch.tensor([self.num_ended, self.place])
+        self.place, self.num_ended = 0, self.num_ended + 1
+
+    def state_dict(self) -> dict[str, int]:
+        return {"place": self.place, "num_ended": self.num_ended}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.place, self.num_ended = state["place"], state["num_ended"]
+
+
+@pytest.mark.parametrize("steps_per_epoch", [3, 4, 6])
+@pytest.mark.parametrize("cut", range(1, 10))
+def test_a_pass_left_behind_by_the_epochs_end_is_left_as_after_a_resume(steps_per_epoch: int, cut: int) -> None:
+    def make() -> mtf.MultiLoader:
+        settings = mtf.MultiDataLoaderConfig(
+            epoch_length_policy=mtf.EpochLengthPolicy.FIXED_NUM_STEPS,
+            steps_per_epoch=steps_per_epoch,
+            continue_across_epochs=False,
+        )
+        return mtf.MultiLoader({"a": Continuing(3)}, settings)
+
+    def take(loader: mtf.MultiLoader, num: int) -> list[list[int]]:
+        found: list[list[int]] = []
+        while len(found) < num:
+            for batch in loader:
+                found.append(batch.data.tolist())
+                if len(found) == num:
+                    break
+        return found
+
+    whole = take(make(), 12)
+    first, second = make(), make()
+    begun = take(first, cut)
+    second.load_state_dict(first.state_dict())
+    assert begun + take(second, 12 - cut) == whole

@@ -442,8 +442,16 @@ class MultiLoader:
         self._edit(lambda: self.schedule.set_strategy(strategy, **options))
 
     def rebuild_schedule(self) -> None:
-        """Reads ``config`` again, which the user has changed; takes effect from the next step on."""
-        self._edit(lambda: self.schedule.set_config(self.config))
+        """Reads ``config`` again, which the user has changed; takes effect from the next step on.
+
+        Raises:
+            ConfigError: It can't be; ``config`` shows what is in force again, or a later edit would bring it back.
+        """
+        try:
+            self._edit(lambda: self.schedule.set_config(self.config))
+        except ConfigError:
+            self._show_config()
+            raise
 
     def add_source(self, name: str, loader: Any, weight: float | None = None) -> None:
         """Adds a loader from the next step on. A resume needs it again: by ``loaders`` or ``loader_factories``."""

@@ -119,7 +119,9 @@ class StatefulSource(Source):
             self._used = True
             return batch, False
         self._used = True
-        loaded = (snapshot.pass_, snapshot.batch) != self._position
+        is_left = snapshot.pass_ < pass_ and not snapshot.ended
+        # A pass that is left before its end was seen is left the same way as after a resume.
+        loaded = is_left or (snapshot.pass_, snapshot.batch) != self._position
         if loaded:
             self._restored = True
             self.initial_state()
