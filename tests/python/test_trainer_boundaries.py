@@ -168,6 +168,18 @@ def test_an_error_at_an_epochs_end_repeats_only_what_was_left(event: str, is_fre
     assert run.get_state().diff(whole) == []
 
 
+def test_an_error_after_the_last_update_of_an_epoch_leaves_its_end_to_the_next_fit() -> None:
+    def fail(trainer: mtf.Trainer) -> None:
+        raise KeyError("once")
+
+    run = make(at("on_validation_end", 4, fail), frequency="EVERY_N_STEPS")
+    with pytest.raises(KeyError, match="once"):
+        run.fit(loaders(), validation(), max_steps=15)
+    assert (run.global_step, run.epoch, run.epoch_is_open) == (15, 2, True)
+    run.fit(loaders(), validation(), max_steps=15)
+    assert (run.global_step, run.epoch, run.epoch_is_open) == (15, 3, False)
+
+
 @pytest.mark.parametrize("window", [1, 3])
 @pytest.mark.parametrize("num_errors", [1, 3])
 def test_errors_in_a_row_lose_no_batch(window: int, num_errors: int) -> None:

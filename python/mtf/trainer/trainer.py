@@ -338,7 +338,8 @@ class Trainer:
 
     def _is_done(self, limits: _Limits) -> bool:
         """Whether nothing is left to do; the end of an epoch that has begun is."""
-        return limits.reached(self) and self.epoch_end_parts == 0
+        is_ending = self.epoch_is_open and self.multi_loader_manager.epoch != self.epoch
+        return limits.reached(self) and not is_ending
 
     def _begin_epoch(self) -> None:
         self.hooks.call("on_epoch_start", self, self.epoch)
