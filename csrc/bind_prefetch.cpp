@@ -208,6 +208,7 @@ void close_all() {
   for (PyPrefetcher* engine : engines) {
     if (PyPrefetcher::live().contains(engine)) engine->close(std::chrono::duration<double>(Prefetcher::kGrace).count());
   }
+  ExitGate::close();  // a thread that was left behind may end its fetch at any moment from here on
 }
 
 }  // namespace

@@ -3,6 +3,10 @@
 
 #include <pybind11/pybind11.h>
 
+#include <atomic>
+#include <chrono>
+#include <thread>
+
 namespace mtf::python {
 
 /// False while or after the interpreter ends, when no thread may ask for the GIL any more.
@@ -13,6 +17,35 @@ namespace mtf::python {
   return Py_IsInitialized() != 0 && _Py_IsFinalizing() == 0;
 #endif
 }
+
+/// Where destructors ask for the GIL. Python ends a thread that asks while the interpreter ends by unwinding it, and an
+/// unwound destructor terminates the process; so from the interpreter's exit on nobody enters.
+class ExitGate {
+ public:
+  ExitGate() noexcept {
+    ++inside;
+    is_open_ = !closed && interpreter_is_alive();
+  }
+  ExitGate(const ExitGate&) = delete;
+  ExitGate& operator=(const ExitGate&) = delete;
+  ~ExitGate() { --inside; }
+
+  /// Whether the GIL may be asked for while this lives.
+  [[nodiscard]] bool is_open() const noexcept { return is_open_; }
+
+  /// Lets nobody in any more and waits for those inside. Requires the GIL, which is released meanwhile.
+  static void close() {
+    closed = true;
+    const pybind11::gil_scoped_release released;
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(1);
+    while (inside != 0 && std::chrono::steady_clock::now() < deadline) std::this_thread::yield();
+  }
+
+ private:
+  inline static std::atomic<int> inside{0};
+  inline static std::atomic<bool> closed{false};
+  bool is_open_ = false;
+};
 
 /// Holds the GIL while it lives, on any thread. Hold no native lock when making one.
 class WithGil {
@@ -36,7 +69,8 @@ class WithGil {
       Kept(const Kept&) = delete;
       Kept& operator=(const Kept&) = delete;
       ~Kept() {
-        if (!interpreter_is_alive()) return;
+        const ExitGate gate;
+        if (!gate.is_open()) return;
         PyEval_RestoreThread(thread);
         PyGILState_Release(state);
       }
@@ -58,7 +92,8 @@ class OwnedObject {
   OwnedObject& operator=(OwnedObject&&) = delete;
   ~OwnedObject() {
     if (!object_) return;
-    if (!interpreter_is_alive()) {
+    const ExitGate gate;
+    if (!gate.is_open()) {
       object_.release();  // the process is ending: nobody may touch it
       return;
     }
