@@ -186,7 +186,7 @@ def _compare(claim: str, expected: list[tuple[int, int, list[str]]], read: Calla
     for pass_, batch, hashes in expected:
         try:
             found = read(pass_, batch)
-        except Exception as error:
+        except Exception as error:  # whatever a loader raises is what the report is about
             return Finding(claim, False, f"pass {pass_} from batch {batch}: {type(error).__name__}: {error}")
         if found != hashes:
             pairs = enumerate(zip(hashes, found, strict=False), batch)

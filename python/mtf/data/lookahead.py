@@ -45,8 +45,8 @@ class Lookahead:
         share = num_native / (num_native + num_worker_sources) if num_native and num_worker_sources else 1.0
         self._native_batches = max(1, round(batches * share))
         if config.prefetch_bytes is None:
-            worth = [source.ahead_bytes for source in natives]
-            self._native_bytes = max((n for n in worth if n is not None), default=None) if None not in worth else None
+            worth = [source.ahead_bytes for source in natives if source.ahead_bytes is not None]
+            self._native_bytes = max(worth) if worth and len(worth) == num_native else None
         else:
             self._native_bytes = max(1, int(config.prefetch_bytes * share))
         self._max_batches = batches if share == 1.0 else max(1, batches - self._native_batches)

@@ -180,7 +180,7 @@ class MultiLoader:
             except PassEnded as ended:
                 self._on_pass_end(source, pass_, ended.num_batches)
                 continue
-            except Exception as error:
+            except Exception as error:  # a loader may raise anything; it is named and chained
                 raise self._located(error, source, pass_, batch) from error
             if data is None:
                 reader.discard()

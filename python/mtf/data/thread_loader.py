@@ -181,7 +181,7 @@ class _Fetches:
             return next(self._indices), None
         except StopIteration:
             return None, PassEnded(batch)
-        except Exception as error:
+        except Exception as error:  # a sampler may raise anything; it is raised at its step
             self._next = None
             return None, error
 
