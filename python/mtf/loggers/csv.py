@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mtf.loggers.base import Logger, RunInfo
-from mtf.loggers.files import drop_rows, replace
+from mtf.loggers.files import replace, start
 
 
 class CsvLogger(Logger):
@@ -19,10 +19,7 @@ class CsvLogger(Logger):
 
     def __init__(self, path: str | Path, info: RunInfo) -> None:
         self._path = Path(path)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        if info.step == 0:
-            self._path.unlink(missing_ok=True)
-        drop_rows(self._path, lambda line: int(line.split(",", 1)[0]) <= info.step, header=True)
+        start(self._path, info.step, lambda line: int(line.split(",", 1)[0]), header=True)
         self._columns = ["step"]
         if self._path.exists():
             with self._path.open(newline="", encoding="utf-8") as file:

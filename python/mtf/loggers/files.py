@@ -7,16 +7,25 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def drop_rows(path: Path, keep: Callable[[str], bool], *, header: bool = False) -> None:
-    """Rewrites ``path`` without the rows that ``keep`` refuses, and without a half-written last line.
+def start(path: Path, step: int, step_of: Callable[[str], int], *, header: bool = False) -> None:
+    """Prepares the file of a run that begins or goes on after update ``step``.
 
-    A run that goes on from update k writes the rows after k again; those of the interrupted run must not stay beside
-    them. The file is replaced atomically.
+    A new run starts the file afresh. A run that goes on writes the rows after ``step`` again, so those of the
+    interrupted run are dropped, and a half-written last line with them. The file is replaced atomically.
+
+    Args:
+        step_of: the update that a line is about.
+        header: whether the first line is none of the rows.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if step == 0:
+        path.unlink(missing_ok=True)
     if not path.exists():
         return
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for i, line in enumerate(lines) if line.endswith("\n") and ((header and i == 0) or keep(line))]
+    kept = [
+        line for i, line in enumerate(lines) if line.endswith("\n") and ((header and i == 0) or step_of(line) <= step)
+    ]
     if len(kept) < len(lines):
         replace(path, "".join(kept))
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mtf.loggers.base import Logger, RunInfo
-from mtf.loggers.files import drop_rows
+from mtf.loggers.files import start
 
 
 class JsonlLogger(Logger):
@@ -19,10 +19,7 @@ class JsonlLogger(Logger):
 
     def __init__(self, path: str | Path, info: RunInfo) -> None:
         self._path = Path(path)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        if info.step == 0:
-            self._path.unlink(missing_ok=True)
-        drop_rows(self._path, lambda line: int(json.loads(line)["step"]) <= info.step)
+        start(self._path, info.step, lambda line: int(json.loads(line)["step"]))
 
     def log_metrics(self, row: Mapping[str, float], step: int) -> None:
         """Appends one line; the file is opened for it, so a reader sees whole lines at any time."""
