@@ -7,6 +7,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -290,6 +291,35 @@ def test_process_wide_generators_stay_where_they_are() -> None:
     after = torch.random.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
     assert torch.equal(before[0], after[0])
     assert before[1:] == after[1:]
+
+
+class Sums(Dataset[torch.Tensor]):
+    """Row i holds statistics whose last bits depend on the number of threads that torch computes them with."""
+
+    def __init__(self) -> None:
+        self.rows = torch.rand(4, 200_001, generator=torch.Generator().manual_seed(0))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        row = self.rows[index]
+        return torch.stack([row.sum(), row.var(), row.log().mean(), torch.fft.rfft(row).abs().sum()])
+
+
+def test_torch_computes_on_one_thread_inside_a_fetch() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        expected = [content_hash(batch) for batch in mtf.ThreadLoader(Sums(), 2, num_threads=0)]
+        torch.set_num_threads(3)
+        for num_threads in (0, 1, 3):
+            assert [content_hash(batch) for batch in mtf.ThreadLoader(Sums(), 2, num_threads=num_threads)] == expected
+            assert torch.get_num_threads() == 3
+            with ThreadPoolExecutor() as pool:  # a thread that starts later has the caller's number as well
+                assert pool.submit(torch.get_num_threads).result() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_ranks_share_global_batches() -> None:

@@ -16,6 +16,7 @@ from mtf.data.batch_bytes import num_bytes
 from mtf.data.batch_rng import begin_batch, end_batch
 from mtf.data.engine import NativeStream, PreparedSource
 from mtf.data.index_order import IndexOrder
+from mtf.data.intra_op import OneThread
 from mtf.data.reader import PassEnded
 from mtf.data.source import Addressing, Snapshot, Stream
 from mtf.data.stateful import has_state_methods
@@ -36,7 +37,9 @@ class ThreadLoader(IteratedAlone, TorchSource):
     Samplers run on the thread that iterates. Batches come in the sampler's order, whichever thread is done first, and
     the order of a pass is the one that a ``DataLoader`` has in a ``MultiLoader``. Random augmentation draws from
     ``mtf.batch_rng()``, which belongs to the batch; process-wide generators aren't seeded here, since all threads share
-    them. An exception is raised, with its own traceback, where its batch is due.
+    them. torch's own operations run on one thread inside a fetch, as in a DataLoader's workers: sums over several
+    threads would differ in their last bits from machine to machine. An exception is raised, with its own traceback,
+    where its batch is due.
 
     Iterated alone it gives one pass per ``iter``, each in an order of its own; in a ``MultiLoader`` or ``Trainer`` the
     schedule decides, and ``prefetch_workers``, ``prefetch_batches`` and ``prefetch_bytes`` of the configuration hold
@@ -162,8 +165,10 @@ class _Fetches:
         self._tickets = itertools.count()
         self._indices: Iterator[Any] = iter(())
         self._next: tuple[int, int] | None = None  # what `_indices` gives next
+        self._one_thread = OneThread()
 
     def prepare(self, passes: list[int], batches: list[int]) -> list[int]:
+        self._one_thread.called_by_consumer()
         tickets = []
         for pass_, batch in zip(passes, batches, strict=True):
             indices, error = self._draw(pass_, batch)
@@ -191,6 +196,7 @@ class _Fetches:
         if error is not None:
             raise error
         begin_batch(_core.fold_in(_core.fold_in(self._key, pass_), batch))
+        self._one_thread.enter()
         try:
             if not self._has_batches:
                 samples = self._dataset[indices]
@@ -202,4 +208,5 @@ class _Fetches:
         except StopIteration as stop:
             raise RuntimeError(f"the dataset or collate function raised StopIteration for {indices!r}") from stop
         finally:
+            self._one_thread.exit()
             end_batch()
