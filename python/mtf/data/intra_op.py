@@ -1,4 +1,4 @@
-"""Keeps torch on one thread while samples are fetched, as worker processes do: on several, sums differ in their bits."""
+"""Keeps torch on one thread inside a fetch, as worker processes do: sums on several threads differ in their bits."""
 
 from __future__ import annotations
 
