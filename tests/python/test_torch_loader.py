@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,12 @@ from torch.utils.data import (
 )
 
 from mtf.config.multi import MultiDataLoaderConfig
+from mtf.data.array_loader import ArrayLoader
+from mtf.data.batch_rng import batch_rng
 from mtf.data.content_hash import content_hash
 from mtf.data.multi_loader import MultiLoader
 from mtf.data.source import as_source
+from mtf.data.thread_loader import ThreadLoader
 from mtf.data.torch_loader import TorchSource
 from mtf.enums import EpochLengthPolicy
 from mtf.errors import ConfigError, FetchTimeout, SourceError
@@ -136,6 +139,50 @@ def test_the_global_order_does_not_depend_on_the_ranks(world_size: int) -> None:
                 if batch.weight:
                     merged[batch.step] += batch.data[:, 0].long().tolist()
     assert merged == rows_of(shuffled(26, 12), 6)
+
+
+class Drawn(Rows):
+    """Draws from the batch's own generator, as datasets read by several threads do."""
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.tensor([float(index), *batch_rng().random(2)], dtype=torch.float64)
+
+
+class MadeBatches(Sequence[torch.Tensor]):
+    """Batches by index, each made when it is asked for."""
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: Any) -> Any:
+        if index >= 12:
+            raise IndexError(index)
+        return torch.stack([Rows(36)[3 * index + row] for row in range(3)])
+
+
+def with_noise(rows: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    return rows + torch.from_numpy(rng.random(rows.shape))
+
+
+DIVIDED: dict[str, Callable[[], Any]] = {
+    "shuffled": lambda: shuffled(36, 3),
+    "shuffled_in_workers": lambda: shuffled(36, 3, num_workers=2),
+    "batch_sampler": lambda: DataLoader(Rows(36), batch_sampler=BatchSampler(RandomSampler(range(36)), 3, False)),
+    "sequence": MadeBatches,
+    "threads": lambda: ThreadLoader(Drawn(36), 3, shuffle=True, num_threads=2),
+    "array": lambda: ArrayLoader(torch.arange(36, dtype=torch.float64)[:, None], 3, shuffle=True, transform=with_noise),
+}
+
+
+@pytest.mark.parametrize("name", DIVIDED)
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_each_rank_draws_the_numbers_of_its_place_among_all(name: str, world_size: int) -> None:
+    with MultiLoader({"a": DIVIDED[name]()}, fixed(12)) as alone:
+        expected = [content_hash(batch.data) for batch in alone]
+    assert len(set(expected)) == 12
+    for rank in range(world_size):
+        with MultiLoader({"a": DIVIDED[name]()}, fixed(4), rank=rank, world_size=world_size) as mixture:
+            assert [content_hash(batch.data) for batch in mixture] == expected[rank : 4 * world_size : world_size]
 
 
 def test_a_rank_without_a_sample_repeats_one_with_weight_zero() -> None:

@@ -164,12 +164,13 @@ class ArrayLoader(IteratedAlone):
 
     def native(self, key: int) -> _core.NativeSource:
         transform, build = self._transform, self._build
+        rank, world_size = self._rank, self._world_size
 
         def finish(tensors: list[torch.Tensor], pass_: int, batch: int) -> Any:
             data = build(tensors)
             if transform is None:
                 return data
-            batch_key = _core.fold_in(_core.fold_in(key, pass_), batch)
+            batch_key = _core.fold_in(_core.fold_in(key, pass_), batch * world_size + rank)
             return transform(data, np.random.Generator(np.random.Philox(key=batch_key)))
 
         is_plain = transform is None and self._columns[0].path == ""
@@ -182,8 +183,8 @@ class ArrayLoader(IteratedAlone):
             key=key,
             shuffle=self._shuffle,
             drop_last=self._drop_last,
-            rank=self._rank,
-            world_size=self._world_size,
+            rank=rank,
+            world_size=world_size,
             windows=self._window,
         )
 

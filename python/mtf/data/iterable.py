@@ -57,7 +57,7 @@ class SequenceSource(Source):
         size = self._world_size
         places = range(batch * size + self._rank, self.num_batches() * size + self._rank, size)
         elements = (self._batches[place] for place in places)
-        return IteratorStream(elements, batch, fold_in(key, pass_), self._seed_each_batch)
+        return IteratorStream(elements, batch, fold_in(key, pass_), self._seed_each_batch, self._rank, size)
 
     def shard(self, rank: int, world_size: int) -> Source:
         return SequenceSource(
@@ -180,9 +180,18 @@ class IterableSource(Source):
 class IteratorStream(Stream):
     """Batches of an iterator, each produced under generators seeded from its position."""
 
-    def __init__(self, iterator: Iterator[Any], batch: int, pass_key: int, seed_each_batch: bool) -> None:
+    def __init__(
+        self,
+        iterator: Iterator[Any],
+        batch: int,
+        pass_key: int,
+        seed_each_batch: bool,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
         self._iterator: Iterator[Any] | None = iterator
-        self._batch = batch
+        # Of the next batch, among those of all ranks.
+        self._number, self._stride = batch * world_size + rank, world_size
         self._pass_key = pass_key
         self._seed = BatchSeed() if seed_each_batch else None
 
@@ -193,12 +202,12 @@ class IteratorStream(Stream):
         if seed is None:
             data = next(self._iterator)
         else:
-            seed.enter(fold_in(self._pass_key, self._batch))
+            seed.enter(fold_in(self._pass_key, self._number))
             try:
                 data = next(self._iterator)
             finally:
                 seed.exit()
-        self._batch += 1
+        self._number += self._stride
         return data
 
     def close(self) -> None:

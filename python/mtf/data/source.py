@@ -99,7 +99,7 @@ class Source(ABC):
             pass_: The pass, counted from 0 over the whole training; each shuffles differently.
             batch: The first batch to give. With ``Addressing.POSITION`` no earlier batch is produced.
             key: Key of the source's random numbers. That of a pass is ``fold_in(key, pass_)``, that of a batch
-                ``fold_in(fold_in(key, pass_), batch)``.
+                ``fold_in(fold_in(key, pass_), batch * world_size + rank)``: ranks draw different numbers.
             snapshot: The last known state, at or before the position. Only for ``Addressing.STATE``.
         """
 

@@ -116,7 +116,7 @@ class ThreadLoader(IteratedAlone, TorchSource):
         return num
 
     def native(self, key: int) -> _core.NativeSource:
-        return _ThreadSource(_Fetches(self.loader, self._order, key))
+        return _ThreadSource(_Fetches(self, key))
 
     def open(self, pass_: int, batch: int, key: int, snapshot: Snapshot | None = None) -> Stream:
         return NativeStream(self.native(key), pass_, batch, self.num_batches(), self.num_threads)
@@ -153,12 +153,14 @@ class _ThreadSource(PreparedSource):
 class _Fetches:
     """Indices drawn on the consumer's thread, and what other threads do with them."""
 
-    def __init__(self, loader: DataLoader[Any], order: IndexOrder, key: int) -> None:
+    def __init__(self, source: ThreadLoader, key: int) -> None:
+        loader = source.loader
         self._dataset = loader.dataset
         self._getitems = getattr(loader.dataset, "__getitems__", None)
         self._has_batches = loader.batch_sampler is not None
         self._collate = loader.collate_fn
-        self._order = order
+        self._order = source._order
+        self._batch_key = source.batch_key
         self._key = key
         # Ticket -> (pass, batch, its indices, what was raised instead). Each is taken out by the one fetch of it.
         self.requested: dict[int, tuple[int, int, Any, BaseException | None]] = {}
@@ -195,7 +197,7 @@ class _Fetches:
         pass_, batch, indices, error = self.requested.pop(ticket)
         if error is not None:
             raise error
-        begin_batch(_core.fold_in(_core.fold_in(self._key, pass_), batch))
+        begin_batch(self._batch_key(_core.fold_in(self._key, pass_), batch))
         self._one_thread.enter()
         try:
             if not self._has_batches:

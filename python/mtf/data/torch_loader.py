@@ -45,6 +45,9 @@ class TorchSource(Source):
         order: The order of indices; that of the loader's sampler if None.
     """
 
+    _rank = 0
+    _world_size = 1
+
     def __init__(
         self, loader: DataLoader[Any], name: str, *, seed_each_batch: bool = True, order: IndexOrder | None = None
     ) -> None:
@@ -90,12 +93,16 @@ class TorchSource(Source):
         return self._with_order(self._order.drop_last())
 
     def shard(self, rank: int, world_size: int) -> Source:
-        return self._with_order(self._order.shard(rank, world_size))
+        return self._part(self._order.shard(rank, world_size), rank, world_size)
 
     def spread(self, rank: int, world_size: int) -> Source:
         if self._order.shard(rank, world_size) is self._order:
             raise ConfigError(f"source {self.name!r} is already the part of rank {rank}")
-        return self._with_order(EveryNth(self._order, rank, world_size))
+        return self._part(EveryNth(self._order, rank, world_size), rank, world_size)
+
+    def batch_key(self, pass_key: int, batch: int) -> int:
+        """Key of a batch's random numbers: of its number among the batches of all ranks."""
+        return fold_in(pass_key, batch * self._world_size + self._rank)
 
     def weight(self, pass_: int, batch: int) -> float:
         return self._order.weight(batch)
@@ -121,12 +128,15 @@ class TorchSource(Source):
             self._pool.close()
             self._pool = None
 
+    def _part(self, order: IndexOrder, rank: int, world_size: int) -> TorchSource:
+        part = self._with_order(order)
+        part._rank, part._world_size = rank, world_size
+        return part
+
     def _with_order(self, order: IndexOrder) -> TorchSource:
-        return (
-            self
-            if order is self._order
-            else TorchSource(self.loader, self.name, seed_each_batch=self.seed_each_batch, order=order)
-        )
+        other = TorchSource(self.loader, self.name, seed_each_batch=self.seed_each_batch, order=order)
+        other._rank, other._world_size = self._rank, self._world_size
+        return other
 
 
 class _InlineStream(Stream):
@@ -137,6 +147,7 @@ class _InlineStream(Stream):
         self._indices = indices
         self._batch = batch
         self._pass_key = pass_key
+        self._batch_key = source.batch_key
         self._seed = BatchSeed() if source.seed_each_batch else None
         self._dataset = source._dataset
         self._fetch = self._dataset.__getitems__ if loader.batch_sampler is not None else self._dataset.__getitem__
@@ -151,7 +162,7 @@ class _InlineStream(Stream):
             if seed is None:
                 data = self._collate(self._fetch((None, index)))
             else:
-                key = fold_in(self._pass_key, self._batch)
+                key = self._batch_key(self._pass_key, self._batch)
                 seed.enter(None)  # the dataset seeds
                 try:
                     data = self._collate(self._fetch((key, index)))
@@ -180,14 +191,14 @@ class _WorkerStream(Stream):
         self._batch = batch  # the next to be sent
         self._in_flight = 0
         self._pass_key = pass_key
-        self._seeded = source.seed_each_batch
+        self._batch_key = source.batch_key if source.seed_each_batch else None
 
     def request(self, num_batches: int) -> None:
         for _ in range(num_batches):
             index = next(self._indices, None)
             if index is None:
                 return
-            key = fold_in(self._pass_key, self._batch) if self._seeded else None
+            key = self._batch_key(self._pass_key, self._batch) if self._batch_key else None
             self._pool.send(self._tag, (key, index))
             self._batch += 1
             self._in_flight += 1
