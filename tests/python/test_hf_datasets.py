@@ -10,7 +10,8 @@ import torch
 from torch.utils.data import DataLoader
 
 import mtf
-from mtf.data.source import Addressing, as_source
+from mtf.data.adapters import as_source
+from mtf.data.source import Addressing
 from mtf.testing import assert_resumes_exactly
 
 try:

@@ -14,10 +14,11 @@ from loaders import Rows, Sized, StatefulStream, Streamed
 from torch.utils.data import DataLoader
 
 from mtf.config.multi import MultiDataLoaderConfig
+from mtf.data.adapters import as_source
 from mtf.data.content_hash import content_hash
 from mtf.data.iterable import IterableSource, SequenceSource
 from mtf.data.multi_loader import MultiLoader
-from mtf.data.source import Addressing, as_source
+from mtf.data.source import Addressing
 from mtf.data.stateful import StatefulSource
 from mtf.enums import EpochLengthPolicy
 from mtf.errors import ConfigError, SourceError

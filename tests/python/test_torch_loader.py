@@ -30,11 +30,11 @@ from torch.utils.data import (
 )
 
 from mtf.config.multi import MultiDataLoaderConfig
+from mtf.data.adapters import as_source
 from mtf.data.array_loader import ArrayLoader
 from mtf.data.batch_rng import batch_rng
 from mtf.data.content_hash import content_hash
 from mtf.data.multi_loader import MultiLoader
-from mtf.data.source import as_source
 from mtf.data.thread_loader import ThreadLoader
 from mtf.data.torch_loader import TorchSource
 from mtf.enums import EpochLengthPolicy

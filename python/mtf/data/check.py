@@ -14,9 +14,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from mtf._core import fold_in
+from mtf.data.adapters import as_source
 from mtf.data.content_hash import content_hash
 from mtf.data.iterable import IterableSource
-from mtf.data.source import Addressing, Snapshot, Source, as_source
+from mtf.data.source import Addressing, Snapshot, Source
 from mtf.data.thread_loader import ThreadLoader
 from mtf.data.torch_loader import TorchSource
 

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from mtf._core import fold_in
 from mtf.config.multi import MultiDataLoaderConfig
+from mtf.data.adapters import as_source
 from mtf.data.fetch_guard import FetchGuard
 from mtf.data.last_batches import LastBatches, from_dict, to_dict
 from mtf.data.lookahead import Lookahead
 from mtf.data.native_reader import NativeReader
 from mtf.data.ranks import agree_on_lengths, check_same_schedule
 from mtf.data.reader import PassEnded, Reader
-from mtf.data.source import Addressing, Snapshot, Source, as_source
+from mtf.data.source import Addressing, Snapshot, Source
 from mtf.errors import Closed, ConfigError, FetchTimeout, MtfError, SourceError, StateMismatch
 from mtf.schedule import Schedule
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from mtf.data.source import Source, as_source
+from mtf.data.adapters import as_source
+from mtf.data.source import Source
 from mtf.errors import ConfigError
 from mtf.trainer.batch import one_pass
 from mtf.trainer.distributed import SingleProcess

@@ -1,0 +1,50 @@
+"""Which adapter reads a user's loader."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mtf.data import iterable, stateful, torch_loader
+from mtf.data.source import Source
+from mtf.errors import ConfigError
+
+
+def as_source(loader: Any, name: str, *, seed_each_batch: bool = True) -> Source:
+    """The adapter for ``loader``.
+
+    Args:
+        loader: A Source, a torch DataLoader, a torchdata StatefulDataLoader, or anything that can be iterated.
+        name: The source's name in the mixture.
+        seed_each_batch: Produce each batch under generators seeded from its position.
+
+    Raises:
+        ConfigError: Nothing here can read ``loader``; the message says what to pass instead.
+    """
+    if isinstance(loader, Source):
+        loader.name = name
+        return loader
+    _refuse_wrapped(loader, name)
+    if torch_loader.can_rebuild(loader):
+        return torch_loader.TorchSource(loader, name, seed_each_batch=seed_each_batch)
+    if iterable.is_sequence(loader):
+        return iterable.SequenceSource(loader, name, seed_each_batch=seed_each_batch)
+    if stateful.has_state(loader):
+        return stateful.StatefulSource(loader, name, seed_each_batch=seed_each_batch)
+    return iterable.IterableSource(loader, name, seed_each_batch=seed_each_batch)
+
+
+def _refuse_wrapped(loader: Any, name: str) -> None:
+    """Raises when another framework's wrapper would decide order, ranks and devices next to mtf."""
+    cls = type(loader)
+    wrapped = {
+        "_FabricDataLoader": "Fabric.setup_dataloaders",
+        "DataLoaderShard": "Accelerator.prepare",
+        "DataLoaderDispatcher": "Accelerator.prepare",
+        "SkipDataLoader": "accelerate.skip_first_batches",
+    }
+    if cls.__name__ in wrapped and cls.__module__.split(".")[0] in ("lightning", "lightning_fabric", "accelerate"):
+        raise ConfigError(
+            f"loader {name!r} is a {cls.__module__}.{cls.__name__}: pass the DataLoader itself, as it was before "
+            f"{wrapped[cls.__name__]}; mtf divides it among ranks and moves batches "
+            "to the device (rank, world_size and device of MultiLoader)"
+        )
