@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,22 @@ def test_domain_adaptation_gives_the_gradients_of_a_loop_by_hand(tmp_path: Path)
         for strategy in ("ddp", "fsdp"):
             assert result[strategy]["updates"] == 18
             assert result[strategy]["difference"] < 1e-6
+
+
+def test_several_ranks_goes_on_with_other_ranks(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    script = str(launch.ROOT / "examples" / "several_ranks.py")
+    found = {}
+    for name, parts in (("whole", [(1, 40)]), ("parts", [(2, 20), (3, 40)])):
+        for world_size, steps in parts:
+            arguments = ("--steps", str(steps), "--folder", str(tmp_path / name))
+            run = launch.run(world_size, tmp_path / f"{name}-{world_size}", script, *arguments)
+            assert run.codes == [0] * world_size, run.output
+        said = re.search(r"(\d) rank\(s\), update 40: accuracy ([\d.]+), norm of the weights ([\d.]+)", run.output[0])
+        assert said, run.output
+        assert int(said[1]) == world_size
+        found[name] = (float(said[2]), float(said[3]))
+    assert found["parts"] == pytest.approx(found["whole"], abs=1e-4)
 
 
 def test_the_demonstration_ends_with_the_same_weights_on_1_2_and_4_ranks(tmp_path: Path) -> None:

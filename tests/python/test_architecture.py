@@ -37,6 +37,7 @@ NATIVE_LAYERS = {
 MAY_IMPORT_CORE = {
     "mtf.schedule",
     "mtf.plan",
+    "mtf.random",
     "mtf.environment",
     "mtf.data.alone",
     "mtf.data.array_loader",
@@ -61,6 +62,7 @@ TORCH_FREE = [
     "mtf.config",
     "mtf.schedule",
     "mtf.plan",
+    "mtf.random",
     "mtf.cli",
     "mtf.speed",
     "mtf.environment",
