@@ -39,6 +39,12 @@ def test_every_example_is_short_and_tested() -> None:
         assert path.stem in elsewhere or re.search(rf"\b{path.stem}\b", tested), f"{path.name} has no test"
 
 
+def test_the_index_names_every_example() -> None:
+    index = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    for path in EXAMPLES.glob("*.py"):
+        assert f"[{path.stem}]({path.name})" in index
+
+
 def test_language_mixture(tmp_path: Path) -> None:
     example = importlib.import_module("language_mixture")
     short = example.train(6, tmp_path, batch_size=4, max_bytes=60_000)
