@@ -107,3 +107,11 @@ def test_yaml(tmp_path: Path) -> None:
 def test_curve_points() -> None:
     with pytest.raises(ConfigError, match=r"weight_curve.points\[1\] must be \(step, weights\), got 3"):
         WeightCurve([(0, [1.0]), 3])  # type: ignore[list-item]
+
+
+def test_a_class_that_is_no_dataclass_is_refused() -> None:
+    class Forgotten(Config):
+        rate: float = 1.0
+
+    with pytest.raises(ConfigError, match="Forgotten must be a dataclass: put @dataclass above it"):
+        Forgotten.from_dict({"rate": 2.0})

@@ -19,7 +19,10 @@ E = TypeVar("E", bound=Enum)
 
 
 class Config:
-    """Base of mtf's configuration dataclasses."""
+    """Base of mtf's configuration dataclasses, and of your own: subclass it with ``@dataclass`` and type annotations.
+
+    Fields may be numbers, strings, enums, ``Literal``, lists, tuples, mappings and further ``Config`` classes.
+    """
 
     @classmethod
     def from_dict(cls: type[C], data: Mapping[str, Any]) -> C:
@@ -94,6 +97,8 @@ def _build(cls: type, data: object, where: str) -> object:
         return data
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where} must be a mapping of field names to values, got {data!r}")
+    if not dataclasses.is_dataclass(cls):
+        raise ConfigError(f"{cls.__qualname__} must be a dataclass: put @dataclass above it")
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     hints = _hints(cls)
     arguments = {}
