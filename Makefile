@@ -8,6 +8,7 @@ PYTHON ?= python3
 PRESET ?= dev
 PYTEST_ARGS ?= -n 2 --dist loadfile
 FUZZ_SECONDS ?= 30
+FUZZ_SEED ?= 0
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install -q -c requirements/constraints.txt
@@ -89,7 +90,7 @@ guards: $(VENV)/.built  ## Take the guards of the promises out, one by one, and 
 	$(PY) scripts/check_guards.py
 
 fuzz: $(VENV)/.tools  ## libFuzzer on the native core for FUZZ_SECONDS per target (needs clang)
-	scripts/fuzz $(FUZZ_SECONDS)
+	scripts/fuzz $(FUZZ_SECONDS) $(FUZZ_SEED)
 
 clean:  ## Remove everything that was built (the environment stays; rm -r .venv for that)
 	rm -rf build dist wheelhouse demo-report docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
