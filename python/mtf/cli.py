@@ -1,8 +1,7 @@
 """The `mtf` command: look at a schedule before training, at a checkpoint after it, and at the machine.
 
 Every command prints a result on standard output (`--json`: for programs) and, when something is wrong, one line on
-standard error. Exit codes: 0 done (`diff`: equal; `check-source`: exact), 1 a difference or a failed check,
-2 a mistake in the command or the configuration, 3 a checkpoint or state that can't be used.
+standard error. Exit codes are in `EXIT_CODES`.
 """
 
 from __future__ import annotations
@@ -11,16 +10,27 @@ import argparse
 import importlib
 import inspect
 import json
+import os
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import mtf
+from mtf.config.fields import nearest
 from mtf.errors import CheckpointError, ConfigError, MtfError, StateMismatch
 
-OK, DIFFERENT, USAGE, DAMAGED = 0, 1, 2, 3
+OK, DIFFERENT, USAGE, DAMAGED, INTERRUPTED = 0, 1, 2, 3, 130
+
+EXIT_CODES = {
+    OK: "done; diff: equal; check-source: exact",
+    DIFFERENT: "diff: different; check-source: something doesn't hold",
+    USAGE: "a mistake in the command, the configuration or the loader",
+    DAMAGED: "a checkpoint or state that can't be used",
+    INTERRUPTED: "interrupted by Ctrl-C",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,27 +42,64 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    arguments = _parser().parse_args(argv)
-    try:
-        return int(arguments.run(arguments))
-    except (CheckpointError, StateMismatch) as error:
-        return _fail(error, DAMAGED)
-    except (MtfError, OSError) as error:
-        return _fail(error, USAGE)
-    except ImportError as error:
-        return _fail(f"{error} (pip install 'mtf[all]' brings every optional package)", USAGE)
-
-
-def _fail(error: object, code: int) -> int:
-    line = " ".join(str(error).split())
-    print(f"mtf: {line}", file=sys.stderr)
+    arguments = parser().parse_args(argv)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
+        code = _run(arguments)
+    for text in dict.fromkeys(str(warning.message) for warning in caught):
+        _say(f"warning: {text}")
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mtf", description="Schedules, checkpoints and loaders of mtf, from a shell.")
+def _run(arguments: argparse.Namespace) -> int:
+    try:
+        code = int(arguments.run(arguments))
+        sys.stdout.flush()
+        return code
+    except (CheckpointError, StateMismatch) as error:
+        return _fail(error, DAMAGED)
+    except BrokenPipeError:
+        # `mtf plan ... | head` has seen enough. What the interpreter flushes at its end must go somewhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except OSError as error:
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else error, USAGE)
+    except MtfError as error:
+        return _fail(error, USAGE)
+    except ImportError as error:
+        return _fail(f"{error} (pip install 'mtf[all]' brings every optional package)", USAGE)
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED)
+
+
+def _fail(error: object, code: int) -> int:
+    _say(str(error))
+    return code
+
+
+def _say(text: str) -> None:
+    """One line on standard error, whatever the text."""
+    print("mtf:", " ".join(text.split()), file=sys.stderr)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Mistakes in one line, without the usage that `--help` shows."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"mtf: {message}; see {self.prog} --help\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments; the page docs/cli.md is compared with them."""
+    codes = ", ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items())
+    parser = _Parser(
+        prog="mtf",
+        description="Schedules, checkpoints and loaders of mtf, from a shell.",
+        epilog=f"Exit codes: {codes}.",
+    )
     parser.add_argument("--version", action="version", version=f"mtf {mtf.__version__}")
-    commands = parser.add_subparsers(metavar="command", required=True)
+    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
 
     def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
@@ -73,11 +120,11 @@ def _parser() -> argparse.ArgumentParser:
     command("env", _env, "Print versions and what is available here (for a report of a mistake).")
 
     inspection = command("inspect", _inspect, "Show a checkpoint: what it holds, where its schedule stands.")
-    inspection.add_argument("checkpoint", type=Path)
+    inspection.add_argument("checkpoint", type=Path, help="the checkpoint's folder")
 
     diff = command("diff", _diff, "Show what differs between two checkpoints.")
-    diff.add_argument("left", type=Path)
-    diff.add_argument("right", type=Path)
+    diff.add_argument("left", type=Path, help="a checkpoint's folder")
+    diff.add_argument("right", type=Path, help="the other one's")
 
     check = command("check-source", _check_source, "Check that a loader gives the same batches again after a resume.")
     check.add_argument("loader", help="module:name of a loader, or of a function without arguments that makes one")
@@ -86,10 +133,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, but is {value}")
-    return value
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, but is {text!r}")
+    return int(text)
 
 
 def _print_json(value: object) -> None:
@@ -97,7 +143,10 @@ def _print_json(value: object) -> None:
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} must be a YAML or JSON file in UTF-8, but isn't text") from None
     if path.suffix == ".json":
         try:
             data = json.loads(text)
@@ -136,13 +185,19 @@ def _plan(arguments: argparse.Namespace) -> int:
     data = _read_mapping(arguments.config)
     lengths = _parse_lengths(arguments.lengths) if arguments.lengths else data.get("lengths")
     if lengths is None:
-        raise ConfigError(f"lengths are missing: give --lengths, or 'lengths' in {arguments.config}")
+        raise ConfigError(
+            f"lengths are missing: give --lengths (such as --lengths 120,30), or 'lengths' in {arguments.config}"
+        )
+    if isinstance(lengths, str) or not isinstance(lengths, (Mapping, Sequence)):
+        raise ConfigError(f"'lengths' in {arguments.config} must be a list or a mapping, but is {lengths!r}")
+    if isinstance(data.get("trainer"), Mapping):
+        data = data["trainer"]  # a file of the user's own, with the trainer's configuration as a part
     multi = data.get("multi", data.get("train_loader_config"))
     if multi is None:
         multi = {key: value for key, value in data.items() if key not in ("lengths", "seed")}
     if not isinstance(multi, Mapping):
         raise ConfigError(f"'multi' in {arguments.config} must be a mapping, but is {type(multi).__name__}")
-    seed = arguments.seed if arguments.seed is not None else int(data.get("seed", 0))
+    seed = arguments.seed if arguments.seed is not None else data.get("seed", 0)
     plan = Schedule(MultiDataLoaderConfig.from_dict(multi), lengths=lengths, seed=seed).plan(epochs=arguments.epochs)
     if arguments.json:
         _print_json(plan.to_dict())
@@ -180,7 +235,7 @@ def _env(arguments: argparse.Namespace) -> int:
 def _inspect(arguments: argparse.Namespace) -> int:
     from mtf.checkpoint.inspect import inspect_checkpoint
 
-    found = inspect_checkpoint(arguments.checkpoint)
+    found = inspect_checkpoint(_checkpoint(arguments.checkpoint))
     if arguments.json:
         _print_json(found.to_dict())
     else:
@@ -188,10 +243,23 @@ def _inspect(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def _checkpoint(path: Path) -> Path:
+    """The path, unless it is a run's folder, which holds checkpoints and is none."""
+    from mtf.checkpoint.manifest import MANIFEST_NAME
+
+    if path.is_dir() and not (path / MANIFEST_NAME).exists():
+        inside = sorted(found.parent.name for found in path.glob(f"*/{MANIFEST_NAME}"))
+        if inside:
+            raise CheckpointError(
+                f"{path} is no checkpoint but holds some ({', '.join(inside)}): try {path / inside[-1]}"
+            )
+    return path
+
+
 def _diff(arguments: argparse.Namespace) -> int:
     from mtf.checkpoint.diff import diff_checkpoints
 
-    found = diff_checkpoints(arguments.left, arguments.right)
+    found = diff_checkpoints(_checkpoint(arguments.left), _checkpoint(arguments.right))
     if arguments.json:
         _print_json(
             {"equal": found.equal, "complete": found.complete, "differences": [asdict(e) for e in found.entries]}
@@ -204,7 +272,13 @@ def _diff(arguments: argparse.Namespace) -> int:
 def _check_source(arguments: argparse.Namespace) -> int:
     from mtf.data.check import check_source
 
-    report = check_source(_find_loader(arguments.loader), num_batches=arguments.batches)
+    loader = _find_loader(arguments.loader)
+    try:
+        report = check_source(loader, num_batches=arguments.batches)
+    except MtfError:
+        raise
+    except Exception as error:  # whatever the user's loader raises
+        raise ConfigError(f"{arguments.loader}: reading raised {type(error).__name__}: {error}") from error
     if arguments.json:
         _print_json(report.to_dict())
     else:
@@ -218,9 +292,22 @@ def _find_loader(place: str) -> Any:
         raise ConfigError(f"the loader must be given as module:name, but is {place!r}")
     # As `python -m` does it: modules of the current folder can be named.
     sys.path.insert(0, "")
-    module = importlib.import_module(module_name)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever the user's module raises
+        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
+            raise ConfigError(f"there is no module {error.name!r} in this folder or environment") from None
+        raise ConfigError(
+            f"importing {module_name} raised {type(error).__name__}: {error}; "
+            f"python -c 'import {module_name}' shows where"
+        ) from error
     try:
         found = getattr(module, name)
     except AttributeError:
-        raise ConfigError(f"module {module_name!r} has no {name!r}") from None
-    return found() if inspect.isfunction(found) else found
+        raise ConfigError(f"module {module_name!r} has no {name!r}{nearest(name, vars(module))}") from None
+    if not inspect.isfunction(found):
+        return found
+    try:
+        return found()
+    except Exception as error:  # whatever the user's function raises
+        raise ConfigError(f"{place} was called and raised {type(error).__name__}: {error}") from error

@@ -40,6 +40,7 @@ def collect() -> dict[str, str]:
     }
     facts.update({package: _version(package) for package in _PACKAGES})
     facts["devices"] = _devices()
+    facts["process groups"] = _process_groups()
     return facts
 
 
@@ -62,6 +63,17 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
+
+
+def _process_groups() -> str:
+    try:
+        from torch import distributed
+    except ImportError:
+        return "unknown without torch"
+    if not distributed.is_available():
+        return "none"
+    here = {"gloo": distributed.is_gloo_available(), "nccl": distributed.is_nccl_available()}
+    return ", ".join(name for name, is_here in here.items() if is_here) or "none"
 
 
 def _devices() -> str:

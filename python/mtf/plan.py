@@ -142,7 +142,10 @@ class Plan:
         passes.set_title("passes through each source, all epochs shown")
         for axes in (shares, passes):
             axes.set_xticks(at, names)
-        figure.savefig(path)
+        try:
+            figure.savefig(path)
+        except ValueError as error:
+            raise ConfigError(f"{path}: {error}") from error
 
     def _plot_when(self, axes: Any, epochs: list[EpochPlan]) -> None:
         """Shares of the sources over bins of steps, stacked."""
