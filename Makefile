@@ -9,6 +9,7 @@ PRESET ?= dev
 PYTEST_ARGS ?= -n 2 --dist loadfile
 FUZZ_SECONDS ?= 30
 FUZZ_SEED ?= 0
+BENCH_ARGS ?= -q -p no:cacheprovider -p no:xdist --benchmark-columns=median,iqr,rounds
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install -q -c requirements/constraints.txt
@@ -16,7 +17,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 SOURCES := $(shell find src csrc -name '*.[ch]pp' 2>/dev/null) $(shell find . -maxdepth 2 -name CMakeLists.txt -not -path './build/*' 2>/dev/null)
 
-.PHONY: help demo gpu-check test native-test bench bench-quick lint wheel wheels docs faults guards fuzz clean
+.PHONY: help demo gpu-check test native-test bench bench-quick bench-docs lint wheel wheels docs faults guards fuzz clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,15 +60,19 @@ native-test: $(VENV)/.tools  ## Build and run the C++ tests (PRESET=dev, asan or
 lint: $(VENV)/.built  ## ruff, mypy --strict, stubs against the module, clang-format, clang-tidy
 	scripts/lint
 
+# A page is made also where a benchmark failed: the others' figures are good.
 bench: $(VENV)/.bench build/release/.built  ## All benchmarks against peers and native bounds, with a page and plots
-	mkdir -p build/bench
-	$(PY) -m pytest benchmarks -p no:cacheprovider --benchmark-json=build/bench/run.json
-	$(PY) benchmarks/report.py build/bench/run.json --out build/bench
+	mkdir -p build/bench/docs
+	$(PY) -m pytest benchmarks $(BENCH_ARGS) --benchmark-json=build/bench/run.json; \
+	  status=$$?; $(PY) benchmarks/report.py build/bench/run.json --docs build/bench/docs && exit $$status
 
 bench-quick: $(VENV)/.bench build/release/.built  ## The same in a short form, under three minutes
-	mkdir -p build/bench
-	$(PY) -m pytest benchmarks --quick -p no:cacheprovider --benchmark-json=build/bench/quick.json
-	$(PY) benchmarks/report.py build/bench/quick.json --out build/bench/quick
+	mkdir -p build/bench/quick
+	$(PY) -m pytest benchmarks --quick $(BENCH_ARGS) --benchmark-json=build/bench/quick.json; \
+	  status=$$?; $(PY) benchmarks/report.py build/bench/quick.json --docs build/bench/quick && exit $$status
+
+bench-docs: build/bench/run.json  ## Turn the last `make bench` into docs/benchmarks.md
+	$(PY) benchmarks/report.py build/bench/run.json --docs docs
 
 build/release/.built: $(VENV)/.tools $(SOURCES) $(wildcard benchmarks/native/*)
 	cmake --preset release > build/release.log 2>&1 || { cat build/release.log; exit 1; }

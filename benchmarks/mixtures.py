@@ -10,7 +10,8 @@ SIZES = (4, 64, 1024)
 def zipf(n: int) -> list[float]:
     """Weights 1, 1/2, 1/3 ... over their sum."""
     weights = [1.0 / (rank + 1) for rank in range(n)]
-    return [weight / sum(weights) for weight in weights]
+    total = sum(weights)
+    return [weight / total for weight in weights]
 
 
 def weighted(n: int, order: WeightedOrder, num_steps: int) -> Schedule:
@@ -34,3 +35,8 @@ def unweighted(n: int, strategy: SamplingStrategy, num_steps: int) -> Schedule:
         steps_per_epoch=num_steps,
     )
     return Schedule(config, lengths=[1000] * n, seed=0)
+
+
+def power(n: int) -> str:
+    """10^k for a power of ten."""
+    return f"10^{len(str(n)) - 1}"

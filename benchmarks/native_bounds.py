@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -31,3 +32,12 @@ def native_figures() -> dict[str, float]:
 def native(name: str) -> float | None:
     """Nanoseconds per item of one native measurement, None if no program measures it here."""
     return native_figures().get(name)
+
+
+def compiler() -> str:
+    """The compiler of the programs, as CMake found it; "" where they aren't built."""
+    found = sorted((_PROGRAMS.parents[1] / "CMakeFiles").glob("*/CMakeCXXCompiler.cmake"))
+    if not found:
+        return ""
+    text = found[0].read_text(encoding="utf-8")
+    return " ".join(re.findall(r'set\(CMAKE_CXX_COMPILER_(?:ID|VERSION) "([^"]+)"\)', text))

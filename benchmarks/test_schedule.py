@@ -7,101 +7,176 @@ import random
 import time
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Measure
-from mixtures import SIZES, unweighted, weighted, zipf
-from native_bounds import native
+from conftest import Form, HandOn, Measure
+from mixtures import SIZES, power, unweighted, weighted, zipf
 from tables import Measurement
 
 from mtf import SamplingStrategy, WeightedOrder, _core
 
+ALL_SIZES = (4, 16, 64, 256, 1024)
+BLOCK, USED = 512, 384  # draws that a MultiLoader looks at, and goes on by, at a time
 RANDOM_ARRAY = "weighted random, array of 10^6"
 EVEN_ARRAY = "weighted even, array of 10^5"
+DISTANCE = "largest distance from the weights in 10^5 draws, in batches"
 
 
-@pytest.mark.parametrize("n", SIZES)
-@pytest.mark.parametrize("tool", ["mtf", "numpy", "torch", "random.choices"])
-def test_weighted_random_array(measure: Measure, tool: str, n: int) -> None:
-    items = 10**6
+def random_array(tool: str, n: int, items: int) -> Callable[[], Any]:
+    """Draws `items` weighted sources of `n` at once."""
     if tool == "mtf":
         schedule = weighted(n, WeightedOrder.RANDOM, items)
-        run = lambda: schedule.sources(0, 0, items)  # noqa: E731
-    elif tool == "numpy":
+        return lambda: schedule.sources(0, 0, items)
+    if tool == "numpy":
         generator, p = np.random.default_rng(0), np.asarray(zipf(n))
-        run = lambda: generator.choice(n, size=items, p=p)  # noqa: E731
-    elif tool == "torch":
+        return lambda: generator.choice(n, size=items, p=p)
+    if tool == "torch":
         import torch
 
         w = torch.tensor(zipf(n), dtype=torch.float64)
-        run = lambda: torch.multinomial(w, items, replacement=True)  # noqa: E731
-    else:
-        items = 10**5
-        python, weights = random.Random(0), zipf(n)
-        run = lambda: python.choices(range(n), weights=weights, k=items)  # noqa: E731
+        return lambda: torch.multinomial(w, items, replacement=True)
+    python, weights = random.Random(0), zipf(n)
+    return lambda: python.choices(range(n), weights=weights, k=items)
+
+
+@pytest.mark.parametrize("n", ALL_SIZES)
+@pytest.mark.parametrize("tool", ["mtf", "numpy", "torch", "random.choices"])
+def test_weighted_random_array(measure: Measure, pick: Any, tool: str, n: int) -> None:
+    if n not in pick(ALL_SIZES, SIZES, SIZES[:1]):
+        pytest.skip("only in the full form")
+    items = pick(10**6, 10**6, 10**4) if tool != "random.choices" else 10**4
+    run = random_array(tool, n, items)
     measure(run, row="A", work=RANDOM_ARRAY, size=f"n={n}", tool=tool, items=items, bound=f"alias draw n={n}")
 
 
-@pytest.mark.parametrize("n", SIZES[:2])
-def test_weighted_random_array_datasets(measure: Measure, n: int) -> None:
+@pytest.mark.parametrize("n", SIZES)
+def test_weighted_random_array_portable(hand_on: HandOn, native_ns: Any, n: int) -> None:
+    """Without the instructions of this CPU, as on any other: a program of the core times it."""
+    ns = native_ns(f"alias draw n={n} portable")
+    if ns is None:
+        pytest.skip("benchmarks/native isn't built")
+    hand_on(Measurement("A", RANDOM_ARRAY, f"n={n}", "mtf, portable (C++)", ns))
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_weighted_random_array_datasets(measure: Measure, pick: Any, n: int) -> None:
+    if n not in pick(SIZES, SIZES[:2], SIZES[:1]):
+        pytest.skip("only in the full form")
     datasets = pytest.importorskip("datasets")
     parts = [datasets.Dataset.from_dict({"x": list(range(1000))}) for _ in range(n)]
     options = {"probabilities": zipf(n), "seed": 0, "stopping_strategy": "all_exhausted"}
+    if n > 64:
+        options["stopping_strategy"] = "first_exhausted"
     items = len(datasets.interleave_datasets(parts, **options))
     run = lambda: datasets.interleave_datasets(parts, **options)  # noqa: E731
     measure(run, row="A", work=RANDOM_ARRAY, size=f"n={n}", tool="datasets", items=items, rounds=2, warmup=0)
 
 
-@pytest.mark.parametrize("n", SIZES)
-@pytest.mark.parametrize("tool", ["mtf", "mtf SHUFFLED"])
-def test_weighted_even_array(measure: Measure, tool: str, n: int) -> None:
-    items = 10**5
-    schedule = weighted(n, WeightedOrder.SHUFFLED if "SHUFFLED" in tool else WeightedOrder.EVEN, items)
-    run = lambda: schedule.sources(0, 0, items)  # noqa: E731
-    measure(run, row="A", work=EVEN_ARRAY, size=f"n={n}", tool=tool, items=items, rounds=20, bound=f"even n={n} array")
+@pytest.mark.parametrize("count", [10**k for k in range(2, 9)], ids=power)
+@pytest.mark.parametrize("tool", ["mtf", "numpy", "torch"])
+def test_against_steps(measure: Measure, pick: Any, tool: str, count: int) -> None:
+    if count > pick(10**8, 10**6, 10**2):
+        pytest.skip("only in the full form")
+    run = random_array(tool, 64, count)
+    rounds = 1 if count > 10**7 else 5
+    work = "weighted random, 64 sources, array"
+    measure(
+        run, row="A", work=work, size=f"of {power(count)}", tool=tool, items=count, rounds=rounds, warmup=rounds - 1
+    )
+
+
+@pytest.mark.parametrize("n", ALL_SIZES)
+@pytest.mark.parametrize("tool", ["mtf", "mtf SHUFFLED", "greedy (Python)"])
+def test_weighted_even_array(measure: Measure, pick: Any, tool: str, n: int) -> None:
+    if n not in pick(ALL_SIZES, SIZES, SIZES[:1]):
+        pytest.skip("only in the full form")
+    items, rounds = pick(10**5, 10**5, 10**4), 20
+    if tool == "greedy (Python)":
+        items, rounds = pick(10**6, 10**5, 10**3) // n, 3
+        weights = zipf(n)
+        run: Callable[[], Any] = lambda: greedy(weights, items)  # noqa: E731
+    else:
+        schedule = weighted(n, WeightedOrder.SHUFFLED if "SHUFFLED" in tool else WeightedOrder.EVEN, items)
+        run = lambda: schedule.sources(0, 0, items)  # noqa: E731
+    bound = f"even n={n} array"
+    measure(run, row="A", work=EVEN_ARRAY, size=f"n={n}", tool=tool, items=items, rounds=rounds, bound=bound)
+
+
+def greedy(weights: list[float], num_steps: int) -> list[int]:
+    """Each step from the source that is furthest behind its share, as large-scale trainers blend their sources."""
+    drawn = [0] * len(weights)
+    order = []
+    for step in range(1, num_steps + 1):
+        furthest = max(range(len(weights)), key=lambda source: weights[source] * step - drawn[source])
+        drawn[furthest] += 1
+        order.append(furthest)
+    return order
 
 
 @pytest.mark.parametrize("n", SIZES)
-def test_weighted_even_array_greedy(hand_on: Callable[[Measurement], None], n: int) -> None:
-    """The greedy order of large-scale trainers, compiled: its own program times it."""
-    ns = native(f"greedy n={n}")
+def test_weighted_even_array_greedy(hand_on: HandOn, native_ns: Any, n: int) -> None:
+    """The same loop compiled: its own program times it."""
+    ns = native_ns(f"greedy n={n}")
     if ns is None:
         pytest.skip("benchmarks/native isn't built")
-    hand_on(Measurement(row="A", work=EVEN_ARRAY, size=f"n={n}", tool="greedy (C++)", ns=ns))
+    hand_on(Measurement("A", EVEN_ARRAY, f"n={n}", "greedy (C++)", ns))
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_distance_from_the_weights(hand_on: HandOn, pick: Any, n: int) -> None:
+    items, weights = 10**5, np.asarray(zipf(n))
+    schedule = weighted(n, WeightedOrder.EVEN, items)
+    orders = {
+        "mtf": (schedule.sources(0, 0, items), schedule.plan().epochs[0].deviation_bound),
+        "numpy": (np.random.default_rng(0).choice(n, size=items, p=weights), None),
+    }
+    for tool, (sources, bound) in orders.items():
+        steps = np.arange(1, items + 1)
+        distance = max(
+            float(np.abs(np.cumsum(sources == source) - steps * weights[source]).max())
+            for source in range(pick(n, min(n, 64), 4))
+        )
+        hand_on(Measurement("A", DISTANCE, f"n={n}", tool, distance, bound, "count"))
 
 
 @pytest.mark.parametrize("strategy", [s for s in SamplingStrategy if s is not SamplingStrategy.WEIGHTED])
-def test_fixed_order_array(measure: Measure, strategy: SamplingStrategy) -> None:
-    items = 10**6
+def test_fixed_order_array(measure: Measure, pick: Any, strategy: SamplingStrategy) -> None:
+    items = pick(10**6, 10**6, 10**4)
     schedule = unweighted(64, strategy, items)
     run = lambda: schedule.sources(0, 0, items)  # noqa: E731
     work = f"{strategy.value}, array of 10^6"
     measure(run, row="A", work=work, size="n=64", tool="mtf", items=items, rounds=20, bound="memory write int32")
 
 
-@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("n", ALL_SIZES)
 @pytest.mark.parametrize("order", ["EVEN", "SHUFFLED", "RANDOM", "ROUND_ROBIN"])
-def test_random_access(measure: Measure, order: str, n: int) -> None:
+def test_random_access(measure: Measure, pick: Any, order: str, n: int) -> None:
+    if n not in pick(ALL_SIZES, SIZES, SIZES[:1]):
+        pytest.skip("only in the full form")
     horizon = 10**6
     if order == "ROUND_ROBIN":
         schedule = unweighted(n, SamplingStrategy.ROUND_ROBIN, horizon)
     else:
         schedule = weighted(n, WeightedOrder[order], horizon)
-    steps = random.Random(0).sample(range(horizon), 200 if order == "RANDOM" else 2000)
+    steps = random.Random(0).sample(range(horizon), pick(200, 200, 20) if order == "RANDOM" else pick(5000, 2000, 20))
 
     def run() -> None:
         for step in steps:
             schedule.at(step)
 
-    measure(run, row="A", work="one random access", size=f"n={n}", tool=f"mtf {order}", items=len(steps))
+    bound = f"even n={n} at" if order == "EVEN" else None
+    measure(run, row="A", work="one random access", size=f"n={n}", tool=f"mtf {order}", items=len(steps), bound=bound)
 
 
 @pytest.mark.parametrize("n", SIZES)
-def test_random_access_grain(measure: Measure, n: int) -> None:
+def test_random_access_grain(measure: Measure, pick: Any, n: int) -> None:
+    if n not in pick(SIZES, SIZES, SIZES[:1]):
+        pytest.skip("only in the full form")
     grain = pytest.importorskip("grain")
     mixed = grain.MapDataset.mix([grain.MapDataset.range(10**6) for _ in range(n)], weights=zipf(n))
-    steps = random.Random(0).sample(range(10**5), 200)
+    steps = random.Random(0).sample(range(10**5), pick(200, 100, 5))
 
     def run() -> None:
         for step in steps:
@@ -123,10 +198,12 @@ def small_binding_ns() -> float:
     return best / calls * 1e9
 
 
-@pytest.mark.parametrize("n", SIZES[:2])
+@pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("tool", ["mtf", "mtf, blocks", "torchdata", "lightning", "datasets", "grain"])
-def test_next(measure: Measure, tool: str, n: int) -> None:
-    items = 64 * 150
+def test_next(measure: Measure, form: Form, pick: Any, tool: str, n: int) -> None:
+    if n not in pick(SIZES, SIZES[:2], SIZES[:1]) or (n > 64 and tool in ("datasets", "grain")):
+        pytest.skip("only in the full form")
+    items = pick(USED * 250, USED * 25, USED)
     if tool.startswith("mtf"):
         schedule = weighted(n, WeightedOrder.RANDOM, 10**9)
         steps = iter(schedule)
@@ -138,7 +215,7 @@ def test_next(measure: Measure, tool: str, n: int) -> None:
         steps.reset()
     elif tool == "lightning":
         utilities = pytest.importorskip("lightning.pytorch.utilities")
-        steps = iter(utilities.CombinedLoader([range(10**6) for _ in range(n)], "sequential"))
+        steps = iter(utilities.CombinedLoader([range(10**7) for _ in range(n)], "sequential"))
     elif tool == "datasets":
         datasets = pytest.importorskip("datasets")
         items = 200
@@ -155,11 +232,12 @@ def test_next(measure: Measure, tool: str, n: int) -> None:
             pass
 
     def in_blocks() -> None:
-        for _ in range(items // 64):
-            sources, passes, batches = schedule.draws(64)
-            for _ in zip(sources.tolist(), passes.tolist(), batches.tolist(), strict=True):
+        """As `MultiLoader` reads its schedule."""
+        for _ in range(items // USED):
+            sources, passes, batches = schedule.draws(BLOCK)
+            for _ in itertools.islice(zip(sources.tolist(), passes.tolist(), batches.tolist(), strict=True), USED):
                 pass
-            schedule.advance(64)
+            schedule.advance(USED)
 
     run = in_blocks if tool == "mtf, blocks" else one_by_one
     measure(run, row="A", work="one next()", size=f"n={n}", tool=tool, items=items, bound=small_binding_ns())

@@ -1,0 +1,180 @@
+"""The targets: the greatest value allowed for each figure of ours, and what is in the way where it is missed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from tables import Group, Measurement
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A rule for the greatest value allowed.
+
+    Attributes:
+        text: The rule in words.
+        of: Gives the greatest value for a group of measurements, None where what it refers to wasn't measured.
+    """
+
+    text: str
+    of: Callable[[Group], float | None]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A limit for one tool of ours.
+
+    Attributes:
+        row: Letter of the group.
+        work: A regular expression for the whole of `Measurement.work`.
+        tool: One of ours, as a regular expression for the whole name.
+        limit: The rule.
+        size: A regular expression for the whole of `Measurement.size`.
+        in_the_way: What keeps the figure from the target: shown where it is missed.
+    """
+
+    row: str
+    work: str
+    tool: str
+    limit: Limit
+    size: str = ".*"
+    in_the_way: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One target beside one measurement; `met` is None where what the target refers to wasn't measured."""
+
+    target: Target
+    group: Group
+    measurement: Measurement
+    met: bool | None
+
+
+def judge(groups: Iterable[Group]) -> list[Verdict]:
+    """Every target with every measurement that it is about, in the order of the targets."""
+    known = list(groups)
+    found = []
+    for target in TARGETS:
+        for group in known:
+            if group.row != target.row or not re.fullmatch(target.work, group.work):
+                continue
+            if not re.fullmatch(target.size, group.size):
+                continue
+            for m in group.members:
+                if m.ours and re.fullmatch(target.tool, m.tool):
+                    allowed = target.limit.of(group)
+                    found.append(Verdict(target, group, m, None if allowed is None else m.value <= allowed))
+    return found
+
+
+def unmeasured(groups: Iterable[Group]) -> list[Target]:
+    """Targets for which a run has no figure."""
+    seen = {id(verdict.target) for verdict in judge(groups)}
+    return [target for target in TARGETS if id(target) not in seen]
+
+
+def at_most(value: float, text: str) -> Limit:
+    """A figure that doesn't depend on the others of the run."""
+    return Limit(f"at most {text}", lambda group: value)
+
+
+def bound_times(times: float) -> Limit:
+    """So many times the bound's time or memory."""
+    return Limit(f"at most {times:g} x the bound", lambda group: None if group.bound is None else group.bound * times)
+
+
+def bound_rate(share: float) -> Limit:
+    """At least so much of the bound's rate."""
+    return Limit(f"at least {share:g} x the bound", lambda group: None if group.bound is None else group.bound / share)
+
+
+def beats_peers(times: float, among: str = ".*") -> Limit:
+    """At least so many times as fast as the best peer whose name matches."""
+
+    def of(group: Group) -> float | None:
+        best = min((m.value for m in group.members if m.is_peer and re.fullmatch(among, m.tool)), default=None)
+        return None if best is None else best / times
+
+    named = "" if among == ".*" else f" ({among.replace('.*', '…')})"
+    return Limit(f"at least {times:g} x the best peer{named}", of)
+
+
+def rate_of(tool: str, share: float) -> Limit:
+    """At least so much of the rate of another tool of the run."""
+
+    def of(group: Group) -> float | None:
+        other = group.tool(tool)
+        return None if other is None else other.value / share
+
+    return Limit(f"at least {share:g} x {tool}", of)
+
+
+def over(tool: str, extra_ns: float, text: str) -> Limit:
+    """Another tool of the run and so many nanoseconds more."""
+
+    def of(group: Group) -> float | None:
+        other = group.tool(tool)
+        return None if other is None else other.value + extra_ns
+
+    return Limit(f"at most {tool} {text}".strip(), of)
+
+
+_US, _MS = 1e3, 1e6
+_RANDOM_ARRAY, _EVEN_ARRAY = r"weighted random, array of 10\^\d", r"weighted even, array of 10\^5"
+_RAW = "raw loop"
+
+TARGETS = (
+    # A. Scheduling.
+    Target("A", _RANDOM_ARRAY, "mtf, portable .*", at_most(2.5, "2.5 ns"), r"n=(4|64|1024)"),
+    Target("A", _RANDOM_ARRAY, "mtf", at_most(1.6, "1.6 ns"), r"n=(4|64|1024)"),
+    Target("A", _EVEN_ARRAY, "mtf", beats_peers(4, "greedy.*"), "n=4"),
+    Target("A", _EVEN_ARRAY, "mtf", beats_peers(6, "greedy.*"), "n=64"),
+    Target("A", _EVEN_ARRAY, "mtf", beats_peers(40, "greedy.*"), "n=1024"),
+    Target("A", "largest distance from the weights.*", "mtf", bound_times(1)),
+    Target("A", "(round_robin|alternating|sequential), array.*", "mtf", at_most(1.5, "1.5 ns")),
+    Target("A", "one random access", "mtf (EVEN|ROUND_ROBIN)", at_most(400, "400 ns"), r"n=(4|64|1024)"),
+    Target("A", "one random access", "mtf SHUFFLED", at_most(400, "400 ns"), r"n=(4|64|1024)"),
+    Target("A", "one random access", "mtf RANDOM", at_most(200 * _US, "200 us"), r"n=(4|64|1024)"),
+    Target("A", r"one next\(\)", "mtf", bound_times(1.3), r"n=(4|64)"),
+    Target("A", r"one next\(\)", "mtf, blocks", at_most(40, "40 ns"), r"n=(4|64)"),
+    Target("A", "memory of a schedule over 64 sources", "mtf.*", at_most(64 * 2**10, "1 KiB per source")),
+    Target("A", "memory of 10.6 decisions", "mtf", at_most(1024 * 2**10, "1 KiB per source"), "n=1024"),
+    # B. Shuffling.
+    Target("B", "first batch of 256", "mtf", at_most(100 * _US, "100 us"), r"of 10\^[78]"),
+    Target("B", "memory of the first batch.*", "mtf", at_most(2**20, "1 MiB")),
+    Target("B", "whole permutation, per index", "mtf", beats_peers(5, "torch"), r"of 10\^[78]"),
+    Target("B", "one index", "mtf", at_most(200, "200 ns")),
+    Target("B", "indices not given exactly once", "mtf", at_most(0, "0")),
+    # C. Delivery.
+    Target("C", "batches from 4 arrays", "mtf, 1 thread", beats_peers(5), "rows of 64 B.*"),
+    Target("C", "batches from 4 arrays", "mtf, 1 thread", beats_peers(4), "rows of 1 KiB.*"),
+    Target("C", "batches from 4 arrays", "mtf, no threads", rate_of("by hand, index_select", 0.8), "rows of 1 KiB.*"),
+    Target("C", "batches from 4 arrays", "mtf, 2 threads", rate_of("by hand, index_select", 1.1), "rows of 1 KiB.*"),
+    Target("C", "batches from 4 arrays", "mtf, 1 thread", bound_rate(0.9), "rows of 150 KiB.*"),
+    Target("C", "batches from 4 arrays", "mtf, 1 thread", rate_of("mtf, no threads", 0.9)),
+    Target("C", "samples that wait.*", "mtf", bound_rate(0.95)),
+    Target("C", "samples computed outside the GIL", "mtf", rate_of("plain loop", 1.85)),
+    Target("C", "samples computed in Python", "mtf, DataLoader.*", rate_of("torch DataLoader, 2 workers", 0.95)),
+    Target("C", "bytes held ahead.*", "mtf.*", bound_times(1)),
+    # D. Overhead of the trainer.
+    Target("D", "one training step.*", "mtf, minimal", over(_RAW, 15 * _US, "+ 15 us")),
+    Target("D", "one training step.*", "mtf, seeded", over(_RAW, 45 * _US, "+ 45 us")),
+    Target("D", "one training step.*", "mtf, logs and progress", over(_RAW, 30 * _US, "+ 30 us")),
+    Target("D", "one training step.*", "mtf, ArrayLoader", over(_RAW, 0, "")),
+    # E. Resume.
+    Target("E", "resume to the first batch", "mtf, (Array|Thread|Data)Loader", at_most(5 * _MS, "5 ms")),
+    # F. Start.
+    Target("F", "start", "mtf, with torch", over("import torch", 60 * _MS, "+ 60 ms")),
+    Target("F", "start", "mtf, schedules only", at_most(150 * _MS, "150 ms")),
+)
+
+# What isn't run here, and why.
+NOT_RUN = {
+    "mosaicml-streaming": "it can't be installed beside this torch: its release pins an older one",
+    "the original model-training-framework": "it isn't published",
+    "Megatron-LM": "its blending algorithm is measured as a C++ loop of our own, `greedy (C++)`",
+    "a permutation of 10^9 by torch or numpy": "it needs 8 GB and more",
+}
