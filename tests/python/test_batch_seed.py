@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mtf.data import batch_seed
-from mtf.data.batch_seed import BatchSeed, Moment, disposable_generators, seed_generators, seed_process, seeded
+from mtf.data.batch_seed import BatchSeed, Moment, disposable_generators, seed_generators, seeded
 
 
 def draw() -> tuple[float, ...]:
@@ -90,7 +90,7 @@ def test_generators_go_back_to_a_moment(kind: Any, gauss: bool) -> None:
         np.random.mtrand.set_bit_generator(before)
 
 
-def test_seeding_the_process_is_seeding_the_generators_and_is_known_to_a_fetch() -> None:
+def test_a_fetch_puts_back_what_was_seeded_and_drawn_since_the_one_before() -> None:
     for num_gaussians in (0, 1, 2):
         for key in (5, 2**63 + 7):
             seed_generators(key)
@@ -98,7 +98,7 @@ def test_seeding_the_process_is_seeding_the_generators_and_is_known_to_a_fetch()
             np.random.randn(num_gaussians)
             with seeded(3):
                 pass
-            seed_process(key)
+            seed_generators(key)
             with seeded(4):
                 draw()
             assert draw() == expected
@@ -129,3 +129,16 @@ def test_disposable_generators_are_not_put_back() -> None:
         assert torch.rand(()).item() != after
     torch.manual_seed(3)
     assert drawn() == (expected, after)
+
+
+def test_a_moment_sees_generators_that_came_back_to_the_same_position() -> None:
+    """624 words later the position is the same and every word another."""
+    for _ in range(2):
+        seed_generators(11)
+        Moment()
+        np.random.random_sample(312), [random.random() for _ in range(312)]
+        before = states()
+        moment = Moment()
+        draw()
+        moment.go_back()
+        assert states() == before

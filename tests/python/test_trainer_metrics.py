@@ -64,7 +64,7 @@ def test_pending_values_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mtf.trainer.metrics._MAX_PENDING", 10)
     table = MetricTable()
     for _ in range(25):
-        table.add_loss("a", torch.tensor(1.0))
+        table.add_scalar("a", "loss", torch.tensor(1.0))
         table.commit()
     assert table._num_pending == 5
     assert table.means(ALONE, per_loader=False) == {"train/loss": 1.0}

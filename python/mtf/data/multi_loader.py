@@ -83,7 +83,6 @@ class MultiLoader:
         remember_batches: Keep a hash of each source's last batch in the state, for ``check_last_batches``.
 
     Attributes:
-        schedule: What is drawn when. Edit it through the MultiLoader.
         config: A copy of what was given, kept up to date with edits and loaded states. ``rebuild_schedule`` reads what
             was changed in it.
 
@@ -118,8 +117,8 @@ class MultiLoader:
 
         named = _named_loaders(loaders, self.config.dataloader_names)
         sources = {name: self._adapt(loader, name) for name, loader in named.items()}
-        self.schedule = Schedule(self.config, self._agreed_lengths(sources), seed=self._seed)
-        check_same_schedule(self.schedule, world_size)
+        self._schedule = Schedule(self.config, self._agreed_lengths(sources), seed=self._seed)
+        check_same_schedule(self._schedule, world_size)
         self._ahead = Lookahead(self.config, list(sources.values()), fetch_timeout_s)
         self._readers: dict[str, Reader | NativeReader] = {}
         self._with_state: dict[str, Reader] = {}  # those of which a position doesn't say everything
@@ -158,7 +157,7 @@ class MultiLoader:
         Raises:
             TypeError: It isn't known before the end.
         """
-        num_steps: int | None = self.schedule.num_steps(self.epoch)
+        num_steps: int | None = self._schedule.num_steps(self.epoch)
         if num_steps is None:
             raise TypeError("the epoch's length isn't known: a source has no len(), and the epoch ends where it does")
         return num_steps
@@ -208,21 +207,21 @@ class MultiLoader:
         """Takes the next draws from the schedule and asks for them ahead."""
         self._check_usable()
         self._sync()
-        sources, passes, batches = self.schedule.draws(_BLOCK)
-        self._first_step, self._place, self._num_drawn = self.schedule.step, 0, len(sources)
+        sources, passes, batches = self._schedule.draws(_BLOCK)
+        self._first_step, self._place, self._num_drawn = self._schedule.step, 0, len(sources)
         self._refill_at = _BLOCK * 3 // 4 if self._num_drawn == _BLOCK else self._num_drawn
         self._sources, self._passes, self._batches = sources.tolist(), passes.tolist(), batches.tolist()
         self._ahead.start(self._order, self._sources, self._passes, self._batches)
 
     def _sync(self) -> None:
         """Brings the schedule's cursor to the position."""
-        behind = self._first_step + self._place - self.schedule.step
+        behind = self._first_step + self._place - self._schedule.step
         if behind:
-            self.schedule.advance(behind)
+            self._schedule.advance(behind)
 
     def _follow_schedule(self) -> None:
         """Starts anew from the schedule's cursor, after it was moved or edited."""
-        schedule = self.schedule
+        schedule = self._schedule
         self._names = list(schedule.names)
         # A source that was removed keeps its index and is never drawn; after a resume it may have no reader.
         placeholder = next(iter(self._readers.values()))
@@ -234,27 +233,27 @@ class MultiLoader:
 
     def _open_next_epoch(self) -> None:
         self._sync()
-        if not self.schedule.epoch_done:
+        if not self._schedule.epoch_done:
             return
-        if self._committed is not None and self._committed[0] == self.schedule.epoch:
-            if self._committed[1] == self.schedule.step:
-                self._committed = (self.schedule.epoch + 1, 0)
+        if self._committed is not None and self._committed[0] == self._schedule.epoch:
+            if self._committed[1] == self._schedule.step:
+                self._committed = (self._schedule.epoch + 1, 0)
             else:
-                self._committed_schedule = self.schedule.state_dict(self._committed[1])
-        self.schedule.next_epoch()
+                self._committed_schedule = self._schedule.state_dict(self._committed[1])
+        self._schedule.next_epoch()
         self._follow_schedule()
 
     # What sources do that their length didn't say ---------------------------------------------------------------------
 
     def _on_pass_end(self, source: int, pass_: int, num_batches: int) -> None:
-        name, expected = self._names[source], self.schedule.lengths[source]
+        name, expected = self._names[source], self._schedule.lengths[source]
         if num_batches == 0:
             raise SourceError(f"{self._location(source, pass_, 0)}: the loader gave no batch at all")
         if expected is not None:
             _log.warning("%s: pass %d ended after %d batches, but len() said %d", name, pass_, num_batches, expected)
         self._ended_passes.append((name, pass_))
         self._sync()
-        self.schedule.end_pass(source, num_batches)
+        self._schedule.end_pass(source, num_batches)
         self._follow_schedule()
 
     def _on_late_end(self, source: int) -> None:
@@ -267,7 +266,7 @@ class MultiLoader:
         if isinstance(reader, Reader):
             reader.late.clear()
         self._sync()
-        self.schedule.extend_pass(source, length + 1)
+        self._schedule.extend_pass(source, length + 1)
 
     def _location(self, source: int, pass_: int, batch: int) -> str:
         step = self._first_step + self._place
@@ -291,33 +290,41 @@ class MultiLoader:
     @property
     def names(self) -> list[str]:
         """Names of the sources in the mixture, in the order of their indices."""
-        return [name for name, present in zip(self._names, self.schedule.present, strict=True) if present]
+        return [name for name, present in zip(self._names, self._schedule.present, strict=True) if present]
+
+    @property
+    def schedule(self) -> Schedule:
+        """What is drawn when, its cursor behind the last batch handed out. Edit it through the MultiLoader."""
+        self._sync()
+        return self._schedule
 
     @property
     def epoch(self) -> int:
         """The epoch that the next iteration gives (the rest of)."""
+        if self._place < self._num_drawn:
+            return self._epoch  # there are more draws in it
         self._sync()
-        return int(self.schedule.epoch) + bool(self.schedule.epoch_done)
+        return int(self._schedule.epoch) + bool(self._schedule.epoch_done)
 
     @property
     def step(self) -> int:
         """Steps of the current epoch that were handed out."""
         self._sync()
-        return 0 if self.schedule.epoch_done else int(self.schedule.step)
+        return 0 if self._schedule.epoch_done else int(self._schedule.step)
 
     def set_epoch(self, epoch: int) -> None:
         """Goes to the start of ``epoch``; the current epoch's position stays."""
         if epoch != self.epoch:
-            self.schedule.seek(epoch, 0)
+            self._schedule.seek(epoch, 0)
             self._follow_schedule()
         else:
             self._open_next_epoch()
 
     def commit(self) -> None:
         """Declares every batch handed out so far as trained on. From now on only committed batches are state."""
-        self._sync()
-        self._committed = (self.schedule.epoch, self.schedule.step)
-        self._committed_snapshots = {name: reader.saved() for name, reader in self._with_state.items()}
+        self._committed = (self._epoch, self._first_step + self._place)
+        if self._with_state:
+            self._committed_snapshots = {name: reader.saved() for name, reader in self._with_state.items()}
         self._committed_schedule = None
         if self._last_batches is not None:
             self._last_batches.commit()
@@ -325,7 +332,7 @@ class MultiLoader:
     def rewind(self) -> None:
         """Goes back to the last ``commit()`` if batches were handed out since: the next iteration gives them again."""
         self._sync()
-        if self._committed is not None and self._committed != (self.schedule.epoch, self.schedule.step):
+        if self._committed is not None and self._committed != (self._schedule.epoch, self._schedule.step):
             self.load_state_dict(self.state_dict())
             self.commit()
 
@@ -337,10 +344,10 @@ class MultiLoader:
         self._sync()
         if self._committed is None:
             snapshots: Mapping[str, Snapshot | None] = {name: reader.saved() for name, reader in self._readers.items()}
-            schedule = self.schedule.state_dict()
+            schedule = self._schedule.state_dict()
         else:
             snapshots = self._committed_snapshots
-            schedule = self._committed_schedule or self.schedule.state_dict(self._committed[1])
+            schedule = self._committed_schedule or self._schedule.state_dict(self._committed[1])
         # Those in the mixture at that position: a batch handed out since may have been followed by an edit.
         sources = schedule["setups"][schedule["tail"]["setup"]]["sources"]
         names = [source["name"] for source in sources if source["present"]]
@@ -368,7 +375,7 @@ class MultiLoader:
         snapshots = {name: from_dict(entry) for name, entry in state["sources"].items()}
         added = {name: self._made(name) for name in snapshots if name not in self._readers}
         self._check_global_batches(state["global_batch_sizes"])
-        self.schedule.load_state_dict(state["schedule"])
+        self._schedule.load_state_dict(state["schedule"])
         for name, source in added.items():
             self._add_reader(name, source)
         for name, reader in self._readers.items():
@@ -432,15 +439,15 @@ class MultiLoader:
 
     def update_weights(self, weights: Sequence[float] | Mapping[str, float]) -> None:
         """New weights from the next step on, one per source in their order, or by name."""
-        self._edit(lambda: self.schedule.update_weights(weights))
+        self._edit(lambda: self._schedule.update_weights(weights))
 
     def set_weight(self, name: str, weight: float) -> None:
         """A new weight of one source from the next step on."""
-        self._edit(lambda: self.schedule.set_weight(name, weight))
+        self._edit(lambda: self._schedule.set_weight(name, weight))
 
     def set_strategy(self, strategy: Any, **options: Any) -> None:
         """Another way of mixing from the next step on; options are those of the configuration."""
-        self._edit(lambda: self.schedule.set_strategy(strategy, **options))
+        self._edit(lambda: self._schedule.set_strategy(strategy, **options))
 
     def rebuild_schedule(self) -> None:
         """Reads ``config`` again, which the user has changed; takes effect from the next step on.
@@ -449,7 +456,7 @@ class MultiLoader:
             ConfigError: It can't be; ``config`` shows what is in force again, or a later edit would bring it back.
         """
         try:
-            self._edit(lambda: self.schedule.set_config(self.config))
+            self._edit(lambda: self._schedule.set_config(self.config))
         except ConfigError:
             self._show_config()
             raise
@@ -461,14 +468,14 @@ class MultiLoader:
         source = self._adapt(loader, name)
         length = self._agreed_lengths({name: source})[name]
         self._sync()
-        self.schedule.add_source(name, length=length, weight=weight)
+        self._schedule.add_source(name, length=length, weight=weight)
         self._add_reader(name, source)
         self._follow_schedule()
         self._show_config()
 
     def remove_source(self, name: str) -> None:
         """Takes a source out from the next step on."""
-        self._edit(lambda: self.schedule.remove_source(name))
+        self._edit(lambda: self._schedule.remove_source(name))
         self._readers[name].discard()
 
     def _edit(self, edit: Callable[[], Any]) -> None:
@@ -480,7 +487,7 @@ class MultiLoader:
 
     def _show_config(self) -> None:
         """Lets ``config`` show what the schedule's log made of it."""
-        current = self.schedule.config
+        current = self._schedule.config
         for field in fields(current):
             setattr(self.config, field.name, getattr(current, field.name))
 
@@ -489,7 +496,7 @@ class MultiLoader:
     def plan(self, epochs: int = 1) -> Any:
         """What will be drawn; see ``Schedule.plan``."""
         self._sync()
-        return self.schedule.plan(epochs)
+        return self._schedule.plan(epochs)
 
     def stats(self) -> dict[str, Any]:
         """Where time goes.

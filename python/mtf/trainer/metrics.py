@@ -72,18 +72,16 @@ class MetricTable:
 
     def add(self, loader: str, name: str, value: Any, weight: float = 1.0) -> None:
         """Notes one value. ``loader`` is empty for values that belong to none; ``weight`` is that of the batch."""
-        if is_metric_object(value):
+        # A tensor hasn't the methods of a metric object, and says so slowly.
+        if not isinstance(value, (Tensor, float)) and is_metric_object(value):
             self._objects[loader, name] = value
             return
-        values = self._pending[loader, name]
-        number = scalar(name, value)
-        values.append(number if weight == 1.0 else number * weight)
-        self._uncommitted.append(values)
+        self.add_scalar(loader, name, scalar(name, value), weight)
 
-    def add_loss(self, loader: str, loss: Tensor) -> None:
-        """As ``add`` for a loss that is known to be detached and 0-dim."""
-        values = self._pending[loader, "loss"]
-        values.append(loss)
+    def add_scalar(self, loader: str, name: str, number: float | Tensor, weight: float = 1.0) -> None:
+        """As ``add`` for a number, or a tensor that is known to be detached and 0-dim."""
+        values = self._pending[loader, name]
+        values.append(number if weight == 1.0 else number * weight)
         self._uncommitted.append(values)
 
     def commit(self) -> None:

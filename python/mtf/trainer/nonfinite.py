@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mtf.errors import MtfError
+from mtf.trainer.metrics import to_floats
 
 _MAX_PENDING = 4096  # losses kept on the device at most
 
@@ -23,6 +24,8 @@ class NonFiniteGuard:
     ``"raise"`` and ``"warn"`` look at logging intervals and before every save; on the CPU, where looking costs
     nothing, ``"raise"`` looks before each update. ``"skip"`` looks at every window, which synchronises the host with
     a GPU once per window: it is said once.
+
+    A finite loss that is a number already, as on the CPU, leaves nothing to look at.
     """
 
     def __init__(self, policy: Literal["raise", "warn", "skip"], device: torch.device) -> None:
@@ -30,11 +33,13 @@ class NonFiniteGuard:
         self.every_window = policy == "skip" or (policy == "raise" and device.type == "cpu")
         if policy == "skip" and device.type != "cpu":
             warnings.warn("on_nonfinite='skip' synchronises the host with the device once per window", stacklevel=2)
-        self._losses: list[Tensor] = []
+        self._losses: list[float | Tensor] = []
         self._places: list[tuple[str, int, int]] = []
 
-    def add(self, loss: Tensor, name: str, batch_idx: int, step: int) -> None:
-        """Notes one step's unscaled loss (0-dim, detached)."""
+    def add(self, loss: float | Tensor, name: str, batch_idx: int, step: int) -> None:
+        """Notes one step's unscaled loss: a number, or a tensor (0-dim, detached) that is read later."""
+        if type(loss) is float and loss - loss == 0.0:
+            return
         self._losses.append(loss)
         self._places.append((name, batch_idx, step))
         if len(self._losses) >= _MAX_PENDING:
@@ -46,18 +51,9 @@ class NonFiniteGuard:
         Raises:
             NonFiniteLoss: under ``"raise"``, for the first such step.
         """
-        losses, places = self._losses, self._places
-        if not losses:
+        if not self._losses:
             return True
-        if len(losses) == 1:
-            value = losses[0].item()
-            if value - value == 0.0:
-                losses.clear()
-                places.clear()
-                return True
-            values = [value]
-        else:
-            values = torch.stack(losses).tolist()
+        values, places = to_floats(self._losses), self._places
         self._losses, self._places = [], []
         bad = [i for i, value in enumerate(values) if value - value != 0.0]
         if not bad:

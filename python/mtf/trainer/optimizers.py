@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +15,7 @@ from mtf.errors import ConfigError
 from mtf.trainer.names import check_names
 
 if TYPE_CHECKING:
+    from mtf.data.multi_loader import Batch
     from mtf.trainer.distributed import SingleProcess
     from mtf.trainer.hooks import HookList
     from mtf.trainer.trainer import Trainer
@@ -49,6 +50,7 @@ class OptimizerSet:
         self.optimizers = list(optimizers)
         self._clip = clip_grad_norm
         self._all = LoaderRule(tuple(range(len(self.optimizers))))
+        self._plain = dict.fromkeys(self._all.optimizer_idx, 1.0)
         self._rules = {name: self._parse(name, rule) for name, rule in rules.items()}
         owned = {p for optimizer in self.optimizers for p in _parameters(optimizer)}
         self._unowned = [p for p in model.parameters() if p not in owned and p.requires_grad]
@@ -109,36 +111,39 @@ class OptimizerSet:
                             f"{name!r} uses both: declare with per_loader_optimizers which of them each loader uses"
                         )
 
-    def window(self, names: Iterable[str]) -> dict[int, float]:
-        """Optimizers that step after a window of these loaders (one name per step), with their learning rate factor.
+    def _factors(self, window: Sequence[Batch]) -> dict[int, float]:
+        """Optimizers that step after ``window``, with the factor of their learning rates.
 
         In a mixed window the factor of an optimizer is the mean over those steps that use it.
         """
         if not self._rules:
-            return dict.fromkeys(self._all.optimizer_idx, 1.0)
+            return self._plain
         scales: dict[int, list[float]] = {}
-        for name in names:
-            rule = self._rules.get(name, self._all)
+        for batch in window:
+            rule = self._rules.get(batch.name, self._all)
             for i in rule.optimizer_idx:
                 scales.setdefault(i, []).append(rule.lr_scale)
         return {i: sum(found) / len(found) for i, found in sorted(scales.items())}
 
     def step(
         self,
-        names: Iterable[str],
+        window: Sequence[Batch],
         trainer: Trainer,
         hooks: HookList,
         ranks: SingleProcess,
         scaler: torch.amp.GradScaler | None,
-    ) -> set[int]:
-        """Ends a window: unscale, clip, step. Gradients are kept until ``clear``.
+    ) -> Collection[int]:
+        """Ends ``window``: unscale, clip, step. Gradients are kept until ``clear``.
 
         Returns:
             Indices of the optimizers that stepped; none where fp16 found a gradient that isn't finite.
         """
-        stepping = {i: f for i, f in self.window(names).items() if _has_gradient(self.optimizers[i])}
+        stepping = {}
+        for i, factor in self._factors(window).items():
+            if _has_gradient(self.optimizers[i]):
+                stepping[i] = factor
         if not stepping:
-            return set()
+            return ()
         if scaler is not None:
             for i in stepping:
                 scaler.unscale_(self.optimizers[i])
@@ -146,7 +151,7 @@ class OptimizerSet:
             parameters = list(dict.fromkeys(p for i in stepping for p in _parameters(self.optimizers[i])))
             if scaler is not None and not ranks.all_finite(parameters):
                 scaler.update()
-                return set()
+                return ()
             if self._clip is not None:
                 norm = ranks.clip_grad_norm(parameters, self._clip)
                 for method in hooks.on_gradient_clip:
@@ -154,17 +159,20 @@ class OptimizerSet:
         for i, factor in stepping.items():
             for method in hooks.on_before_optimizer_step:
                 method(trainer, i)
-            self._step_one(self.optimizers[i], factor, scaler)
+            if scaler is None and factor == 1.0:
+                self.optimizers[i].step()
+            else:
+                self._step_one(self.optimizers[i], factor, scaler)
             for method in hooks.on_after_optimizer_step:
                 method(trainer, i)
         if scaler is not None:
             scaler.update()
-        return set(stepping)
+        return stepping
 
     @staticmethod
     def _step_one(optimizer: torch.optim.Optimizer, factor: float, scaler: torch.amp.GradScaler | None) -> None:
-        rates = [group["lr"] for group in optimizer.param_groups] if factor != 1.0 else []
-        for group in optimizer.param_groups if rates else ():
+        rates = [group["lr"] for group in optimizer.param_groups]
+        for group in optimizer.param_groups if factor != 1.0 else ():
             group["lr"] = group["lr"] * factor
         try:
             if scaler is None:
@@ -173,7 +181,7 @@ class OptimizerSet:
                 scaler.step(optimizer)
         finally:
             # The saved rate is put back: dividing by the factor would not give the same bits, nor survive 0.
-            for group, rate in zip(optimizer.param_groups, rates, strict=False):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
 
     def clear(self) -> None:
@@ -276,16 +284,16 @@ class SchedulerSet:
         """Raises ``ConfigError`` for a scheduler of a loader that doesn't exist."""
         check_names("per_loader_schedulers", self.per_loader, names)
 
-    def after_update(self, names: Iterable[str], stepped: set[int], metrics: Mapping[str, float]) -> None:
+    def after_update(self, window: Sequence[Batch], stepped: Collection[int], metrics: Mapping[str, float]) -> None:
         """Steps what follows updates; nothing whose optimizer didn't step."""
         for rate in self._by_step:
             if rate.optimizer in stepped or (rate.optimizer is None and stepped):
                 rate.step(metrics)
         if self.per_loader:
             seen: dict[int, Any] = {}
-            for name in names:
-                scheduler = self.per_loader.get(name)
-                optimizer = self._per_loader_optimizer.get(name)
+            for batch in window:
+                scheduler = self.per_loader.get(batch.name)
+                optimizer = self._per_loader_optimizer.get(batch.name)
                 if scheduler is not None and (optimizer in stepped or (optimizer is None and stepped)):
                     seen[id(scheduler)] = scheduler
             for scheduler in seen.values():

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from mtf import _core
-from mtf.data.batch_seed import Moment, seed_process, untouched
+from mtf.data.batch_seed import Moment, seed_generators, untouched
 
 
 class StepRng:
@@ -54,7 +54,7 @@ class StepRng:
             self._seed(_core.fold_in(key, self._rank) if self._rank else key)
 
     def _seed(self, key: int) -> None:
-        seed_process(key)
+        seed_generators(key)
         if self._cuda is not None:
             torch.cuda.default_generators[self._cuda.index or 0].manual_seed(key)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -364,9 +364,9 @@ class Trainer:
                     self._step(batch, self.loss_weights.factor(batch.name, len(window)) * batch.weight)
             self._update(window)
             self._in_window = False
-            is_last = multi.epoch != self.epoch
-            self._after_update(window, is_last, limits.steps_reached(self))
-            if (self.is_stopping or limits.steps_reached(self)) and not is_last:
+            is_last, is_final = multi.epoch != self.epoch, limits.steps_reached(self)
+            self._after_update(window, is_last, is_final)
+            if (self.is_stopping or is_final) and not is_last:
                 return False
         return True
 
@@ -380,11 +380,12 @@ class Trainer:
         forward = self._autocast_step if self.precision.is_mixed else self.training_step
         result = self.ranks.run(forward, data, *place)
         loss = _loss_of(result, batch)
-        detached = loss.detach()
-        self.nonfinite.add(detached, batch.name, batch.batch_idx, self.num_batches)
+        # On the CPU a number is cheaper than a tensor that is kept; elsewhere reading it would wait for the device.
+        value = loss.item() if loss.is_cpu else loss.detach()
+        self.nonfinite.add(value, batch.name, batch.batch_idx, self.num_batches)
         scaled = loss if factor == 1.0 else loss * factor
         if self._poisons:
-            scaled = poison.poisoned(scaled, detached)
+            scaled = poison.poisoned(scaled, loss.detach())
         for method in hooks.on_before_backward:
             method(self, scaled)
         scaler = self.precision.scaler
@@ -392,37 +393,34 @@ class Trainer:
         for method in hooks.on_after_backward:
             method(self)
         self.num_batches += 1
-        metrics = self._note(batch, result, detached)
+        self.metric_table.add_scalar(batch.name, "loss", value, batch.weight)
+        metrics = {} if isinstance(result, Tensor) or len(result) == 1 else self._note(batch, result)
         self.reporter.num_samples += num_samples(data)
         self.reporter.advance(1)
         for method in hooks.on_train_batch_end:
-            method(self, data, *place, metrics)
+            method(self, data, *place, {"loss": loss.detach(), **metrics})
 
     def _autocast_step(self, *args: Any) -> Any:
         with self.precision.autocast():
             return self.training_step(*args)
 
-    def _note(self, batch: Batch, result: Any, loss: Tensor) -> dict[str, Any]:
-        name, weight = batch.name, batch.weight
-        self.metric_table.add_loss(name, loss if weight == 1.0 else loss * weight)
-        if isinstance(result, Tensor) or len(result) == 1:
-            return {"loss": loss}
-        metrics: dict[str, Any] = {"loss": loss}
+    def _note(self, batch: Batch, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Notes what a step returned besides its loss; returns it, detached."""
+        metrics: dict[str, Any] = {}
         for key, value in result.items():
             if key not in ("loss", "num_samples"):
                 metrics[key] = value.detach() if isinstance(value, Tensor) else value
-                self.metric_table.add(name, key, metrics[key], weight)
+                self.metric_table.add(batch.name, key, metrics[key], batch.weight)
         return metrics
 
     def _update(self, window: list[Batch]) -> None:
         """Ends a window: optimizers, schedulers, cleared gradients, one more update, the batches committed."""
-        stepped: set[int] = set()
-        names = [batch.name for batch in window]
+        stepped: Collection[int] = ()
         if not self.nonfinite.every_window or self._window_is_finite():
-            stepped = self.optimizer_set.step(names, self, self.hooks, self.ranks, self.precision.scaler)
+            stepped = self.optimizer_set.step(window, self, self.hooks, self.ranks, self.precision.scaler)
         self.optimizer_set.clear()
         self.global_step += 1
-        self.scheduler_set.after_update(names, stepped, self.logged)
+        self.scheduler_set.after_update(window, stepped, self.logged)
         self.multi_loader_manager.commit()
         self.metric_table.commit()
         self._num_batches_committed = self.num_batches
@@ -610,7 +608,7 @@ def _loss_of(result: Any, batch: Batch) -> Tensor:
     Raises:
         ConfigError: there is none, or it can't be differentiated.
     """
-    loss = result.get("loss") if isinstance(result, Mapping) else result
+    loss = result if isinstance(result, Tensor) else result.get("loss") if isinstance(result, Mapping) else result
     if isinstance(loss, Tensor) and loss.requires_grad and loss.numel() == 1:
         return loss if loss.dim() == 0 else loss.reshape(())
     where = f"the training step of loader {batch.name!r} (batch {batch.batch_idx})"
