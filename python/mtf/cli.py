@@ -122,6 +122,11 @@ def parser() -> argparse.ArgumentParser:
     inspection = command("inspect", _inspect, "Show a checkpoint: what it holds, where its schedule stands.")
     inspection.add_argument("checkpoint", type=Path, help="the checkpoint's folder")
 
+    report = command("report", _report, "Write what a run did, with pictures, as one HTML page.")
+    report.add_argument("folder", type=Path, help="folder of a run's logs or checkpoints, or one above both")
+    text = "the page (default: report.html in the run's folder; with --json only where given)"
+    report.add_argument("--out", type=Path, metavar="FILE", help=text)
+
     diff = command("diff", _diff, "Show what differs between two checkpoints.")
     diff.add_argument("left", type=Path, help="a checkpoint's folder")
     diff.add_argument("right", type=Path, help="the other one's")
@@ -254,6 +259,21 @@ def _checkpoint(path: Path) -> Path:
                 f"{path} is no checkpoint but holds some ({', '.join(inside)}): try {path / inside[-1]}"
             )
     return path
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from mtf.report import read_run
+
+    found = read_run(arguments.folder)
+    page = arguments.out if arguments.json else arguments.out or found.root / "report.html"
+    if page is not None:
+        found.save(page)
+    if arguments.json:
+        _print_json(found.to_dict())
+    else:
+        print(found)
+        print(f"report: {page}")
+    return OK
 
 
 def _diff(arguments: argparse.Namespace) -> int:

@@ -7,14 +7,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from mtf.errors import ConfigError
 
 if TYPE_CHECKING:
     from mtf.schedule import Schedule
 
-_MAX_PLOT_BINS = 400
 _COLUMNS = ("source", "length", "steps", "share", "weight", "deviation", "passes", "unused tail")
 
 
@@ -113,65 +110,26 @@ class Plan:
                 parts.append("<ul>" + "".join(f"<li>{html.escape(w)}</li>" for w in epoch.warnings) + "</ul>")
         return "".join(parts)
 
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule that was planned."""
+        return self._schedule
+
     def plot(self, path: str | Path) -> None:
         """Draws which source gives when, realised against expected shares, and passes, to an image file.
 
+        ``mtf.report`` has the same pictures one by one.
+
         Args:
-            path: of the image; its ending chooses the format. Needs matplotlib (``pip install mtf[plot]``).
+            path: of the image; its ending chooses the format. Needs matplotlib (``pip install 'mtf[plot]'``).
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise ConfigError("plotting needs matplotlib: pip install 'mtf[plot]'") from error
-        known = [epoch for epoch in self.epochs if epoch.num_steps]
-        if not known:
-            raise ConfigError("there is nothing to plot: how many steps these epochs have is not known yet")
-        figure = Figure(figsize=(10, 8), layout="constrained")
-        when, shares, passes = figure.subplots(3, 1, height_ratios=[2, 1, 1])
-        names = [source.name for source in known[-1].sources]
-        self._plot_when(when, known)
-        at = np.arange(len(names))
-        shares.bar(at - 0.2, [s.share for s in known[-1].sources], 0.4, label="drawn")
-        if known[-1].sources[0].expected_share is not None:
-            shares.bar(at + 0.2, [s.expected_share or 0.0 for s in known[-1].sources], 0.4, label="weights")
-        shares.set_title(f"share of the steps, epoch {known[-1].epoch}")
-        shares.legend()
-        totals = [sum(s.passes or 0.0 for e in known for s in e.sources if s.name == name) for name in names]
-        passes.bar(at, totals)
-        passes.axhline(1, linestyle=":", color="gray")
-        passes.set_title("passes through each source, all epochs shown")
-        for axes in (shares, passes):
-            axes.set_xticks(at, names)
+        from mtf.report import plan_overview
+
+        figure = plan_overview(self)
         try:
             figure.savefig(path)
         except ValueError as error:
             raise ConfigError(f"{path}: {error}") from error
-
-    def _plot_when(self, axes: Any, epochs: list[EpochPlan]) -> None:
-        """Shares of the sources over bins of steps, stacked."""
-        total = sum(epoch.num_steps or 0 for epoch in epochs)
-        num_bins = min(_MAX_PLOT_BINS, total)
-        names = self._schedule.names
-        binned = np.zeros((len(names), num_bins))
-        done = 0
-        for epoch in epochs:
-            steps = epoch.num_steps or 0
-            for start in range(0, steps, 1 << 20):
-                drawn = self._schedule.sources(epoch.epoch, start, min(steps, start + (1 << 20)))
-                bins = (np.arange(len(drawn)) + done + start) * num_bins // total
-                np.add.at(binned, (drawn, bins), 1)
-            done += steps
-        binned /= binned.sum(axis=0)
-        edges = np.arange(num_bins + 1) * total / num_bins
-        floor = np.zeros(num_bins)
-        for name, row in zip(names, binned, strict=True):
-            axes.stairs(floor + row, edges, baseline=floor, fill=True, label=name)
-            floor = floor + row
-        axes.set_xlim(0, total)
-        axes.set_ylim(0, 1)
-        axes.set_title("which source gives when")
-        axes.set_xlabel("step")
-        axes.legend(loc="upper right")
 
 
 def make_plan(schedule: Schedule, epochs: int = 1) -> Plan:

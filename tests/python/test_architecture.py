@@ -66,6 +66,9 @@ TORCH_FREE = [
     "mtf.cli",
     "mtf.speed",
     "mtf.environment",
+    "mtf.report",
+    "mtf.report.pictures",
+    "mtf.report.run",
 ]
 
 # Only these may know the trainer; data, checkpoints and loggers can be used from another training loop.

@@ -131,7 +131,8 @@ class MultiLoader:
         self._committed_snapshots: dict[str, Snapshot | None] = {}
         self._committed_schedule: dict[str, Any] | None = None  # once its epoch has been left
         self._last_batches = LastBatches() if remember_batches else None
-        self._num_steps, self._wait_s = 0, 0.0
+        self._num_steps = 0
+        self._wait_s: list[float] = []  # by source; only ever grows, also when loaders come and go
         self._ended_passes: list[tuple[str, int]] = []
 
         # The draws taken from the schedule: `_place` is the next of them, and step `_first_step + _place` of the epoch.
@@ -185,7 +186,7 @@ class MultiLoader:
             if data is None:
                 reader.discard()
                 raise SourceError(f"{self._location(source, pass_, batch)}: the loader gave None instead of a batch")
-            self._wait_s += time.perf_counter() - start
+            self._wait_s[source] += time.perf_counter() - start
             self._num_steps += 1
             self._place = place + 1
             self._ahead.took(place, reader, data)
@@ -223,6 +224,7 @@ class MultiLoader:
         """Starts anew from the schedule's cursor, after it was moved or edited."""
         schedule = self._schedule
         self._names = list(schedule.names)
+        self._wait_s += [0.0] * (len(self._names) - len(self._wait_s))
         # A source that was removed keeps its index and is never drawn; after a resume it may have no reader.
         placeholder = next(iter(self._readers.values()))
         self._order = [self._readers.get(name, placeholder) for name in self._names]
@@ -502,12 +504,14 @@ class MultiLoader:
         """Where time goes.
 
         Returns:
-            ``num_steps``; ``wait_s``, seconds spent waiting for batches; by name ``in_flight``, batches requested from
-            workers, and ``notes``, what doesn't hold for the source, in words; ``engine``, see ``Engine.stats``.
+            ``num_steps``; ``wait_s``, seconds spent waiting for batches; by name ``source_wait_s``, the part of each
+            source in it, ``in_flight``, batches requested from workers, and ``notes``, what doesn't hold for the
+            source, in words; ``engine``, see ``Engine.stats``.
         """
         return {
             "num_steps": self._num_steps,
-            "wait_s": self._wait_s,
+            "wait_s": sum(self._wait_s),
+            "source_wait_s": dict(zip(self._names, self._wait_s, strict=False)),
             "in_flight": {name: reader.in_flight for name, reader in self._readers.items()},
             "notes": {name: notes for name, reader in self._readers.items() if (notes := reader.source.notes())},
             "engine": self._ahead.engine_stats(),

@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from itertools import compress
 from typing import TYPE_CHECKING, Any
 
+from mtf.errors import ConfigError
 from mtf.loggers.base import Logger, RunInfo, SafeLogger
 from mtf.loggers.factory import make_logger
+from mtf.loggers.journal import Journal, journal_directory
+from mtf.schedule import Schedule
 from mtf.trainer.metrics import proportions
 from mtf.trainer.progress import Progress
 
@@ -25,8 +28,11 @@ class Reporter:
         self._every = trainer.config.logging.log_scalars_every_n_steps
         self._logger: Logger | None = None
         self._logger_state: dict[str, Any] = {}
+        self._journal: Journal | None = None
+        self._known: Schedule | None = None  # what the journal's reader knows of the schedule
         self._progress = Progress("", None, is_shown=False)
         self._clock = _Clock()
+        self._waits: dict[str, float] = {}
         self.num_samples = 0
         self.advance = self._progress.advance
 
@@ -43,6 +49,10 @@ class Reporter:
                 state=self._logger_state,
             )
             self._logger = SafeLogger(make_logger(trainer.config.logging, info))
+            directory = journal_directory(trainer.config.logging, info.name)
+            if directory is not None:
+                self._journal = Journal(directory, info, trainer.world_size)
+        self.note_schedule()
         trainer.unfinished = {}
         self._clock.start(self.totals())
 
@@ -55,6 +65,17 @@ class Reporter:
         self._progress = Progress(f"epoch {trainer.epoch}", total, multi.step, is_shown=shown)
         self.advance = self._progress.advance
 
+    def note_schedule(self) -> None:
+        """Notes what was drawn in this epoch, and what will be, where earlier notes don't tell it: after edits."""
+        if self._journal is None:
+            return
+        multi = self._trainer.multi_loader_manager
+        _ = multi.step  # looking at it brings the schedule's cursor there
+        place, state = multi.schedule.position, multi.schedule.to_bytes()
+        if self._known is None or not _foretells(self._known, place, state):
+            self._journal.note_schedule(state, self._trainer.global_step)
+            self._known = Schedule.from_bytes(state)
+
     def end_epoch(self) -> None:
         """Brings ``trainer.metrics`` up to date for schedulers and hooks; the interval goes on."""
         if not self._trainer.metric_table.is_empty:
@@ -66,6 +87,9 @@ class Reporter:
         if not self._trainer.metric_table.is_empty:
             self._trainer.unfinished = self._training_row()
             self.write(self._trainer.unfinished)
+        self.note_schedule()
+        if self._journal is not None:
+            self._journal.note_pause(self._trainer.global_step, self._trainer.epoch, self._trainer.stop_reason)
         if self._logger is not None:
             self._logger.flush()
 
@@ -125,9 +149,14 @@ class Reporter:
             "throughput/data_wait_share": waited_s / elapsed_s,
         }
         assert self._trainer.multi is not None
-        engine = self._trainer.multi.stats()["engine"]
+        stats = self._trainer.multi.stats()
+        engine = stats["engine"]
         if engine:
             row["throughput/prefetched_batches"] = float(engine["num_ready"])
+        if self._trainer.config.logging.log_per_loader_metrics:
+            waits = stats["source_wait_s"]
+            row.update({f"throughput/{n}/data_wait_s": s - self._waits.get(n, 0.0) for n, s in waits.items()})
+            self._waits = waits
         return row
 
     def loader_proportions(self) -> dict[str, float]:
@@ -163,6 +192,15 @@ class Reporter:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Only has an effect before the first ``fit``, which opens the loggers."""
         self._logger_state = dict(state)
+
+
+def _foretells(known: Schedule, position: tuple[int, int], state: bytes) -> bool:
+    """Whether ``known``, moved to ``position``, is what ``state`` says."""
+    try:
+        known.seek(*position)
+    except ConfigError:  # the epoch's end was not known then
+        return False
+    return known.to_bytes() == state
 
 
 class _Clock:

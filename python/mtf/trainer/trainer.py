@@ -501,6 +501,7 @@ class Trainer:
 
         Parts that are done aren't done again after an error in a later one, or from a state taken in between.
         """
+        self.reporter.note_schedule()
         # Edits made from here on are about the next epoch.
         self.multi_loader_manager.set_epoch(self.epoch + 1)
         if self.hooks.on_source_pass_end:

@@ -1,0 +1,42 @@
+"""Pictures that explain a mixture and a run, and a run's report as one HTML page.
+
+    report = mtf.report.read_run("logs/my-run")    # folder of logs, of checkpoints, or one above both
+    report.save("report.html")
+    mtf.report.schedule_raster(schedule.plan(epochs=3)).savefig("plan.png")
+
+Pictures are matplotlib figures (``pip install 'mtf[plot]'``); names load on first use, nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_PUBLIC: dict[str, str] = {
+    "RunReport": "mtf.report.run",
+    "read_run": "mtf.report.run",
+    "History": "mtf.report.history",
+    "plan_history": "mtf.report.history",
+    "Palette": "mtf.report.style",
+    "palette_of": "mtf.report.pictures",
+    "schedule_raster": "mtf.report.pictures",
+    "shares": "mtf.report.pictures",
+    "passes": "mtf.report.pictures",
+    "losses": "mtf.report.pictures",
+    "validation": "mtf.report.pictures",
+    "data_wait": "mtf.report.pictures",
+    "plan_overview": "mtf.report.pictures",
+    "svg": "mtf.report.style",
+}
+
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        module = _PUBLIC[name]
+    except KeyError:
+        raise AttributeError(f"module 'mtf.report' has no attribute {name!r}") from None
+    value = getattr(importlib.import_module(module), name)
+    globals()[name] = value
+    return value

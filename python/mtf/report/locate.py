@@ -1,0 +1,91 @@
+"""Where the parts of a run lie: metrics, journal and checkpoints, from whichever folder of it somebody names."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mtf.checkpoint.transaction import is_checkpoint
+from mtf.errors import ConfigError
+from mtf.loggers.journal import JOURNAL_NAME
+from mtf.report.metrics import ROWS_NAMES
+
+_MAX_DEPTH = 4
+_MAX_FOLDERS = 5000
+
+
+@dataclass
+class Place:
+    """The files of one run.
+
+    Attributes:
+        root: the folder that was named.
+        metrics: file of rows, or folder of event files; None where nothing was logged to files.
+        journal: ``run.jsonl``; None in a run that logged elsewhere.
+        checkpoints: the folders of its checkpoints, by name.
+    """
+
+    root: Path
+    metrics: Path | None = None
+    journal: Path | None = None
+    checkpoints: list[Path] = field(default_factory=list)
+
+
+def locate(root: Path) -> Place:
+    """Looks for a run in ``root`` and a few levels below.
+
+    Raises:
+        ConfigError: there is no run, or there are several; says what was looked for, or which they are.
+    """
+    if not root.exists():
+        raise ConfigError(f"{root}: there is no such folder")
+    if root.is_file():
+        root = root.parent
+    if is_checkpoint(root):
+        root = root.parent
+    folders = _folders(root)
+    place = Place(root, checkpoints=[folder for folder in folders if is_checkpoint(folder)])
+    logs = {folder: found for folder in folders if (found := _metrics_in(folder)) is not None}
+    journals = [folder for folder in folders if (folder / JOURNAL_NAME).is_file()]
+    runs = list(dict.fromkeys([*journals, *logs]))
+    if len(runs) > 1:
+        named = ", ".join(str(run.relative_to(root)) for run in runs[:8]) + (", ..." if len(runs) > 8 else "")
+        raise ConfigError(f"{root}: holds {len(runs)} runs, name one of them: {named}")
+    if runs:
+        place.metrics = logs.get(runs[0])
+        place.journal = runs[0] / JOURNAL_NAME if runs[0] in journals else None
+    if not runs and not place.checkpoints:
+        raise ConfigError(
+            f"{root}: is no run: neither {', '.join(ROWS_NAMES)}, {JOURNAL_NAME} or TensorBoard's event files (as "
+            "logging.logger_type='jsonl', 'csv' or 'tensorboard' write them) nor a checkpoint lies in it"
+        )
+    return place
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints directly in a folder; none where it is missing."""
+    return sorted(path for path in folder.iterdir() if is_checkpoint(path)) if folder.is_dir() else []
+
+
+def _folders(root: Path) -> list[Path]:
+    """``root`` and what lies below it, without the insides of checkpoints, hidden folders and links."""
+    found, level = [root], [root]
+    for _ in range(_MAX_DEPTH):
+        below: list[Path] = []
+        for folder in level:
+            if is_checkpoint(folder) or len(found) > _MAX_FOLDERS:
+                continue
+            with os.scandir(folder) as entries:
+                names = sorted(e.name for e in entries if e.is_dir(follow_symlinks=False) and e.name[0] != ".")
+            below += [folder / name for name in names]
+        found += below
+        level = below
+    return found
+
+
+def _metrics_in(folder: Path) -> Path | None:
+    for name in ROWS_NAMES:
+        if (folder / name).is_file():
+            return folder / name
+    return folder if any(folder.glob("events.out.tfevents.*")) else None

@@ -1,0 +1,367 @@
+"""A run's report is what the run did: exact against recorded draws, whatever was interrupted, edited or thrown away."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+import torch
+from trainer_tools import config, loader, trainer
+
+import mtf
+from mtf.report import read_run
+from mtf.report.run import RunReport
+
+NAMES = ["web", "code", "books"]
+SIZES = [40, 24, 12]  # rows, in batches of 4
+
+
+class Recorder(mtf.TrainerHooks):
+    """The source and the loss of every step."""
+
+    def __init__(self) -> None:
+        self.sources: list[int] = []
+        self.losses: list[tuple[str, float]] = []
+
+    def on_train_batch_end(
+        self, trainer: Any, batch: Any, batch_idx: int, dataloader_idx: int, dataloader_name: str, metrics: Any
+    ) -> None:
+        self.sources.append(dataloader_idx)
+        self.losses.append((dataloader_name, float(metrics["loss"])))
+
+
+class Edit(mtf.TrainerHooks):
+    """Changes weights within an epoch, and between two."""
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        if trainer.num_batches == 27:
+            trainer.multi_loader_manager.update_weights([1, 1, 8])
+
+    def on_epoch_end(self, trainer: Any, epoch: int) -> None:
+        if epoch == 2:
+            trainer.multi_loader_manager.update_weights([8, 1, 1])
+
+
+def run(
+    path: Path,
+    hooks: list[mtf.TrainerHooks] | None = None,
+    *,
+    kind: str = "jsonl",
+    every: int = 5,
+    window: int = 1,
+    save: int | None = 20,
+    keep: int | None = None,
+    fit: dict[str, Any] | None = None,
+    multi: mtf.MultiDataLoaderConfig | None = None,
+    training_step: Any = None,
+) -> mtf.Trainer:
+    """A run of three sources in ``path``, 20 steps in an epoch."""
+    settings = config(
+        experiment_name="trial",
+        multi=multi
+        or mtf.MultiDataLoaderConfig(
+            sampling_strategy=mtf.SamplingStrategy.WEIGHTED,
+            dataloader_weights=[5, 3, 2],
+            dataloader_names=NAMES,
+            epoch_length_policy=mtf.EpochLengthPolicy.FIXED_NUM_STEPS,
+            steps_per_epoch=20,
+        ),
+        performance=mtf.PerformanceConfig(gradient_accumulation_steps=window),
+        checkpoint=mtf.CheckpointConfig(
+            root_dir=str(path / "checkpoints"), save_every_n_steps=save, max_checkpoints=keep, monitor_metric="val/loss"
+        ),
+        logging=mtf.LoggingConfig(
+            logger_type=kind,  # type: ignore[arg-type]
+            log_dir=str(path / "logs"),
+            log_scalars_every_n_steps=every,
+            progress_bar=False,
+        ),
+        seed=11,
+    )
+    arguments = {} if training_step is None else {"training_step": training_step}
+    made = trainer(settings, hooks=hooks or [], **arguments)
+    loaders = [loader(size, seed) for seed, size in enumerate(SIZES)]
+    made.fit(loaders, [loader(8, 9) for _ in NAMES], **(fit or {"max_steps": 70}))
+    return made
+
+
+def remarks(report: RunReport) -> list[str]:
+    """Its notes, without what a busy machine may add."""
+    return [note for note in report.notes if not note.startswith("Training waited")]
+
+
+def draws(report: RunReport) -> list[int]:
+    """The source of each step, from a history that has an edge at every one of them."""
+    assert report.history is not None
+    assert len(report.history.edges) == report.history.num_steps + 1
+    return np.diff(report.history.counts, axis=1).argmax(axis=0).tolist()
+
+
+def test_everything_of_a_plain_run(tmp_path: Path) -> None:
+    recorder = Recorder()
+    made = run(tmp_path, [recorder])
+    report = read_run(tmp_path)
+    assert (report.name, report.strategy, report.seed, report.update, report.position) == (
+        *("trial", "WEIGHTED, RANDOM", 11, 70),
+        (3, 10),
+    )
+    assert draws(report) == recorder.sources
+    assert report.history is not None
+    assert report.history.epoch_starts.tolist() == [0, 20, 40, 60, 70]
+    assert [s.num_batches for s in report.sources] == np.bincount(recorder.sources).tolist()
+    for i, source in enumerate(report.sources):
+        assert source.length == SIZES[i] // 4
+        assert source.passes == pytest.approx(recorder.sources.count(i) / source.length)
+        assert source.share == pytest.approx(recorder.sources.count(i) / 70)
+        assert source.expected_share == pytest.approx([0.5, 0.3, 0.2][i])
+        assert source.weight == pytest.approx([0.5, 0.3, 0.2][i])
+        in_first_row = [loss for name, loss in recorder.losses[:5] if name == source.name]
+        if in_first_row:
+            assert source.first_loss == pytest.approx(np.mean(in_first_row))
+        in_last_row = [loss for name, loss in recorder.losses[65:] if name == source.name]
+        if in_last_row:
+            assert source.last_loss == pytest.approx(np.mean(in_last_row))
+    waits = [source.wait_s for source in report.sources]
+    assert sum(w or 0.0 for w in waits) == pytest.approx(made.multi_loader_manager.stats()["wait_s"])
+    assert [(c.name, c.update, c.epoch, c.error) for c in report.checkpoints] == [
+        *(("step-00000020", 20, 1, None), ("step-00000040", 40, 2, None), ("step-00000060", 60, 3, None)),
+    ]
+    assert "latest" in report.checkpoints[-1].links
+    assert [link for c in report.checkpoints for link in c.links].count("best") == 1
+    assert report.checkpoints[0].monitored == pytest.approx(report.metrics.series["val/loss"].first)
+    assert [(s.first_update, s.last_update, s.reason) for s in report.sessions] == [(0, 70, None)]
+    assert report.versions["mtf"] == mtf.__version__
+    assert report.config["seed"] == 11
+    assert remarks(report) == []
+    assert set(report.validation_metrics()) == {"loss"}
+    assert set(report.validation_metrics()["loss"]) == {"", *NAMES}
+
+
+@pytest.mark.parametrize("kind", ["csv", "tensorboard"])
+def test_other_files_say_the_same(kind: str, tmp_path: Path) -> None:
+    if kind == "tensorboard":
+        pytest.importorskip("tensorboard", reason="an extra")
+    made = run(tmp_path / kind, kind=kind)
+    if kind == "tensorboard":
+        made.reporter._logger.close()  # type: ignore[union-attr]
+    run(tmp_path / "jsonl")
+    one, two = read_run(tmp_path / kind), read_run(tmp_path / "jsonl")
+    same = {name for name in two.metrics.series if not name.startswith("throughput/")}
+    assert same == {name for name in one.metrics.series if not name.startswith("throughput/")}
+    for name in same:
+        for left, right in zip(one.metrics.series[name].points(), two.metrics.series[name].points(), strict=True):
+            assert left.tolist() == pytest.approx(right.tolist(), rel=1e-6)
+    assert draws(one) == draws(two)
+
+
+def test_edits_are_followed(tmp_path: Path) -> None:
+    recorder = Recorder()
+    run(tmp_path, [recorder, Edit()], save=None)
+    report = read_run(tmp_path)
+    assert draws(report) == recorder.sources
+    assert remarks(report) == []
+    assert [s.weight for s in report.sources] == pytest.approx([0.8, 0.1, 0.1])
+
+
+def test_an_edit_that_no_state_tells_of_is_noticed(tmp_path: Path) -> None:
+    run(tmp_path, [Edit()], save=None)
+    journal = tmp_path / "logs" / "trial" / "run.jsonl"
+    lines = journal.read_text().splitlines()
+    kept = [line for i, line in enumerate(lines) if json.loads(line)["event"] != "schedule" or i < 2]
+    journal.write_text("\n".join(kept) + "\n")
+    (note,) = remarks(read_run(tmp_path))
+    assert "differs from the shares logged at update 70" in note
+
+
+@pytest.mark.parametrize("window", [3, 7])
+def test_windows_map_updates_to_steps(window: int, tmp_path: Path) -> None:
+    recorder = Recorder()
+    made = run(tmp_path, [recorder], window=window, every=1, save=None, fit={"max_steps": 11})
+    report = read_run(tmp_path)
+    assert draws(report) == recorder.sources
+    assert (report.update, report.window) == (11, window)
+    assert report.position == made.multi_loader_manager.schedule.position
+    (tmp_path / "logs" / "trial" / "metrics.jsonl").write_text('{"step": 4, "train/loss": 1.0}\n')
+    journal = tmp_path / "logs" / "trial" / "run.jsonl"
+    journal.write_text("".join(line for line in journal.read_text().splitlines(True) if '"pause"' not in line))
+    broken = read_run(tmp_path)
+    epoch, updates = divmod(4, -(-20 // window))
+    assert broken.position == (epoch, min(updates * window, 20)) or broken.position == (epoch - 1, 20)
+
+
+def test_a_run_that_was_killed_and_resumed_from_an_earlier_checkpoint(tmp_path: Path) -> None:
+    class Kill(mtf.TrainerHooks):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            if trainer.num_batches == 53:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, [Kill()])
+    with (tmp_path / "logs" / "trial" / "run.jsonl").open("a") as file:
+        file.write('{"event": "sched')  # killed while writing
+    killed = read_run(tmp_path)
+    assert killed.update == 50
+    assert draws(killed) == draws_of_70(tmp_path)[:50]
+    assert killed.sessions[-1].last_update is None
+    run(tmp_path, fit={"max_steps": 30, "resume_from": str(tmp_path / "checkpoints" / "step-00000020")}, save=None)
+    report = read_run(tmp_path)
+    assert report.update == 30
+    assert draws(report) == draws_of_70(tmp_path)[:30]
+    assert [(s.first_update, s.last_update) for s in report.sessions] == [(0, None), (20, 30)]
+    assert [(c.update, c.replaced) for c in report.checkpoints] == [(20, False), (40, True)]
+    assert remarks(report) == ["The session that began at update 0 broke off; the run went on from update 20."]
+    assert report.metrics.series["train/loss"].points()[0].tolist() == [5.0, 10.0, 15.0, 20.0, 25.0, 30.0]
+
+
+def draws_of_70(path: Path) -> list[int]:
+    """What an undisturbed run draws."""
+    recorder = Recorder()
+    run(path / "undisturbed", [recorder], kind="none", save=None)
+    return recorder.sources
+
+
+def test_updates_that_were_done_twice(tmp_path: Path) -> None:
+    run(tmp_path, fit={"max_steps": 50})
+    run(tmp_path, fit={"max_steps": 60, "resume_from": str(tmp_path / "checkpoints" / "step-00000040")})
+    (note,) = remarks(read_run(tmp_path))
+    assert note.startswith("Updates 41 to 50 were done twice")
+
+
+def test_the_later_of_two_rows_wins(tmp_path: Path) -> None:
+    run(tmp_path, save=None)
+    rows = tmp_path / "logs" / "trial" / "metrics.jsonl"
+    rows.write_text(
+        "".join(
+            json.dumps({"step": step, key: value}) + "\n"
+            for step, key, value in [
+                *((10, "train/loss", 1.0), (10, "val/loss", 1.5), (20, "train/loss", 2.0), (30, "train/loss", 3.0)),
+                *((20, "train/loss", 20.0), (20, "val/loss", 25.0), (25, "train/loss", 26.0)),
+            ]
+        )
+    )
+    metrics = read_run(tmp_path).metrics
+    assert [v.tolist() for v in metrics.series["train/loss"].points()] == [[10.0, 20.0, 25.0], [1.0, 20.0, 26.0]]
+    assert [v.tolist() for v in metrics.series["val/loss"].points()] == [[10.0, 20.0], [1.5, 25.0]]
+    assert (metrics.num_rows, metrics.num_replaced) == (5, 2)
+
+
+def test_checkpoints_alone(tmp_path: Path) -> None:
+    recorder = Recorder()
+    run(tmp_path, [recorder], kind="none", keep=1)
+    for folder in (tmp_path, tmp_path / "checkpoints", tmp_path / "checkpoints" / "step-00000060"):
+        report = read_run(folder)
+        assert draws(report) == recorder.sources[:60], "the past is told by the configuration: nothing was edited"
+        assert (report.name, report.update, report.sessions) == ("trial", 60, [])
+        assert report.metrics.series["val/loss"].last is not None
+        assert [note.split(";")[0] for note in remarks(report)] == ["No rows of metrics were found"]
+
+
+def test_checkpoints_alone_of_an_edited_run(tmp_path: Path) -> None:
+    recorder = Recorder()
+    run(tmp_path, [recorder, Edit()], kind="none", fit={"max_steps": 60})
+    report = read_run(tmp_path)
+    assert [note for note in report.notes if "edited" in note] == [
+        f"The mixture was edited between steps {a} and {b}: what was drawn between them is shown as it was planned "
+        "before."
+        for a, b in ((20, 40), (40, 60))
+    ]
+    for old in ("step-00000020", "step-00000040"):
+        shutil.rmtree(tmp_path / "checkpoints" / old)
+    report = read_run(tmp_path)
+    assert "What was drawn before epoch 3 is not known: no state of it was kept." in report.notes
+    assert report.history is not None
+    assert (report.history.first_epoch, report.history.num_steps) == (3, 0)
+
+
+def test_logs_alone_and_logs_that_lead_to_checkpoints(tmp_path: Path) -> None:
+    recorder = Recorder()
+    run(tmp_path / "a", [recorder])
+    shutil.move(tmp_path / "a", tmp_path / "b")
+    assert len(read_run(tmp_path / "b" / "logs").checkpoints) == 3
+    shutil.rmtree(tmp_path / "b" / "checkpoints")
+    report = read_run(tmp_path / "b" / "logs" / "trial")
+    assert report.checkpoints == []
+    assert draws(report) == recorder.sources
+
+
+def test_sources_that_come_and_go(tmp_path: Path) -> None:
+    class Grow(mtf.TrainerHooks):
+        def on_epoch_end(self, trainer: Any, epoch: int) -> None:
+            if epoch == 0:
+                trainer.add_dataloader(loader(8, 5), "hard", weight=5.0)
+            if epoch == 1:
+                trainer.remove_dataloader("web")
+
+    recorder = Recorder()
+    run(tmp_path, [recorder, Grow()], save=None)
+    report = read_run(tmp_path)
+    assert [s.name for s in report.sources] == [*NAMES, "hard"]
+    assert draws(report) == recorder.sources
+    assert remarks(report) == []
+
+
+def test_lengths_that_are_found_out(tmp_path: Path) -> None:
+    class Stream(torch.utils.data.IterableDataset[Any]):
+        def __iter__(self) -> Any:
+            yield from torch.utils.data.TensorDataset(*next(iter(loader(28, 3, batch_size=28))))
+
+    recorder = Recorder()
+    settings = config(
+        experiment_name="stream",
+        multi=mtf.MultiDataLoaderConfig(
+            dataloader_names=["stream", "known"],
+            epoch_length_policy=mtf.EpochLengthPolicy.FIXED_NUM_STEPS,
+            steps_per_epoch=20,
+        ),
+        logging=mtf.LoggingConfig(logger_type="jsonl", log_dir=str(tmp_path), progress_bar=False),
+    )
+    stream = torch.utils.data.DataLoader(Stream(), batch_size=4)
+    trainer(settings, hooks=[recorder]).fit([stream, loader(16, 1)], max_steps=50)
+    report = read_run(tmp_path)
+    assert draws(report) == recorder.sources
+    assert report.sources[1].passes == pytest.approx(25 / 4)
+
+
+def test_values_that_are_not_finite_are_counted(tmp_path: Path) -> None:
+    run(tmp_path, save=None)
+    rows = tmp_path / "logs" / "trial" / "metrics.jsonl"
+    rows.write_text('{"step": 1, "train/loss": "nan"}\n{"step": 2, "train/loss": 0.5}\n{"step": 3, "tra')
+    report = read_run(tmp_path)
+    loss = report.metrics.series["train/loss"]
+    assert (loss.first, loss.last, loss.num_values, loss.num_bad) == (0.5, 0.5, 2, 1)
+    assert "Values that are not finite were left out: train/loss (1)." in report.notes
+
+
+def test_much_waiting_is_pointed_out(tmp_path: Path) -> None:
+    run(tmp_path, save=None)
+    rows = tmp_path / "logs" / "trial" / "metrics.jsonl"
+    rows.write_text('{"step": 9, "throughput/data_wait_share": 0.45, "throughput/code/data_wait_s": 3.0}\n')
+    assert read_run(tmp_path).notes[0].startswith("Training waited for data 45% of the time, longest for code")
+
+
+def test_damaged_checkpoints_are_named(tmp_path: Path) -> None:
+    run(tmp_path)
+    manifest = tmp_path / "checkpoints" / "step-00000040" / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes().replace(b'"step": 40', b'"step": 41'))
+    report = read_run(tmp_path)
+    assert [c.error is None for c in report.checkpoints].count(False) == 1
+    assert any("step-00000040" in note and "damaged" in note for note in report.notes)
+
+
+def test_plain_data_is_json(tmp_path: Path) -> None:
+    run(tmp_path)
+    report = read_run(tmp_path)
+    data = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert data["update"] == 70
+    assert data["schedule"]["counts"][0][-1] == report.sources[0].num_batches
+    assert data["metrics"]["train/loss"]["last"] == report.metrics.series["train/loss"].last
+    assert math.isfinite(data["sources"][0]["max_deviation"])
+    assert str(report).splitlines()[0] == "trial: 70 updates, epoch 3, step 10"
+    assert len(str(report).splitlines()) == 5
