@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import inspect
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
+from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import nested_parse_with_titles
 
@@ -32,15 +34,32 @@ autodoc_typehints_description_target = "documented"
 python_use_unqualified_type_names = True
 myst_heading_anchors = 3
 # The README's links to files of the repository have no page here.
-suppress_warnings = ["myst.xref_missing"]
+suppress_warnings = ["myst.xref_missing", "toc.empty_glob"]
+
+
+class InlinePictures(SphinxPostTransform):
+    """Puts the pictures of docs/figures into the page itself, where their colours follow its light or dark theme."""
+
+    default_priority = 5
+    formats = ("html",)
+
+    def run(self, **_: object) -> None:
+        for image in list(self.document.findall(nodes.image)):
+            path = Path(self.app.srcdir) / image["uri"]
+            if path.suffix == ".svg" and path.parent.name == "figures":
+                label = html.escape(image.get("alt", ""), quote=True)
+                drawn = path.read_text(encoding="utf-8").replace("<svg ", f'<svg aria-label="{label}" ', 1)
+                image.replace_self(nodes.raw("", drawn, format="html"))
 
 
 class PublicNames(SphinxDirective):
-    """One entry per name in `mtf.__all__`, in that order."""
+    """One entry per name of `mtf` in the directive's content, in that order."""
+
+    has_content = True
 
     def run(self) -> list[nodes.Node]:
         lines: list[str] = []
-        for name in mtf.__all__:
+        for name in " ".join(self.content).split():
             value = getattr(mtf, name)
             kind = "class" if inspect.isclass(value) else "function" if inspect.isfunction(value) else "data"
             if isinstance(value, type) and issubclass(value, BaseException):
@@ -67,5 +86,6 @@ class ConfigurationReference(SphinxDirective):
 
 def setup(app: Sphinx) -> None:
     """Register the directives that pages use."""
-    app.add_directive("mtf-public-names", PublicNames)
+    app.add_post_transform(InlinePictures)
+    app.add_directive("mtf-names", PublicNames)
     app.add_directive("mtf-configuration", ConfigurationReference)

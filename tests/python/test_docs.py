@@ -2,12 +2,18 @@
 
 The blocks of a page run in order and share their names, in an empty folder. Two comments in a page's source steer this:
 `<!-- setup` ... `-->` holds code that runs but isn't shown; `<!-- not run: reason -->` before a block leaves it out.
-A `yaml` block whose first line is `# file: NAME` is written to that file first.
+A `text` block after `<!-- prints -->` is what the code above it prints. A block whose first line is `# file: NAME` is
+written to that file and not run.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
 import re
+import signal
+import subprocess
 import sys
 import types
 from collections.abc import Iterator
@@ -22,9 +28,11 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").r
 
 _PART = re.compile(
     r"<!-- setup\n(?P<setup>.*?)-->"
+    r"|<!-- prints -->\s*```text\n(?P<printed>.*?)^```"
     r"|(?P<skip><!-- not run: [^>]+-->\s*)?^```(?P<language>python|yaml)[^\n]*\n(?P<code>.*?)^```",
     re.DOTALL | re.MULTILINE,
 )
+_FILE = re.compile(r"# file: (\S+)\n")
 
 
 def parts(text: str) -> Iterator[tuple[str, str, int]]:
@@ -32,6 +40,8 @@ def parts(text: str) -> Iterator[tuple[str, str, int]]:
     for found in _PART.finditer(text):
         if found["setup"] is not None:
             yield "python", found["setup"], text.count("\n", 0, found.start("setup")) + 1
+        elif found["printed"] is not None:
+            yield "printed", found["printed"], text.count("\n", 0, found.start("printed")) + 1
         elif found["skip"] is None:
             yield found["language"], found["code"], text.count("\n", 0, found.start("code")) + 1
 
@@ -46,14 +56,51 @@ def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     # A module of its own, so that classes in examples can be found by worker processes and dataclasses.
     module = types.ModuleType("docs_example")
     monkeypatch.setitem(sys.modules, module.__name__, module)
+    printed = io.StringIO()
     for language, code, line in parts(page.read_text(encoding="utf-8")):
-        if language == "yaml":
-            named = re.match(r"# file: (\S+)\n", code)
-            if named:
-                Path(named[1]).write_text(code, encoding="utf-8")
-            continue
-        # Blank lines before the code give tracebacks the page's own line numbers.
-        exec(compile("\n" * (line - 1) + code, str(page), "exec", dont_inherit=True), module.__dict__)
+        named = _FILE.match(code)
+        if language == "printed":
+            assert printed.getvalue() == code, f"{page.name}:{line} shows what isn't printed"
+            printed = io.StringIO()
+        elif named:
+            Path(named[1]).write_text(code, encoding="utf-8")
+        elif language == "python":
+            # Blank lines before the code give tracebacks the page's own line numbers.
+            code = "\n" * (line - 1) + code
+            with contextlib.redirect_stdout(printed):
+                exec(compile(code, str(page), "exec", dont_inherit=True), module.__dict__)
+
+
+def test_the_first_run_of_the_quickstart_goes_on_after_ctrl_c(tmp_path: Path) -> None:
+    """As a reader would do it: the page's own file, interrupted once, ends with the same figures."""
+    pytest.importorskip("sklearn")
+    page = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
+    code = next(code for _, code, _ in parts(page) if _FILE.match(code)).replace("max_epochs=100", "max_epochs=12")
+
+    def start(folder: str) -> subprocess.Popen[str]:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "train.py").write_text(code, encoding="utf-8")
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        return subprocess.Popen(
+            [sys.executable, "train.py"],
+            cwd=tmp_path / folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    whole, _ = start("whole").communicate(timeout=100)
+    assert "val/cells/loss" in whole
+    process = start("parts")
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("epoch 2: "):
+            process.send_signal(signal.SIGINT)
+            break
+    _, errors = process.communicate(timeout=100)
+    assert re.search(r"KeyboardInterrupt: stopped by Ctrl-C, saved to .*step-\d+", errors)
+    assert start("parts").communicate(timeout=100)[0] == whole
 
 
 def test_parts_are_found() -> None:
@@ -61,11 +108,13 @@ def test_parts_are_found() -> None:
         "<!-- setup\nhidden = 1\n-->\n```python\nshown = 2\n```\n"
         "<!-- not run: needs two machines -->\n```python\nboom\n```\n"
         "```yaml\n# file: a.yaml\nx: 1\n```\n```bash\nls\n```\n"
+        "<!-- prints -->\n```text\n2\n```\n```text\nnever looked at\n```\n"
     )
     assert list(parts(text)) == [
         ("python", "hidden = 1\n", 2),
         ("python", "shown = 2\n", 5),
         ("yaml", "# file: a.yaml\nx: 1\n", 12),
+        ("printed", "2\n", 20),
     ]
 
 
@@ -73,5 +122,6 @@ def test_links_lead_somewhere() -> None:
     for page in PAGES:
         if "_build" in page.parts:
             continue
-        for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", page.read_text(encoding="utf-8")):
+        prose = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+        for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", prose):
             assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
