@@ -98,29 +98,38 @@ std::uint64_t checked_batch(const Sampler& sampler, std::uint64_t batch) {
 }  // namespace
 
 void bind_random(py::module_& module) {
+  // Each docstring begins with a signature in Python's own types.
+  py::options options;
+  options.disable_function_signatures();
   module.def(
       "fold_in", [](std::uint64_t key, std::uint64_t data) { return fold_in(Key{key}, data).value; }, py::arg("key"),
-      py::arg("data"), "A key that depends on every bit of `key` and `data` (both in [0, 2^64)).");
+      py::arg("data"),
+      "fold_in(key, data) -> int\n\nA key that depends on every bit of `key` and `data`: an integer (both in [0, "
+      "2^64)) or a name.");
   module.def(
       "fold_in", [](std::uint64_t key, std::string_view data) { return fold_in(Key{key}, data).value; }, py::arg("key"),
-      py::arg("data"), "As above for a name.");
+      py::arg("data"));
   module.def("philox4x32", &philox4x32, py::arg("counter"), py::arg("key"),
-             "The four words of Philox4x32-10 at a counter of four words under a key of two.");
+             "philox4x32(counter, key) -> list[int]\n\nThe four words of Philox4x32-10 at a counter of four words "
+             "under a key of two.");
   module.def(
       "philox_fill",
       [](std::uint64_t key, std::uint64_t start, std::uint64_t stop) {
         if (stop < start) throw py::index_error("`stop` must not be less than `start`.");
         return filled<std::uint32_t>(stop - start, [&](auto out) { philox_fill(Key{key}, start, out); });
       },
-      py::arg("key"), py::arg("start"), py::arg("stop"), "Words [start, stop) of the key's stream, as uint32.");
+      py::arg("key"), py::arg("start"), py::arg("stop"),
+      "philox_fill(key, start, stop) -> numpy.ndarray\n\nWords [start, stop) of the key's stream, as uint32.");
 
   py::class_<Permutation>(module, "Permutation",
-                          "A bijection of [0, n) chosen by a key, for any n up to 2^62, in O(1) memory.")
+                          "Permutation(n, key)\n\nA bijection of [0, n) chosen by a key, for any n up to 2^62, in O(1) "
+                          "memory. `permutation[i]` is the image of i.")
       .def(py::init([](std::uint64_t n, std::uint64_t key) { return Permutation(n, Key{key}); }), py::arg("n"),
            py::arg("key"))
       .def("__len__", &Permutation::size)
       .def("__getitem__", &permutation_item, py::arg("index"), "The image of one index.")
-      .def("fill", &permutation_range, py::arg("start"), py::arg("stop"), "The images of [start, stop), as int64.");
+      .def("fill", &permutation_range, py::arg("start"), py::arg("stop"),
+           "fill(self, start, stop) -> numpy.ndarray\n\nThe images of [start, stop): int64, shape (stop - start,).");
 
   py::class_<Sampler>(module, "Sampler", "The sample indices of batch b of pass p, as a function of (spec, p, b).")
       .def(py::init(&make_sampler), py::arg("num_samples"), py::arg("batch_size"), py::kw_only(), py::arg("key") = 0,

@@ -167,14 +167,23 @@ void bind_config(py::module_& module) {
 }  // namespace
 
 void bind_schedule(py::module_& module) {
+  // Each docstring begins with a signature in Python's own types.
+  py::options options;
+  options.disable_function_signatures();
   bind_draw(module);
   bind_config(module);
   py::class_<PySchedule>(module, "Schedule")
       .def(py::init(&make_schedule), py::arg("config"), py::arg("names"), py::arg("lengths"), py::arg("seed"))
-      .def_property_readonly("seed", [](const PySchedule& s) { return s.core.seed(); })
-      .def_property_readonly("epoch", [](const PySchedule& s) { return s.core.epoch(); })
-      .def_property_readonly("step", [](const PySchedule& s) { return s.core.step(); })
-      .def_property_readonly("epoch_done", [](PySchedule& s) { return s.core.epoch_done(); })
+      .def_property_readonly(
+          "seed", [](const PySchedule& s) { return s.core.seed(); }, "The seed.")
+      .def_property_readonly(
+          "epoch", [](const PySchedule& s) { return s.core.epoch(); }, "Epoch of the cursor.")
+      .def_property_readonly(
+          "step", [](const PySchedule& s) { return s.core.step(); },
+          "Step of the cursor in its epoch, that is the next draw.")
+      .def_property_readonly(
+          "epoch_done", [](PySchedule& s) { return s.core.epoch_done(); },
+          "Whether the cursor is at the end of its epoch.")
       .def_property_readonly("mixture", [](PySchedule& s) { return s.core.setup().config; })
       .def_property_readonly("initial_mixture", [](PySchedule& s) { return s.core.initial().config; })
       .def_property_readonly("source_table",
@@ -190,32 +199,44 @@ void bind_schedule(py::module_& module) {
           [](PySchedule& s, std::optional<std::uint64_t> epoch) {
             return known(s.core.num_steps(epoch_or_current(s, epoch)));
           },
-          py::arg("epoch") = py::none())
+          py::arg("epoch") = py::none(),
+          "num_steps(self, epoch=None) -> int | None\n\nSteps (batches) of an epoch; None if it isn't known before its "
+          "sources end.")
       .def(
           "first_step",
           [](PySchedule& s, std::optional<std::uint64_t> epoch) {
             return s.core.first_step(epoch_or_current(s, epoch));
           },
-          py::arg("epoch") = py::none())
-      .def("sources", &sources, py::arg("epoch") = py::none(), py::arg("start") = 0, py::arg("stop") = py::none())
+          py::arg("epoch") = py::none(),
+          "first_step(self, epoch=None) -> int\n\nSteps drawn in the whole training before an epoch.")
+      .def("sources", &sources, py::arg("epoch") = py::none(), py::arg("start") = 0, py::arg("stop") = py::none(),
+           "sources(self, epoch=None, start=0, stop=None) -> numpy.ndarray\n\nIndex of the source of each step in "
+           "[start, stop) of an epoch, cut at its end: int32, shape (steps,).\n\nRaises:\n    ConfigError: `stop` is "
+           "left out and the epoch's length isn't known yet.")
       .def(
           "counts",
           [](PySchedule& s, std::uint64_t step, std::optional<std::uint64_t> epoch) {
             return as_array(s.core.counts(step, epoch_or_current(s, epoch)));
           },
-          py::arg("step"), py::arg("epoch") = py::none())
+          py::arg("step"), py::arg("epoch") = py::none(),
+          "counts(self, step, epoch=None) -> numpy.ndarray\n\nDraws of each source in steps [0, step) of an epoch: "
+          "int64, shape (sources,).\n\nRaises:\n    ConfigError: the epoch has fewer steps.")
       .def(
           "expected_counts",
           [](PySchedule& s, std::uint64_t step, std::optional<std::uint64_t> epoch) {
             return s.core.expected_counts(step, epoch_or_current(s, epoch));
           },
-          py::arg("step"), py::arg("epoch") = py::none())
+          py::arg("step"), py::arg("epoch") = py::none(),
+          "expected_counts(self, step, epoch=None) -> list[float]\n\nAs `counts`, with the draws that the weights "
+          "promise in place of those that were made.")
       .def(
           "at",
           [](PySchedule& s, std::uint64_t step, std::optional<std::uint64_t> epoch) {
             return s.make_draw(s.core.at(step, epoch_or_current(s, epoch)));
           },
-          py::arg("step"), py::arg("epoch") = py::none())
+          py::arg("step"), py::arg("epoch") = py::none(),
+          "at(self, step, epoch=None) -> Draw\n\nThe draw at a step: as quick at any step.\n\nRaises:\n    "
+          "ConfigError: the epoch has fewer steps.")
       .def(
           "opening_places",
           [](PySchedule& s, std::optional<std::uint64_t> epoch) {
@@ -225,22 +246,34 @@ void bind_schedule(py::module_& module) {
             }
             return out;
           },
-          py::arg("epoch") = py::none())
+          py::arg("epoch") = py::none(),
+          "opening_places(self, epoch=None) -> list[tuple[int, int]]\n\nPer source `(pass, batch)` that it would give "
+          "next when an epoch begins.")
       .def("report", &report, py::arg("epoch"))
-      .def("draws", &draws, py::arg("n"))
+      .def("draws", &draws, py::arg("n"),
+           "draws(self, n) -> tuple\n\nThe next `n` draws from the cursor, which stays, or as many as the epoch has: "
+           "sources (int32), passes and batches (int64), each of shape (draws,).")
       .def("__iter__", [](py::object self) { return make_draw_iterator(std::move(self), 1); })
       .def(
           "iterate",
           [](py::object self, std::optional<std::int64_t> num_epochs) {
             return make_draw_iterator(std::move(self), num_epochs.value_or(-1));
           },
-          py::arg("num_epochs") = py::none())
+          py::arg("num_epochs") = py::none(),
+          "iterate(self, num_epochs=None) -> Iterator[Draw]\n\nIterates from the cursor, which it moves, to the end of "
+          "`num_epochs` epochs; None: without end.")
       .def(
-          "advance", [](PySchedule& s, std::uint64_t n) { s.core.advance(n); }, py::arg("n"))
-      .def("next_epoch", [](PySchedule& s) { s.core.next_epoch(); })
+          "advance", [](PySchedule& s, std::uint64_t n) { s.core.advance(n); }, py::arg("n"),
+          "advance(self, n) -> None\n\nMoves the cursor on by `n` steps of its epoch.\n\nRaises:\n    ConfigError: the "
+          "epoch has fewer steps.")
+      .def(
+          "next_epoch", [](PySchedule& s) { s.core.next_epoch(); },
+          "next_epoch(self) -> None\n\nOpens the next epoch; the cursor must be at the end of its own.")
       .def(
           "seek", [](PySchedule& s, std::uint64_t epoch, std::uint64_t step) { s.core.seek(epoch, step); },
-          py::arg("epoch"), py::arg("step"))
+          py::arg("epoch"), py::arg("step"),
+          "seek(self, epoch, step) -> None\n\nMoves the cursor.\n\nRaises:\n    ConfigError: an epoch before the last "
+          "edit or loaded state, or a step beyond the epoch's end.")
       .def(
           "change_weights",
           [](PySchedule& s, const std::vector<double>& weights) { return s.core.update_weights(weights); },
@@ -267,32 +300,42 @@ void bind_schedule(py::module_& module) {
       .def(
           "end_pass",
           [](PySchedule& s, std::int32_t source, std::uint64_t num_batches) { s.core.end_pass(source, num_batches); },
-          py::arg("source"), py::arg("num_batches"))
+          py::arg("source"), py::arg("num_batches"),
+          "end_pass(self, source, num_batches) -> None\n\nThe pass in which `source` (an index) stands ended after "
+          "`num_batches` batches, whatever its length said.")
       .def(
           "extend_pass",
           [](PySchedule& s, std::int32_t source, std::uint64_t num_batches) {
             s.core.extend_pass(source, num_batches);
           },
-          py::arg("source"), py::arg("num_batches"))
+          py::arg("source"), py::arg("num_batches"),
+          "extend_pass(self, source, num_batches) -> None\n\nThe pass in which `source` (an index) stands goes on "
+          "beyond its length: to `num_batches` batches at least.")
       .def(
           "state_dict",
           [](PySchedule& s, std::optional<std::uint64_t> step) { return to_python(state_value(s, step)); },
-          py::arg("step") = py::none())
-      .def("to_bytes", &to_bytes, py::arg("step") = py::none())
+          py::arg("step") = py::none(),
+          "state_dict(self, step=None) -> dict\n\nThe state at the cursor, or at a step of its epoch before it: plain "
+          "data, as docs/state-format.md describes it.")
+      .def("to_bytes", &to_bytes, py::arg("step") = py::none(),
+           "to_bytes(self, step=None) -> bytes\n\nAs `state_dict`, as bytes with a checksum.")
       .def(
           "load_state_dict",
           [](PySchedule& s, py::object state) {
             s.core.load(schedule_state_from(from_python(state, "state"), kScheduleVersion));
             s.refresh_names();
           },
-          py::arg("state"))
+          py::arg("state"),
+          "load_state_dict(self, state) -> None\n\nPuts the state from `state_dict` in place, cursor and "
+          "log.\n\nRaises:\n    StateMismatch: damaged, newer, or of another seed, configuration, names or lengths; "
+          "nothing has been changed.")
       .def(
           "load_bytes",
           [](PySchedule& s, const std::string& bytes) {
             s.core.load(decode_state(bytes));
             s.refresh_names();
           },
-          py::arg("data"))
+          py::arg("data"), "load_bytes(self, data) -> None\n\nAs `load_state_dict`, from the bytes of `to_bytes`.")
       .def_property_readonly("fingerprints", [](PySchedule& s) { return s.core.fingerprints(); })
       .def(py::init([](const py::bytes& data) {
              return std::make_unique<PySchedule>(Schedule::from_state(decode_state(data)));

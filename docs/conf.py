@@ -34,7 +34,7 @@ autodoc_typehints_description_target = "documented"
 python_use_unqualified_type_names = True
 myst_heading_anchors = 3
 # The README's links to files of the repository have no page here.
-suppress_warnings = ["myst.xref_missing", "toc.empty_glob"]
+suppress_warnings = ["myst.xref_missing"]
 
 
 class InlinePictures(SphinxPostTransform):
@@ -64,9 +64,12 @@ class PublicNames(SphinxDirective):
             kind = "class" if inspect.isclass(value) else "function" if inspect.isfunction(value) else "data"
             if isinstance(value, type) and issubclass(value, BaseException):
                 kind = "exception"
-            lines += (
-                [f".. auto{kind}:: mtf.{name}"] + (["   :members:"] if kind in ("class", "exception") else []) + [""]
-            )
+            lines += [f".. auto{kind}:: mtf.{name}"]
+            if kind in ("class", "exception"):
+                lines += ["   :members:"]
+            if issubclass(type(value), type) and any(base.__module__ == "mtf._core" for base in value.__mro__[1:]):
+                lines += ["   :inherited-members: pybind11_object"]  # the native part of the interface
+            lines += [""]
         node = nodes.section()
         node.document = self.state.document
         self.state.nested_parse(StringList(lines, "mtf"), self.content_offset, node)

@@ -99,7 +99,7 @@ class Schedule(_core.Schedule):
 
     @property
     def position(self) -> tuple[int, int]:
-        """``(epoch, step)`` of the cursor: the next draw."""
+        """Where the cursor stands, that is the next draw, as ``(epoch, step)``."""
         return self.epoch, self.step
 
     @property

@@ -9,6 +9,7 @@ written to that file and not run.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import os
 import re
@@ -20,6 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+import mtf
 
 pytest.importorskip("torch")
 
@@ -75,32 +78,31 @@ def test_the_first_run_of_the_quickstart_goes_on_after_ctrl_c(tmp_path: Path) ->
     """As a reader would do it: the page's own file, interrupted once, ends with the same figures."""
     pytest.importorskip("sklearn")
     page = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
-    code = next(code for _, code, _ in parts(page) if _FILE.match(code)).replace("max_epochs=100", "max_epochs=12")
+    code = next(code for _, code, _ in parts(page) if _FILE.match(code)).replace("max_epochs=100", "max_epochs=6")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
 
-    def start(folder: str) -> subprocess.Popen[str]:
+    def run(folder: str, interrupt_at: str | None = None) -> tuple[str, str]:
+        """Output and errors of the page's file, in a folder of its own."""
         (tmp_path / folder).mkdir(exist_ok=True)
         (tmp_path / folder / "train.py").write_text(code, encoding="utf-8")
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        return subprocess.Popen(
-            [sys.executable, "train.py"],
-            cwd=tmp_path / folder,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        command = [sys.executable, "train.py"]
+        with subprocess.Popen(
+            command, cwd=tmp_path / folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stderr is not None
+            try:
+                if interrupt_at is not None:
+                    next(line for line in process.stderr if line.startswith(interrupt_at))
+                    process.send_signal(signal.SIGINT)
+                return process.communicate(timeout=60)
+            finally:
+                process.kill()
 
-    whole, _ = start("whole").communicate(timeout=100)
+    whole, _ = run("whole")
     assert "val/cells/loss" in whole
-    process = start("parts")
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("epoch 2: "):
-            process.send_signal(signal.SIGINT)
-            break
-    _, errors = process.communicate(timeout=100)
+    _, errors = run("parts", interrupt_at="epoch 1: ")
     assert re.search(r"KeyboardInterrupt: stopped by Ctrl-C, saved to .*step-\d+", errors)
-    assert start("parts").communicate(timeout=100)[0] == whole
+    assert run("parts")[0] == whole
 
 
 def test_parts_are_found() -> None:
@@ -125,3 +127,30 @@ def test_links_lead_somewhere() -> None:
         prose = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
         for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", prose):
             assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
+
+
+def test_every_public_name_is_in_the_reference_once() -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    groups = re.findall(r"\.\. mtf-names::\n((?:   .+\n)+)", page)
+    assert sorted(" ".join(groups).split()) == sorted(mtf.__all__)
+
+
+def test_every_page_is_in_the_table_of_contents() -> None:
+    listed = set()
+    for page in ("index.md", "strategies.md"):
+        text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+        for table in re.findall(r"^```{toctree}\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+            listed |= {line for line in table.splitlines() if line and not line.startswith(":")}
+    found = {str(p.relative_to(ROOT / "docs").with_suffix("")) for p in PAGES if p.is_relative_to(ROOT / "docs")}
+    pages = {page for page in found if not page.startswith(("_build/", "decisions/")) and page != "index"}
+    assert listed - {"decisions/README"} == pages
+
+
+def test_pictures_are_those_of_real_schedules(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = ROOT / "docs" / "figures"
+    monkeypatch.syspath_prepend(str(figures))
+    drawn = importlib.import_module("make").PICTURES
+    assert sorted(drawn) == sorted(path.stem for path in figures.glob("*.svg"))
+    for name, draw in drawn.items():
+        committed = (figures / f"{name}.svg").read_text(encoding="utf-8")
+        assert draw().svg() == committed, f"{name}.svg is old: run python docs/figures/make.py"
