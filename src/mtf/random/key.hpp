@@ -1,6 +1,7 @@
 /// Keys name independent streams of random numbers. They are derived by folding data in, never by adding seeds.
 #pragma once
 
+#include <array>
 #include <compare>
 #include <cstddef>
 #include <cstdint>
@@ -48,12 +49,16 @@ class Stream {
 
   /// The next 64 bits. Word t of the stream is half `t mod 2` of the block at counter t / 2.
   [[nodiscard]] constexpr std::uint64_t next() noexcept {
-    const std::uint64_t block = position_ / 2;
-    const PhiloxCounter out = philox4x32({static_cast<std::uint32_t>(block), static_cast<std::uint32_t>(block >> 32),
+    const std::array<std::uint64_t, 2> words = block(key_, position_ / 2);
+    return words[position_++ % 2];
+  }
+
+  /// Words 2 `number` and 2 `number` + 1 of the key's stream.
+  [[nodiscard]] static constexpr std::array<std::uint64_t, 2> block(Key key, std::uint64_t number) noexcept {
+    const PhiloxCounter out = philox4x32({static_cast<std::uint32_t>(number), static_cast<std::uint32_t>(number >> 32),
                                           static_cast<std::uint32_t>(KeyUse::stream), 0},
-                                         key_.words());
-    const std::size_t half = (position_++ % 2) * 2;
-    return out[half] | (std::uint64_t{out[half + 1]} << 32);
+                                         key.words());
+    return {out[0] | (std::uint64_t{out[1]} << 32), out[2] | (std::uint64_t{out[3]} << 32)};
   }
 
   /// An unbiased draw from [0, bound), bound > 0. Complexity: O(1) expected.

@@ -21,6 +21,27 @@ constexpr std::size_t kMaxDepth = 64;
 // Fixed point for the sums of weight ratios along a path, which stay below 3.4.
 constexpr int kRatioBits = 62;
 
+// Turns of a block that a word has a bit for.
+constexpr std::size_t kMaxBlock = 64;
+
+struct Division {
+  std::uint64_t quotient;
+  std::uint32_t remainder;
+};
+
+/// `numerator`, below 2^63, divided by `divisor`, given reciprocal_of(divisor).
+constexpr Division divide(std::uint64_t numerator, std::uint32_t divisor, std::uint64_t reciprocal) noexcept {
+  // By the truncated reciprocal the quotient is right or one too small.
+  auto quotient = static_cast<std::uint64_t>((Wide{numerator} * reciprocal) >> 64);
+  std::uint64_t remainder = numerator - quotient * divisor;
+  const bool is_short = remainder >= divisor;
+  quotient += is_short ? 1 : 0;
+  remainder -= is_short ? divisor : 0;
+  return {quotient, static_cast<std::uint32_t>(remainder)};
+}
+
+constexpr std::uint64_t reciprocal_of(std::uint32_t divisor) noexcept { return ~std::uint64_t{0} / divisor; }
+
 constexpr std::uint64_t saturate(Wide step) noexcept {
   return step >= kMaxSteps ? kEndless : static_cast<std::uint64_t>(step);
 }
@@ -31,7 +52,7 @@ EvenTree::Piece::Piece(std::uint64_t clock_, std::uint64_t light_, std::uint32_t
                        std::uint32_t phase_) noexcept
     : clock(clock_),
       light(light_),
-      reciprocal(~std::uint64_t{0} / weight_),
+      reciprocal(reciprocal_of(weight_)),
       light_weight(light_weight_),
       weight(weight_),
       phase(phase_) {}
@@ -43,14 +64,8 @@ EvenTree::Piece::Dealt EvenTree::Piece::dealt(std::uint64_t at_clock) const noex
     whole += since / weight * light_weight;
     since %= weight;
   }
-  // Below 2^63, so that the quotient by the truncated reciprocal is right or one too small.
-  const std::uint64_t numerator = since * light_weight + phase;
-  auto quotient = static_cast<std::uint64_t>((Wide{numerator} * reciprocal) >> 64);
-  std::uint64_t remainder = numerator - quotient * weight;
-  const bool is_short = remainder >= weight;
-  quotient += is_short ? 1 : 0;
-  remainder -= is_short ? weight : 0;
-  return {whole + quotient, static_cast<std::uint32_t>(remainder)};
+  const Division division = divide(since * light_weight + phase, weight, reciprocal);
+  return {whole + division.quotient, division.remainder};
 }
 
 std::uint64_t EvenTree::Piece::reach(bool is_light, std::uint64_t count) const noexcept {
@@ -281,10 +296,8 @@ const EvenTree::Piece& EvenTree::piece_of_draw(const Node& node, bool is_light, 
   return *(std::ranges::upper_bound(first + 1, first + node.num_pieces, index, {}, draws_before) - 1);
 }
 
-SlotDraw EvenTree::at(std::uint64_t turn) const noexcept {
-  const std::uint64_t rounds = is_limited_ ? 0 : turn / total_;
-  std::uint64_t clock = is_limited_ ? turn : turn % total_;
-  Child child = root_;
+/// Draw number `clock` of a child: its slot, and how often the slot was drawn before.
+SlotDraw EvenTree::draw_below(Child child, std::uint64_t clock) const noexcept {
   while (child >= 0) {
     const Node& node = nodes_[static_cast<std::size_t>(child)];
     const Piece& piece = piece_at(node, clock);
@@ -293,20 +306,39 @@ SlotDraw EvenTree::at(std::uint64_t turn) const noexcept {
     child = is_light ? node.light : node.heavy;
     clock = is_light ? dealt.light : clock - dealt.light;
   }
-  return {~child, rounds * weight_of(child) + clock};
+  return {~child, clock};
 }
 
-std::uint64_t EvenTree::count(std::int32_t slot, std::uint64_t turn) const noexcept {
-  std::array<Parent, kMaxDepth> path;
-  std::size_t depth = 0;
-  for (Parent up = leaf_parents_[static_cast<std::size_t>(slot)]; up.node >= 0;
-       up = node_parents_[static_cast<std::size_t>(up.node)]) {
-    path[depth++] = up;
+SlotDraw EvenTree::at(std::uint64_t turn) const noexcept {
+  if (is_limited_) {
+    return draw_below(root_, turn);
   }
+  const SlotDraw draw = draw_below(root_, turn % total_);
+  return {draw.slot, turn / total_ * weight_of(~draw.slot) + draw.index};
+}
+
+/// The steps from the root down to a slot.
+class EvenTree::Path {
+ public:
+  Path(const EvenTree& tree, std::int32_t slot) noexcept {
+    for (Parent up = tree.leaf_parents_[static_cast<std::size_t>(slot)]; up.node >= 0;
+         up = tree.node_parents_[static_cast<std::size_t>(up.node)]) {
+      steps_[num_left_++] = up;
+    }
+  }
+  [[nodiscard]] bool is_done() const noexcept { return num_left_ == 0; }
+  Parent next() noexcept { return steps_[--num_left_]; }
+
+ private:
+  std::array<Parent, kMaxDepth> steps_;
+  std::size_t num_left_ = 0;
+};
+
+std::uint64_t EvenTree::count(std::int32_t slot, std::uint64_t turn) const noexcept {
   const std::uint64_t rounds = is_limited_ ? 0 : turn / total_;
   std::uint64_t clock = is_limited_ ? turn : turn % total_;
-  while (depth > 0) {
-    const Parent step = path[--depth];
+  for (Path path(*this, slot); !path.is_done();) {
+    const Parent step = path.next();
     const std::uint64_t light = piece_at(nodes_[static_cast<std::size_t>(step.node)], clock).dealt(clock).light;
     clock = step.is_light ? light : clock - light;
   }
@@ -349,6 +381,87 @@ std::uint64_t EvenTree::position(std::int32_t slot, std::uint64_t index) const n
   return is_limited_ ? saturate(clock) : saturate(Wide{index / weight} * total_ + clock);
 }
 
+/// Follows a block of turns down to the slot that `goes_light(piece, clock, light)` chooses at each node, where `light`
+/// of the node's first `clock` draws went to its light child; then the slot's draws in the block up again, each as its
+/// place among the draws of the node: draw number e of a child of weight b is draw floor((e v + f) / b) of its parent,
+/// where f is the parent's remainder at the block's begin for the heavy child, v - 1 less it for the light one.
+/// Nothing if a slot is spent on the way within the block.
+template <class GoesLight>
+std::optional<EvenTree::SlotTurns> EvenTree::turns_below(std::uint64_t begin, std::uint32_t size,
+                                                         GoesLight goes_light) const noexcept {
+  struct Level {
+    std::uint32_t weight;
+    std::uint32_t share;
+    std::uint32_t phase;
+  };
+  std::array<Level, kMaxDepth> levels;
+  std::size_t depth = 0;
+  const std::uint64_t rounds = is_limited_ ? 0 : begin / total_;
+  std::uint64_t clock = is_limited_ ? begin : begin % total_;
+  std::uint64_t num = size;
+  Child child = root_;
+  while (child >= 0) {
+    const Node& node = nodes_[static_cast<std::size_t>(child)];
+    const Piece& piece = piece_at(node, clock);
+    if (&piece + 1 < &pieces_[node.first_piece] + node.num_pieces && (&piece)[1].clock < clock + num) [[unlikely]] {
+      return std::nullopt;
+    }
+    const Piece::Dealt dealt = piece.dealt(clock);
+    const std::uint64_t num_light = piece.dealt(clock + num).light - dealt.light;
+    const bool is_light = goes_light(piece, clock, dealt.light);
+    levels[depth++] = {piece.weight, is_light ? piece.light_weight : piece.weight - piece.light_weight,
+                       is_light ? piece.weight - 1 - dealt.remainder : dealt.remainder};
+    child = is_light ? node.light : node.heavy;
+    clock = is_light ? dealt.light : clock - dealt.light;
+    num = is_light ? num_light : num - num_light;
+  }
+  SlotTurns found{~child, rounds * weight_of(child) + clock, 0};
+  if (num == 0) {
+    return found;
+  }
+  std::array<std::uint64_t, kMaxBlock> places;
+  std::iota(places.begin(), places.begin() + num, std::uint64_t{0});
+  while (depth > 0) {
+    const Level level = levels[--depth];
+    const std::uint64_t reciprocal = reciprocal_of(level.share);
+    for (std::size_t i = 0; i < num; ++i) {
+      places[i] = divide(places[i] * level.weight + level.phase, level.share, reciprocal).quotient;
+    }
+  }
+  for (std::size_t i = 0; i < num; ++i) {
+    found.turns |= std::uint64_t{1} << places[i];
+  }
+  return found;
+}
+
+EvenTree::SlotTurns EvenTree::turns_by_filling(std::uint64_t begin, std::uint32_t size, std::int32_t slot) const {
+  std::array<std::int32_t, kMaxBlock> slots;
+  fill(begin, std::span(slots).first(size));
+  SlotTurns found{slot, count(slot, begin), 0};
+  for (std::uint32_t i = 0; i < size; ++i) {
+    found.turns |= std::uint64_t{slots[i] == slot} << i;
+  }
+  return found;
+}
+
+EvenTree::SlotTurns EvenTree::turns_of_turn(std::uint64_t begin, std::uint32_t size, std::uint32_t offset) const {
+  std::uint64_t place = offset;  // of the turn among the node's draws in the block
+  const auto found = turns_below(begin, size, [&place](const Piece& piece, std::uint64_t clock, std::uint64_t light) {
+    const Piece::Dealt dealt = piece.dealt(clock + place);
+    const bool is_light = dealt.remainder + piece.light_weight >= piece.weight;
+    place = is_light ? dealt.light - light : place - (dealt.light - light);
+    return is_light;
+  });
+  return found ? *found : turns_by_filling(begin, size, at(begin + offset).slot);
+}
+
+EvenTree::SlotTurns EvenTree::turns_of_slot(std::uint64_t begin, std::uint32_t size, std::int32_t slot) const {
+  Path path(*this, slot);
+  const auto found =
+      turns_below(begin, size, [&path](const Piece&, std::uint64_t, std::uint64_t) { return path.next().is_light; });
+  return found ? *found : turns_by_filling(begin, size, slot);
+}
+
 /// Deals `num` draws of a child, from its draw number `clock` on, which stand at `positions` of the output. `positions`
 /// and `spare` both hold `num` entries and are overwritten.
 void EvenTree::deal(std::int32_t* out, Child child, std::uint64_t clock, std::uint16_t* positions, std::size_t num,
@@ -357,14 +470,8 @@ void EvenTree::deal(std::int32_t* out, Child child, std::uint64_t clock, std::ui
     return;
   }
   if (num == 1) {
-    while (child >= 0) {
-      const Node& node = nodes_[static_cast<std::size_t>(child)];
-      const Piece& piece = piece_at(node, clock);
-      const Piece::Dealt dealt = piece.dealt(clock);
-      const bool is_light = dealt.remainder + piece.light_weight >= piece.weight;
-      child = is_light ? node.light : node.heavy;
-      clock = is_light ? dealt.light : clock - dealt.light;
-    }
+    out[positions[0]] = draw_below(child, clock).slot;
+    return;
   }
   if (child < 0) {
     for (std::size_t i = 0; i < num; ++i) {

@@ -13,6 +13,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -44,6 +45,18 @@ class EvenTree {
   void counts(std::uint64_t turn, std::span<std::uint64_t> out) const;
   [[nodiscard]] std::uint64_t count(std::int32_t slot, std::uint64_t turn) const noexcept;
   [[nodiscard]] std::uint64_t position(std::int32_t slot, std::uint64_t index) const noexcept;
+
+  /// How a slot is drawn in a block of turns: bit t of `turns` says whether at turn begin + t, `count` how often
+  /// before.
+  struct SlotTurns {
+    std::int32_t slot;
+    std::uint64_t count;
+    std::uint64_t turns;
+  };
+  /// Of the slot that turn begin + `offset` draws, or of a given slot, in the block [begin, begin + size), size <= 64.
+  /// Complexity: O(depth) for each draw of the slot in the block; O(size) levels where a slot is spent in the block.
+  [[nodiscard]] SlotTurns turns_of_turn(std::uint64_t begin, std::uint32_t size, std::uint32_t offset) const;
+  [[nodiscard]] SlotTurns turns_of_slot(std::uint64_t begin, std::uint32_t size, std::int32_t slot) const;
 
   /// At every turn c and for every slot, |count - c w_i / W| is at most this, until a slot is spent.
   [[nodiscard]] double deviation_bound() const noexcept { return deviation_bound_; }
@@ -82,6 +95,7 @@ class EvenTree {
     std::int32_t node = -1;
     bool is_light = false;
   };
+  class Path;
 
   std::vector<std::int32_t> leaf_order(std::span<const std::string> names, Key key) const;
   void grow(std::span<const std::int32_t> leaves);
@@ -90,6 +104,11 @@ class EvenTree {
   [[nodiscard]] std::uint32_t weight_of(Child child) const noexcept;
   [[nodiscard]] const Piece& piece_at(const Node& node, std::uint64_t clock) const noexcept;
   [[nodiscard]] const Piece& piece_of_draw(const Node& node, bool is_light, std::uint64_t index) const noexcept;
+  [[nodiscard]] SlotDraw draw_below(Child child, std::uint64_t clock) const noexcept;
+  template <class GoesLight>
+  [[nodiscard]] std::optional<SlotTurns> turns_below(std::uint64_t begin, std::uint32_t size,
+                                                     GoesLight goes_light) const noexcept;
+  [[nodiscard]] SlotTurns turns_by_filling(std::uint64_t begin, std::uint32_t size, std::int32_t slot) const;
   void deal(std::int32_t* out, Child child, std::uint64_t clock, std::uint16_t* positions, std::size_t num,
             std::uint16_t* spare) const noexcept;
 

@@ -2,151 +2,41 @@
 
 #include <algorithm>
 #include <bit>
-#include <numeric>
 #include <utility>
-
-#include "mtf/random/fisher_yates.hpp"
 
 namespace mtf {
 
-ShuffledBlocks::ShuffledBlocks(EvenTree tree, Key key)
-    : tree_(std::move(tree)),
-      key_(fold_in(key, "blocks")),
-      block_size_(std::clamp<std::uint32_t>(std::bit_ceil(std::min(tree_.num_slots(), 64U) * 4), 64, kLargestBlock)),
-      block_(std::make_shared<Block>()) {}
+ShuffledBlocks::ShuffledBlocks(EvenTree tree, Key key) : tree_(std::move(tree)), order_(fold_in(key, "blocks")) {}
 
-void ShuffledBlocks::draw_order(std::uint64_t number, std::size_t size, Order& order) const noexcept {
-  const std::span<std::uint16_t> used = std::span(order).first(size);
-  std::iota(used.begin(), used.end(), std::uint16_t{0});
-  fisher_yates(fold_in(key_, number), used);
+std::uint32_t ShuffledBlocks::size_of_block(std::uint64_t begin) const noexcept {
+  return static_cast<std::uint32_t>(std::min(kBlockSize, length() - begin));
 }
 
-void ShuffledBlocks::load(std::uint64_t number) const noexcept {
-  block_->number = number;
-  block_->size = std::min<std::uint64_t>(block_size_, length() - number * block_size_);
-  block_->has_slots = false;
-  draw_order(number, block_->size, block_->order);
-}
-
-std::span<const std::int32_t> ShuffledBlocks::slots() const {
-  const std::span<std::int32_t> slots = std::span(block_->slots).first(block_->size);
-  if (!block_->has_slots) {
-    std::array<std::int32_t, kLargestBlock> even;
-    tree_.fill(block_->number * block_size_, std::span(even).first(block_->size));
-    for (std::size_t i = 0; i < slots.size(); ++i) {
-      slots[i] = even[block_->order[i]];
-    }
-    block_->has_slots = true;
+ShuffledBlocks::Place ShuffledBlocks::place_of(std::uint64_t turn) const noexcept {
+  const std::uint64_t offset = turn % kBlockSize;
+  Place place{turn - offset, 0, size_of_block(turn - offset), 0};
+  if (place.size == 0) {
+    return place;  // the end of all turns, at a block's end
   }
-  return slots;
-}
-
-std::optional<SlotDraw> ShuffledBlocks::single_draw(std::size_t offset) const noexcept {
-  constexpr std::uint64_t kMostDraws = 32;  // from here on dealing the whole block is faster
-  const std::uint64_t begin = block_->number * block_size_;
-  const std::int32_t slot = tree_.at(begin + block_->order[offset]).slot;
-  const std::uint64_t first = tree_.count(slot, begin);
-  const std::uint64_t last = tree_.count(slot, begin + block_->size);
-  if (last - first > kMostDraws) {
-    return std::nullopt;
-  }
-  std::array<std::uint8_t, kLargestBlock> is_drawn{};
-  for (std::uint64_t index = first; index < last; ++index) {
-    is_drawn[tree_.position(slot, index) - begin] = 1;
-  }
-  std::uint64_t index = first;
+  const bool is_end = offset == place.size;
+  const BlockOrder::Items order = order_.first(turn / kBlockSize, place.size, is_end ? offset : offset + 1);
   for (std::size_t i = 0; i < offset; ++i) {
-    index += is_drawn[block_->order[i]];
+    place.before |= std::uint64_t{1} << order[i];
   }
-  return SlotDraw{slot, index};
-}
-
-template <class Use>
-auto ShuffledBlocks::with_block(std::uint64_t turn, Use use) const {
-  const std::lock_guard lock(block_->mutex);
-  if (block_->number != turn / block_size_) {
-    load(turn / block_size_);
-  }
-  return use(slots());
+  place.even = is_end ? 0 : order[offset];
+  return place;
 }
 
 SlotDraw ShuffledBlocks::at(std::uint64_t turn) const {
-  const std::size_t offset = turn % block_size_;
-  std::int32_t slot = 0;
-  std::uint64_t num_before = 0;
-  {
-    const std::lock_guard lock(block_->mutex);
-    if (block_->number != turn / block_size_) {
-      load(turn / block_size_);
-      // With few slots a whole block is dealt faster than one of its slots is followed through it.
-      if (num_slots() > 16) {
-        if (const std::optional<SlotDraw> draw = single_draw(offset)) {
-          return *draw;
-        }
-      }
-    }
-    const std::span<const std::int32_t> block = slots();
-    slot = block[offset];
-    num_before = static_cast<std::uint64_t>(std::ranges::count(block.first(offset), slot));
-  }
-  return {slot, tree_.count(slot, turn - offset) + num_before};
-}
-
-void ShuffledBlocks::fill(std::uint64_t begin, std::span<std::int32_t> slots) const {
-  // The ends that cut a block come from the whole block; the blocks between are dealt at once and shuffled in place.
-  const auto copy_part = [&] {
-    const std::size_t offset = begin % block_size_;
-    const std::size_t num = with_block(begin, [&](std::span<const std::int32_t> block) {
-      const std::size_t size = std::min(slots.size(), block.size() - offset);
-      std::ranges::copy(block.subspan(offset, size), slots.begin());
-      return size;
-    });
-    begin += num;
-    slots = slots.subspan(num);
-  };
-  if (!slots.empty() && begin % block_size_ != 0) {
-    copy_part();
-  }
-  const std::size_t whole = slots.size() - slots.size() % block_size_;
-  tree_.fill(begin, slots.first(whole));
-  Order order;
-  std::array<std::int32_t, kLargestBlock> even;
-  for (std::size_t done = 0; done < whole; done += block_size_) {
-    const std::span<std::int32_t> block = slots.subspan(done, block_size_);
-    draw_order((begin + done) / block_size_, block_size_, order);
-    std::ranges::copy(block, even.begin());
-    for (std::size_t i = 0; i < block.size(); ++i) {
-      block[i] = even[order[i]];
-    }
-  }
-  begin += whole;
-  slots = slots.subspan(whole);
-  if (!slots.empty()) {
-    copy_part();
-  }
-}
-
-void ShuffledBlocks::counts(std::uint64_t turn, std::span<std::uint64_t> out) const {
-  const std::size_t offset = turn % block_size_;
-  tree_.counts(turn - offset, out);
-  if (offset > 0) {
-    with_block(turn, [&](std::span<const std::int32_t> slots) {
-      for (const std::int32_t slot : slots.first(offset)) {
-        ++out[static_cast<std::size_t>(slot)];
-      }
-    });
-  }
+  const Place place = place_of(turn);
+  const EvenTree::SlotTurns drawn = tree_.turns_of_turn(place.begin, place.size, place.even);
+  return {drawn.slot, drawn.count + static_cast<std::uint64_t>(std::popcount(drawn.turns & place.before))};
 }
 
 std::uint64_t ShuffledBlocks::count(std::int32_t slot, std::uint64_t turn) const {
-  const std::size_t offset = turn % block_size_;
-  std::uint64_t num = tree_.count(slot, turn - offset);
-  if (offset > 0) {
-    num += with_block(turn, [&](std::span<const std::int32_t> slots) {
-      return static_cast<std::uint64_t>(std::ranges::count(slots.first(offset), slot));
-    });
-  }
-  return num;
+  const Place place = place_of(turn);
+  const EvenTree::SlotTurns drawn = tree_.turns_of_slot(place.begin, place.size, slot);
+  return drawn.count + static_cast<std::uint64_t>(std::popcount(drawn.turns & place.before));
 }
 
 std::uint64_t ShuffledBlocks::position(std::int32_t slot, std::uint64_t index) const {
@@ -155,15 +45,59 @@ std::uint64_t ShuffledBlocks::position(std::int32_t slot, std::uint64_t index) c
     return kEndless;
   }
   // The same draws stand in the same block, only in another order.
-  const std::uint64_t begin = even - even % block_size_;
-  std::uint64_t num_left = index - tree_.count(slot, begin);
-  return begin + with_block(begin, [&](std::span<const std::int32_t> slots) {
-           std::uint64_t offset = 0;
-           while (slots[offset] != slot || num_left-- > 0) {
-             ++offset;
-           }
-           return offset;
-         });
+  const std::uint64_t begin = even - even % kBlockSize;
+  const std::uint32_t size = size_of_block(begin);
+  const EvenTree::SlotTurns drawn = tree_.turns_of_slot(begin, size, slot);
+  const BlockOrder::Items order = order_.first(begin / kBlockSize, size, size);
+  std::uint64_t num_left = index - drawn.count;
+  std::uint64_t offset = 0;
+  while ((drawn.turns >> order[offset] & 1) == 0 || num_left-- > 0) {
+    ++offset;
+  }
+  return begin + offset;
+}
+
+std::size_t ShuffledBlocks::fill_block(std::uint64_t begin, std::span<std::int32_t, kBlockSize> slots) const {
+  const std::uint32_t size = size_of_block(begin);
+  std::array<std::int32_t, kBlockSize> even;
+  tree_.fill(begin, std::span(even).first(size));
+  const BlockOrder::Items order = order_.first(begin / kBlockSize, size, size);
+  for (std::size_t i = 0; i < size; ++i) {
+    slots[i] = even[order[i]];
+  }
+  return size;
+}
+
+void ShuffledBlocks::fill(std::uint64_t begin, std::span<std::int32_t> slots) const {
+  // The ends that cut a block come from the whole block; the blocks between are dealt at once and shuffled in place.
+  std::array<std::int32_t, kBlockSize> block;
+  if (const std::uint64_t offset = begin % kBlockSize; offset != 0) {
+    const std::size_t num = std::min(slots.size(), fill_block(begin - offset, block) - offset);
+    std::copy_n(block.begin() + offset, num, slots.begin());
+    begin += num;
+    slots = slots.subspan(num);
+  }
+  const std::size_t num_whole = slots.size() - slots.size() % kBlockSize;
+  tree_.fill(begin, slots.first(num_whole));
+  order_.shuffle(begin / kBlockSize, slots.first(num_whole));
+  begin += num_whole;
+  slots = slots.subspan(num_whole);
+  if (!slots.empty()) {
+    fill_block(begin, block);
+    std::copy_n(block.begin(), slots.size(), slots.begin());
+  }
+}
+
+void ShuffledBlocks::counts(std::uint64_t turn, std::span<std::uint64_t> out) const {
+  const std::uint64_t offset = turn % kBlockSize;
+  tree_.counts(turn - offset, out);
+  if (offset > 0) {
+    std::array<std::int32_t, kBlockSize> block;
+    fill_block(turn - offset, block);
+    for (const std::int32_t slot : std::span(block).first(offset)) {
+      ++out[static_cast<std::size_t>(slot)];
+    }
+  }
 }
 
 }  // namespace mtf

@@ -43,8 +43,7 @@ TEST(WeightedShuffled, EveryBlockHoldsExactlyTheDrawsOfEven) {
       weight = static_cast<std::uint32_t>(1 + stream.bounded(1'000));
     }
     const WeightedShuffled pattern(weights, {}, 1, {}, Key{n});
-    const std::size_t block = pattern.turns().block_size();
-    EXPECT_EQ(block, n <= 16 ? 64U : n <= 32 ? 128U : 256U);
+    const std::size_t block = mtf::ShuffledBlocks::kBlockSize;
     Slots shuffled = test::filled(pattern, 0, block * 20);
     Slots even = test::filled(WeightedEven(weights, {}, 1, {}, Key{n}), 0, block * 20);
     if (n > 1) {
@@ -57,6 +56,28 @@ TEST(WeightedShuffled, EveryBlockHoldsExactlyTheDrawsOfEven) {
       ASSERT_TRUE(std::equal(a, a + step, b));
       a += step;
       b += step;
+    }
+  }
+}
+
+TEST(WeightedShuffled, StaysWithinAQuarterOfABlockOfEvensBound) {
+  // A slot drawn a times in a block is after j of its B draws at most a (B - a) / B <= B / 4 off a straight line.
+  Stream stream(Key{12});
+  for (const std::size_t n : {2, 3, 10, 200}) {
+    Weights weights(n);
+    for (std::uint32_t& weight : weights) {
+      weight = static_cast<std::uint32_t>(1 + stream.bounded(100'000));
+    }
+    const double total = std::accumulate(weights.begin(), weights.end(), 0.0);
+    const double bound = WeightedEven(weights, {}, 1, {}, Key{n}).deviation_bound() + 64 / 4.0;
+    test::Counts counts(n);
+    const Slots drawn = test::filled(WeightedShuffled(weights, {}, 1, {}, Key{n}), 0, 20'000);
+    for (std::size_t step = 0; step < drawn.size(); ++step) {
+      for (std::size_t slot = 0; slot < n; ++slot) {
+        const double share = static_cast<double>(step) * weights[slot] / total;
+        ASSERT_LE(std::abs(static_cast<double>(counts[slot]) - share), bound) << "n " << n << " step " << step;
+      }
+      ++counts[static_cast<std::size_t>(drawn[step])];
     }
   }
 }
