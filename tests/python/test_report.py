@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import shutil
@@ -61,6 +62,7 @@ def run(
     fit: dict[str, Any] | None = None,
     multi: mtf.MultiDataLoaderConfig | None = None,
     training_step: Any = None,
+    **logging: Any,
 ) -> mtf.Trainer:
     """A run of three sources in ``path``, 20 steps in an epoch."""
     settings = config(
@@ -82,6 +84,7 @@ def run(
             log_dir=str(path / "logs"),
             log_scalars_every_n_steps=every,
             progress_bar=False,
+            **logging,
         ),
         seed=11,
     )
@@ -159,6 +162,49 @@ def test_other_files_say_the_same(kind: str, tmp_path: Path) -> None:
         for left, right in zip(one.metrics.series[name].points(), two.metrics.series[name].points(), strict=True):
             assert left.tolist() == pytest.approx(right.tolist(), rel=1e-6)
     assert draws(one) == draws(two)
+
+
+def test_pictures_in_tensorboard(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="an extra")
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="an extra")
+    from PIL import Image
+
+    settings: dict[str, Any] = {"kind": "tensorboard", "log_pictures": True}
+    made = run(tmp_path, [Edit()], fit={"max_steps": 30}, **settings)
+    made.save_checkpoint(str(tmp_path / "here"))
+    made.reporter._logger.close()  # type: ignore[union-attr]
+    made = run(tmp_path, [Edit()], fit={"max_steps": 65, "resume_from": str(tmp_path / "here")}, **settings)
+    made.reporter._logger.close()  # type: ignore[union-attr]
+    found = events.EventAccumulator(str(tmp_path / "logs" / "trial"), size_guidance={events.IMAGES: 0})
+    found.Reload()
+    names = ["pictures/data_wait", "pictures/passes", "pictures/schedule", "pictures/shares"]
+    assert sorted(found.Tags()["images"]) == names
+    for name in names:
+        images = found.Images(name)
+        assert [image.step for image in images] == [20, 40, 60]
+        pixels = np.asarray(Image.open(io.BytesIO(images[-1].encoded_image_string)))
+        assert pixels.shape[1] == 1000
+        assert pixels.std() > 10, "it isn't blank"
+    # The whole run is shown, also what was drawn before the resume.
+    assert mtf.Schedule.from_bytes(made.reporter._chronicle._states[0]).position == (0, 0)  # type: ignore[union-attr]
+
+
+def test_a_picture_that_fails_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib", reason="an extra")
+    pytest.importorskip("tensorboard", reason="an extra")
+    monkeypatch.setattr("mtf.report.timeline.Timeline.history", lambda *_: 1 / 0)
+    with pytest.warns(UserWarning, match=r"can't be drawn: ZeroDivisionError.*training goes on") as caught:
+        made = run(tmp_path, save=None, kind="tensorboard", log_pictures=True)
+    assert len(caught) == 1
+    assert made.global_step == 70
+    made.reporter._logger.close()  # type: ignore[union-attr]
+
+
+def test_a_journal_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "logs" / "trial" / "run.jsonl").mkdir(parents=True)
+    with pytest.warns(UserWarning, match=r"run.jsonl can't be written .*training goes on"):
+        made = run(tmp_path, save=None)
+    assert made.global_step == 70
 
 
 def test_edits_are_followed(tmp_path: Path) -> None:

@@ -652,6 +652,24 @@ def _(path: Path) -> None:
     assert "loader_proportions/a_batches" not in logged(path, log_loader_proportions=False)[0]
 
 
+@case(mtf.LoggingConfig, "log_pictures")
+def _(path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="an extra")
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="an extra")
+    found = {}
+    for draw in (False, True):
+        settings = mtf.LoggingConfig("tensorboard", tensorboard_log_dir=str(path / str(draw)), progress_bar=False)
+        settings.log_pictures = draw
+        run = fitted(logging=settings)
+        run.reporter._logger.close()  # type: ignore[union-attr]
+        images = events.EventAccumulator(str(path / str(draw)))
+        found[draw] = images.Reload().Tags()["images"]
+    assert found[False] == []
+    assert sorted(found[True]) == [f"pictures/{name}" for name in ("data_wait", "passes", "schedule", "shares")]
+    with pytest.raises(mtf.ConfigError, match="needs a logger that shows pictures"):
+        mtf.LoggingConfig(logger_type="jsonl", log_pictures=True)
+
+
 @case(mtf.LoggingConfig, "progress_bar")
 def _(_: Path) -> None:
     import contextlib

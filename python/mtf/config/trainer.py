@@ -225,6 +225,8 @@ class LoggingConfig(Config):
         log_scalars_every_n_steps: updates between two rows.
         log_per_loader_metrics: also ``train/<loader>/<metric>``.
         log_loader_proportions: also ``loader_proportions/<loader>_batches`` and ``..._divergence``.
+        log_pictures: at each epoch's end, which source gave when, shares against weights, passes and data wait as
+            images, for ``tensorboard`` and ``wandb``. Needs matplotlib; about a second each time.
         progress_bar: a bar (one line per interval when the output is no terminal).
         tensorboard_log_dir: directory of event files. None: ``<log_dir>/<experiment_name>``.
         wandb_project: project of the W&B run. None: ``experiment_name``.
@@ -241,6 +243,7 @@ class LoggingConfig(Config):
     log_scalars_every_n_steps: int = 50
     log_per_loader_metrics: bool = True
     log_loader_proportions: bool = True
+    log_pictures: bool = False
     progress_bar: bool = True
     tensorboard_log_dir: str | None = None
     wandb_project: str | None = None
@@ -262,6 +265,11 @@ class LoggingConfig(Config):
                 f"got {self.composite_loggers} with {self.logger_type!r}"
             )
         _at_least("logging.log_scalars_every_n_steps", self.log_scalars_every_n_steps, 1)
+        if self.log_pictures and not {self.logger_type, *self.composite_loggers} & {"tensorboard", "wandb"}:
+            raise ConfigError(
+                f"logging.log_pictures needs a logger that shows pictures, 'tensorboard' or 'wandb'; logger_type is "
+                f"{self.logger_type!r}. `mtf report` draws them for every run that logs to files"
+            )
 
 
 @dataclass

@@ -38,6 +38,15 @@ class Logger(ABC):
             step: updates since the beginning of training.
         """
 
+    def log_figure(self, name: str, figure: Any, step: int) -> None:
+        """Shows a matplotlib figure, where the logger can show pictures; here: nothing.
+
+        Args:
+            name: such as ``pictures/schedule``.
+            figure: a ``matplotlib.figure.Figure``.
+            step: updates since the beginning of training.
+        """
+
     def state_dict(self) -> dict[str, Any]:
         """Plain data that lets a resumed run go on in the same place, such as a run id."""
         return {}
@@ -68,6 +77,12 @@ class SafeLogger(Logger):
         try:
             self.logger.log_metrics(row, step)
         except Exception as error:  # any backend may fail in any way; training is worth more than its log
+            self._warn(error)
+
+    def log_figure(self, name: str, figure: Any, step: int) -> None:
+        try:
+            self.logger.log_figure(name, figure, step)
+        except Exception as error:  # as above
             self._warn(error)
 
     def state_dict(self) -> dict[str, Any]:

@@ -19,6 +19,11 @@ class CompositeLogger(Logger):
         for logger in self._loggers.values():
             logger.log_metrics(row, step)
 
+    def log_figure(self, name: str, figure: Any, step: int) -> None:
+        """To all."""
+        for logger in self._loggers.values():
+            logger.log_figure(name, figure, step)
+
     def state_dict(self) -> dict[str, Any]:
         """By kind."""
         return {kind: logger.state_dict() for kind, logger in self._loggers.items()}

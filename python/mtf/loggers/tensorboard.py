@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mtf.errors import ConfigError
 from mtf.loggers.base import Logger, RunInfo
@@ -26,6 +27,10 @@ class TensorBoardLogger(Logger):
         """One scalar per metric."""
         for name, value in row.items():
             self._writer.add_scalar(name, value, step)
+
+    def log_figure(self, name: str, figure: Any, step: int) -> None:
+        """One image."""
+        self._writer.add_figure(name, figure, step, close=False)
 
     def flush(self) -> None:
         """Writes what is buffered."""

@@ -37,6 +37,12 @@ class WandbLogger(Logger):
         """One W&B history row; ``step`` is the x axis."""
         self._run.log(dict(row), step=step)
 
+    def log_figure(self, name: str, figure: Any, step: int) -> None:
+        """One image in the row of this step."""
+        import wandb
+
+        self._run.log({name: wandb.Image(figure)}, step=step)
+
     def state_dict(self) -> dict[str, Any]:
         """The run's id."""
         return {"run_id": self._run.id}

@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from itertools import compress
 from typing import TYPE_CHECKING, Any
 
-from mtf.errors import ConfigError
 from mtf.loggers.base import Logger, RunInfo, SafeLogger
 from mtf.loggers.factory import make_logger
-from mtf.loggers.journal import Journal, journal_directory
-from mtf.schedule import Schedule
+from mtf.trainer.chronicle import Chronicle
 from mtf.trainer.metrics import proportions
 from mtf.trainer.progress import Progress
 
@@ -28,8 +26,7 @@ class Reporter:
         self._every = trainer.config.logging.log_scalars_every_n_steps
         self._logger: Logger | None = None
         self._logger_state: dict[str, Any] = {}
-        self._journal: Journal | None = None
-        self._known: Schedule | None = None  # what the journal's reader knows of the schedule
+        self._chronicle: Chronicle | None = None
         self._progress = Progress("", None, is_shown=False)
         self._clock = _Clock()
         self._waits: dict[str, float] = {}
@@ -49,9 +46,7 @@ class Reporter:
                 state=self._logger_state,
             )
             self._logger = SafeLogger(make_logger(trainer.config.logging, info))
-            directory = journal_directory(trainer.config.logging, info.name)
-            if directory is not None:
-                self._journal = Journal(directory, info, trainer.world_size)
+            self._chronicle = Chronicle(trainer, info)
         self.note_schedule()
         trainer.unfinished = {}
         self._clock.start(self.totals())
@@ -66,20 +61,16 @@ class Reporter:
         self.advance = self._progress.advance
 
     def note_schedule(self) -> None:
-        """Notes what was drawn in this epoch, and what will be, where earlier notes don't tell it: after edits."""
-        if self._journal is None:
-            return
-        multi = self._trainer.multi_loader_manager
-        _ = multi.step  # looking at it brings the schedule's cursor there
-        place, state = multi.schedule.position, multi.schedule.to_bytes()
-        if self._known is None or not _foretells(self._known, place, state):
-            self._journal.note_schedule(state, self._trainer.global_step)
-            self._known = Schedule.from_bytes(state)
+        """Before the schedule leaves an epoch: keeps what was drawn in it, for the run's report."""
+        if self._chronicle is not None:
+            self._chronicle.note()
 
     def end_epoch(self) -> None:
         """Brings ``trainer.metrics`` up to date for schedulers and hooks; the interval goes on."""
         if not self._trainer.metric_table.is_empty:
             self._trainer.logged.update(self._training_row())
+        if self._chronicle is not None and self._logger is not None:
+            self._chronicle.draw(self._logger)
         self._progress.close()
 
     def pause(self) -> None:
@@ -87,9 +78,8 @@ class Reporter:
         if not self._trainer.metric_table.is_empty:
             self._trainer.unfinished = self._training_row()
             self.write(self._trainer.unfinished)
-        self.note_schedule()
-        if self._journal is not None:
-            self._journal.note_pause(self._trainer.global_step, self._trainer.epoch, self._trainer.stop_reason)
+        if self._chronicle is not None:
+            self._chronicle.pause()
         if self._logger is not None:
             self._logger.flush()
 
@@ -192,15 +182,6 @@ class Reporter:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Only has an effect before the first ``fit``, which opens the loggers."""
         self._logger_state = dict(state)
-
-
-def _foretells(known: Schedule, position: tuple[int, int], state: bytes) -> bool:
-    """Whether ``known``, moved to ``position``, is what ``state`` says."""
-    try:
-        known.seek(*position)
-    except ConfigError:  # the epoch's end was not known then
-        return False
-    return known.to_bytes() == state
 
 
 class _Clock:
