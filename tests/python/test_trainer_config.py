@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import signal
 import time
@@ -289,6 +290,16 @@ def _(_: Path) -> None:
     nobody = held(prefetch_workers=0)
     assert nobody["num_in_caller"] == nobody["num_taken"] == 64
     assert held()["num_in_caller"] < 64
+
+
+@case(mtf.MultiDataLoaderConfig, "shared_workers")
+def _(_: Path) -> None:
+    loaders = [DataLoader(range(8), 4, num_workers=2) for _ in range(2)]  # type: ignore[arg-type]
+    for shared_workers, expected in ((None, 4), (1, 1)):
+        with mtf.MultiLoader(loaders, mtf.MultiDataLoaderConfig(shared_workers=shared_workers)) as mixed:
+            batches = iter(mixed)
+            assert [next(batches).name, next(batches).name] == ["dl0", "dl1"]
+            assert len(multiprocessing.active_children()) == expected
 
 
 # Performance -----------------------------------------------------------------------------------------------------

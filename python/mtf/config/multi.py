@@ -60,6 +60,8 @@ class MultiDataLoaderConfig(Config):
         prefetch_bytes: most bytes held by the prefetch engine. None: 16 MiB where all native sources are arrays, whose
             rows are best copied while they fit a cache; else no limit.
         prefetch_workers: threads that fetch native sources. None: chosen by the engine.
+        shared_workers: worker processes that fetch for all map-style DataLoaders with ``num_workers > 0`` together.
+            None: each has its own.
     """
 
     sampling_strategy: SamplingStrategy = SamplingStrategy.ROUND_ROBIN
@@ -78,3 +80,4 @@ class MultiDataLoaderConfig(Config):
     prefetch_batches: int | None = None
     prefetch_bytes: int | None = None
     prefetch_workers: int | None = None
+    shared_workers: int | None = None

@@ -14,7 +14,8 @@ from mtf.data.source import Source
 if TYPE_CHECKING:
     from mtf.data.engine import Engine
 
-_LEAST_BATCHES = 16
+LEAST_BATCHES = 16
+"""Batches held ahead where ``prefetch_batches`` isn't given."""
 
 
 class Lookahead:
@@ -38,10 +39,12 @@ class Lookahead:
         wanted = max((source.num_threads for source in natives), default=1)
         self._num_threads = wanted if config.prefetch_workers is None else config.prefetch_workers
         num_worker_sources = sum(source.max_in_flight > 0 for source in sources)
-        in_workers = sum(source.max_in_flight for source in sources)
+        # Workers that several sources share hold their batches once.
+        workers = {id(source.worker_group or source): source.max_in_flight for source in sources}
+        in_workers = sum(workers.values())
         batches = config.prefetch_batches
         if batches is None:
-            batches = max(_LEAST_BATCHES, in_workers // 2, 2 * self._num_threads)
+            batches = max(LEAST_BATCHES, in_workers // 2, 2 * self._num_threads)
         share = num_native / (num_native + num_worker_sources) if num_native and num_worker_sources else 1.0
         self._native_batches = max(1, round(batches * share))
         if config.prefetch_bytes is None:

@@ -27,6 +27,8 @@ from mtf.schedule import Schedule
 if TYPE_CHECKING:
     import torch
 
+    from mtf.data.shared_workers import SharedWorkers
+
 _log = logging.getLogger("mtf")
 
 _BLOCK = 512  # draws taken from the schedule at once; a new block is taken when a quarter of it is left
@@ -119,6 +121,7 @@ class MultiLoader:
         sources = {name: self._adapt(loader, name) for name, loader in named.items()}
         self._schedule = Schedule(self.config, self._agreed_lengths(sources), seed=self._seed)
         check_same_schedule(self._schedule, world_size)
+        self._shared_workers = self._share_workers(list(sources.values()))
         self._ahead = Lookahead(self.config, list(sources.values()), fetch_timeout_s)
         self._readers: dict[str, Reader | NativeReader] = {}
         self._with_state: dict[str, Reader] = {}  # those of which a position doesn't say everything
@@ -525,6 +528,8 @@ class MultiLoader:
         self._closed = True
         for reader in self._readers.values():
             reader.close()
+        if self._shared_workers is not None:
+            self._shared_workers.close()
         self._ahead.close()
         if self._guard is not None:
             self._guard.close()
@@ -548,6 +553,13 @@ class MultiLoader:
         if self.config.drop_last:
             source = source.drop_last()
         return source if self._world_size == 1 else source.shard(self._rank, self._world_size)
+
+    def _share_workers(self, sources: Sequence[Source]) -> SharedWorkers | None:
+        if self.config.shared_workers is None:
+            return None
+        from mtf.data.shared_workers import SharedWorkers
+
+        return SharedWorkers(sources, self.config.shared_workers, fold_in(self._seed, "workers"))
 
     def _agreed_lengths(self, sources: Mapping[str, Source]) -> dict[str, int | None]:
         lengths = [source.num_batches() for source in sources.values()]

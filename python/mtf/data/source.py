@@ -74,6 +74,7 @@ class Source(ABC):
         name: The name in the mixture; random numbers of the source depend on it.
         addressing: How ``open`` reaches a position.
         max_in_flight: How many requested batches its workers can hold at once; 0 when a batch is fetched in ``next``.
+        worker_group: Where several sources share their workers: the same object for each of them.
         opens_ahead: Whether the next pass may be opened before the current one has ended.
         num_threads: Threads that should fetch it, for a source with ``native``.
         ahead_bytes: Bytes that are worth holding ahead where ``prefetch_bytes`` sets no limit, for a source with
@@ -83,6 +84,7 @@ class Source(ABC):
     name: str = ""
     addressing: Addressing = Addressing.POSITION
     max_in_flight: int = 0
+    worker_group: object | None = None
     opens_ahead: bool = False
     num_threads: int = 1
     ahead_bytes: int | None = None

@@ -15,7 +15,7 @@ from mtf.data.batch_seed import BatchSeed, SeededDataset
 from mtf.data.index_order import EveryNth, IndexOrder, index_order
 from mtf.data.source import Addressing, Snapshot, Source, Stream
 from mtf.data.stateful import has_state_methods, plain_copy
-from mtf.data.worker_pool import WorkerPool
+from mtf.data.worker_pool import WorkerPool, Workers
 from mtf.errors import ConfigError
 
 # A subclass that changes one of these decides itself what its iteration means.
@@ -43,8 +43,13 @@ class TorchSource(Source):
         name: The source's name.
         seed_each_batch: Seed torch, numpy and random from the batch's position before it is fetched.
         order: The order of indices; that of the loader's sampler if None.
+
+    Attributes:
+        dataset: The user's, as workers get it.
+        workers: Processes shared with other sources, in place of the loader's own; None: it has its own.
     """
 
+    workers: Workers | None = None
     _rank = 0
     _world_size = 1
 
@@ -55,7 +60,7 @@ class TorchSource(Source):
         self.loader = loader
         self.seed_each_batch = seed_each_batch
         self._order = order or index_order(loader.batch_sampler, loader.sampler, name)
-        self._dataset = SeededDataset(loader.dataset)
+        self.dataset = SeededDataset(loader.dataset)
         self._pool: WorkerPool | None = None
         self.opens_ahead = loader.num_workers > 0 and loader.persistent_workers
         self.max_in_flight = loader.num_workers * int(loader.prefetch_factor or 2) if loader.num_workers else 0
@@ -74,17 +79,19 @@ class TorchSource(Source):
     def open(self, pass_: int, batch: int, key: int, snapshot: Snapshot | None = None) -> Stream:
         pass_key = fold_in(key, pass_)
         indices = self._order.open(pass_, pass_key, batch)
+        if self.workers is not None:
+            return _WorkerStream(self, self.workers, indices, batch, pass_key, owns_workers=False)
         if self.loader.num_workers == 0:
             if snapshot is not None:
                 self.loader.dataset.load_state_dict(plain_copy(snapshot.data))  # type: ignore[attr-defined]
             return _InlineStream(self, indices, batch, pass_key)
         if not self.loader.persistent_workers:
             # A new set for each pass: users rely on the fork seeing what they changed in the dataset.
-            pool = WorkerPool(self._dataset, self.loader, pass_key)
-            return _WorkerStream(self, pool, indices, batch, pass_key)
+            pool = WorkerPool(self.dataset, self.loader, pass_key)
+            return _WorkerStream(self, pool, indices, batch, pass_key, owns_workers=True)
         if self._pool is None or self._pool.closed:
-            self._pool = WorkerPool(self._dataset, self.loader, key)
-        return _WorkerStream(self, self._pool, indices, batch, pass_key)
+            self._pool = WorkerPool(self.dataset, self.loader, key)
+        return _WorkerStream(self, self._pool, indices, batch, pass_key, owns_workers=False)
 
     def initial_state(self) -> Any:
         return plain_copy(self.loader.dataset.state_dict()) if self.addressing is Addressing.STATE else None  # type: ignore[attr-defined]
@@ -149,7 +156,7 @@ class _InlineStream(Stream):
         self._pass_key = pass_key
         self._batch_key = source.batch_key
         self._seed = BatchSeed() if source.seed_each_batch else None
-        self._dataset = source._dataset
+        self._dataset = source.dataset
         self._fetch = self._dataset.__getitems__ if loader.batch_sampler is not None else self._dataset.__getitem__
         self._collate = loader.collate_fn
         self._pin = loader.pin_memory and torch.accelerator.is_available()
@@ -182,11 +189,18 @@ class _WorkerStream(Stream):
     """A pass fetched by worker processes, as far ahead as was requested."""
 
     def __init__(
-        self, source: TorchSource, pool: WorkerPool, indices: Iterator[Any], batch: int, pass_key: int
+        self,
+        source: TorchSource,
+        workers: Workers,
+        indices: Iterator[Any],
+        batch: int,
+        pass_key: int,
+        *,
+        owns_workers: bool,
     ) -> None:
-        self._pool = pool
-        self._tag = object()  # names this stream to the pool, which mustn't refer back to it
-        self._owns_pool = not source.loader.persistent_workers
+        self._workers = workers
+        self._tag = object()  # names this stream to the workers, which mustn't refer back to it
+        self._owns_workers = owns_workers
         self._indices = indices
         self._batch = batch  # the next to be sent
         self._in_flight = 0
@@ -199,7 +213,7 @@ class _WorkerStream(Stream):
             if index is None:
                 return
             key = self._batch_key(self._pass_key, self._batch) if self._batch_key else None
-            self._pool.send(self._tag, (key, index))
+            self._workers.send(self._tag, (key, index))
             self._batch += 1
             self._in_flight += 1
 
@@ -210,8 +224,10 @@ class _WorkerStream(Stream):
                 self.close()
                 raise StopIteration
         self._in_flight -= 1
-        return self._pool.take(self._tag)
+        return self._workers.take(self._tag)
 
     def close(self) -> None:
-        if self._owns_pool:
-            self._pool.close()
+        if self._owns_workers:
+            self._workers.close()
+        elif not self._workers.closed:
+            self._workers.forget(self._tag)

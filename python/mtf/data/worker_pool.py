@@ -9,7 +9,7 @@ import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import DataLoader, get_worker_info
@@ -61,6 +61,25 @@ class _Feed:
         return self.waiting.popleft()
 
 
+class Workers(Protocol):
+    """What a pass needs of worker processes."""
+
+    @property
+    def closed(self) -> bool: ...
+
+    def send(self, owner: object, index: Any) -> None:
+        """Queues one batch to be fetched for ``owner``."""
+
+    def take(self, owner: object) -> Any:
+        """The oldest batch sent for ``owner`` and not taken yet. Raises what its fetch raised."""
+
+    def forget(self, owner: object) -> None:
+        """Drops what was sent for ``owner`` and not taken."""
+
+    def close(self) -> None:
+        """Ends the processes."""
+
+
 class WorkerPool:
     """Worker processes that fetch what is sent to them, in the order of sending.
 
@@ -77,7 +96,9 @@ class WorkerPool:
     def __init__(self, dataset: Any, loader: DataLoader[Any], base_seed: int) -> None:
         self.max_in_flight = loader.num_workers * int(loader.prefetch_factor or 2)
         self._feed = _Feed()
-        self._owners: deque[object] = deque()
+        self._owners: deque[object] = deque()  # of what was sent and not received, None: it was forgotten
+        # Received before it was asked for: batches that were sent earlier than the one taken, for other owners.
+        self._received: dict[object, deque[tuple[Any, Exception | None]]] = {}
         self._pid = os.getpid()
         # A private generator: torch draws the workers' seed from it, and from the process-wide one if there is none.
         generator = torch.Generator()
@@ -118,22 +139,44 @@ class WorkerPool:
             self._iterator._try_put_index()
 
     def take(self, owner: object) -> Any:
-        """The oldest batch sent for ``owner``. What was sent for others before it is dropped: they are done with it."""
+        """The oldest batch sent for ``owner`` and not taken yet."""
+        received = self._received.get(owner)
+        if received:
+            data, error = received.popleft()
+            if error is not None:
+                raise error
+            return data
         while True:
             current = self._owners[0]
             num_received = self._iterator._rcvd_idx
+            data, raised = None, None
             try:
                 data = next(self._iterator)
             except BaseException as error:
                 # A killed worker, a timeout and Ctrl-C take nothing from the queue; a fetch that raised does.
-                if self._iterator._rcvd_idx > num_received:
-                    self._owners.popleft()
-                    if current is not owner and isinstance(error, Exception):
-                        continue
-                raise
-            self._owners.popleft()
-            if current is owner:
-                return data
+                if self._iterator._rcvd_idx == num_received:
+                    if isinstance(error, (ConnectionError, EOFError)):
+                        raise RuntimeError(
+                            "a worker process ended while it handed over a batch; it may have been killed for memory"
+                        ) from error
+                    raise
+                self._owners.popleft()
+                if current is owner or not isinstance(error, Exception):
+                    raise
+                raised = error
+            else:
+                self._owners.popleft()
+                if current is owner:
+                    return data
+            if current is not None:
+                self._received.setdefault(current, deque()).append((data, raised))
+
+    def forget(self, owner: object) -> None:
+        """Drops what was sent for ``owner`` and not taken."""
+        self._received.pop(owner, None)
+        for place, other in enumerate(self._owners):
+            if other is owner:
+                self._owners[place] = None
 
     def close(self) -> None:
         """Ends the workers. May be called several times, and does nothing in a forked child."""
@@ -141,6 +184,7 @@ class WorkerPool:
         if iterator is not None and os.getpid() == self._pid:
             iterator._shutdown_workers()
         self._owners.clear()
+        self._received.clear()
         self._feed.waiting.clear()
 
     @property
