@@ -12,7 +12,9 @@ import pytest
 from native_bounds import compiler, native, native_figures
 from tables import Measurement, from_run, text
 
-_PEERS = ("mtf", "torch", "numpy", "torchdata", "grain", "lightning", "accelerate", "datasets", "transformers", "spdl")
+import mtf
+
+_PEERS = ("torch", "numpy", "torchdata", "grain", "lightning", "accelerate", "datasets", "transformers", "spdl")
 # Imports of seconds, for what isn't ours: left out of the smoke form.
 _LIBRARIES = re.compile(
     r"(\[.*|_)(lightning|fabric|accelerate|transformers|hf trainer|datasets|grain|spdl|torchdata|stateful)",
@@ -127,7 +129,7 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: Any, output_
     output_json["handed_on"] = [asdict(measurement) for measurement in config.stash.get(_HANDED_ON, [])]
     output_json["native"] = {} if _form(config) == "smoke" else native_figures()
     output_json["compiler"] = compiler()
-    output_json["versions"] = {}
+    output_json["versions"] = {"mtf": mtf.__version__}
     for package in _PEERS:
         try:
             output_json["versions"][package] = version(package)

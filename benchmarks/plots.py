@@ -12,7 +12,7 @@ from tables import Measurement
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from tables import readable, readable_bytes
 
 # Grey of a middle lightness: enough contrast on white and on black.
@@ -93,14 +93,24 @@ def draw(measurements: Sequence[Measurement], folder: Path) -> list[Plot]:
     return drawn
 
 
+def _tick(size: str) -> str:
+    """The number in a size as it stands under an axis."""
+    found = re.search(r"(\d+)\^(\d+)|\d[\d,]*", size)
+    if found is None:
+        return ""
+    return f"$10^{{{found[2]}}}$" if found[1] == "10" else found[0]
+
+
 def _draw(plot: Plot, mine: list[Measurement], path: Path) -> None:
-    figure, axes = plt.subplots(figsize=(7.6, 3.4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7.6, 3.5), layout="constrained")
     figure.patch.set_alpha(0)
     axes.patch.set_alpha(0)
     colours = {True: iter(_OURS * 4), False: iter(_PEERS * 4)}
     for tool in sorted(dict.fromkeys(m.tool for m in mine), key=lambda name: not name.startswith("mtf")):
         ours = tool.startswith("mtf")
         points = sorted((number(m.size) or 0, max(m.value, 1e-3)) for m in mine if m.tool == tool)
+        if len(points) < 2:
+            continue
         axes.plot(
             *zip(*points, strict=True),
             marker="o" if ours else "s",
@@ -115,9 +125,15 @@ def _draw(plot: Plot, mine: list[Measurement], path: Path) -> None:
         lowest = {size: min(bound for other, bound in bounds if other == size) for size, _ in bounds}
         axes.plot(list(lowest), list(lowest.values()), ":", color=_INK, label="bound", linewidth=1.6)
     axes.set(xscale="log", yscale="log", xlabel=plot.across)
+    sizes = {number(m.size): m.size for m in mine}
+    axes.set_xticks([size for size in sizes if size], [_tick(text) for size, text in sizes.items() if size])
+    if mine[0].unit == "bytes":
+        values = [m.value for m in mine]
+        axes.yaxis.set_major_locator(LogLocator(base=32 if max(values) > 100 * min(values) else 2))
     show = readable_bytes if mine[0].unit == "bytes" else readable
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: show(value)))
-    axes.yaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.grid(alpha=0.25, which="major", color=_INK, linewidth=0.6)
     axes.set_title(plot.title, loc="left", fontsize=11)
     figure.legend(loc="outside right upper", fontsize=8, frameon=False, labelcolor=_INK)

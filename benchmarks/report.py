@@ -86,6 +86,7 @@ def _machine(run: dict[str, Any]) -> list[str]:
     machine = run["machine_info"]
     cpu = machine.get("cpu", {})
     packages = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    commit = (run.get("commit_info") or {}).get("id") or "unknown"
     command = {"full": "make bench", "quick": "make bench-quick"}.get(run["form"], "pytest benchmarks --smoke")
     return [
         f"- machine: {cpu.get('brand_raw', machine['processor'])}, {cpu.get('count', '?')} cores, "
@@ -93,7 +94,7 @@ def _machine(run: dict[str, Any]) -> list[str]:
         f"- compiler: {run['compiler'] or 'the native programs were not built'}; "
         f"{machine['python_implementation']} {machine['python_version']}",
         f"- packages: {packages}",
-        f"- date: {run['datetime'][:10]}; command: `{command}`",
+        f"- date: {run['datetime'][:10]}; command: `{command}`; commit: {commit[:10]}",
     ]
 
 
@@ -117,7 +118,7 @@ def _what(verdict: Verdict) -> str:
 
 def _judged(verdict: Verdict) -> str:
     m, allowed = verdict.measurement, verdict.target.limit.of(verdict.group)
-    wanted = "" if allowed is None else f" ({m.show(allowed)})"
+    wanted = "" if allowed is None or verdict.target.limit.absolute else f" ({m.show(allowed)})"
     reason = f" {verdict.target.in_the_way}" if verdict.target.in_the_way else ""
     return f"{m.figure}, the target is {verdict.target.limit.text}{wanted}.{reason}"
 

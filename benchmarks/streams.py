@@ -29,15 +29,18 @@ def round_robin(streams: list[Iterator[Any]]) -> Iterator[Any]:
     return (next(stream) for stream in itertools.cycle(streams))
 
 
-def count_for(stream: Iterator[Any], seconds: float, most: int) -> int:
-    """How many batches come in about so many seconds, at least 4; reads some of them to find out."""
-    count = 4
+def count_for(stream: Iterator[Any], seconds: float, least: int, most: int = 100_000) -> int:
+    """How many batches come in about so many seconds; reads some of them to find out.
+
+    `least` should be many times what a loader fetches ahead, or a round would find its batches made between the rounds.
+    """
+    count = least
     while count < most:
         started = time.perf_counter()
         take(stream, count)()
         needed = time.perf_counter() - started
         if needed > seconds / 4:
-            return min(most, max(4, int(count * seconds / needed)))
+            return min(most, max(least, int(count * seconds / needed)))
         count *= 2
     return most
 

@@ -16,10 +16,12 @@ class Limit:
     Attributes:
         text: The rule in words.
         of: Gives the greatest value for a group of measurements, None where what it refers to wasn't measured.
+        absolute: Whether the words hold the value.
     """
 
     text: str
     of: Callable[[Group], float | None]
+    absolute: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def unmeasured(groups: Iterable[Group]) -> list[Target]:
 
 def at_most(value: float, text: str) -> Limit:
     """A figure that doesn't depend on the others of the run."""
-    return Limit(f"at most {text}", lambda group: value)
+    return Limit(f"at most {text}", lambda group: value, absolute=True)
 
 
 def bound_times(times: float) -> Limit:
@@ -98,8 +100,8 @@ def beats_peers(times: float, among: str = ".*") -> Limit:
         best = min((m.value for m in group.members if m.is_peer and re.fullmatch(among, m.tool)), default=None)
         return None if best is None else best / times
 
-    named = "" if among == ".*" else f" ({among.replace('.*', '…')})"
-    return Limit(f"at least {times:g} x the best peer{named}", of)
+    named = "the best peer" if among == ".*" else among.replace(".*", " loop")
+    return Limit(f"at least {times:g} x {named}", of)
 
 
 def rate_of(tool: str, share: float) -> Limit:
@@ -167,8 +169,8 @@ TARGETS = (
     # E. Resume.
     Target("E", "resume to the first batch", "mtf, (Array|Thread|Data)Loader", at_most(5 * _MS, "5 ms")),
     # F. Start.
-    Target("F", "start", "mtf, with torch", over("import torch", 60 * _MS, "+ 60 ms")),
-    Target("F", "start", "mtf, schedules only", at_most(150 * _MS, "150 ms")),
+    Target("F", "start of a training run", "mtf, with torch", over("import torch", 60 * _MS, "+ 60 ms")),
+    Target("F", "start of a mixture", "mtf, schedules only", at_most(150 * _MS, "150 ms")),
 )
 
 # What isn't run here, and why.

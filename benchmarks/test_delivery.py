@@ -142,9 +142,9 @@ def test_rows_in_memory(
         pytest.skip("only in the full form")
     stream = TOOLS[tool](arrays, size)
     seconds = pick(0.4, 0.1, 0.0)
-    items = count_for(stream, seconds, 100_000)
+    items = count_for(stream, seconds, pick(200, 100, 4))
     by_hand = index_select(arrays, size)
-    turns = count_for(by_hand, seconds, 100_000)
+    turns = count_for(by_hand, seconds, pick(200, 100, 4))
     compiled = native_ns(f"gather {name} batch {size}")
     bound = min(filter(None, [time_per_item(take(by_hand, turns), turns), compiled]))
     measure(

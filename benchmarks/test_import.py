@@ -13,19 +13,20 @@ import pytest
 from conftest import HandOn, Measure
 from tables import Measurement
 
+SCHEDULES, TRAINING = "start of a mixture", "start of a training run"
 OURS = {
-    "an empty interpreter": "pass",
-    "import numpy": "import numpy",
-    "import torch": "import torch",
-    "mtf, schedules only": "import mtf; mtf.Schedule",
-    "mtf, with torch": "import mtf; mtf.Trainer",
+    "an empty interpreter": (SCHEDULES, "pass"),
+    "import numpy": (SCHEDULES, "import numpy"),
+    "mtf, schedules only": (SCHEDULES, "import mtf; mtf.Schedule"),
+    "import torch": (TRAINING, "import torch"),
+    "mtf, with torch": (TRAINING, "import mtf; mtf.Trainer"),
 }
 PEERS = {
-    "grain": "import grain",
-    "torchdata": "import torchdata.nodes",
-    "accelerate": "import accelerate",
-    "lightning": "import lightning",
-    "transformers": "from transformers import Trainer",
+    "grain": (SCHEDULES, "import grain"),
+    "torchdata": (SCHEDULES, "import torchdata.nodes"),
+    "accelerate": (TRAINING, "import accelerate"),
+    "lightning": (TRAINING, "import lightning"),
+    "transformers": (TRAINING, "from transformers import Trainer"),
 }
 
 
@@ -38,12 +39,12 @@ def start(code: str) -> float:
 
 def test_import(hand_on: HandOn, pick: Any) -> None:
     """In turns, so that a busy time of the machine is every tool's."""
-    codes = {tool: code for tool, code in OURS.items() if pick(True, True, "torch" not in tool)}
-    rounds = [{tool: start(code) for tool, code in codes.items()} for _ in range(pick(12, 4, 2))][1:]
-    for tool in codes:
+    cases = {tool: case for tool, case in OURS.items() if pick(True, True, "torch" not in tool)}
+    rounds = [{tool: start(code) for tool, (_, code) in cases.items()} for _ in range(pick(12, 4, 2))][1:]
+    for tool, (work, _) in cases.items():
         times = sorted(times[tool] for times in rounds)
         spread = (times[3 * len(times) // 4] - times[len(times) // 4]) / statistics.median(times)
-        hand_on(Measurement("F", "start", "", tool, statistics.median(times) * 1e9, spread=spread))
+        hand_on(Measurement("F", work, "", tool, statistics.median(times) * 1e9, spread=spread))
 
 
 @pytest.mark.parametrize("tool", PEERS)
@@ -52,4 +53,5 @@ def test_import_peer(measure: Measure, pick: Any, tool: str) -> None:
         pytest.skip(f"{tool} isn't installed")
     if pick(False, False, True):
         pytest.skip("seconds for nothing")
-    measure(lambda: start(PEERS[tool]), row="F", work="start", tool=tool, rounds=pick(3, 1, 1), warmup=pick(1, 0, 0))
+    work, code = PEERS[tool]
+    measure(lambda: start(code), row="F", work=work, tool=tool, rounds=pick(3, 1, 1), warmup=pick(1, 0, 0))

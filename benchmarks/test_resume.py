@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import itertools
 import logging
@@ -70,10 +71,9 @@ def resume_mtf(tool: str, step: int) -> Callable[[], Any]:
             take(iter(mixture), step)()
             state = mixture.state_dict()
         else:
-            state = mixture.state_dict()
-            mixture.schedule.advance(step)
-            state["schedule"] = mixture.schedule.state_dict()  # as if these steps had been read
-            mixture.schedule.seek(0, 0)
+            state, schedule = mixture.state_dict(), copy.copy(mixture.schedule)
+            schedule.advance(step)
+            state["schedule"] = schedule.state_dict()  # as if these steps had been read
 
     def run() -> Any:
         with mtf.MultiLoader(loaders(), config) as fresh:
