@@ -297,3 +297,126 @@ def test_a_run_that_was_stopped_early_stays_stopped() -> None:
     patient.load_state(state)
     patient.fit(loaders(), validation(), max_epochs=9)
     assert patient.epoch == 4
+
+
+@pytest.mark.parametrize("is_fresh", [False, True])
+@pytest.mark.parametrize(
+    ("event", "number"),
+    [("on_validation_start", 1), ("on_validation_end", 1), ("on_validation_batch_end", 3), ("on_source_pass_end", 1),
+     ("on_source_pass_end", 2), ("on_validation_end", 4)],
+)  # fmt: skip
+def test_what_an_update_owes_after_an_error_is_done_first(
+    tmp_path: Path, event: str, number: int, is_fresh: bool
+) -> None:
+    """The counting hook comes after the one that fails, so it sees every event exactly once."""
+    whole = uninterrupted("EVERY_N_STEPS")
+
+    def fail(trainer: mtf.Trainer) -> None:
+        raise KeyError("once")
+
+    run = make(at(event, number, fail), frequency="EVERY_N_STEPS")
+    with pytest.raises(KeyError, match="once"):
+        run.fit(loaders(), validation(), max_steps=17)
+    step = run.global_step
+    if is_fresh:
+        run.save_checkpoint(str(tmp_path / "owing"))
+        run = make(frequency="EVERY_N_STEPS")
+        run.load_checkpoint(str(tmp_path / "owing"))
+    assert run.owed.is_anything
+    seen = []
+    run.add_hook(at("on_validation_end", 0, lambda trainer: seen.append(trainer.global_step)))
+    run.fit(loaders(), validation(), max_steps=step)
+    assert not run.owed.is_anything
+    assert run.global_step == step, "what is owed makes no update"
+    assert seen == ([step] if step % 3 == 0 else []), "a validation that follows is owed as well"
+    run.fit(loaders(), validation(), max_steps=17)
+    assert run.get_state().diff(whole) == []
+
+
+@pytest.mark.parametrize("event", ["on_validation_start", "on_validation_end", "on_source_pass_end"])
+def test_a_state_taken_in_a_hook_after_an_update_goes_on_exactly(event: str) -> None:
+    whole = uninterrupted("EVERY_N_STEPS")
+    states: list[mtf.TrainerState] = []
+    # The last of the hooks takes it: what those after it are going to do can't be part of it.
+    run = make(frequency="EVERY_N_STEPS")
+    first = at(event, 1, lambda trainer: states.append(trainer.get_state()))
+    if "validation" in event:  # its events are repeated, so those of the counting hook must come later
+        run = make(first, frequency="EVERY_N_STEPS")
+    else:
+        run.add_hook(first)
+    run.fit(loaders(), validation(), max_steps=17)
+    assert run.get_state().diff(whole) == []
+    fresh = make(frequency="EVERY_N_STEPS")
+    fresh.load_state(states[0])
+    fresh.fit(loaders(), validation(), max_steps=17)
+    assert fresh.get_state().diff(whole) == []
+
+
+def test_a_row_and_a_save_after_an_error_come_as_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Rows(mtf.Logger):
+        def __init__(self) -> None:
+            self.seen: list[tuple[int, dict[str, float]]] = []
+
+        def log_metrics(self, metrics: Any, step: int) -> None:
+            self.seen.append((step, {k: v for k, v in metrics.items() if not k.startswith("throughput")}))
+
+    def fail(trainer: mtf.Trainer) -> None:
+        raise KeyError("once")
+
+    rows, saves = [], []
+    for number in (10**9, 0):
+        logger, root = Rows(), tmp_path / str(number)
+        monkeypatch.setattr("mtf.trainer.reporting.make_logger", lambda *_, logger=logger: logger)
+        run = tools.trainer(
+            tools.config(
+                ["a", "b"],
+                logging=mtf.LoggingConfig(logger_type="console", progress_bar=False, log_scalars_every_n_steps=2),
+                checkpoint=mtf.CheckpointConfig(root_dir=str(root), save_every_n_steps=2, max_checkpoints=9),
+            ),
+            hooks=[at("on_source_pass_end", number, fail)],
+        )
+        if number == 0:  # the pass of b ends with update 4
+            with pytest.raises(KeyError):
+                run.fit(loaders(), max_steps=5)
+            assert len(list(root.glob("step-*"))) == 1, "the save at update 4 hasn't come yet"
+        run.fit(loaders(), max_steps=5)
+        rows.append(logger.seen)
+        saves.append(sorted(path.name for path in root.glob("step-*")))
+    assert rows[0] == rows[1]
+    assert saves[0] == saves[1]
+
+
+@pytest.mark.parametrize("is_fresh", [False, True])
+@pytest.mark.parametrize("number", [0, 1])
+def test_an_epochs_start_that_raised_is_called_again(is_fresh: bool, number: int) -> None:
+    """For all hooks, those that did their part before the error too; so an edit made there is made once more."""
+
+    class Edits(mtf.TrainerHooks):
+        def on_epoch_start(self, trainer: mtf.Trainer, epoch: int) -> None:
+            trainer.multi_loader_manager.update_weights([1 + epoch, 2])
+
+    def weighted(*hooks: mtf.TrainerHooks) -> mtf.Trainer:
+        settings = tools.config(
+            multi=mtf.MultiDataLoaderConfig(
+                dataloader_names=["a", "b"],
+                sampling_strategy=mtf.SamplingStrategy.WEIGHTED,
+                dataloader_weights=[0.5, 0.5],
+            )
+        )
+        return tools.trainer(settings, hooks=[Edits(), *hooks, Counting()])
+
+    def fail(trainer: mtf.Trainer) -> None:
+        raise KeyError("once")
+
+    whole = weighted()
+    whole.fit(loaders(), max_epochs=3)
+    run = weighted(at("on_epoch_start", number, fail))
+    with pytest.raises(KeyError, match="once"):
+        run.fit(loaders(), max_epochs=3)
+    assert (run.epoch, run.epoch_is_open) == (number, False)
+    if is_fresh:
+        state = run.get_state()
+        run = weighted()
+        run.load_state(state)
+    run.fit(loaders(), max_epochs=3)
+    assert run.get_state().diff(whole.get_state()) == []

@@ -42,6 +42,7 @@ def tree(trainer: Trainer) -> dict[str, Any]:
         "epoch": trainer.epoch,
         "epoch_is_open": trainer.epoch_is_open,
         "epoch_end_parts": trainer.epoch_end_parts,
+        "owed": trainer.owed.state_dict(),
         "model": dict(trainer.model.state_dict()),
         "optimizers": [
             {"class": type(optimizer).__name__, "state": optimizer.state_dict()} for optimizer in trainer.optimizers
@@ -85,6 +86,9 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
         )
     for optimizer, entry in zip(trainer.optimizers, state["optimizers"], strict=True):
         _load_optimizer(optimizer, _place_optimizer(trainer, optimizer, entry["state"]))
+        if state["global_step"]:
+            # Where an epoch's end comes first, torch's schedulers would warn that it hasn't stepped yet.
+            optimizer._opt_called = True  # type: ignore[attr-defined]  # torch sets it in step()
     trainer.optimizer_set.clear()
     trainer.scheduler_set.load_state_dict(state["schedulers"])
     trainer.precision.load_state_dict(state["scaler"])
@@ -97,6 +101,7 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
     trainer.epoch = state["epoch"]
     trainer.epoch_is_open = state["epoch_is_open"]
     trainer.epoch_end_parts = state["epoch_end_parts"]
+    trainer.owed.load_state_dict(state["owed"])
     trainer.hooks.load_state_dict(state["hooks"])
     trainer.is_resumed = True
 

@@ -24,6 +24,7 @@ from mtf.trainer.hooks import HookList, TrainerHooks
 from mtf.trainer.metrics import MetricTable
 from mtf.trainer.nonfinite import NonFiniteGuard
 from mtf.trainer.optimizers import OptimizerSet, SchedulerSet
+from mtf.trainer.owed import Owed
 from mtf.trainer.precision import Precision, compile_in_place, deterministic_algorithms
 from mtf.trainer.preemption import PreemptionGuard
 from mtf.trainer.reporting import Reporter
@@ -102,6 +103,8 @@ class Trainer:
         """Whether the current epoch has begun: its ``on_epoch_start`` was called."""
         self.epoch_end_parts = 0
         """How many parts of the current epoch's end are done; 0 before its last update."""
+        self.owed = Owed()
+        """What follows the last update and isn't done yet."""
         self.logged: dict[str, float] = {}
         """The latest value of everything that was logged at intervals or validated; part of the state."""
         self.unfinished: dict[str, float] = {}
@@ -325,6 +328,9 @@ class Trainer:
         self.reporter.open()
         self._saver.is_safe = False
         while not self.is_stopping and not self._is_done(limits):
+            if self.owed.is_anything:  # after an error, or from a state taken in a hook
+                self._finish_update(self.multi_loader_manager.epoch != self.epoch, limits.steps_reached(self))
+                continue
             if not self.epoch_is_open:
                 self._begin_epoch()
             if not self._run_epoch(limits):
@@ -337,9 +343,9 @@ class Trainer:
         self._saver.at_end()
 
     def _is_done(self, limits: _Limits) -> bool:
-        """Whether nothing is left to do; the end of an epoch that has begun is."""
+        """Whether nothing is left to do; what an update owes is, and so is the end of an epoch that has begun."""
         is_ending = self.epoch_is_open and self.multi_loader_manager.epoch != self.epoch
-        return limits.reached(self) and not is_ending
+        return limits.reached(self) and not is_ending and not self.owed.is_anything
 
     def _begin_epoch(self) -> None:
         self.hooks.call("on_epoch_start", self, self.epoch)
@@ -479,22 +485,41 @@ class Trainer:
     def _after_update(self, window: list[Batch], is_last: bool, is_final: bool) -> None:
         """What happens between two windows; ``is_last``: the epoch's end follows and saves after itself;
         ``is_final``: ``fit`` ends here."""
-        validation = self.config.validation
+        owed, validation = self.owed, self.config.validation
         if self.hooks.on_source_pass_end:
-            self._tell_ended_passes(window)
-        if self.reporter.is_due():
-            self.nonfinite.window_is_finite()
-            self.reporter.log()
+            owed.passes += loaders.ended_passes(self.multi_loader_manager, window)
+        owed.row = self.reporter.is_due()
         if validation.frequency is ValidationFrequency.EVERY_N_STEPS and self._val_loaders:
             assert validation.every_n_steps is not None
-            if self.global_step % validation.every_n_steps == 0:
+            owed.validation = self.global_step % validation.every_n_steps == 0
+        self._finish_update(is_last, is_final)
+
+    def _finish_update(self, is_last: bool, is_final: bool) -> None:
+        """Does what the last update owes, and saves. Parts that are done aren't done again after an error in a
+        later one."""
+        owed = self.owed
+        if owed.passes:
+            self._tell_ended_passes()
+        if owed.row:
+            self.nonfinite.window_is_finite()
+            self.reporter.log()
+            owed.row = False
+        if owed.validation:
+            if self._val_loaders:
                 self._validate()
+            owed.validation = False
         if not is_last:
             self._saver.after_update(is_final=is_final)
 
-    def _tell_ended_passes(self, window: Sequence[Batch]) -> None:
-        for name, pass_ in loaders.ended_passes(self.multi_loader_manager, window):
-            self.hooks.call("on_source_pass_end", self, name, pass_)
+    def _tell_ended_passes(self) -> None:
+        passes = self.owed.passes
+        while passes:
+            told = passes.pop(0)  # a state that a hook takes must not tell of it again
+            try:
+                self.hooks.call("on_source_pass_end", self, *told)
+            except BaseException:
+                passes.insert(0, told)
+                raise
 
     def _end_epoch(self) -> None:
         """Epoch schedulers, validation, ``on_epoch_end``, checkpoint: the checkpoint says the next epoch.
@@ -505,7 +530,8 @@ class Trainer:
         # Edits made from here on are about the next epoch.
         self.multi_loader_manager.set_epoch(self.epoch + 1)
         if self.hooks.on_source_pass_end:
-            self._tell_ended_passes(())  # of a pass whose end was the epoch's
+            self.owed.passes += loaders.ended_passes(self.multi_loader_manager, ())  # whose end was the epoch's
+            self._tell_ended_passes()
         self.reporter.end_epoch()
         parts = (self._step_epoch_schedulers, self._validate_epoch, self._step_monitoring_schedulers)
         while self.epoch_end_parts < len(parts):
