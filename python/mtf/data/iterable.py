@@ -6,7 +6,7 @@ import copy
 import logging
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -16,6 +16,7 @@ from mtf.data.batch_seed import BatchSeed, fresh_torch_generator, seeded
 from mtf.data.source import Addressing, Snapshot, Source, Stream
 from mtf.data.stateful import length_of, set_epoch
 from mtf.data.worker_pool import WorkerInit
+from mtf.data.worker_watch import adopt, end_workers, forget_ended
 from mtf.errors import ConfigError
 
 _log = logging.getLogger("mtf")
@@ -105,6 +106,7 @@ class IterableSource(Source):
         # torch draws the workers' seed from the process-wide generator when an iterator is made.
         with seeded(pass_key):
             set_epoch(self.loader, pass_)
+            forget_ended(self.loader)
             iterator = iter(self._prepared(pass_key))
         stream = IteratorStream(iterator, 0, pass_key, self._seed_inline)
         self._replay(stream, pass_, batch)
@@ -189,26 +191,29 @@ class IteratorStream(Stream):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self._iterator: Iterator[Any] | None = iterator
+        self._iterator = iterator
+        self._take: Callable[[], Any] | None = adopt(iterator)
         # Of the next batch, among those of all ranks.
         self._number, self._stride = batch * world_size + rank, world_size
         self._pass_key = pass_key
         self._seed = BatchSeed() if seed_each_batch else None
 
     def __next__(self) -> Any:
-        if self._iterator is None:
+        if self._take is None:
             raise StopIteration
         seed = self._seed
         if seed is None:
-            data = next(self._iterator)
+            data = self._take()
         else:
             seed.enter(fold_in(self._pass_key, self._number))
             try:
-                data = next(self._iterator)
+                data = self._take()
             finally:
                 seed.exit()
         self._number += self._stride
         return data
 
     def close(self) -> None:
-        self._iterator = None
+        if self._take is not None:
+            self._take = None
+            end_workers(self._iterator)

@@ -187,7 +187,6 @@ class MultiLoader:
             except Exception as error:  # a loader may raise anything; it is named and chained
                 raise self._located(error, source, pass_, batch) from error
             if data is None:
-                reader.discard()
                 raise SourceError(f"{self._location(source, pass_, batch)}: the loader gave None instead of a batch")
             self._wait_s[source] += time.perf_counter() - start
             self._num_steps += 1

@@ -6,7 +6,9 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from mtf.data.fetch_guard import thread_stacks
 from mtf.data.source import Source
+from mtf.errors import FetchTimeout
 
 if TYPE_CHECKING:
     from mtf.data.engine import Engine
@@ -45,7 +47,10 @@ class NativeReader:
         """Nothing: a position is enough."""
 
     def take(self, pass_: int, batch: int) -> Any:
-        """The batch at (pass_, batch)."""
+        """The batch at (pass_, batch); None if the loader gave that.
+
+        After None or an error another attempt fetches it again.
+        """
         requested = self._requested
         if not requested or requested[0] != (pass_, batch):
             self.discard()
@@ -53,10 +58,16 @@ class NativeReader:
             requested.append((pass_, batch))
         try:
             data = self.engine.take(self.number, self._timeout_s)
+        except FetchTimeout as error:
+            self.discard()
+            raise FetchTimeout(f"{error}; the threads stood at:\n{thread_stacks()}") from None
         except BaseException:
-            self.discard()  # so that another attempt fetches it again
+            self.discard()
             raise
-        requested.popleft()
+        if data is None:
+            self.discard()
+        else:
+            requested.popleft()
         return data
 
     def discard(self) -> None:

@@ -71,7 +71,9 @@ class Reader:
         return self.snapshot
 
     def take(self, pass_: int, batch: int) -> Any:
-        """The batch at (pass_, batch).
+        """The batch at (pass_, batch); None if the loader gave that.
+
+        After None or an error another attempt opens the position again.
 
         Raises:
             PassEnded: The pass has no such batch.
@@ -86,8 +88,11 @@ class Reader:
             self.discard()  # what was requested after it are draws that don't exist
             raise PassEnded(batch) from None
         except BaseException:
-            self.discard()  # so that another attempt opens the position again
+            self.close()  # nobody knows where the loader stands, or whether its workers live
             raise
+        if data is None:
+            self.close()
+            return None
         self._batch = batch + 1
         if self.in_flight:
             self._count(-1)

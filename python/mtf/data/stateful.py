@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from mtf._core import fold_in
 from mtf.data.batch_seed import BatchSeed, seeded, untouched
 from mtf.data.source import Addressing, Snapshot, Source, Stream
+from mtf.data.worker_pool import WorkerInit
+from mtf.data.worker_watch import adopt, end_workers, forget_ended
 
 
 def has_state_methods(value: Any) -> bool:
@@ -69,6 +71,8 @@ class StatefulSource(Source):
             # resume. A copy of the loader with a generator for that alone keeps the sampler's in step.
             loader = copy.copy(loader)
             loader.generator = self._worker_seed = torch.Generator()
+            if loader.num_workers and not loader.persistent_workers:
+                loader.worker_init_fn = WorkerInit(loader.worker_init_fn, unwrap=False)
         self.loader = loader
         self._holder = _holder(loader)
         self._num_workers = int(getattr(loader, "num_workers", 0) or 0)
@@ -89,6 +93,7 @@ class StatefulSource(Source):
         with seeded(pass_key):
             skip, follows = self._go_to(pass_, batch, snapshot)
             set_epoch(self.loader, pass_)
+            forget_ended(self.loader)
             iterator = iter(self.loader)
         self._position = (pass_, batch - skip)
         stream = _StatefulStream(self, iterator, pass_, batch - skip, pass_key, may_be_over=follows)
@@ -165,14 +170,15 @@ class _StatefulStream(Stream):
         # Whether the iterator may still be at the end of the pass before, and has to be made once more then.
         self._may_be_over = may_be_over
         self._source = source
-        self._iterator: Iterator[Any] | None = iterator
+        self._iterator = iterator
+        self._take: Callable[[], Any] | None = adopt(iterator)
         self._pass = pass_
         self._batch = batch
         self._pass_key = pass_key
         self._seed = BatchSeed() if source._seed_inline else None
 
     def __next__(self) -> Any:
-        if self._iterator is None:
+        if self._take is None:
             raise StopIteration
         try:
             data = self._fetch()
@@ -182,6 +188,7 @@ class _StatefulStream(Stream):
             self._may_be_over = False
             with seeded(self._pass_key):
                 self._iterator = iter(self._source.loader)
+            self._take = adopt(self._iterator)
             data = self._fetch()
         self._may_be_over = self._source._restored = False
         self._batch += 1
@@ -189,13 +196,13 @@ class _StatefulStream(Stream):
         return data
 
     def _fetch(self) -> Any:
-        seed, iterator = self._seed, self._iterator
-        assert iterator is not None
+        seed, take = self._seed, self._take
+        assert take is not None
         if seed is None:
-            return next(iterator)
+            return take()
         seed.enter(fold_in(self._pass_key, self._batch))
         try:
-            return next(iterator)
+            return take()
         finally:
             seed.exit()
 
@@ -204,7 +211,9 @@ class _StatefulStream(Stream):
         return plain_copy(holder.state_dict())
 
     def close(self) -> None:
-        self._iterator = None
+        if self._take is not None:
+            self._take = None
+            end_workers(self._iterator)
 
 
 def length_of(loader: Any) -> int | None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import signal
 import warnings
-import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -14,14 +12,13 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
+from mtf.data.worker_watch import adopt
+
 # What a process group is sent at Ctrl-C and at preemption: the training process decides what it means, and stops the
 # workers itself once the last step is done.
 _IGNORED_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
 )
-
-_pools: weakref.WeakSet[WorkerPool] = weakref.WeakSet()
-
 
 class WorkerInit:
     """Prepares a worker process; picklable, for spawn and forkserver.
@@ -126,10 +123,7 @@ class WorkerPool:
             )
             iterator: Any = iter(rebuilt)
             self._iterator = iterator
-        for worker in self._iterator._workers:
-            # torch ends a worker that doesn't react by SIGTERM, which these ignore.
-            worker.terminate = worker.kill
-        _pools.add(self)
+        self._next: Callable[[], Any] | None = adopt(iterator)
 
     def send(self, owner: object, index: Any) -> None:
         """Queues one batch to be fetched for ``owner``; it goes to a worker as soon as ``max_in_flight`` allows."""
@@ -149,16 +143,13 @@ class WorkerPool:
         while True:
             current = self._owners[0]
             num_received = self._iterator._rcvd_idx
+            assert self._next is not None
             data, raised = None, None
             try:
-                data = next(self._iterator)
+                data = self._next()
             except BaseException as error:
                 # A killed worker, a timeout and Ctrl-C take nothing from the queue; a fetch that raised does.
                 if self._iterator._rcvd_idx == num_received:
-                    if isinstance(error, (ConnectionError, EOFError)):
-                        raise RuntimeError(
-                            "a worker process ended while it handed over a batch; it may have been killed for memory"
-                        ) from error
                     raise
                 self._owners.popleft()
                 if current is owner or not isinstance(error, Exception):
@@ -180,7 +171,7 @@ class WorkerPool:
 
     def close(self) -> None:
         """Ends the workers. May be called several times, and does nothing in a forked child."""
-        iterator, self._iterator = self._iterator, None
+        iterator, self._iterator, self._next = self._iterator, None, None
         if iterator is not None and os.getpid() == self._pid:
             iterator._shutdown_workers()
         self._owners.clear()
@@ -190,10 +181,3 @@ class WorkerPool:
     @property
     def closed(self) -> bool:
         return self._iterator is None
-
-
-@atexit.register
-def _close_pools() -> None:
-    """Before multiprocessing's own exit, which would send a signal that the workers ignore and wait for them."""
-    for pool in list(_pools):
-        pool.close()

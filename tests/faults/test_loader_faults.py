@@ -1,0 +1,128 @@
+"""A loader that breaks in the middle of training is named; mended, the run goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import re
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import broken_loaders as broken
+import pytest
+import torch
+import trainer_tools as tools
+from torch import nn
+
+import mtf
+
+MAX_STEPS = 14  # both passes of the broken loader meet the bad row, in one window or in two
+HANGS_FOR_S = 1.5
+
+
+class Trace(mtf.TrainerHooks):
+    """Which rows of the broken loader each batch had."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[str, list[float]]] = []
+
+    def on_train_batch_start(self, trainer: Any, batch: Any, batch_idx: int, loader: int, name: str) -> None:
+        self.batches.append((name, batch[:, 0].tolist() if name == "broken" else []))
+
+
+def step(trainer: Any, batch: Any, batch_idx: int, dataloader_idx: int, dataloader_name: str) -> Any:
+    rows = batch / 14 if dataloader_name == "broken" else batch[0]
+    return trainer.model(rows).square().mean()
+
+
+def make(window: int = 1, fetch_timeout_s: float | None = None) -> mtf.Trainer:
+    settings = tools.config(
+        ["broken", "well"],
+        multi=mtf.MultiDataLoaderConfig(
+            dataloader_names=["broken", "well"],
+            epoch_length_policy=mtf.EpochLengthPolicy.FIXED_NUM_STEPS,
+            steps_per_epoch=9,
+        ),
+        performance=mtf.PerformanceConfig(gradient_accumulation_steps=window, fetch_timeout_s=fetch_timeout_s),
+    )
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.2), nn.Linear(4, 1))
+    return tools.trainer(settings, model=model, training_step=step)
+
+
+def given(kind: str, fault: broken.Fault) -> dict[str, Any]:
+    return {"broken": broken.KINDS[kind](fault), "well": tools.loader(20, 2, 2, shuffle=True)}
+
+
+CASES = [
+    (kind, fault)
+    for kind in broken.KINDS
+    for fault in broken.FAULTS
+    if fault != "killed" or kind in broken.HAS_WORKERS
+]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """For each kind of loader and window: the trace and the state of a run in which nothing breaks; made once."""
+    nowhere = broken.Fault("raises", tmp_path_factory.mktemp("none") / "off")
+    known: dict[tuple[str, int], tuple[list[tuple[str, list[float]]], mtf.TrainerState]] = {}
+
+    def run(kind: str, window: int) -> tuple[list[tuple[str, list[float]]], mtf.TrainerState]:
+        if (kind, window) not in known:
+            trainer, trace = make(window), Trace()
+            trainer.add_hook(trace)
+            trainer.fit(given(kind, nowhere), max_steps=MAX_STEPS // window)
+            known[kind, window] = trace.batches, trainer.get_state()
+            trainer.multi_loader_manager.close()
+        return known[kind, window]
+
+    return run
+
+
+@pytest.mark.filterwarnings("ignore:.*are produced again", "ignore:.set_vital")
+@pytest.mark.parametrize(("kind", "fault"), CASES)
+@pytest.mark.parametrize("window", [1, 2])
+def test_it_is_named_and_mended_the_run_goes_on(
+    kind: str, fault: str, window: int, tmp_path: Path, undisturbed: Any
+) -> None:
+    trace, expected = undisturbed(kind, window)
+    switch = tmp_path / "switch"
+    switch.touch()
+    loaders = given(kind, broken.Fault(fault, switch))
+    trainer = make(window, HANGS_FOR_S if fault == "hangs" else None)
+    before = time.monotonic()
+    with pytest.raises(Exception) as caught:
+        trainer.fit(loaders, max_steps=MAX_STEPS // window)
+    assert time.monotonic() - before < 15
+    # Where it is in the schedule.
+    at = next(i for i, (name, rows) in enumerate(trace) if name == "broken" and broken.BAD in rows)
+    batch = sum(name == "broken" for name, _ in trace[:at])
+    place = f"loader 'broken', pass 0, batch {batch} (epoch 0, step {at})"
+    shown = "".join(traceback.format_exception(caught.value))
+    kinds = {"shape": RuntimeError, "hangs": mtf.errors.FetchTimeout}
+    assert isinstance(caught.value, kinds.get(fault, mtf.SourceError)), shown
+    # A killed worker may have had a batch of later.
+    assert (re.search(r"loader 'broken', pass 0, batch \d+ \(epoch 0, step \d+\)", shown) if fault == "killed"
+            else place in shown), shown  # fmt: skip
+    words = {"raises": "row 7 is missing", "none": "gave None", "shape": "shapes cannot be multiplied",
+             "hangs": "broken_loaders.py" if kind not in broken.HAS_WORKERS else "thread MainThread",
+             "killed": "was killed by SIGKILL"}  # fmt: skip
+    assert re.search(words[fault], shown), shown
+    if fault == "raises":
+        assert "in at" in shown, "the original traceback"
+    # The state is that of the last update before it, and goes on in this trainer and in another one.
+    state = trainer.get_state()
+    assert trainer.num_batches % window == 0
+    assert trainer.num_batches == trainer.global_step * window
+    assert fault == "killed" or trainer.num_batches == at - at % window
+    switch.unlink()
+    trainer.fit(loaders, max_steps=MAX_STEPS // window)
+    assert trainer.get_state().diff(expected) == []
+    trainer.multi_loader_manager.close()
+    fresh = make(window)
+    fresh.load_state(state)
+    fresh.fit(given(kind, broken.Fault(fault, switch)), max_steps=MAX_STEPS // window)
+    assert fresh.get_state().diff(expected) == []
+    fresh.multi_loader_manager.close()
