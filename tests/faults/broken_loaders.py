@@ -1,4 +1,4 @@
-"""Loaders of every kind over rows of which one is bad as long as a file exists: deleting it mends them, also in workers.
+"""Loaders of every kind over rows of which one is bad while a file exists: deleting it mends them, also in workers.
 
 Module level, so that worker processes can unpickle them.
 """
@@ -43,8 +43,8 @@ class Fault:
             return
         if self.kind == "raises":
             raise KeyError(f"row {row} is missing")
-        if self.kind == "hangs":
-            time.sleep(1000)
+        while self.kind == "hangs" and self.switch.exists():
+            time.sleep(0.05)
         if self.kind == "killed" and get_worker_info() is not None:
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import time
 import traceback
@@ -56,11 +57,10 @@ def given(kind: str, fault: broken.Fault) -> dict[str, Any]:
 
 
 CASES = [
-    (kind, fault)
-    for kind in broken.KINDS
-    for fault in broken.FAULTS
-    if fault != "killed" or kind in broken.HAS_WORKERS
+    (kind, fault) for kind in broken.KINDS for fault in broken.FAULTS if fault != "killed" or kind in broken.HAS_WORKERS
 ]
+KINDS_OF_ERRORS = {"shape": RuntimeError, "hangs": mtf.errors.FetchTimeout}
+TWICE = ("raises", "none")  # also in windows of two batches
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +81,20 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return run
 
 
-@pytest.mark.filterwarnings("ignore:.*are produced again", "ignore:.set_vital")
-@pytest.mark.parametrize(("kind", "fault"), CASES)
-@pytest.mark.parametrize("window", [1, 2])
+@pytest.fixture(autouse=True)
+def files_that_torch_leaves_open() -> Iterator[None]:
+    """After a failed fetch torch opens files to see whether there are too many; they live as long as the traceback."""
+    yield
+    gc.collect()
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*are produced again", "ignore:.set_vital", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+@pytest.mark.parametrize(
+    ("kind", "fault", "window"),
+    [(*case, window) for case in CASES for window in (1, 2) if window == 1 or case[1] in TWICE],
+)
 def test_it_is_named_and_mended_the_run_goes_on(
     kind: str, fault: str, window: int, tmp_path: Path, undisturbed: Any
 ) -> None:
@@ -93,7 +104,7 @@ def test_it_is_named_and_mended_the_run_goes_on(
     loaders = given(kind, broken.Fault(fault, switch))
     trainer = make(window, HANGS_FOR_S if fault == "hangs" else None)
     before = time.monotonic()
-    with pytest.raises(Exception) as caught:
+    with pytest.raises(KINDS_OF_ERRORS.get(fault, mtf.SourceError)) as caught:
         trainer.fit(loaders, max_steps=MAX_STEPS // window)
     assert time.monotonic() - before < 15
     # Where it is in the schedule.
@@ -101,8 +112,6 @@ def test_it_is_named_and_mended_the_run_goes_on(
     batch = sum(name == "broken" for name, _ in trace[:at])
     place = f"loader 'broken', pass 0, batch {batch} (epoch 0, step {at})"
     shown = "".join(traceback.format_exception(caught.value))
-    kinds = {"shape": RuntimeError, "hangs": mtf.errors.FetchTimeout}
-    assert isinstance(caught.value, kinds.get(fault, mtf.SourceError)), shown
     # A killed worker may have had a batch of later.
     assert (re.search(r"loader 'broken', pass 0, batch \d+ \(epoch 0, step \d+\)", shown) if fault == "killed"
             else place in shown), shown  # fmt: skip

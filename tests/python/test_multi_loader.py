@@ -313,12 +313,12 @@ class TestEdits:
             "b": mtf.ArrayLoader(torch.arange(40), 3),
             "c": mtf.ArrayLoader(torch.arange(11), 2),
         }
-        options = fixed(150, sampling_strategy="WEIGHTED", prefetch_batches=budget)
+        options = fixed(200, sampling_strategy="WEIGHTED", prefetch_batches=budget)
         seen: dict[str, list[tuple[int, int]]] = {"a": [], "b": [], "c": []}
         with mtf.MultiLoader(loaders, options) as loader:
             iterator = iter(loader)
             for steps, kind in [*edits, (20, 0)]:
-                for _ in range(min(steps, 150 - loader.step)):
+                for _ in range(steps):
                     batch = next(iterator)
                     seen[batch.name].append((batch.pass_, batch.batch))
                 if kind == 4:

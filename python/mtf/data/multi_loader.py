@@ -62,6 +62,11 @@ class Batch:
     epoch: int
     weight: float = 1.0
 
+    @property
+    def place(self) -> str:
+        """Where it is in the schedule, in words."""
+        return _place(self.name, self.pass_, self.batch, self.epoch, self.step)
+
 
 class MultiLoader:
     """Batches of several loaders in the order of a schedule, with an exact state between any two of them.
@@ -273,8 +278,7 @@ class MultiLoader:
         self._schedule.extend_pass(source, length + 1)
 
     def _location(self, source: int, pass_: int, batch: int) -> str:
-        step = self._first_step + self._place
-        return f"loader {self._names[source]!r}, pass {pass_}, batch {batch} (epoch {self._epoch}, step {step})"
+        return _place(self._names[source], pass_, batch, self._epoch, self._first_step + self._place)
 
     def _located(self, error: Exception, source: int, pass_: int, batch: int) -> Exception:
         """``error`` with the loader, pass, batch and step in its message; what mtf refuses stays what it is."""
@@ -591,6 +595,10 @@ class _Batches(Iterator[Batch]):
         except StopIteration:
             self._loader = None
             raise
+
+
+def _place(name: str, pass_: int, batch: int, epoch: int, step: int) -> str:
+    return f"loader {name!r}, pass {pass_}, batch {batch} (epoch {epoch}, step {step})"
 
 
 def _named_loaders(loaders: Any, names: Sequence[str]) -> dict[str, Any]:

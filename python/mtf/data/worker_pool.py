@@ -20,6 +20,7 @@ _IGNORED_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
 )
 
+
 class WorkerInit:
     """Prepares a worker process; picklable, for spawn and forkserver.
 

@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from torch.utils.data._utils import signal_handling
+from torch._C import _error_if_any_worker_fails, _remove_worker_pids, _set_worker_pids
 
 from mtf.errors import FetchTimeout
 
@@ -43,10 +43,13 @@ def adopt(iterator: Iterator[Any]) -> Callable[[], Any]:
     _adopted[of_torch] = os.getpid()
 
     def take() -> Any:
-        _watch(of_torch)
         try:
-            signal_handling._error_if_any_worker_fails()
-            return next(of_torch)
+            _watch(of_torch)
+            try:
+                _error_if_any_worker_fails()
+                return next(of_torch)
+            finally:
+                _look_away(of_torch)
         except FetchTimeout:
             # Whoever closes the iterator would wait for each worker that hangs.
             for worker in of_torch._workers:
@@ -54,13 +57,11 @@ def adopt(iterator: Iterator[Any]) -> Callable[[], Any]:
             of_torch._shutdown_workers()
             raise
         except (RuntimeError, OSError, EOFError) as error:
-            ended = _how_workers_ended(of_torch, wait=isinstance(error, (OSError, EOFError)))
+            ended = _how_workers_ended(of_torch, wait=not isinstance(error, RuntimeError))
             if not ended:
                 raise
             of_torch._shutdown_workers()
             raise RuntimeError(ended) from error
-        finally:
-            _look_away(of_torch)
 
     return take
 
@@ -81,13 +82,13 @@ def forget_ended(loader: Any) -> None:
 
 def _watch(iterator: Any) -> None:
     if not iterator._worker_pids_set and not iterator._shutdown:
-        signal_handling._set_worker_pids(id(iterator), tuple(worker.pid for worker in iterator._workers))
+        _set_worker_pids(id(iterator), tuple(worker.pid for worker in iterator._workers))
         iterator._worker_pids_set = True
 
 
 def _look_away(iterator: Any) -> None:
     if iterator._worker_pids_set:
-        signal_handling._remove_worker_pids(id(iterator))
+        _remove_worker_pids(id(iterator))
         iterator._worker_pids_set = False
 
 

@@ -365,9 +365,13 @@ class Trainer:
             self._in_window = True
             self.step_rng.begin_window()
             is_mixed = len(window) > 1 and any(batch.name != window[0].name for batch in window)
-            for batch in window:
-                with self.ranks.window(batch is window[-1], is_mixed):
-                    self._step(batch, self.loss_weights.factor(batch.name, len(window)) * batch.weight)
+            try:
+                for batch in window:
+                    with self.ranks.window(batch is window[-1], is_mixed):
+                        self._step(batch, self.loss_weights.factor(batch.name, len(window)) * batch.weight)
+            except Exception as error:
+                _add_place(error, batch)
+                raise
             self._update(window)
             self._in_window = False
             is_last, is_final = multi.epoch != self.epoch, limits.steps_reached(self)
@@ -627,6 +631,13 @@ def _device(model: nn.Module, given: torch.device | str | None) -> torch.device:
     if first is not None and first.device.type not in ("cpu", "meta"):
         return first.device
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def _add_place(error: Exception, batch: Batch) -> None:
+    """Says below the traceback of an error in a step or its hooks (from Python 3.11 on) what they worked on."""
+    add_note = getattr(error, "add_note", None)
+    if add_note is not None:
+        add_note(f"in the training step on {batch.place}")
 
 
 def _loss_of(result: Any, batch: Batch) -> Tensor:
