@@ -145,6 +145,7 @@ KINDS: dict[str, Callable[[Fault], Any]] = {
     "in the process": lambda fault: _torch(Rows(fault), fault, 0, shuffle=True),
     "workers": lambda fault: _torch(Rows(fault), fault, 2, shuffle=True),
     "persistent workers": lambda fault: _torch(Rows(fault), fault, 2, shuffle=True, persistent_workers=True),
+    "shared workers": lambda fault: _torch(Rows(fault), fault, 2, shuffle=True),
     "threads": lambda fault: mtf.ThreadLoader(
         Rows(fault), BATCH_SIZE, shuffle=True, collate_fn=fault.collate, num_threads=2
     ),

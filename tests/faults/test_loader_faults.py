@@ -37,13 +37,14 @@ def step(trainer: Any, batch: Any, batch_idx: int, dataloader_idx: int, dataload
     return trainer.model(rows).square().mean()
 
 
-def make(window: int = 1, fetch_timeout_s: float | None = None) -> mtf.Trainer:
+def make(kind: str, window: int = 1, fetch_timeout_s: float | None = None) -> mtf.Trainer:
     settings = tools.config(
         ["broken", "well"],
         multi=mtf.MultiDataLoaderConfig(
             dataloader_names=["broken", "well"],
             epoch_length_policy=mtf.EpochLengthPolicy.FIXED_NUM_STEPS,
             steps_per_epoch=9,
+            shared_workers=2 if kind == "shared workers" else None,
         ),
         performance=mtf.PerformanceConfig(gradient_accumulation_steps=window, fetch_timeout_s=fetch_timeout_s),
     )
@@ -53,7 +54,8 @@ def make(window: int = 1, fetch_timeout_s: float | None = None) -> mtf.Trainer:
 
 
 def given(kind: str, fault: broken.Fault) -> dict[str, Any]:
-    return {"broken": broken.KINDS[kind](fault), "well": tools.loader(20, 2, 2, shuffle=True)}
+    num_workers = 2 if kind == "shared workers" else 0
+    return {"broken": broken.KINDS[kind](fault), "well": tools.loader(20, 2, 2, shuffle=True, num_workers=num_workers)}
 
 
 CASES = [
@@ -71,7 +73,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     def run(kind: str, window: int) -> tuple[list[tuple[str, list[float]]], mtf.TrainerState]:
         if (kind, window) not in known:
-            trainer, trace = make(window), Trace()
+            trainer, trace = make(kind, window), Trace()
             trainer.add_hook(trace)
             trainer.fit(given(kind, nowhere), max_steps=MAX_STEPS // window)
             known[kind, window] = trace.batches, trainer.get_state()
@@ -102,7 +104,7 @@ def test_it_is_named_and_mended_the_run_goes_on(
     switch = tmp_path / "switch"
     switch.touch()
     loaders = given(kind, broken.Fault(fault, switch))
-    trainer = make(window, HANGS_FOR_S if fault == "hangs" else None)
+    trainer = make(kind, window, HANGS_FOR_S if fault == "hangs" else None)
     before = time.monotonic()
     with pytest.raises(KINDS_OF_ERRORS.get(fault, mtf.SourceError)) as caught:
         trainer.fit(loaders, max_steps=MAX_STEPS // window)
@@ -113,7 +115,7 @@ def test_it_is_named_and_mended_the_run_goes_on(
     place = f"loader 'broken', pass 0, batch {batch} (epoch 0, step {at})"
     shown = "".join(traceback.format_exception(caught.value))
     # A killed worker may have had a batch of later.
-    assert (re.search(r"loader 'broken', pass 0, batch \d+ \(epoch 0, step \d+\)", shown) if fault == "killed"
+    assert (re.search(r"loader '\w+', pass 0, batch \d+ \(epoch 0, step \d+\)", shown) if fault == "killed"
             else place in shown), shown  # fmt: skip
     words = {"raises": "row 7 is missing", "none": "gave None", "shape": "shapes cannot be multiplied",
              "hangs": "broken_loaders.py" if kind not in broken.HAS_WORKERS else "thread MainThread",
@@ -130,7 +132,7 @@ def test_it_is_named_and_mended_the_run_goes_on(
     trainer.fit(loaders, max_steps=MAX_STEPS // window)
     assert trainer.get_state().diff(expected) == []
     trainer.multi_loader_manager.close()
-    fresh = make(window)
+    fresh = make(kind, window)
     fresh.load_state(state)
     fresh.fit(given(kind, broken.Fault(fault, switch)), max_steps=MAX_STEPS // window)
     assert fresh.get_state().diff(expected) == []

@@ -190,6 +190,7 @@ class MultiLoader:
                 self._on_pass_end(source, pass_, ended.num_batches)
                 continue
             except Exception as error:  # a loader may raise anything; it is named and chained
+                self._forget_shared_workers()
                 raise self._located(error, source, pass_, batch) from error
             if data is None:
                 raise SourceError(f"{self._location(source, pass_, batch)}: the loader gave None instead of a batch")
@@ -210,6 +211,13 @@ class MultiLoader:
             return Batch(
                 data, source, self._names[source], self._first_step + place, pass_, batch, index, self._epoch, weight
             )
+
+    def _forget_shared_workers(self) -> None:
+        """After an error that ended them: what they had fetched for any source is fetched again."""
+        if self._shared_workers is not None and self._shared_workers.closed:
+            for reader in self._readers.values():
+                if reader.in_flight and isinstance(reader, Reader):
+                    reader.discard()
 
     def _refill(self) -> None:
         """Takes the next draws from the schedule and asks for them ahead."""

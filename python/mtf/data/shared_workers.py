@@ -61,8 +61,8 @@ class SharedWorkers:
 
     @property
     def pool(self) -> WorkerPool:
-        """The processes, which start now if they didn't before."""
-        if self._pool is None:
+        """The processes, which start now if they didn't before, or have ended since."""
+        if self._pool is None or self._pool.closed:
             first = self._first
             loader: DataLoader[Any] = DataLoader(
                 self._union,

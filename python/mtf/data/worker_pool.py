@@ -181,4 +181,4 @@ class WorkerPool:
 
     @property
     def closed(self) -> bool:
-        return self._iterator is None
+        return self._iterator is None or self._iterator._shutdown
