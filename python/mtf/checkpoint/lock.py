@@ -58,7 +58,7 @@ class DirectoryLock:
             if holder is not None and holder is not self and holder.held:
                 raise CheckpointError(
                     f"{self.root}: another trainer in this process writes its checkpoints here; "
-                    "give each its own checkpoint.root_dir, or close() the other"
+                    "give each its own checkpoint.root_dir"
                 )
             owner = _identity()
             self._refuse_if_taken(owner)

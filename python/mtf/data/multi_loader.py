@@ -389,7 +389,8 @@ class MultiLoader:
                 f"{_STATE_VERSION}"
             )
         snapshots = {name: from_dict(entry) for name, entry in state["sources"].items()}
-        added = {name: self._made(name) for name in snapshots if name not in self._readers}
+        initial = {source["name"] for source in state["schedule"]["setups"][0]["sources"]}
+        added = {name: self._made(name, name in initial) for name in snapshots if name not in self._readers}
         self._check_global_batches(state["global_batch_sizes"])
         self._schedule.load_state_dict(state["schedule"])
         for name, source in added.items():
@@ -440,14 +441,15 @@ class MultiLoader:
                 f"the state, so the batches would be others: {way_out}"
             )
 
-    def _made(self, name: str) -> Source:
+    def _made(self, name: str, is_initial: bool) -> Source:
         """A source that was added during training, made again for a state that has it."""
         factory = self._factories.get(name)
         if factory is None:
+            added = "" if is_initial else ", which was added during training"
+            way_out = " under this name" if is_initial else f", or a function as loader_factories={{{name!r}: ...}}"
             raise StateMismatch(
-                f"the state has a source {name!r}, which was added during training, but here are only "
-                f"{list(self._readers)}: pass its loader, or a function that makes it as "
-                f"loader_factories={{{name!r}: ...}}"
+                f"the state has a source {name!r}{added}, but here are only {list(self._readers)}: "
+                f"pass its loader{way_out}"
             )
         return self._adapt(factory(), name)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -69,6 +70,14 @@ def open_training(trainer: Trainer, given: Any) -> None:
             trainer.pending_multi_state = None
         trainer.multi.commit()
         trainer.given_loaders = new
+        known = {*(config.dataloader_names or new), *trainer.multi.names}
+        idle = [name for name in new if name not in known]
+        if idle:
+            warnings.warn(
+                f"train_loaders has {idle}, which aren't among the dataloader_names {config.dataloader_names}: they "
+                "give no batch unless add_dataloader adds them",
+                stacklevel=4,
+            )
         return
     _refuse_others(trainer, new)
     held = {**trainer.given_loaders, **trainer.added_loaders}
