@@ -17,7 +17,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 SOURCES := $(shell find src csrc -name '*.[ch]pp' 2>/dev/null) $(shell find . -maxdepth 2 -name CMakeLists.txt -not -path './build/*' 2>/dev/null)
 
-.PHONY: help demo gpu-check test native-test bench bench-quick bench-docs lint wheel wheels docs faults guards fuzz clean
+.PHONY: help demo gpu-check test native-test asan-python bench bench-quick bench-docs lint wheel wheels docs faults guards fuzz clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ gpu-check: $(VENV)/.built  ## Check what only a GPU can show; says so where ther
 
 native-test: $(VENV)/.tools  ## Build and run the C++ tests (PRESET=dev, asan or tsan)
 	scripts/native-test $(PRESET)
+
+asan-python: $(VENV)/.built  ## Run the tests of schedules and prefetching with the module under the address sanitizer
+	scripts/asan-python
 
 lint: $(VENV)/.built  ## ruff, mypy --strict, stubs against the module, clang-format, clang-tidy
 	scripts/lint

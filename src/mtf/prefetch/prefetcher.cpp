@@ -397,7 +397,8 @@ class Prefetcher::Engine : public std::enable_shared_from_this<Engine> {
   }
 
   /// Fetches without the lock, then files the result. `lock` is held before and after.
-  void run(std::unique_lock<std::mutex>& lock, Task* task) {
+  // A forced unwind has no object, so the reference that catches one is null.
+  __attribute__((no_sanitize("null"))) void run(std::unique_lock<std::mutex>& lock, Task* task) {
     SourceQueue& queue = queues_[task->source];
     NativeSource& source = *queue.source;
     std::unique_ptr<Payload> payload;
