@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cassert>
 
+#include "mtf/schedule/epoch_length.hpp"
+
 namespace mtf {
 
 bool operator==(const Event& a, const Event& b) {
@@ -63,6 +65,8 @@ Knot Epoch::apply(const Event& event, const Segment& segment, std::span<const st
     state.spent = true;
     state.limit = state.count - state.origin_count;
   } else {
+    // The source was asked for the first batch of a round: it is this round's block that has ended.
+    if (config.strategy == Strategy::sequential) begin_round_if_due(knot, segment.active());
     state.place = {state.place.pass + 1, 0};
     if (before.setup->sources[source].length == kEndless) state.round_count = kEndless;
   }

@@ -79,6 +79,13 @@ Blocks find_blocks(const Knot& knot, std::span<const std::int32_t> active) {
   return blocks;
 }
 
+void begin_round_if_due(Knot& knot, std::span<const std::int32_t> active) {
+  const Blocks blocks = find_blocks(knot, active);
+  const bool is_done = std::ranges::all_of(blocks.first, [](std::uint64_t block) { return block == 0; });
+  if (!is_done || blocks.later.empty()) return;
+  for (SourceState& state : knot.sources) state.round_count = 0;
+}
+
 std::uint64_t find_epoch_end(const Knot& knot, std::span<const std::int32_t> active, const AnyPattern* pattern) {
   if (knot.ended || pattern == nullptr) return knot.step;
   const MixtureConfig& config = knot.setup->config;

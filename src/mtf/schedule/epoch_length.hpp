@@ -16,6 +16,9 @@ struct Blocks {
 };
 [[nodiscard]] Blocks find_blocks(const Knot& knot, std::span<const std::int32_t> active);
 
+/// Where every block of a SEQUENTIAL round is done at `knot`, and rounds follow one another, the next one begins there.
+void begin_round_if_due(Knot& knot, std::span<const std::int32_t> active);
+
 /// The epoch's number of steps as far as `knot` and the pattern of `active` sources decide it; kEndless if that can't
 /// be known yet. At least knot.step. `pattern` is null when no source is left.
 /// Complexity: O(n log n); with WEIGHTED RANDOM O(T) for MIN_LENGTH and MAX_LENGTH.

@@ -118,13 +118,8 @@ void Segment::make_pattern(Key key) {
       return;
     }
     case Strategy::sequential: {
-      Blocks blocks = find_blocks(knot_, active_);
-      const bool is_done = std::ranges::all_of(blocks.first, [](std::uint64_t block) { return block == 0; });
-      if (is_done && !blocks.later.empty()) {
-        // The round was complete: the next one begins here.
-        for (SourceState& state : knot_.sources) state.round_count = 0;
-        blocks.first = blocks.later;
-      }
+      begin_round_if_due(knot_, active_);
+      const Blocks blocks = find_blocks(knot_, active_);
       pattern_.emplace(Sequential(blocks.first, blocks.later));
       return;
     }
