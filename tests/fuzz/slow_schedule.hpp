@@ -46,10 +46,13 @@ class SlowSchedule {
     while (true) {
       const std::uint64_t now = first_step_ + step_;
       const bool has_curve = config.strategy == mtf::Strategy::weighted && config.curve;
-      if (has_curve && origin_ < step_ && config.curve->next_change(now - 1) == now) restart();
       if (is_over()) return std::nullopt;
       const std::optional<std::size_t> found = peek();
       if (!found || (config.policy == mtf::EpochPolicy::min_length && !is_alive(*found))) return std::nullopt;
+      if (has_curve && origin_ < step_ && config.curve->next_change(now - 1) == now) {
+        restart();  // an epoch that ends here under the old weights has ended
+        continue;
+      }
       Source& source = sources_[*found];
       if (source.place.batch == length(*found)) source.place = {source.place.pass + 1, 0};
       if (source.place.batch < true_lengths_[*found]) {
