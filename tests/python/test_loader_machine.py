@@ -1,4 +1,4 @@
-"""State machines of the prefetch engine and of MultiLoader: any order of calls, against plain lists and a plain loop."""
+"""State machines of the prefetch engine and of MultiLoader: any order of calls, against plain lists and loops."""
 
 from __future__ import annotations
 
@@ -67,9 +67,7 @@ class EngineMachine(RuleBasedStateMachine):
         assert self.engine.add_source(_core.CallableSource(fetch, lambda _: 100, concurrent=concurrent)) == number
         self.queues.append([])
 
-    @rule(
-        draws=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 30)), min_size=1, max_size=12)
-    )
+    @rule(draws=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 30)), min_size=1, max_size=12))
     @precondition(lambda self: not self.is_closed)
     def request(self, draws: list[tuple[int, int, int]]) -> None:
         columns = [list(column) for column in zip(*draws, strict=True)]
@@ -173,7 +171,7 @@ Seen = tuple[int, int, str, int, int, int, str]
 
 
 class MultiLoaderMachine(RuleBasedStateMachine):
-    """Whatever happened before, the batch behind a position is that of a plain loop: without threads, saving or loading,
+    """Whatever happened before, the batch at a position is that of a plain loop: without threads, saving or loading,
     from the start to there, with the same edits at the same positions."""
 
     states = Bundle("states")
@@ -217,11 +215,9 @@ class MultiLoaderMachine(RuleBasedStateMachine):
                             edits.pop(0)[1](loader)
         return self.plain[index]
 
-    def forget_edits_behind(self) -> None:
-        """Edits behind the position are forgotten with it."""
-        kept = [edit for edit in self.edits if edit[0] <= self.num_read]
-        if len(kept) != len(self.edits):
-            self.edits, self.plain_edits = kept, -1
+    def go_to(self, num_read: int, edits: list[tuple[int, Any]]) -> None:
+        """The model's side of a load: edits behind the position are forgotten."""
+        self.num_read, self.edits, self.plain_edits = num_read, list(edits), -1
 
     @rule(num=st.integers(1, 9))
     def read(self, num: int) -> None:
@@ -241,33 +237,25 @@ class MultiLoaderMachine(RuleBasedStateMachine):
 
     @rule(target=states)
     def save(self) -> Any:
-        # A state without commits holds all that was handed out; edits behind the commit aren't part of it.
         at = self.num_read if self.num_committed is None else self.num_committed
-        edits = [edit for edit in self.edits if edit[0] < at or (edit[0] == at and at == self.num_read)]
-        return json.dumps(self.loader.state_dict()), at, edits, [edit for edit in self.edits if edit[0] == at]
+        return json.dumps(self.loader.state_dict()), at, [edit for edit in self.edits if edit[0] <= at]
 
     @rule(state=states, here=st.booleans())
     def load(self, state: Any, here: bool) -> None:
-        saved, at, edits, at_the_cut = state
-        loaded = json.loads(saved)
-        # Edits at the very position are part of the state where they had been made when it was taken.
+        saved, at, edits = state
         if not here:
             self.loader.close()
             self.loader = self.fresh()
-        self.loader.load_state_dict(loaded)
-        events = [event for event in loaded["schedule"]["events"] if event.get("kind") == "edit"]
-        del events
-        self.edits = [edit for edit in edits if edit not in at_the_cut] + [edit for edit in at_the_cut if edit in edits]
-        self.plain_edits = -1
-        self.num_read, self.num_committed = at, None
+        self.loader.load_state_dict(json.loads(saved))
+        self.go_to(at, edits)
+        self.num_committed = None
 
     @rule()
     def rewind(self) -> None:
         if self.num_committed is None:
             return
         self.loader.rewind()
-        self.num_read = self.num_committed
-        self.forget_edits_behind()
+        self.go_to(self.num_committed, [edit for edit in self.edits if edit[0] <= self.num_committed])
 
     def edit(self, edit: Callable[[mtf.MultiLoader], None]) -> None:
         if self.num_read == 0 or self.num_committed not in (None, self.num_read):
