@@ -127,6 +127,8 @@ void bind_random(py::module_& module) {
       .def(py::init([](std::uint64_t n, std::uint64_t key) { return Permutation(n, Key{key}); }), py::arg("n"),
            py::arg("key"))
       .def("__len__", &Permutation::size)
+      .def("__repr__",
+           [](const Permutation& permutation) { return "Permutation(n=" + std::to_string(permutation.size()) + ")"; })
       .def("__getitem__", &permutation_item, py::arg("index"), "The image of one index.")
       .def("fill", &permutation_range, py::arg("start"), py::arg("stop"),
            "fill(self, start, stop) -> numpy.ndarray\n\nThe images of [start, stop): int64, shape (stop - start,).");

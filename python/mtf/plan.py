@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtf.errors import ConfigError
+from mtf.showing import html_table
 
 if TYPE_CHECKING:
     from mtf.schedule import Schedule
@@ -61,7 +62,7 @@ class EpochPlan:
     warnings: list[str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """Epochs to come. ``print(plan)`` shows a table; a notebook shows it as HTML."""
 
@@ -95,17 +96,21 @@ class Plan:
             parts.extend(f"  ! {warning}" for warning in epoch.warnings)
         return "\n".join(parts)
 
+    def __repr__(self) -> str:
+        """Epochs, steps and warnings, counted."""
+        steps = [epoch.num_steps for epoch in self.epochs]
+        total = "an unknown number of" if None in steps else sum(n or 0 for n in steps)
+        warned = f", {len(self.warnings)} warnings" if self.warnings else ""
+        return f"Plan({self.strategy}, {len(steps)} epochs, {total} steps{warned}; print it for the table)"
+
     def _repr_html_(self) -> str:
         parts = []
         for epoch in self.epochs:
-            parts.append(f"<p><b>{html.escape(_headline(epoch, self.strategy))}</b></p>")
+            headline = _headline(epoch, self.strategy)
             if epoch.num_steps is not None:
-                head = "".join(f"<th>{html.escape(c)}</th>" for c in _COLUMNS)
-                body = "".join(
-                    "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in _row(s)) + "</tr>"
-                    for s in epoch.sources
-                )
-                parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+                parts.append(html_table(headline, _COLUMNS, map(_row, epoch.sources)))
+            else:
+                parts.append(f"<p><b>{html.escape(headline)}</b></p>")
             if epoch.warnings:
                 parts.append("<ul>" + "".join(f"<li>{html.escape(w)}</li>" for w in epoch.warnings) + "</ul>")
         return "".join(parts)

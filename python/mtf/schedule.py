@@ -14,6 +14,7 @@ from mtf.config.fields import nearest, parse_enum
 from mtf.config.multi import MultiDataLoaderConfig, WeightCurve
 from mtf.enums import EpochLengthPolicy, Interpolation, SamplingStrategy, WeightedOrder
 from mtf.errors import ConfigError
+from mtf.showing import html_table
 
 if TYPE_CHECKING:
     from mtf.plan import Plan
@@ -238,6 +239,16 @@ class Schedule(_core.Schedule):
             return "Schedule(not constructed)"
         names = ", ".join(n for n, _, present in self.source_table if present)
         return f"Schedule({self.mixture.strategy}, [{names}], seed={self.seed}, epoch={self.epoch}, step={self.step})"
+
+    def _repr_html_(self) -> str:
+        drawn, weights = self.counts(self.step), self.mixture.weights
+        rows = [
+            (name, "unknown" if length is None else length, weights[i] if weights else None, int(drawn[i]))
+            for i, (name, length, present) in enumerate(self.source_table)
+            if present
+        ]
+        title = f"Schedule: {self.mixture.strategy}, seed {self.seed}, epoch {self.epoch}, step {self.step}"
+        return html_table(title, ("source", "batches per pass", "weight", "drawn in this epoch"), rows)
 
     def _warn_unless_weighted(self, what: str) -> None:
         if self.mixture.strategy != "WEIGHTED":

@@ -34,7 +34,7 @@ class Entry:
         return f"{self.place}: {self.reason}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CheckpointDiff:
     """What :func:`diff_checkpoints` found, first against second."""
 
@@ -47,6 +47,12 @@ class CheckpointDiff:
     def equal(self) -> bool:
         """Whether training would go on from both in the same way."""
         return not self.entries
+
+    def __repr__(self) -> str:
+        """How much differs."""
+        more = "" if self.complete else " or more"
+        found = "equal" if self.equal else f"{len(self.entries)}{more} differences"
+        return f"CheckpointDiff({self.first!r}, {self.second!r}, {found})"
 
     def text(self) -> str:
         """A page for people."""

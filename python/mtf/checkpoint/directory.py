@@ -21,7 +21,7 @@ from mtf.errors import CheckpointError
 MAX_SCHEDULE_BYTES = 64 << 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Checkpoint:
     """What a checkpoint holds; every tensor is in host memory of its own."""
 
@@ -30,6 +30,11 @@ class Checkpoint:
     model: dict[str, Any]  # the model's state_dict: tensors, and whatever `get_extra_state` gave
     state: Any
     schedule: bytes
+
+    def __repr__(self) -> str:
+        """Path, position and the number of weights."""
+        step, epoch = self.manifest.get("step"), self.manifest.get("epoch")
+        return f"Checkpoint({str(self.path)!r}, step={step}, epoch={epoch}, {len(self.model)} entries of the model)"
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,15 @@ class SaveSchedule:
         """Whether anything is ever due."""
         return any(value is not None for value in (self._every_n_steps, self._every_n_epochs, self._every_s))
 
+    def __repr__(self) -> str:
+        """When saves are due."""
+        parts = [
+            *([f"every {self._every_n_steps} steps"] if self._every_n_steps is not None else []),
+            *([f"every {self._every_n_epochs} epochs"] if self._every_n_epochs is not None else []),
+            *([f"every {self._every_s / 60:g} minutes"] if self._every_s is not None else []),
+        ]
+        return f"SaveSchedule({', '.join(parts) or 'never'})"
+
     def start(self) -> None:
         """Begins counting minutes; for the start of training."""
         self._saved_at_s = self._clock()

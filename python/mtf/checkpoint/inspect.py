@@ -12,6 +12,7 @@ from mtf.checkpoint import files
 from mtf.checkpoint.json_file import MAX_JSON_BYTES, load_json
 from mtf.checkpoint.manifest import MODEL_FILE, SCHEDULE_FILE, STATE_FILE, read_manifest, verify
 from mtf.errors import CheckpointError
+from mtf.showing import html_table
 
 _MAX_HEADER_BYTES = 100 << 20
 _OWN_MEMBERS = ("sha256", "kind", "files")
@@ -26,7 +27,7 @@ class Weight:
     shape: list[int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Inspection:
     """What :func:`inspect_checkpoint` found.
 
@@ -56,6 +57,20 @@ class Inspection:
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain JSON-able data."""
         return dataclasses.asdict(self) | {"num_parameters": self.num_parameters}
+
+    def __repr__(self) -> str:
+        """Path, position and size."""
+        step, epoch = self.manifest.get("step"), self.manifest.get("epoch")
+        size = f"{len(self.weights)} tensors with {self.num_parameters:,} elements, {sum(self.files.values()):,} bytes"
+        return f"Inspection({self.path!r}, step={step}, epoch={epoch}, {size})"
+
+    def _repr_html_(self) -> str:
+        rows = [(name, _short(value)) for name, value in self.manifest.items()]
+        rows.append(("files", ", ".join(f"{name} ({size:,} bytes)" for name, size in self.files.items())))
+        rows.append(("checksums", "compared" if self.verified else "not compared"))
+        rows.append(("weights", f"{len(self.weights)} tensors, {self.num_parameters:,} elements"))
+        rows += [(f"schedule: {name}", _short(value)) for name, value in (self.schedule or {}).items()]
+        return html_table(f"Checkpoint {self.path}", (), rows)
 
     def text(self) -> str:
         """A page for people."""

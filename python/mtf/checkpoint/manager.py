@@ -75,6 +75,10 @@ class CheckpointManager:
         self._finished: list[Path] = []
         self._spare: Snapshot | None = None
 
+    def __repr__(self) -> str:
+        """Where and when it saves."""
+        return f"CheckpointManager({str(self.root)!r}, {self.frequency!r})"
+
     # Saving
 
     def path_for(self, step: int, epoch: int) -> Path:

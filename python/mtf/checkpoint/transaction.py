@@ -49,6 +49,10 @@ class Transaction:
             raise _failure(self.path, error) from error
         self._open = True
 
+    def __repr__(self) -> str:
+        """The final name, and whether files can still be added."""
+        return f"Transaction({str(self.path)!r}, {len(self._files)} files, {'open' if self._open else 'closed'})"
+
     def __enter__(self) -> Transaction:
         return self
 

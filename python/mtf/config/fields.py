@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mtf.errors import ConfigError
+from mtf.showing import html_table, shortened
 
 C = TypeVar("C", bound="Config")
 E = TypeVar("E", bound=Enum)
@@ -23,6 +24,22 @@ class Config:
 
     Fields may be numbers, strings, enums, ``Literal``, lists, tuples, mappings and further ``Config`` classes.
     """
+
+    def __init_subclass__(cls) -> None:
+        """Keeps ``@dataclass`` from writing a ``__repr__`` with every field."""
+        super().__init_subclass__()
+        if "__repr__" not in vars(cls):
+            setattr(cls, "__repr__", Config.__repr__)  # noqa: B010 - mypy refuses to assign a method
+
+    def __repr__(self) -> str:
+        """The fields that differ from their defaults."""
+        changed = [f"{name}={_shown(value)}" for name, value, default in _settings(self) if value != default]
+        return f"{type(self).__name__}({', '.join(changed)})"
+
+    def _repr_html_(self) -> str:
+        rows = sorted(_rows(self, ""), key=lambda row: row[1] == row[2])
+        cells = [(name, value, "" if value == default else default) for name, value, default in rows]
+        return html_table(type(self).__name__, ("setting", "value", "default, where it differs"), cells)
 
     @classmethod
     def from_dict(cls: type[C], data: Mapping[str, Any]) -> C:
@@ -85,6 +102,33 @@ def parse_enum(kind: type[E], value: object, where: str) -> E:
                 return member
     names = list(kind.__members__)
     raise ConfigError(f"{where} must be one of {', '.join(names)}, got {value!r}{nearest(str(value), names)}")
+
+
+def _settings(config: Any) -> Iterable[tuple[str, Any, Any]]:
+    """Name, value and default of every field; ``MISSING`` where there is no default."""
+    for f in dataclasses.fields(config):
+        default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+        yield f.name, getattr(config, f.name), default
+
+
+def _rows(config: Any, prefix: str) -> Iterable[tuple[str, str, str]]:
+    """Dotted name, value and default of every field, nested configurations included, as text."""
+    for name, value, default in _settings(config):
+        if isinstance(value, Config):
+            yield from _rows(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", _shown(value), "required" if default is dataclasses.MISSING else _shown(default)
+
+
+def _shown(value: object) -> str:
+    """A value in a line: enums and functions by their names, which can be typed again."""
+    if isinstance(value, Enum):
+        return f"{type(value).__name__}.{value.name}"
+    if isinstance(value, Config):
+        return repr(value)
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"<function {value.__qualname__}>"
+    return shortened(repr(value))
 
 
 @cache

@@ -81,3 +81,9 @@ class MultiDataLoaderConfig(Config):
     prefetch_bytes: int | None = None
     prefetch_workers: int | None = None
     shared_workers: int | None = None
+
+    def __post_init__(self) -> None:
+        """Accepts enums by name."""
+        self.sampling_strategy = parse_enum(SamplingStrategy, self.sampling_strategy, "sampling_strategy")
+        self.epoch_length_policy = parse_enum(EpochLengthPolicy, self.epoch_length_policy, "epoch_length_policy")
+        self.weighted_order = parse_enum(WeightedOrder, self.weighted_order, "weighted_order")

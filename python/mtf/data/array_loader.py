@@ -191,6 +191,13 @@ class ArrayLoader(IteratedAlone):
     def open(self, pass_: int, batch: int, key: int, snapshot: Snapshot | None = None) -> Stream:
         return NativeStream(self.native(key), pass_, batch, self.num_batches())
 
+    def __repr__(self) -> str:
+        """Rows and batches."""
+        name = f"{self.name!r}, " if self.name else ""
+        order = ", shuffled" if self._shuffle else ""
+        batches = f"{self.num_batches()} batches of {self.global_batch_size}"
+        return f"ArrayLoader({name}{self.num_rows} rows in {batches}{order})"
+
     def drop_last(self) -> ArrayLoader:
         other = copy.copy(self)
         other._drop_last = True

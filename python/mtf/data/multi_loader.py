@@ -23,6 +23,7 @@ from mtf.data.reader import PassEnded, Reader
 from mtf.data.source import Addressing, Snapshot, Source
 from mtf.errors import Closed, ConfigError, FetchTimeout, MtfError, SourceError, StateMismatch
 from mtf.schedule import Schedule
+from mtf.showing import html_table, outline
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +36,7 @@ _BLOCK = 512  # draws taken from the schedule at once; a new block is taken when
 _STATE_VERSION = 1
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Batch:
     """One batch and where it comes from.
 
@@ -66,6 +67,12 @@ class Batch:
     def place(self) -> str:
         """Where it is in the schedule, in words."""
         return _place(self.name, self.pass_, self.batch, self.epoch, self.step)
+
+    def __repr__(self) -> str:
+        """Where it comes from, and the structure of its data."""
+        place = f"epoch={self.epoch}, step={self.step}, pass_={self.pass_}, batch={self.batch}"
+        weight = "" if self.weight == 1.0 else f", weight={self.weight:.4g}"
+        return f"Batch({self.name!r}, {place}, data={outline(self.data)}{weight})"
 
 
 class MultiLoader:
@@ -170,6 +177,26 @@ class MultiLoader:
         if num_steps is None:
             raise TypeError("the epoch's length isn't known: a source has no len(), and the epoch ends where it does")
         return num_steps
+
+    def __repr__(self) -> str:
+        """Strategy, sources and position."""
+        if "schedule" not in vars(self):  # a traceback shows the object whose constructor has raised
+            return "MultiLoader(not constructed)"
+        names = ", ".join(self.names)
+        place = "closed" if self._closed else f"epoch={self._epoch}, step={self._first_step + self._place}"
+        return f"MultiLoader({self.schedule.mixture.strategy}, [{names}], seed={self._seed}, {place})"
+
+    def _repr_html_(self) -> str:
+        schedule = self.schedule
+        weights = schedule.mixture.weights
+        rows = []
+        for index, (name, length, present) in enumerate(schedule.source_table):
+            if present:
+                source = self._readers[name].source
+                row = (name, type(source).__name__, source.addressing.name, "unknown" if length is None else length)
+                rows.append((*row, weights[index] if weights else None, self._counts[index]))
+        columns = ("source", "read as", "addressed by", "batches per pass", "weight", "drawn in this epoch")
+        return html_table(repr(self), columns, rows)
 
     def _next(self) -> Batch:
         """The batch at the position, which moves on by one."""

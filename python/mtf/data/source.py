@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from mtf.errors import ConfigError
+from mtf.showing import plain_repr
 
 if TYPE_CHECKING:
     from mtf._core import NativeSource
@@ -37,7 +38,7 @@ class Snapshot:
 
     pass_: int
     batch: int
-    data: Any
+    data: Any = field(repr=False)
     ended: bool = False
 
 
@@ -65,6 +66,10 @@ class Stream(ABC):
 
     def close(self) -> None:
         """Releases workers and files. May be called several times, also before the pass ended."""
+
+    def __repr__(self) -> str:
+        """The class and its plain attributes."""
+        return plain_repr(self)
 
 
 class Source(ABC):
@@ -156,3 +161,9 @@ class Source(ABC):
 
     def close(self) -> None:
         """Releases what outlives a pass. May be called several times."""
+
+    def __repr__(self) -> str:
+        """Name, length and plain attributes."""
+        num = self.num_batches()
+        what = f"{'unknown' if num is None else num} batches per pass, addressed by {self.addressing.value}"
+        return plain_repr(self, *([repr(self.name)] if self.name else []), what, leave_out=Source.__annotations__)

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mtf.showing import plain_repr
+
 
 @dataclass(frozen=True)
 class RunInfo:
@@ -56,6 +58,10 @@ class Logger(ABC):
 
     def close(self) -> None:
         """Flushes and releases files and connections. May be called several times."""
+
+    def __repr__(self) -> str:
+        """The class and its plain attributes."""
+        return plain_repr(self)
 
 
 class SafeLogger(Logger):

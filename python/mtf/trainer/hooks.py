@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from mtf.errors import ConfigError
+from mtf.showing import plain_repr
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +31,10 @@ class TrainerHooks:
     two windows is called again for all hooks, followed by what would have followed it (a row, a validation, a save).
     What was done before the event isn't done again.
     """
+
+    def __repr__(self) -> str:
+        """The class and its plain attributes."""
+        return plain_repr(self)
 
     def on_train_start(self, trainer: Trainer) -> None:
         """Every call of ``fit`` starts with it."""

@@ -92,6 +92,11 @@ class PreemptionGuard:
             self._requested_at_s = time.monotonic()
             self._requested = signal_
 
+    def __repr__(self) -> str:
+        """Signals, and which of them has come."""
+        names = ", ".join(s.name for s in self._signals) or "no signals"
+        return f"PreemptionGuard({names}; requested={None if self._requested is None else self._requested.name})"
+
     def leave(self, checkpoint: Path | None = None) -> None:
         """Ends the run after the save.
 

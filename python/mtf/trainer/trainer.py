@@ -16,7 +16,7 @@ from mtf.data.batch_seed import disposable_generators
 from mtf.data.multi_loader import Batch, MultiLoader
 from mtf.data.ranks import check_same_schedule
 from mtf.errors import ConfigError
-from mtf.trainer import capture, evaluation, loaders, poison
+from mtf.trainer import capture, evaluation, loaders, poison, summary
 from mtf.trainer.accumulate import LossWeights, windows
 from mtf.trainer.batch import num_samples
 from mtf.trainer.distributed import local_gpu, make_ranks
@@ -314,6 +314,13 @@ class Trainer:
     def multi_loader_config(self) -> MultiDataLoaderConfig:
         """Configuration of the mixture as it is now, edits included."""
         return self.config.multi if self.multi is None else self.multi.config
+
+    def __repr__(self) -> str:
+        """Model, optimizers, place and position."""
+        return summary.line(self)
+
+    def _repr_html_(self) -> str:
+        return summary.page(self)
 
     # The loop ----------------------------------------------------------------------------------------------------
 
