@@ -6,6 +6,7 @@ Names load on first use, so that schedules, configurations and plans work withou
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import Any
 
 __version__ = "0.1.0"
@@ -69,6 +70,10 @@ _PUBLIC: dict[str, str] = {
 }
 
 __all__ = ["__version__", *_PUBLIC]
+
+
+# A library leaves it to the program where its log goes; what a user has to act on is a warning or an error.
+logging.getLogger("mtf").addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:

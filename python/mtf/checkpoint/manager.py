@@ -6,7 +6,6 @@ Imports no torch before the first save.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -26,7 +25,6 @@ from mtf.errors import CheckpointError
 if TYPE_CHECKING:
     from mtf.checkpoint.directory import Checkpoint, Snapshot
 
-_log = logging.getLogger("mtf.checkpoint")
 
 Fill = Callable[[Transaction], None]
 
@@ -219,7 +217,6 @@ class CheckpointManager:
         self.last_error = error
         if required or not isinstance(error.__cause__, OSError):
             raise error
-        _log.error("%s", error)
         warnings.warn(
             f"{error}. The run goes on; older checkpoints are still there.", files.CheckpointWarning, stacklevel=4
         )
@@ -263,7 +260,11 @@ class CheckpointManager:
             if best_one is not None:
                 _link(self.root / "best", best_one.name)
         except (OSError, CheckpointError) as error:
-            _log.warning("%s: old checkpoints can't be tidied up: %s", self.root, error)
+            warnings.warn(
+                f"{self.root}: old checkpoints can't be tidied up: {error}. The new one is safe; remove the old ones",
+                files.CheckpointWarning,
+                stacklevel=4,
+            )
 
     def _superfluous(self, candidates: list[Candidate], newest: Path, best_one: Candidate | None) -> list[Candidate]:
         if self._config.max_checkpoints is None:

@@ -110,7 +110,11 @@ def newest_valid(candidates: Sequence[Candidate], load: Callable[[Path], T]) -> 
             f"move them away to start from scratch. {'; '.join(reasons)}"
         )
     for reason in reasons:
-        warnings.warn(f"a checkpoint can't be used and is left alone: {reason}", files.CheckpointWarning, stacklevel=3)
+        warnings.warn(
+            f"a checkpoint can't be used and is left alone; remove it when you don't need it: {reason}",
+            files.CheckpointWarning,
+            stacklevel=3,
+        )
     return result, damaged
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import threading
+import warnings
 import weakref
 from collections.abc import Callable
+
+from mtf.checkpoint.files import CheckpointWarning
 
 
 class BackgroundWriter:
@@ -69,7 +71,11 @@ def _report_at_exit() -> None:
         try:
             writer.wait()
         except BaseException as error:  # the interpreter is ending: saying it is all that is left
-            logging.getLogger("mtf.checkpoint").error("the last checkpoint was not written: %s", error)
+            warnings.warn(
+                f"the last checkpoint was not written: {error}; a resume goes on from the one before",
+                CheckpointWarning,
+                stacklevel=2,
+            )
 
 
 atexit.register(_report_at_exit)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import logging
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import TracebackType
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     import torch
 
     from mtf.data.shared_workers import SharedWorkers
-
-_log = logging.getLogger("mtf")
 
 _BLOCK = 512  # draws taken from the schedule at once; a new block is taken when a quarter of it is left
 _STATE_VERSION = 1
@@ -180,14 +178,14 @@ class MultiLoader:
 
     def __repr__(self) -> str:
         """Strategy, sources and position."""
-        if "schedule" not in vars(self):  # a traceback shows the object whose constructor has raised
+        if "_order" not in vars(self):  # a traceback shows the object whose constructor has raised
             return "MultiLoader(not constructed)"
         names = ", ".join(self.names)
         place = "closed" if self._closed else f"epoch={self._epoch}, step={self._first_step + self._place}"
-        return f"MultiLoader({self.schedule.mixture.strategy}, [{names}], seed={self._seed}, {place})"
+        return f"MultiLoader({self._schedule.mixture.strategy}, [{names}], seed={self._seed}, {place})"
 
     def _repr_html_(self) -> str:
-        schedule = self.schedule
+        schedule = self._schedule
         weights = schedule.mixture.weights
         rows = []
         for index, (name, length, present) in enumerate(schedule.source_table):
@@ -293,24 +291,30 @@ class MultiLoader:
         name, expected = self._names[source], self._schedule.lengths[source]
         if num_batches == 0:
             raise SourceError(f"{self._location(source, pass_, 0)}: the loader gave no batch at all")
-        if expected is not None:
-            _log.warning("%s: pass %d ended after %d batches, but len() said %d", name, pass_, num_batches, expected)
         self._ended_passes.append((name, pass_))
         self._sync()
         self._schedule.end_pass(source, num_batches)
         self._follow_schedule()
+        if expected is not None:
+            warnings.warn(
+                f"{name}: pass {pass_} ended after {num_batches} batches, but len() said {expected}; correct the "
+                "loader's len(), so that the schedule is right from the start",
+                stacklevel=4,
+            )
 
     def _on_late_end(self, source: int) -> None:
         reader = self._order[source]
-        for pass_, length in reader.late:
-            _log.warning(
-                "%s: pass %d went on after %d batches, where len() said it would end; the rest was left out",
-                self._names[source], pass_, length,
-            )  # fmt: skip
+        late = list(reader.late)
         if isinstance(reader, Reader):
             reader.late.clear()
         self._sync()
-        self._schedule.extend_pass(source, length + 1)
+        self._schedule.extend_pass(source, late[-1][1] + 1)
+        for pass_, length in late:
+            warnings.warn(
+                f"{self._names[source]}: pass {pass_} went on after {length} batches, where len() said it would end; "
+                "the rest was left out: correct the loader's len()",
+                stacklevel=4,
+            )
 
     def _location(self, source: int, pass_: int, batch: int) -> str:
         return _place(self._names[source], pass_, batch, self._epoch, self._first_step + self._place)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
+import warnings
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,6 @@ from mtf.errors import ConfigError
 if TYPE_CHECKING:
     from mtf.schedule import Schedule
 
-_log = logging.getLogger("mtf")
 _UNKNOWN = 2**62  # in place of a length
 
 
@@ -56,12 +55,10 @@ def agree_on_lengths(
             agreed.append(None)
             continue
         if longest != -shortest and rank == 0:
-            _log.warning(
-                "%s: the ranks have between %d and %d batches in a pass; all give %d",
-                name,
-                -shortest,
-                longest,
-                -shortest,
+            warnings.warn(
+                f"{name}: the ranks have between {-shortest} and {longest} batches in a pass; all give {-shortest}. "
+                "Divide the data evenly, or let mtf divide it (map-style DataLoader, ArrayLoader)",
+                stacklevel=4,
             )
         agreed.append(-shortest)
     return agreed

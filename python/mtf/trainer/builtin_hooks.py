@@ -123,7 +123,11 @@ class GradientMonitor(TrainerHooks):
         """Looks at the latest value."""
         norm = trainer.metrics.get("gradients/norm")
         if self.warn_above is not None and norm is not None and norm > self.warn_above:
-            warnings.warn(f"gradients/norm is {norm:.4g} in epoch {epoch}, more than {self.warn_above}", stacklevel=2)
+            warnings.warn(
+                f"gradients/norm is {norm:.4g} in epoch {epoch}, more than {self.warn_above}; "
+                "set performance.clip_grad_norm",
+                stacklevel=2,
+            )
 
 
 class LearningRateMonitor(TrainerHooks):
@@ -208,7 +212,7 @@ class ThroughputMonitor(TrainerHooks):
         self.epochs.append({"seconds": seconds, "samples_per_s": samples / max(seconds, 1e-9), "wait_share": share})
         if share > self.max_wait_share:
             warnings.warn(
-                f"training waited for data {share:.0%} of epoch {epoch}; more workers or ArrayLoader may help",
+                f"training waited for data {share:.0%} of epoch {epoch}; use more workers or ArrayLoader",
                 stacklevel=2,
             )
 

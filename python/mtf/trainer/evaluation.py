@@ -152,7 +152,10 @@ def aggregate(
     """
     missing = [name for name in names if name not in means]
     if missing:
-        warnings.warn(f"validation loaders without a batch are left out: {missing}", stacklevel=3)
+        warnings.warn(
+            f"validation loaders without a batch are left out: {missing}; give them data or leave them away",
+            stacklevel=3,
+        )
     primary = config.aggregation is ValAggregation.PRIMARY_METRIC_PER_LOADER
     primary = primary and config.aggregation_fn is None and config.validation_weights is None
     row: dict[str, float] = {}

@@ -222,5 +222,7 @@ class HookList:
         lost = sorted(set(state) - set(own))
         if lost:
             warnings.warn(
-                f"the saved state of hooks {lost} isn't used: no such hook was added to this trainer", stacklevel=2
+                f"the saved state of hooks {lost} isn't used: no such hook was added to this trainer; "
+                "call add_hook before loading",
+                stacklevel=2,
             )

@@ -32,7 +32,11 @@ class NonFiniteGuard:
         self.policy = policy
         self.every_window = policy == "skip" or (policy == "raise" and device.type == "cpu")
         if policy == "skip" and device.type != "cpu":
-            warnings.warn("on_nonfinite='skip' synchronises the host with the device once per window", stacklevel=2)
+            warnings.warn(
+                "on_nonfinite='skip' synchronises the host with the device once per window; "
+                "use 'warn' or 'raise' where that costs too much",
+                stacklevel=2,
+            )
         self._losses: list[float | Tensor] = []
         self._places: list[tuple[str, int, int]] = []
 

@@ -118,7 +118,9 @@ class PreemptionGuard:
         if threading.current_thread() is not threading.main_thread():
             names = ", ".join(s.name for s in self._signals)
             warnings.warn(
-                f"fit runs outside the main thread, so {names} don't save before they stop the run", stacklevel=3
+                f"fit runs outside the main thread, so {names} don't save before they stop the run; "
+                "call fit in the main thread",
+                stacklevel=3,
             )
             return self
         for number in self._signals:
@@ -168,7 +170,11 @@ class PreemptionGuard:
         try:
             previous(number, frame)
         except (Exception, SystemExit, KeyboardInterrupt) as error:
-            _log.warning("the handler installed before raised %r; the run saves and stops first", error)
+            # Where warnings are errors, this one must not tear the step apart either.
+            with contextlib.suppress(UserWarning):
+                warnings.warn(
+                    f"the handler installed before raised {error!r}; the run saves and stops first", stacklevel=3
+                )
 
 
 def write_marker(root: Path, signal_: signal.Signals, step: int, checkpoint: Path | None) -> None:
@@ -212,10 +218,12 @@ def requeue_slurm_job(timeout_s: float = 30.0) -> bool:
             [scontrol, "requeue", job], capture_output=True, text=True, timeout=timeout_s, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        warnings.warn(f"scontrol requeue {job} failed: {error}", stacklevel=2)
+        warnings.warn(f"scontrol requeue {job} failed, call it yourself: {error}", stacklevel=2)
         return False
     if done.returncode != 0:
-        warnings.warn(f"scontrol requeue {job} failed: {(done.stderr or done.stdout).strip()}", stacklevel=2)
+        warnings.warn(
+            f"scontrol requeue {job} failed, call it yourself: {(done.stderr or done.stdout).strip()}", stacklevel=2
+        )
         return False
     _log.info("Slurm puts job %s back into its queue", job)
     return True
