@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 from trainer_tools import config, loader, rows, trainer
 
 import mtf
@@ -111,14 +111,14 @@ def test_a_source_that_is_not_deterministic_is_named(tmp_path: Path, cut: int) -
             assert fresh.get_state().diff(run.get_state()) == []
 
 
-def test_another_content_and_a_shorter_pass_are_noticed() -> None:
+def test_another_content_is_noticed() -> None:
     settings = config(fault_tolerance=VERIFY)
     run = trainer(settings)
     run.fit([[rows(4, 1)], Iterable()], max_steps=4)
     state = run.get_state()
     other = trainer(settings)
     other.load_state(state)
-    with pytest.raises(mtf.SourceError, match="loader 'dl0', pass 1, batch 0: its content is another: SHA-256 was"):
+    with pytest.raises(mtf.SourceError, match="loader 'dl0', pass 0, batch 0: its content is another: SHA-256 was"):
         other.fit([[rows(4, 2)], Iterable()], max_steps=5)
 
 
@@ -128,3 +128,151 @@ def test_it_costs_nothing_and_keeps_nothing_by_default() -> None:
     assert run.get_state().tree["multi"]["last_batches"] == {}
     with pytest.raises(mtf.ConfigError, match="needs a MultiLoader with remember_batches=True"):
         run.multi_loader_manager.check_last_batches()
+
+
+class Pairs:
+    """Batches of two rows, in order; ``changed`` is the batch that has another content than it should.
+
+    Args:
+        num: batches in a pass.
+        has_len: whether ``len`` says so.
+    """
+
+    def __init__(self, num: int, changed: int | None = None, has_len: bool = True) -> None:
+        self.x, self.y = (part[: 2 * num].clone() for part in rows(64, 8))
+        if changed is not None:
+            self.x[2 * changed + 1, 2] += 2.0**-20
+        if has_len:
+            self._num = num
+
+    def __len__(self) -> int:
+        if not hasattr(self, "_num"):
+            raise TypeError("unknown")
+        return self._num
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(list(zip(self.x.split(2), self.y.split(2), strict=True)))
+
+
+class StatefulPairs(Pairs):
+    """The same with a state of its own."""
+
+    def __init__(self, num: int, changed: int | None = None) -> None:
+        super().__init__(num, changed)
+        self._given = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        while self._given < len(self):
+            self._given += 1
+            yield self.x[2 * self._given - 2 : 2 * self._given], self.y[2 * self._given - 2 : 2 * self._given]
+        self._given = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"given": self._given}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._given = state["given"]
+
+
+def pairs(kind: str, num: int, changed: int | None = None) -> Any:
+    if kind == "stateful":
+        return StatefulPairs(num, changed)
+    plain = Pairs(num, changed)
+    if kind == "iterable":
+        return plain
+    if kind == "arrays":
+        return mtf.ArrayLoader((plain.x, plain.y), batch_size=2)
+    return DataLoader(TensorDataset(plain.x, plain.y), batch_size=2)
+
+
+@pytest.mark.filterwarnings("ignore:.*are produced again", "ignore:loader 'dl0' can't be opened at a position")
+@pytest.mark.parametrize("kind", ["torch", "arrays", "iterable", "stateful"])
+@pytest.mark.parametrize(("num", "cut"), [(16, 11), (5, 12)])
+def test_each_of_the_last_batches_is_compared(kind: str, num: int, cut: int) -> None:
+    """After 11 or 12 batches 7 or 8 are remembered; in the second case they reach over the ends of passes."""
+    settings = config(
+        multi=mtf.MultiDataLoaderConfig(
+            epoch_length_policy=mtf.EpochLengthPolicy.FIXED_NUM_STEPS, steps_per_epoch=20, seed=4
+        ),
+        fault_tolerance=VERIFY,
+    )
+    run = trainer(settings)
+    run.fit(pairs(kind, num), max_steps=cut)
+    state = run.get_state()
+    remembered = [(entry["pass"], entry["batch"]) for entry in state["multi"]["last_batches"]["dl0"]]
+    assert remembered == [divmod(step, num) for step in range(4, cut)]
+    for changed in (*range(num), None):
+        other = trainer(settings)
+        other.load_state(state)
+        first = next((place for place in remembered if place[1] == changed), None)
+        if first is None:
+            other.fit(pairs(kind, num, changed), max_steps=cut + 1)
+            continue
+        with pytest.raises(mtf.SourceError, match=rf"loader 'dl0', pass {first[0]}, batch {first[1]}: its content"):
+            other.fit(pairs(kind, num, changed), max_steps=cut + 1)
+        assert other.global_step == cut, "no update was made"
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    run = trainer(config(fault_tolerance=VERIFY))
+    for step in range(1, 30):
+        run.fit({"a": loader(16, 1), "e": Stateful()} if step == 1 else run.given_loaders, max_steps=2 * step)
+        for entries in run.get_state()["multi"]["last_batches"].values():
+            assert min(step, 5) <= len(entries) <= 8
+            assert sum(entry["before"] is not None for entry in entries) <= 2
+
+
+@pytest.mark.filterwarnings("ignore:.*are produced again", "ignore:loader 'dl0' can't be opened at a position")
+def test_a_pass_that_has_become_shorter_is_noticed() -> None:
+    settings = config(
+        multi=mtf.MultiDataLoaderConfig(epoch_length_policy=mtf.EpochLengthPolicy.FIXED_NUM_STEPS, steps_per_epoch=20),
+        fault_tolerance=VERIFY,
+    )
+    run = trainer(settings)
+    run.fit(Pairs(8, has_len=False), max_steps=6)
+    other = trainer(settings)
+    other.load_state(run.get_state())
+    with pytest.raises(mtf.SourceError, match="loader 'dl0', pass 0, batch 4: the pass now has 4 batches only"):
+        other.fit(Pairs(4, has_len=False), max_steps=7)
+
+
+def test_a_removed_loader_is_not_compared_with_one_that_got_its_name() -> None:
+    class Exchange(mtf.TrainerHooks):
+        def on_epoch_end(self, trainer: mtf.Trainer, epoch: int) -> None:
+            if epoch == 0:
+                trainer.remove_dataloader("b")
+            if epoch == 1:
+                assert list(trainer.get_state()["multi"]["last_batches"]) == ["a"]
+                trainer.add_dataloader(new, "b")
+
+    settings, new = config(["a", "b"], fault_tolerance=VERIFY), loader(8, 9)
+    run = trainer(settings, hooks=[Exchange()])
+    run.fit({"a": loader(8, 1), "b": loader(8, 2)}, max_steps=8)  # epochs of 4, 2 and 4 steps
+    other = trainer(settings)
+    other.load_state(run.get_state())
+    other.fit({"a": loader(8, 1), "b": loader(8, 9)}, max_steps=10)
+    run.fit({"a": loader(8, 1), "b": new}, max_steps=10)
+    assert other.get_state().diff(run.get_state()) == []
+
+
+class Longer(Pairs):
+    """Gives more batches than ``len`` says."""
+
+    def __len__(self) -> int:
+        return 3
+
+
+@pytest.mark.filterwarnings("ignore:.*are produced again", "ignore:loader 'b' can't be opened at a position")
+def test_an_end_that_came_late_is_told_once_also_where_it_is_fetched_again(caplog: pytest.LogCaptureFixture) -> None:
+    def given() -> dict[str, Any]:
+        return {"a": loader(32, 1), "b": Longer(4)}
+
+    settings = config(["a", "b"], fault_tolerance=VERIFY)
+    whole, first, second = (trainer(settings) for _ in range(3))
+    whole.fit(given(), max_steps=11)
+    first.fit(given(), max_steps=7)
+    second.load_state(first.get_state())
+    caplog.clear()
+    second.fit(given(), max_steps=11)
+    assert second.get_state().diff(whole.get_state()) == []
+    assert "went on after" not in caplog.text

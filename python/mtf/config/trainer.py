@@ -159,9 +159,9 @@ class FaultToleranceConfig(Config):
 
     Attributes:
         auto_resume: ``fit`` goes on from the newest valid checkpoint in ``checkpoint.root_dir``, if there is one.
-        verify_deterministic_resume: a checkpoint keeps the hash of each loader's last batch; resume fetches these
-            batches again and names a loader that isn't deterministic before a single update is made. Every batch is
-            hashed, which takes about as long as reading it.
+        verify_deterministic_resume: a checkpoint keeps the hashes of each loader's last five to eight batches; resume
+            fetches these again and names a loader that isn't deterministic before a single update is made. Every batch
+            is hashed, which takes about as long as reading it.
         seed_each_batch: each batch of a loader is produced under generators seeded from its position, so random
             augmentation doesn't depend on workers or interruptions.
         on_hook_error: whether a hook that raises stops the training or is reported as a warning.

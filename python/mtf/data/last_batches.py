@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,8 @@ from mtf.data.native_reader import NativeReader
 from mtf.data.reader import PassEnded, Reader
 from mtf.data.source import Snapshot
 from mtf.errors import SourceError
+
+_BLOCK = 4  # at most twice as many batches of a source are remembered, and one more than this at least
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Seen:
         pass_: its pass.
         batch: its number in the pass.
         digest: hash of its content, as the loader gave it.
-        before: state of the source before it, for sources that have one.
+        before: state of the source before it, for sources that have one; only of the first batch of each block.
     """
 
     pass_: int
@@ -31,49 +33,56 @@ class Seen:
 
 
 class LastBatches:
-    """The last batch of every source, in what was committed and in what wasn't yet.
+    """The last five to eight batches of every source, in what was committed and in what wasn't yet.
 
-    A batch is hashed when it is handed out, before anything can change it. That reads it once.
+    A batch is hashed when it is handed out, before anything can change it. That reads it once. Batches come and go in
+    blocks, so that two states of a source are held, however large they are, and none has to be made for the purpose.
     """
 
     def __init__(self) -> None:
-        self._seen: dict[str, Seen] = {}
-        self._committed: dict[str, Seen] | None = None
+        self._seen: dict[str, tuple[Seen, ...]] = {}
+        self._committed: dict[str, tuple[Seen, ...]] | None = None
 
     def note(self, name: str, pass_: int, batch: int, data: Any, before: Snapshot | None) -> None:
         """A batch was handed out."""
-        self._seen[name] = Seen(pass_, batch, content_hash(data), before)
+        seen = self._seen.get(name, ())
+        if len(seen) == 2 * _BLOCK:
+            seen = seen[_BLOCK:]
+        kept = before if len(seen) % _BLOCK == 0 else None
+        self._seen[name] = (*seen, Seen(pass_, batch, content_hash(data), kept))
+
+    def forget(self, name: str) -> None:
+        """The source was removed; another one may get its name."""
+        self._seen.pop(name, None)
 
     def commit(self) -> None:
         """What was handed out so far is state."""
         self._committed = dict(self._seen)
 
     def state_dict(self) -> dict[str, Any]:
-        """By source: pass, batch, hash, and the snapshot before it."""
+        """By source, its batches from the oldest on: pass, batch, hash, and the snapshot before it."""
         seen = self._seen if self._committed is None else self._committed
         return {
-            name: {"pass": s.pass_, "batch": s.batch, "hash": s.digest, "before": to_dict(s.before)}
-            for name, s in seen.items()
+            name: [{"pass": s.pass_, "batch": s.batch, "hash": s.digest, "before": to_dict(s.before)} for s in batches]
+            for name, batches in seen.items()
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a state."""
         self._committed = None
         self._seen = {
-            name: Seen(entry["pass"], entry["batch"], entry["hash"], from_dict(entry["before"]))
-            for name, entry in state.items()
+            name: tuple(Seen(e["pass"], e["batch"], e["hash"], from_dict(e["before"])) for e in entries)
+            for name, entries in state.items()
         }
 
     def check(self, readers: Mapping[str, Reader | NativeReader]) -> None:
         """Fetches every remembered batch again. The readers stand somewhere else afterwards.
 
         Raises:
-            SourceError: sources gave something else than before; names each.
+            SourceError: sources gave something else than before; names each, and the first batch that differs.
         """
-        wrong = []
-        for name, seen in self._seen.items():
-            if name in readers and (found := _difference(seen, readers[name])):
-                wrong.append(f"loader {name!r}, pass {seen.pass_}, batch {seen.batch}: {found}")
+        found = {name: _difference(seen, readers[name]) for name, seen in self._seen.items() if name in readers}
+        wrong = [f"loader {name!r}, {difference}" for name, difference in found.items() if difference]
         if wrong:
             raise SourceError(
                 "not deterministic, so the training wouldn't go on as it was (mtf.check_source says why):\n  "
@@ -81,16 +90,24 @@ class LastBatches:
             )
 
 
-def _difference(seen: Seen, reader: Reader | NativeReader) -> str:
+def _difference(seen: Sequence[Seen], reader: Reader | NativeReader) -> str:
+    """The first batch of ``seen`` that is another now; empty where all are the same."""
     if isinstance(reader, Reader):
-        reader.snapshot = seen.before
+        reader.snapshot = seen[0].before
     try:
-        digest = content_hash(reader.take(seen.pass_, seen.batch))
-    except PassEnded as ended:
-        return f"the pass now has {ended.num_batches} batches only"
+        for one in seen:
+            place = f"pass {one.pass_}, batch {one.batch}"
+            try:
+                digest = content_hash(reader.take(one.pass_, one.batch))
+            except PassEnded as ended:
+                return f"{place}: the pass now has {ended.num_batches} batches only"
+            if digest != one.digest:
+                return f"{place}: its content is another: SHA-256 was {one.digest[:12]}, is {digest[:12]}"
+        return ""
     finally:
         reader.discard()
-    return "" if digest == seen.digest else f"its content is another: SHA-256 was {seen.digest[:12]}, is {digest[:12]}"
+        if isinstance(reader, Reader):
+            reader.late.clear()  # told when it was first met
 
 
 def to_dict(snapshot: Snapshot | None) -> dict[str, Any] | None:

@@ -92,7 +92,7 @@ class MultiLoader:
         fetch_timeout_s: Seconds after which a fetch is given up, None for no limit.
         pin_memory: Copy to the device from pinned memory; None: where the device is CUDA.
         device_prefetch: On CUDA, copy on a stream of its own, which overlaps with the step before.
-        remember_batches: Keep a hash of each source's last batch in the state, for ``check_last_batches``.
+        remember_batches: Keep hashes of each source's last batches in the state, for ``check_last_batches``.
 
     Attributes:
         config: A copy of what was given, kept up to date with edits and loaded states. ``rebuild_schedule`` reads what
@@ -439,7 +439,7 @@ class MultiLoader:
         self._show_config()
 
     def check_last_batches(self) -> None:
-        """Fetches the last batch of every source again and compares; the position stays. Needs ``remember_batches``.
+        """Fetches the last batches of every source again and compares; the position stays. Needs ``remember_batches``.
 
         Raises:
             SourceError: Sources aren't deterministic; the message names each.
@@ -526,6 +526,8 @@ class MultiLoader:
         """Takes a source out from the next step on."""
         self._edit(lambda: self._schedule.remove_source(name))
         self._readers[name].discard()
+        if self._last_batches is not None:
+            self._last_batches.forget(name)
 
     def _edit(self, edit: Callable[[], Any]) -> None:
         self._check_usable()
