@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from report import Drawn, write_report
+from report import write_report
 from tasks import MultiTaskModel, load_tasks, task_loss
 from torch import Tensor
 
@@ -27,18 +27,6 @@ INTERRUPT_AT = 287  # in the middle of an epoch, of a pass and of a burst of luc
 # What the run has to reach on the held-out fifth of each data set.
 GOALS = {"val/digits/accuracy": 0.95, "val/cancer/accuracy": 0.93}
 DIABETES_GOAL = 0.70  # mean squared error; always guessing the mean would give about 1
-
-
-class Recorder(mtf.TrainerHooks):
-    """Keeps which source each step drew and what the loss was."""
-
-    def __init__(self) -> None:
-        self.drawn = Drawn(NAMES, WEIGHTS)
-
-    def on_train_batch_end(
-        self, trainer: Any, batch: Any, batch_idx: int, dataloader_idx: int, dataloader_name: str, metrics: Any
-    ) -> None:
-        self.drawn.add(dataloader_idx, metrics["loss"])
 
 
 class StopAt(mtf.TrainerHooks):
@@ -60,8 +48,11 @@ def training_step(
     return task_loss(trainer.model(x, task=dataloader_name), y)
 
 
-def make_trainer(initial_weights: int, hooks: list[mtf.TrainerHooks]) -> mtf.Trainer:
-    """A trainer with one optimizer for the classifications, one for the regression, and one for what they share."""
+def make_trainer(initial_weights: int, hooks: list[mtf.TrainerHooks], log_dir: Path | None = None) -> mtf.Trainer:
+    """A trainer with one optimizer for the classifications, one for the regression, and one for what they share.
+
+    With a `log_dir` it writes what the report is made of: rows of metrics, and states of its schedule.
+    """
     torch.manual_seed(initial_weights)
     model = MultiTaskModel(load_tasks())
     return mtf.Trainer(
@@ -78,7 +69,12 @@ def make_trainer(initial_weights: int, hooks: list[mtf.TrainerHooks]) -> mtf.Tra
                 "diabetes": {"optimizer_idx": [1, 2]},
                 "cancer": {"optimizer_idx": [0, 2]},
             },
-            logging=mtf.LoggingConfig(log_scalars_every_n_steps=STEPS_PER_EPOCH),
+            logging=mtf.LoggingConfig(
+                logger_type="none" if log_dir is None else "jsonl",
+                log_dir=str(log_dir),
+                log_scalars_every_n_steps=10,
+            ),
+            experiment_name="three-tasks",
             seed=7,
         ),
         model=model,
@@ -95,7 +91,7 @@ def make_trainer(initial_weights: int, hooks: list[mtf.TrainerHooks]) -> mtf.Tra
 def main() -> int:
     """Run the demonstration; returns 0 when every claim held."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--report", type=Path, default=Path("demo-report"), help="folder for the table and the plot")
+    parser.add_argument("--report", type=Path, default=Path("demo-report"), help="folder for the tables and pictures")
     parser.add_argument("--updates", type=int, default=NUM_UPDATES, help="length of the run (for tests)")
     arguments = parser.parse_args()
     updates, interrupt_at = arguments.updates, min(INTERRUPT_AT, arguments.updates // 2)
@@ -104,8 +100,7 @@ def main() -> int:
     started = time.perf_counter()
 
     print(f"1. {updates} updates without interruption")
-    recorder = Recorder()
-    whole = make_trainer(initial_weights=1, hooks=[recorder])
+    whole = make_trainer(initial_weights=1, hooks=[], log_dir=arguments.report)
     whole.fit(train, validation, max_steps=updates)
     expected = whole.get_state()
 
@@ -124,10 +119,8 @@ def main() -> int:
 
     metrics = whole.validate(validation)
     seconds = time.perf_counter() - started
-    arguments.report.mkdir(parents=True, exist_ok=True)
     summary = write_report(
         arguments.report,
-        recorder.drawn,
         metrics,
         differences,
         stopped_at=stopped_at,
@@ -135,7 +128,7 @@ def main() -> int:
         seconds=seconds,
     )
     print(summary)
-    print(f"report: {arguments.report / 'report.md'}")
+    print(f"report: {arguments.report / 'report.md'}, and as a page: {arguments.report / 'report.html'}")
 
     missed = [f"{name} {metrics[name]:.3f} < {goal}" for name, goal in GOALS.items() if metrics[name] < goal]
     if metrics["val/diabetes/loss"] > DIABETES_GOAL:

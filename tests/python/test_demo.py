@@ -24,3 +24,4 @@ def test_demo_proves_its_resume(tmp_path: Path) -> None:
     for name in ("digits", "diabetes", "cancer"):
         assert f"| {name} |" in report
     assert (tmp_path / "report" / "drawn.png").read_bytes().startswith(b"\x89PNG")
+    assert "three-tasks" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")

@@ -33,7 +33,8 @@ dl.facts div { padding: .55rem .8rem; }
 dl.facts dt { color: var(--muted); font-size: .78rem; }
 dl.facts dd { margin: 0; font-weight: 600; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 ul.notes { border-left: 3px solid var(--warn); margin: 1.2rem 0 0; padding: .1rem 0 .1rem 1.6rem; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; } .tall { max-height: 36rem; overflow-y: auto; }
+.tall th { position: sticky; top: 0; background: var(--paper); }
 table { border-collapse: collapse; width: 100%; font-size: .87rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .32rem .7rem .32rem 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { white-space: normal; color: var(--muted); font-weight: 600; font-size: .78rem; vertical-align: bottom; }
@@ -51,12 +52,12 @@ pre { background: var(--soft); border: 1px solid var(--line); border-radius: 8px
 footer { color: var(--muted); font-size: .8rem; margin-top: 2.5rem; }
 @media print { :root { --paper: #fff; --ink: #000; --muted: #555; --line: #ccc; --soft: #fff; }
   main { max-width: none; padding: 0; } body { font-size: 11px; } h2 { break-after: avoid; }
-  .scroll { overflow: visible; } tr { break-inside: avoid; } }
+  .scroll, .tall { overflow: visible; max-height: none; } tr { break-inside: avoid; } }
 """
 
-_NONE = "-"
+_NONE, _TALL = "-", 20
 _CAPTIONS = {
-    "schedule": "A function of configuration, seed and position alone: the same again in every run and after every "
+    "schedule": "Decided by configuration, seed, edits and position alone: the same again in every run and after every "
     "resume.",
     "shares": "Draws of each source over all draws, from the first step to each step.",
     "passes": "Batches drawn over the length of the source.",
@@ -227,7 +228,8 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], text: Sequence[i
 
     head = "".join(cell("th", c, html.escape(content)) for c, content in enumerate(heads))
     body = "\n".join("<tr>" + "".join(cell("td", c, x) for c, x in enumerate(row)) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
+    tall = " tall" if len(rows) > _TALL else ""
+    return f'<div class="scroll{tall}"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
 
 
 def _number(value: float | None, text: str) -> str:

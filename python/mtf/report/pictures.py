@@ -88,24 +88,26 @@ def plan_overview(plan: Plan) -> Figure:
     return figure
 
 
-def losses(series: Mapping[str, Series], colors: Palette) -> Figure:
+def losses(series: Mapping[str, Series], colors: Palette, end: int | None = None) -> Figure:
     """Training loss of each source over updates.
 
     Args:
         series: by source; ``""``: over all of them.
         colors: of the run.
+        end: the last update to show; None: that of the last value.
     """
-    return _metric_panels({"loss": series}, colors, "Training {}: means between rows", smooth=True)
+    return _metric_panels({"loss": series}, colors, end, "Training {}: means between rows", smooth=True)
 
 
-def validation(metrics: Mapping[str, Mapping[str, Series]], colors: Palette) -> Figure:
+def validation(metrics: Mapping[str, Mapping[str, Series]], colors: Palette, end: int | None = None) -> Figure:
     """Validation metrics over updates, a panel for each.
 
     Args:
         metrics: metric -> series by loader; ``""``: over all of them.
         colors: of the run.
+        end: the last update to show; None: that of the last value.
     """
-    return _metric_panels(metrics, colors, "Validation: {}", smooth=False)
+    return _metric_panels(metrics, colors, end, "Validation: {}", smooth=False)
 
 
 def data_wait(share: Series | None, per_source: Mapping[str, tuple[float, int]], colors: Palette) -> Figure:
@@ -205,7 +207,7 @@ def _draw_raster(axes: Axes, history: History, colors: Palette) -> None:
     axes.set_title(
         "Which source gives the batch of each step"
         if width <= 1
-        else f"Which source gives when: {width:,.0f} steps in a mark, darker where it gives more"
+        else f"Which source gives when: about {width:,.0f} steps in a mark, darker where it gives more"
     )
 
 
@@ -294,13 +296,20 @@ def _steps(axes: Axes, history: History) -> None:
     axes.set_xlabel(f"step (batch){since}{dotted}")
 
 
-def _metric_panels(metrics: Mapping[str, Mapping[str, Series]], colors: Palette, title: str, *, smooth: bool) -> Figure:
+def _metric_panels(
+    metrics: Mapping[str, Mapping[str, Series]],
+    colors: Palette,
+    end: int | None,
+    title: str,
+    *,
+    smooth: bool,
+) -> Figure:
     from matplotlib.lines import Line2D
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     shown = list(metrics)[:_MAX_PANELS]
     with drawing(*[1.9] * len(shown)) as (figure, panels):
-        end = max((s.last_update for metric in shown for s in metrics[metric].values()), default=1)
+        last = max((s.last_update for metric in shown for s in metrics[metric].values()), default=1)
         for axes, metric in zip(panels, shown, strict=True):
             named = metrics[metric]
             handles: list[Any] = []
@@ -321,8 +330,9 @@ def _metric_panels(metrics: Mapping[str, Mapping[str, Series]], colors: Palette,
                     style.update(linewidth=0.7, alpha=0.5)
                 if not smooth or len(x) < 12:
                     style.update(marker="o", markersize=3)
-                if smooths:
+                if smooths and color != MUTED:
                     axes.plot(x, y, color=color, linewidth=0.6, alpha=0.3)
+                if smooths:
                     y = _smoothed(y)
                 axes.plot(x, y, **style)
             listed = [name for name in named if colors.of(name) != MUTED and name]
@@ -342,7 +352,7 @@ def _metric_panels(metrics: Mapping[str, Mapping[str, Series]], colors: Palette,
                 axes.yaxis.set_minor_formatter(NullFormatter())
             axes.set_ylabel(shorten(metric))
             axes.set_title(title.format(shorten(metric)) + (" (smoothed)" if smooths else ""))
-            axes.set_xlim(0, end)
+            axes.set_xlim(0, end or last)
         panels[-1].set_xlabel("update")
         thousands(panels[-1].xaxis)
     return figure

@@ -162,9 +162,9 @@ class RunReport:
             figures["shares"] = pictures.shares(self.history)
             figures["passes"] = pictures.passes(self.history)
         if losses := self.training_losses():
-            figures["losses"] = pictures.losses(losses, colors)
+            figures["losses"] = pictures.losses(losses, colors, self.update)
         if validation := self.validation_metrics():
-            figures["validation"] = pictures.validation(validation, colors)
+            figures["validation"] = pictures.validation(validation, colors, self.update)
         share, waits = self.metrics.series.get("throughput/data_wait_share"), self.waits()
         if share is not None or waits:
             figures["data_wait"] = pictures.data_wait(share, waits, colors)
@@ -376,7 +376,7 @@ def _summaries(timeline: Timeline | None, history: History | None, metrics: Metr
         names = [name for name in named if name and f"train/{name}/loss" in metrics.series]
     else:
         names = history.names
-    weights = None if timeline is None else _weights(timeline.last)
+    weights = [None] * len(names) if timeline is None else _weights(timeline.last)
     summaries = []
     for i, name in enumerate(names):
         loss = metrics.series.get(f"train/{name}/loss")
@@ -385,7 +385,7 @@ def _summaries(timeline: Timeline | None, history: History | None, metrics: Metr
         summaries.append(
             SourceSummary(
                 name=name,
-                weight=None if weights is None else weights[i],
+                weight=weights[i],
                 length=None if history is None else history.lengths[i],
                 num_batches=None if history is None else int(history.totals[i]),
                 passes=None if history is None else history.passes[i],
@@ -402,13 +402,13 @@ def _summaries(timeline: Timeline | None, history: History | None, metrics: Metr
     return summaries
 
 
-def _weights(schedule: Schedule) -> list[float] | None:
-    """Weights now, by index; None where no fixed weights decide."""
-    mixture = schedule.mixture
+def _weights(schedule: Schedule) -> list[float | None]:
+    """Weights now, by index; None for sources that were removed, and where no fixed weights decide."""
+    mixture, present = schedule.mixture, schedule.present
     if mixture.strategy != "WEIGHTED" or mixture.curve is not None:
-        return None
-    weights = list(mixture.weights) or [float(present) for _, _, present in schedule.source_table]
-    return [weight / sum(weights) for weight in weights]
+        return [None] * len(present)
+    weights = [w if here else 0.0 for w, here in zip(mixture.weights or [1.0] * len(present), present, strict=True)]
+    return [weight / sum(weights) if here else None for weight, here in zip(weights, present, strict=True)]
 
 
 def _compare_shares(timeline: Timeline, metrics: Metrics, window: int, notes: list[str]) -> None:

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Told apart by people with any kind of colour vision, on white and on near black.
-COLORS = ("#3a86c8", "#e08a1e", "#1a9e77", "#c44e8a", "#7f6fd0", "#5bb8d6", "#a5a02c", "#b8553a")
+#: Told apart by people with any kind of colour vision, on white and on near black: Okabe and Ito's colours, their black
+#: and yellow replaced.
+COLORS = ("#0b78b8", "#e69a0c", "#05a077", "#cc6fa5", "#d1570f", "#5cb9ea", "#7a55e7", "#86ae5d")
 INK, MUTED, GRID = "#1c1e22", "#80858d", "#9aa0a8"
 _WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 10.0, 1.45, 1.9, 0.35, 0.5  # inches
 _MAX_CHARS = 18
