@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -185,6 +184,8 @@ def write_marker(root: Path, signal_: signal.Signals, step: int, checkpoint: Pat
         signal_: what stopped the run.
         step: updates done.
         checkpoint: where the state was saved.
+
+    A system that refuses it is a warning: the state is saved, and how the run leaves mustn't depend on a marker.
     """
     content = {
         "signal": signal_.name,
@@ -192,13 +193,24 @@ def write_marker(root: Path, signal_: signal.Signals, step: int, checkpoint: Pat
         "checkpoint": None if checkpoint is None else checkpoint.name,
         "time_s": time.time(),
     }
-    replace_file(root / MARKER_NAME, json.dumps(content).encode() + b"\n")
+    try:
+        replace_file(root / MARKER_NAME, json.dumps(content).encode() + b"\n")
+    except OSError as error:
+        _warn_of_marker(root, "written", error)
 
 
 def clear_marker(root: Path) -> None:
-    """Removes the marker; for a run that goes on."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+    """Removes the marker; for a run that goes on. A system that refuses it is a warning."""
+    try:
         os.unlink(root / MARKER_NAME)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        _warn_of_marker(root, "removed", error)
+
+
+def _warn_of_marker(root: Path, done: str, error: OSError) -> None:
+    warnings.warn(f"{root / MARKER_NAME} can't be {done}: {error.strerror or error}", stacklevel=4)
 
 
 def requeue_slurm_job(timeout_s: float = 30.0) -> bool:
