@@ -133,7 +133,9 @@ def test_refused_by_the_system_the_run_goes_on(tmp_path: Path, kind: str, asynch
         kept = place / "aside" if kind == "a file in its place" else root
         assert latest(kept) == f"step-{LOST_AT:08d}"
         resumed = make(kept)
-        resumed.fit(tools.loader(40, 1, shuffle=True), [tools.loader(4, 2)], max_steps=LOST_AT + 1, resume_from="latest")
+        resumed.fit(
+            tools.loader(40, 1, shuffle=True), [tools.loader(4, 2)], max_steps=LOST_AT + 1, resume_from="latest"
+        )
 
 
 def test_a_signal_where_nothing_can_be_saved_is_an_error_that_says_so(tmp_path: Path) -> None:

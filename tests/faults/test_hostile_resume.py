@@ -158,13 +158,6 @@ def test_forged_manifests(path: Path, change: Callable[[dict[str, Any]], Any], w
     refused(path, words)
 
 
-@pytest.mark.parametrize("bytes_", [b"", b"x" * 40, b"\xff" * 4096, bytes(100)])
-def test_forged_schedules(path: Path, bytes_: bytes) -> None:
-    """The native codec is the second copy of what the state holds; both must be sound."""
-    put(path, "schedule.mtf", bytes_)
-    refused(path, "schedule.mtf")
-
-
 def places(tree: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Every member of a nested state."""
     items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, (list, tuple)) else ()
@@ -231,7 +224,7 @@ def test_states_with_a_forged_member_are_refused_whole_or_go_on(good: Path, what
 
 
 def test_bombs_cost_bounded_memory(path: Path) -> None:
-    """JSON that would take gigabytes, numbers of a million digits, nesting without end, a tensor that claims a petabyte."""
+    """JSON that would take gigabytes, numbers of a million digits, nesting without end, tensors of petabytes."""
     nested = b"[" * 1_000_000 + b"]" * 1_000_000
     bombs = {
         "state.json": [
@@ -249,21 +242,23 @@ from pathlib import Path
 import test_hostile_resume as here
 trainer = here.make()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-try:
-    trainer.load_checkpoint(sys.argv[1])
-except here.CheckpointError as error:
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+for path in sorted(Path(sys.argv[1]).iterdir()):
+    try:
+        trainer.load_checkpoint(str(path))
+    except here.CheckpointError:
+        continue
+    raise SystemExit(f"{path} was loaded")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
+    folder = path.with_name("bombs")
     for name, contents in bombs.items():
-        for content in contents:
-            bomb = Path(shutil.copytree(path, path.with_name("bomb")))
+        for number, content in enumerate(contents):
+            bomb = Path(shutil.copytree(path, folder / f"{name}-{number}"))
             if name == "manifest.json":
                 (bomb / name).write_bytes(content)
             else:
                 put(bomb, name, content)
-            done = subprocess.run(
-                [sys.executable, "-c", script, str(bomb), *filter(None, sys.path)],
-                capture_output=True, text=True, check=True, timeout=60,
-            )  # fmt: skip
-            assert int(done.stdout) < 300_000, (name, content[:20])  # KiB
-            shutil.rmtree(bomb)
+    command = [sys.executable, "-c", script, str(folder), *filter(None, sys.path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert int(done.stdout) < 300_000  # KiB

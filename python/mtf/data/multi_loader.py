@@ -419,11 +419,17 @@ class MultiLoader:
                 f"a MultiLoader's state of version {state.get('version')!r} can't be loaded here, where it is "
                 f"{_STATE_VERSION}"
             )
-        snapshots = {name: from_dict(entry) for name, entry in state["sources"].items()}
-        initial = {source["name"] for source in state["schedule"]["setups"][0]["sources"]}
-        added = {name: self._made(name, name in initial) for name in snapshots if name not in self._readers}
-        self._check_global_batches(state["global_batch_sizes"])
-        self._schedule.load_state_dict(state["schedule"])
+        try:
+            snapshots = {name: from_dict(entry) for name, entry in state["sources"].items()}
+            initial = {source["name"] for source in state["schedule"]["setups"][0]["sources"]}
+            added = {name: self._made(name, name in initial) for name in snapshots if name not in self._readers}
+            self._check_global_batches(state["global_batch_sizes"])
+            last_batches = dict(state["last_batches"])
+            self._schedule.load_state_dict(state["schedule"])
+        except MtfError:
+            raise
+        except Exception as error:  # whatever a look into something of another kind raises
+            raise StateMismatch(f"the loaders' state is malformed: {type(error).__name__}: {error}") from error
         for name, source in added.items():
             self._add_reader(name, source)
         for name, reader in self._readers.items():
@@ -434,7 +440,7 @@ class MultiLoader:
         self._committed, self._committed_schedule = None, None
         self._ended_passes.clear()
         if self._last_batches is not None:
-            self._last_batches.load_state_dict(state["last_batches"])
+            self._last_batches.load_state_dict(last_batches)
         self._follow_schedule()
         self._show_config()
 

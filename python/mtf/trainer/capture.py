@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mtf.errors import StateMismatch
+from mtf.errors import MtfError, StateMismatch
 from mtf.trainer.state import TrainerState
 
 if TYPE_CHECKING:
@@ -62,9 +62,41 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
     """Puts the tree of a state in place; on several ranks it is the same tree on all of them.
 
     Raises:
-        StateMismatch: it belongs to another model, other optimizers, schedulers or loaders; the message names each
-            difference, and nothing has been changed.
+        StateMismatch: it belongs to another model, other optimizers, schedulers or loaders, and the message names each
+            difference; or it is malformed. Nothing has been changed; on several ranks that isn't sure where it is
+            malformed.
     """
+    try:
+        own, multi = _checked(trainer, state)
+    except MtfError:
+        raise
+    except Exception as error:  # whatever a look into something of another kind raises
+        raise _malformed(error) from error
+    # On several ranks a copy is a collective, which a rank that fails alone would never end.
+    before = capture(trainer) if trainer.world_size == 1 else None
+    rows = trainer.logged, trainer.unfinished, trainer.is_resumed
+    try:
+        _put(trainer, state, own, multi)
+    except Exception as error:  # also what hooks and schedulers of users raise at a state that isn't theirs
+        if before is not None:
+            _put(trainer, before.tree, before.tree, before["multi"])
+            trainer.logged, trainer.unfinished, trainer.is_resumed = rows
+        if isinstance(error, MtfError):
+            raise
+        raise _malformed(error) from error
+
+
+def _malformed(error: Exception) -> StateMismatch:
+    return StateMismatch(f"the state is malformed, nothing of it is used: {type(error).__name__}: {error}")
+
+
+def _checked(trainer: Trainer, state: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
+    """What belongs to this rank, and the mixture's state, of a state that fits."""
+    for name in ("global_step", "num_batches", "epoch", "epoch_end_parts"):
+        if type(state[name]) is not int or state[name] < 0:
+            raise ValueError(f"{name} is {state[name]!r}")
+    if type(state["epoch_is_open"]) is not bool:
+        raise ValueError(f"epoch_is_open is {state['epoch_is_open']!r}")
     own = _of_this_rank(trainer, state)
     multi = None if state["multi"] is None else {**state["multi"], **{name: own[name] for name in _OWN}}
     differences = [
@@ -74,6 +106,10 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
     ]
     if differences:
         raise StateMismatch("the state doesn't fit this trainer:\n  " + "\n  ".join(differences))
+    return own, multi
+
+
+def _put(trainer: Trainer, state: Mapping[str, Any], own: Mapping[str, Any], multi: Mapping[str, Any] | None) -> None:
     if trainer.multi is not None and multi is not None:
         trainer.multi.load_state_dict(multi)
         trainer.multi.commit()
