@@ -16,11 +16,19 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import mtf
 from mtf.config.fields import nearest
+from mtf.config.multi import MultiDataLoaderConfig
+from mtf.enums import SamplingStrategy, WeightedOrder
 from mtf.errors import CheckpointError, ConfigError, MtfError, StateMismatch
+
+if TYPE_CHECKING:
+    from mtf.speed import Mixture
+
+_STRATEGIES = [strategy.value for strategy in SamplingStrategy]
+_ORDERS = [order.value for order in WeightedOrder]
 
 OK, DIFFERENT, USAGE, DAMAGED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -114,8 +122,20 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--seed", type=int, help="seed of the schedule (default: the file's, else 0)")
     plan.add_argument("--plot", type=Path, metavar="FILE", help="also draw the plan into a PNG, SVG or PDF file")
 
-    bench = command("bench", _bench, "Measure scheduling on this machine against numpy and pure Python.")
-    bench.add_argument("--sources", type=_positive, nargs="+", default=[4, 64, 1024], help="numbers of sources to try")
+    bench = command("bench", _bench, "Measure on this machine how fast a mixture is drawn, and its batches delivered.")
+    text = "a mixture of your own, as for `plan`; else examples of the sizes and weights given"
+    bench.add_argument("config", type=Path, nargs="?", help=text)
+    bench.add_argument("--lengths", help="with a configuration: batches per pass, as for `plan`")
+    bench.add_argument("--sources", type=_positive, nargs="+", help="numbers of sources to try (default 4 64 1024)")
+    bench.add_argument("--weights", help="one weight per source, e.g. 0.7,0.2,0.1 (default 1, 1/2, 1/3 ...)")
+    bench.add_argument("--strategy", choices=_STRATEGIES, default="weighted", help="how sources take turns")
+    text = "orders of a weighted strategy to try (default all)"
+    bench.add_argument("--order", choices=_ORDERS, nargs="+", default=list(_ORDERS), help=text)
+    bench.add_argument(
+        "--threads", type=_count, nargs="+", default=[0, 1], help="prefetch threads to try (default 0 1)"
+    )
+    bench.add_argument("--row-bytes", type=_positive, default=1024, help="bytes of a row (default 1024)")
+    bench.add_argument("--batch-size", type=_positive, default=256, help="rows of a batch (default 256)")
 
     command("env", _env, "Print versions and what is available here (for a report of a mistake).")
 
@@ -141,6 +161,10 @@ def _positive(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, but is {text!r}")
     return int(text)
+
+
+def _count(text: str) -> int:
+    return 0 if text == "0" else _positive(text)
 
 
 def _print_json(value: object) -> None:
@@ -183,10 +207,8 @@ def _parse_lengths(text: str) -> list[int | None] | dict[str, int | None]:
     return [number(part) for part in parts]
 
 
-def _plan(arguments: argparse.Namespace) -> int:
-    from mtf.config.multi import MultiDataLoaderConfig
-    from mtf.schedule import Schedule
-
+def _read_mixture(arguments: argparse.Namespace) -> tuple[MultiDataLoaderConfig, Any, Any]:
+    """The mixture's configuration, lengths and seed, from the file and the options."""
     data = _read_mapping(arguments.config)
     lengths = _parse_lengths(arguments.lengths) if arguments.lengths else data.get("lengths")
     if lengths is None:
@@ -202,8 +224,15 @@ def _plan(arguments: argparse.Namespace) -> int:
         multi = {key: value for key, value in data.items() if key not in ("lengths", "seed")}
     if not isinstance(multi, Mapping):
         raise ConfigError(f"'multi' in {arguments.config} must be a mapping, but is {type(multi).__name__}")
-    seed = arguments.seed if arguments.seed is not None else data.get("seed", 0)
-    plan = Schedule(MultiDataLoaderConfig.from_dict(multi), lengths=lengths, seed=seed).plan(epochs=arguments.epochs)
+    return MultiDataLoaderConfig.from_dict(multi), lengths, data.get("seed", 0)
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from mtf.schedule import Schedule
+
+    config, lengths, seed = _read_mixture(arguments)
+    seed = seed if arguments.seed is None else arguments.seed
+    plan = Schedule(config, lengths=lengths, seed=seed).plan(epochs=arguments.epochs)
     if arguments.json:
         _print_json(plan.to_dict())
     else:
@@ -217,12 +246,45 @@ def _plan(arguments: argparse.Namespace) -> int:
 def _bench(arguments: argparse.Namespace) -> int:
     from mtf import speed
 
-    rows = speed.measure(arguments.sources)
+    mixtures = _mixtures(arguments)
+    rows = [row for mixture in mixtures for row in speed.measure_schedule(mixture)]
+    try:
+        # How the next source is chosen is nothing beside a batch: one order of each size is enough.
+        for mixture in {len(mixture.lengths): mixture for mixture in mixtures}.values():
+            rows += speed.measure_delivery(mixture, arguments.threads, arguments.row_bytes, arguments.batch_size)
+    except ImportError as error:
+        _say(f"no batches are delivered: {error}")
     if arguments.json:
         _print_json([row.to_dict() for row in rows])
     else:
         print(speed.table(rows))
     return OK
+
+
+def _mixtures(arguments: argparse.Namespace) -> list[Mixture]:
+    """What `bench` measures: the file's mixture, or examples."""
+    from mtf import speed
+
+    if arguments.config:
+        if arguments.weights or arguments.sources:
+            raise ConfigError("--sources and --weights are for mixtures without a file, which has its own")
+        return [speed.Mixture(str(arguments.config), *_read_mixture(arguments))]
+    if arguments.lengths:
+        raise ConfigError("--lengths belongs to a configuration: name its file")
+    weights = None
+    if arguments.weights:
+        try:
+            weights = [float(part) for part in arguments.weights.split(",")]
+        except ValueError:
+            raise ConfigError(f"--weights must be numbers such as 0.7,0.2,0.1, but is {arguments.weights!r}") from None
+        if arguments.strategy != "weighted":
+            raise ConfigError(f"--weights belongs to the strategy 'weighted', not to {arguments.strategy!r}")
+        if arguments.sources and arguments.sources != [len(weights)]:
+            raise ConfigError(f"--weights has {len(weights)} numbers: leave --sources out, or give {len(weights)}")
+    sizes = [len(weights)] if weights else arguments.sources or [4, 64, 1024]
+    strategy = SamplingStrategy(arguments.strategy)
+    orders = arguments.order if strategy is SamplingStrategy.WEIGHTED else ["random"]
+    return [speed.mixture_of(n, strategy, WeightedOrder(order), weights) for n in sizes for order in orders]
 
 
 def _env(arguments: argparse.Namespace) -> int:

@@ -104,19 +104,6 @@ def test_env_names_versions(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"mtf             {mtf.__version__}" in capsys.readouterr().out
 
 
-def test_bench_measures_and_compares(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from mtf import speed
-
-    measure = speed.measure
-    monkeypatch.setattr(speed, "measure", lambda sizes: measure(sizes, num_steps=2000))
-    assert cli.main(["bench", "--sources", "3", "--json"]) == cli.OK
-    rows = json.loads(capsys.readouterr().out)
-    assert {row["tool"] for row in rows} == {"mtf", "numpy", "random.choices"}
-    assert all(row["ns_per_step"] > 0 and row["num_sources"] == 3 for row in rows)
-    assert cli.main(["bench", "--sources", "3"]) == cli.OK
-    assert "ns per step" in capsys.readouterr().out
-
-
 def test_damaged_checkpoint_has_its_own_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("safetensors")
     (tmp_path / "run").mkdir()
@@ -340,10 +327,10 @@ def test_plan_finds_the_mixture_inside_a_file_of_ones_own(tmp_path: Path, capsys
 def test_ctrl_c_and_a_closed_pipe(
     mixture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupt(sizes: list[int]) -> None:
+    def interrupt(mixture: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mtf.speed.measure", interrupt)
+    monkeypatch.setattr("mtf.speed.measure_schedule", interrupt)
     assert cli.main(["bench"]) == cli.INTERRUPTED
     assert failure(capsys) == "mtf: interrupted\n"
     command = [sys.executable, "-m", "mtf", "plan", str(mixture), "--epochs", "200"]
