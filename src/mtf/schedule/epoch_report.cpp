@@ -62,7 +62,8 @@ EpochReport make_report(std::span<const Epoch::Piece> pieces) {
       if (has_shares) widen(source, source.expected);
       source.end = segment.place(i, source.num_steps);
     }
-    report.deviation_bound = std::max(report.deviation_bound, segment.deviation_bound());
+    // Each segment counts its distance from its own start, and those of several may add up.
+    report.deviation_bound = pieces.size() == 1 ? segment.deviation_bound() : 0.0;
     report.num_steps = piece.end;
   }
   return report;
