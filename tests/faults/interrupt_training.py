@@ -1,17 +1,21 @@
-"""A training run in a child process, killed and resumed: ``kill_training.py ROOT SEED NUM_KILLS``.
+"""A training run in a child process, interrupted and resumed: ``interrupt_training.py ROOT SEED NUMBER SIGNALS...``.
 
-torch is imported once and the children are forked before it has computed anything, so that a kill costs little.
-Prints the digest of the final state, or what went wrong.
+Everything is imported once, by a short run, and the children are forked, so that they are soon in the middle of training.
+Each of ``SIGNALS`` is one signal, or several that follow each other within moments (``SIGINT,SIGINT``).
+Prints whether the final state is that of an uninterrupted run, and how each interruption ended.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
 import sys
 import time
 import traceback
+import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import mtf
+from mtf.checkpoint.files import CheckpointWarning
 from mtf.data.content_hash import content_hash
 from mtf.trainer.trainer import Trainer
 
@@ -43,12 +48,14 @@ def step(trainer: Any, batch: Any, batch_idx: int, dataloader_idx: int, dataload
     return nn.functional.mse_loss(trainer.model(x + 0.1 * torch.randn_like(x)), y)
 
 
-def train(root: Path, asynchronous: bool) -> str:
+def train(root: Path, asynchronous: bool, max_steps: int = MAX_STEPS) -> str:
     """Trains to the end, from the newest checkpoint if there is one.
 
     Returns:
         The digest of the final state.
     """
+    # Whatever an interruption leaves behind, nothing of it is a damaged checkpoint.
+    warnings.simplefilter("error", CheckpointWarning)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Dropout(0.1), nn.Linear(16, 1))
@@ -69,12 +76,12 @@ def train(root: Path, asynchronous: bool) -> str:
     )
     schedulers = [{"scheduler": scheduler, "interval": "step"}]
     trainer = Trainer(config, model=model, optimizers=[optimizer], schedulers=schedulers, training_step=step)
-    trainer.fit(loaders(), max_epochs=1000, max_steps=MAX_STEPS)
+    trainer.fit(loaders(), max_epochs=1000, max_steps=max_steps)
     return content_hash(trainer.get_state().tree)
 
 
-def in_child(root: Path, asynchronous: bool, kill_after_s: float | None) -> str | None:
-    """Runs ``train`` in a forked child; None if it was killed before its end."""
+def in_child(root: Path, asynchronous: bool, after_s: float = 0.0, numbers: tuple[int, ...] = ()) -> tuple[str, str]:
+    """Runs ``train`` in a forked child that gets signals: how it ended, and the digest if that was its end."""
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -83,40 +90,48 @@ def in_child(root: Path, asynchronous: bool, kill_after_s: float | None) -> str 
             result = train(root, asynchronous)
             os.write(write, result.encode())
             status = 0
+        except (mtf.Preempted, KeyboardInterrupt) as left:
+            status = 75 if isinstance(left, mtf.Preempted) else 130
         except BaseException:
             traceback.print_exc()
         os._exit(status)
     os.close(write)
-    if kill_after_s is not None:
-        time.sleep(kill_after_s)
-        os.kill(pid, signal.SIGKILL)
+    for number in numbers:
+        time.sleep(after_s)
+        after_s = 0.02
+        os.kill(pid, number)
     _, status = os.waitpid(pid, 0)
     with os.fdopen(read) as pipe:
         result = pipe.read()
     if os.WIFSIGNALED(status):
-        return None
-    if os.WEXITSTATUS(status) != 0:
+        return signal.Signals(os.WTERMSIG(status)).name, ""
+    code = os.WEXITSTATUS(status)
+    if code not in (0, 75, 130):
         raise SystemExit("the child failed")
-    return result
+    return {0: "end", 75: "preempted", 130: "Ctrl-C"}[code], result
 
 
-def main(root: Path, seed: int, num_kills: int) -> None:
-    """Prints the digests of an uninterrupted and of a killed run, and how many kills hit."""
+def main(root: Path, seed: int, number: int, signals: list[str]) -> None:
+    """Interrupts a run ``number`` times at most, at random times."""
+    train(root / "first", True, 8)
     began_s = time.monotonic()
-    expected = in_child(root / "whole", False, None)
+    _, expected = in_child(root / "whole", False)
     duration_s = time.monotonic() - began_s
     chance = random.Random(seed)
-    hits = 0
-    result: str | None = None
-    asynchronous = False
-    while result is None:
-        asynchronous = not asynchronous
-        # Long enough that the run gets on between two kills, short enough that many of them come before its end.
-        kill_after_s = None if hits >= num_kills else duration_s * (0.1 + 0.3 * chance.random())
-        result = in_child(root / "killed", asynchronous, kill_after_s)
-        hits += result is None
-    print("same" if result == expected else f"different: {result} against {expected}", hits)
+    ends: Counter[str] = Counter()
+    how, result = "", ""
+    while how != "end":
+        asynchronous = chance.random() < 0.5
+        if ends.total() < number:
+            names = chance.choice(signals).split(",")
+            # Long enough that the run gets on between two of them, short enough that many come before its end.
+            after_s = duration_s * (0.02 + 0.15 * chance.random())
+            how, result = in_child(root / "run", asynchronous, after_s, tuple(signal.Signals[name] for name in names))
+        else:
+            how, result = in_child(root / "run", asynchronous)
+        ends[how] += 1
+    print("same" if result == expected else f"different: {result} against {expected}", json.dumps(ends))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])

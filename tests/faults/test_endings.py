@@ -1,0 +1,102 @@
+"""Every way in which an interpreter ends in the middle of training: at once, with its status, and without a crash."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+TRAINING = """
+import os, signal, sys, threading, time, torch
+import mtf
+from torch.utils.data import DataLoader, TensorDataset
+
+class Slow(torch.utils.data.Dataset):
+    def __len__(self): return 400
+    def __getitem__(self, index):
+        time.sleep(0.002)
+        return torch.full((4,), float(index))
+
+def hang(index):
+    while True: time.sleep(0.1)
+
+class Hanging(Slow):
+    def __getitem__(self, index): return hang(index) if index > 40 else super().__getitem__(index)
+
+class End(mtf.TrainerHooks):
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 6:
+            ENDING
+
+net = torch.nn.Linear(4, 1)
+config = mtf.TrainerConfig(
+    logging=mtf.LoggingConfig(logger_type="none", progress_bar=False),
+    checkpoint=mtf.CheckpointConfig(root_dir=sys.argv[1], save_every_n_steps=1, asynchronous=True),
+)
+loaders = {
+    "workers": DataLoader(Slow(), 2, num_workers=1, persistent_workers=True),
+    "hangs": DataLoader(Hanging(), 2, num_workers=1, prefetch_factor=40),
+    "threads": mtf.ThreadLoader(Slow(), 2, num_threads=3),
+    "arrays": mtf.ArrayLoader(torch.ones(400, 4), 2),
+}
+step = lambda trainer, batch, *_: net(batch).mean()
+trainer = mtf.Trainer(config, net, torch.optim.SGD(net.parameters(), 0.01), training_step=step, hooks=[End()])
+threading.excepthook = lambda args: None
+trainer.fit(loaders, max_steps=100)
+"""
+
+
+@pytest.mark.parametrize(
+    ("ending", "status", "words"),
+    [
+        ("sys.exit(4)", 4, ""),
+        ("raise ValueError('uncaught')", 1, "ValueError: uncaught"),
+        ("os._exit(4)", 4, ""),
+        ("os.kill(os.getpid(), signal.SIGINT)", -signal.SIGINT, "KeyboardInterrupt"),
+        ("[os.kill(os.getpid(), signal.SIGINT) for _ in range(2)]", -signal.SIGINT, "KeyboardInterrupt"),
+        ("os.kill(os.getpid(), signal.SIGTERM)", 75, ""),
+        ("[os.kill(os.getpid(), signal.SIGTERM) for _ in range(2)]", -signal.SIGTERM, ""),
+    ],
+)
+@pytest.mark.timeout(100)
+def test_the_interpreter_ends_in_the_middle_of_training(tmp_path: Path, ending: str, status: int, words: str) -> None:
+    """With live workers, one of which hangs, threads inside the dataset, and a save under way."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+    code = TRAINING.replace("ENDING", ending)
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stderr=subprocess.PIPE, text=True, env=env, start_new_session=True
+    )
+    try:
+        _, errors = child.communicate(timeout=60)
+    finally:
+        leftover = _members(child.pid)
+        for pid in leftover:
+            os.kill(pid, signal.SIGKILL)
+    assert child.returncode == status, errors
+    assert words in errors
+    assert "terminate called" not in errors
+    assert "Fatal Python error" not in errors
+    if not words:
+        assert errors == ""
+
+
+def _members(session: int) -> list[int]:
+    """Processes of a session that are still there a moment later."""
+    deadline = time.monotonic() + 10
+    while True:
+        found = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _session(pid) == session]
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.1)
+
+
+def _session(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return 0
