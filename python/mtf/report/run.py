@@ -362,7 +362,11 @@ def _draw(
         position = known[furthest]
     if timeline.first_epoch > 0:
         notes.append(f"What was drawn before epoch {timeline.first_epoch} is not known: no state of it was kept.")
-    return timeline.history(*position), position
+    history = timeline.history(*position)
+    epoch, step = position
+    if step and step == timeline.schedule_of(epoch).num_steps(epoch):
+        position = (epoch + 1, 0)  # the same place, said as checkpoints say it
+    return history, position
 
 
 def _strategy(schedule: Schedule) -> str:
