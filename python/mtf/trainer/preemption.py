@@ -211,7 +211,11 @@ def clear_marker(root: Path) -> None:
 
 
 def _warn_of_marker(root: Path, done: str, error: OSError) -> None:
-    warnings.warn(f"{root / MARKER_NAME} can't be {done}: {error.strerror or error}", stacklevel=4)
+    warnings.warn(
+        f"{root / MARKER_NAME} can't be {done}: {error.strerror or error}. The checkpoints say where the run stands: "
+        "a resume needs no marker",
+        stacklevel=4,
+    )
 
 
 def requeue_slurm_job(timeout_s: float = 30.0) -> bool:
