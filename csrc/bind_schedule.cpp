@@ -172,8 +172,9 @@ void bind_schedule(py::module_& module) {
   options.disable_function_signatures();
   bind_draw(module);
   bind_config(module);
-  py::class_<PySchedule>(module, "Schedule")
-      .def(py::init(&make_schedule), py::arg("config"), py::arg("names"), py::arg("lengths"), py::arg("seed"))
+  py::class_<PySchedule> schedule(module, "Schedule");
+  bind_random_access(schedule);
+  schedule.def(py::init(&make_schedule), py::arg("config"), py::arg("names"), py::arg("lengths"), py::arg("seed"))
       .def_property_readonly(
           "seed", [](const PySchedule& s) { return s.core.seed(); }, "The seed.")
       .def_property_readonly(
@@ -229,14 +230,6 @@ void bind_schedule(py::module_& module) {
           py::arg("step"), py::arg("epoch") = py::none(),
           "expected_counts(self, step, epoch=None) -> list[float]\n\nAs `counts`, with the draws that the weights "
           "promise in place of those that were made.")
-      .def(
-          "at",
-          [](PySchedule& s, std::uint64_t step, std::optional<std::uint64_t> epoch) {
-            return s.make_draw(s.core.at(step, epoch_or_current(s, epoch)));
-          },
-          py::arg("step"), py::arg("epoch") = py::none(),
-          "at(self, step, epoch=None) -> Draw\n\nThe draw at a step: as quick at any step.\n\nRaises:\n    "
-          "ConfigError: the epoch has fewer steps.")
       .def(
           "opening_places",
           [](PySchedule& s, std::optional<std::uint64_t> epoch) {

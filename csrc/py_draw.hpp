@@ -1,4 +1,4 @@
-/// `Draw`, a struct sequence made without any Python code, and the iterator that makes them.
+/// `Draw`, a named tuple made without any Python code, and the iterator that makes them.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -24,6 +24,9 @@ class PySchedule {
 };
 
 void bind_draw(pybind11::module_& module);
+
+/// Gives the class of PySchedule its method `at`.
+void bind_random_access(pybind11::handle schedule_type);
 
 /// Iterates from the cursor, which it moves, to the end of `num_epochs` epochs (negative: without end).
 [[nodiscard]] pybind11::object make_draw_iterator(pybind11::object schedule, std::int64_t num_epochs);

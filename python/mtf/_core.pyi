@@ -1,10 +1,9 @@
 """The compiled core. Functions and classes are documented where they are defined, in csrc/ and src/mtf/."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, final, overload
 
 import numpy as np
-from _typeshed import structseq
 from numpy.typing import NDArray
 
 __version__: str
@@ -93,8 +92,9 @@ class Prefetcher:
 _Curve = tuple[list[tuple[int, list[float]]], str, int]
 
 @final
-class Draw(structseq[Any], tuple[int, int, str, int, int]):
+class Draw(tuple[int, int, str, int, int]):
     __match_args__: Final = ("step", "source", "name", "pass_", "batch")
+    def __new__(cls, items: Iterable[object], /) -> Draw: ...
     @property
     def step(self) -> int: ...
     @property

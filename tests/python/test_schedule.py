@@ -98,7 +98,48 @@ def test_draw_is_a_plain_tuple_with_names() -> None:
     assert draw == (3, 1, "dl1", 0, 1)
     assert (draw.step, draw.source, draw.name, draw.pass_, draw.batch) == draw
     assert pickle.loads(pickle.dumps(draw)) == draw
+    assert copy.deepcopy(draw) == draw
+    assert isinstance(pickle.loads(pickle.dumps(draw)), Draw)
     assert repr(draw) == "mtf.Draw(step=3, source=1, name='dl1', pass_=0, batch=1)"
+    assert Draw(draw) == draw
+    for items in ([], draw[:4], (*draw, 0)):
+        with pytest.raises(TypeError, match="takes a sequence of 5 items"):
+            Draw(items)
+    match draw:
+        case Draw(step, source, name, pass_, batch):
+            assert (step, source, name, pass_, batch) == draw
+    with pytest.raises(AttributeError):
+        draw.step = 4  # type: ignore[misc]
+
+
+def test_at_takes_what_it_says() -> None:
+    schedule = make([3, 5])
+    expected = schedule.at(3)
+    for same in (schedule.at(np.int64(3)), schedule.at(step=3), schedule.at(3, None), schedule.at(3, epoch=0)):  # type: ignore[arg-type]
+        assert same == expected
+    assert schedule.at(epoch=1, step=3) == schedule.at(3, 1) != expected
+    schedule.seek(1, 0)
+    assert schedule.at(3) == schedule.at(3, 1)
+    untyped: Any = schedule
+    for args, named, message in (
+        ((), {}, "needs step"),
+        ((1, 2, 3), {}, "got 3 arguments"),
+        ((1,), {"step": 1}, "once each, got 'step'"),
+        ((1,), {"epok": 1}, "once each, got 'epok'"),
+        ((-1,), {}, "step must be an integer in"),
+        ((2**64,), {}, "step must be an integer in"),
+        ((1.0,), {}, "step must be an integer in"),
+        ((1, "a"), {}, "epoch must be an integer in"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            untyped.at(*args, **named)
+    with pytest.raises(ConfigError, match="step must be in"):
+        schedule.at(8)
+    with pytest.raises(TypeError, match="__init__"):
+        Schedule.__new__(Schedule).at(0)
+    untyped = Schedule
+    with pytest.raises(TypeError, match="doesn't apply"):
+        untyped.at(1, 2)
 
 
 @pytest.mark.parametrize(
