@@ -115,6 +115,11 @@ def _put(trainer: Trainer, state: Mapping[str, Any], own: Mapping[str, Any], mul
         trainer.multi.commit()
     else:
         trainer.pending_multi_state = multi
+        if trainer.multi is not None:
+            # The state is older than the first fit: the next one begins with its loaders from their start.
+            trainer.multi.close()
+            trainer.multi = None
+            trainer.given_loaders, trainer.added_loaders = {}, {}
     like = trainer.model.state_dict()
     with torch.no_grad():
         trainer.model.load_state_dict(
