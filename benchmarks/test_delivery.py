@@ -145,7 +145,7 @@ def test_rows_in_memory(
     items = count_for(stream, seconds, pick(200, 100, 4))
     by_hand = index_select(arrays, size)
     turns = count_for(by_hand, seconds, pick(200, 100, 4))
-    compiled = native_ns(f"gather {name} batch {size}")
+    compiled = native_ns(f"rows of {name}")
     bound = min(filter(None, [time_per_item(take(by_hand, turns), turns), compiled]))
     measure(
         take(stream, items),
