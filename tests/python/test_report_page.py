@@ -9,6 +9,7 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from mtf.report.metrics import read_rows
 from mtf.report.series import MAX_POINTS, Series
 from mtf.report.style import COLORS, MUTED, Palette, shorten, svg
 
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 VOID = {"meta", "image", "path", "use", "br", "rect"}
 
 
@@ -235,6 +237,17 @@ def test_svg_is_the_same_again_and_takes_the_pages_ink() -> None:
     assert first == second
     assert "currentColor" in first
     assert "<metadata" not in first
+    drawn = ElementTree.fromstring(f'<page xmlns:xlink="http://www.w3.org/1999/xlink">{first}</page>')
+    lines = [path for path in drawn.iter("path") if "stroke:" in path.get("style", "")]
+    assert len(lines) > 10
+    assert all(re.fullmatch(r"[-MLz .\d]+", line.get("d", "")) for line in lines)
+
+
+@pytest.mark.parametrize("file", sorted(DOCS.rglob("*.svg")), ids=lambda file: str(file.relative_to(DOCS)))
+def test_pictures_in_the_documentation_are_whole(file: Path) -> None:
+    shapes = [shape for shape in ElementTree.parse(file).iter() if shape.tag.endswith(("}path", "}rect"))]
+    assert shapes
+    assert all("d" in shape.attrib or "width" in shape.attrib for shape in shapes)
 
 
 # The page -----------------------------------------------------------------------------------------------------------
