@@ -66,14 +66,15 @@ Epoch& Schedule::open(std::uint64_t epoch) {
 std::vector<std::uint64_t> Schedule::counts_at(const std::shared_ptr<const Segment>& segment, std::uint64_t step) {
   std::vector<std::uint64_t> counts(segment->knot().sources.size());
   const std::uint64_t reach = segment->is_counted() ? kCountAhead : 4 * counts.size();
-  if (known_.segment == segment && known_.step <= step && step - known_.step <= reach) {
-    std::vector<std::int32_t> sources(step - known_.step);
-    segment->fill(known_.step, sources);
-    counts = known_.counts;
+  for (const KnownCounts* known : {&ahead_, &known_}) {
+    if (known->segment != segment || known->step > step || step - known->step > reach) continue;
+    std::vector<std::int32_t> sources(step - known->step);
+    segment->fill(known->step, sources);
+    counts = known->counts;
     for (const std::int32_t source : sources) ++counts[static_cast<std::size_t>(source)];
-  } else {
-    segment->counts(step, counts);
+    return counts;
   }
+  segment->counts(step, counts);
   return counts;
 }
 
@@ -162,6 +163,7 @@ std::size_t Schedule::draws(std::span<std::int32_t> sources, std::span<std::int6
     piece.segment->fill(piece.begin, sources.subspan(done, num), passes.subspan(done, num), batches.subspan(done, num),
                         counts);
     done += num;
+    ahead_ = {piece.segment, piece.end, counts};
   }
   return done;
 }

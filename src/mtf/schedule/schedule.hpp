@@ -105,6 +105,7 @@ class Schedule {
   std::uint64_t earliest_ = 0;  // the first epoch that can still be computed
   std::map<std::uint64_t, Epoch> epochs_;
   KnownCounts known_;
+  KnownCounts ahead_;         // behind the draws last handed out, where the next ones usually begin
   std::vector<Draw> buffer_;  // draws from the cursor on, for next(); empty when the cursor jumped
   std::size_t num_taken_ = 0;
 };

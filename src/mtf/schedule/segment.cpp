@@ -177,6 +177,16 @@ void Segment::fill(std::uint64_t begin, std::span<std::int32_t> sources) const {
 void Segment::fill(std::uint64_t begin, std::span<std::int32_t> sources, std::span<std::int64_t> passes,
                    std::span<std::int64_t> batches, std::span<std::uint64_t> counts) const {
   fill(begin, sources);
+  if (sources.size() < counts.size()) {
+    // Few draws: each source's place is computed when it is drawn, not every source's beforehand.
+    for (std::size_t t = 0; t < sources.size(); ++t) {
+      const auto source = static_cast<std::size_t>(sources[t]);
+      const Place after = place(source, ++counts[source]);
+      passes[t] = static_cast<std::int64_t>(after.pass);
+      batches[t] = static_cast<std::int64_t>(after.batch - 1);
+    }
+    return;
+  }
   std::vector<Place> places(counts.size());
   for (std::size_t i = 0; i < places.size(); ++i) places[i] = place(i, counts[i]);
   for (std::size_t t = 0; t < sources.size(); ++t) {
