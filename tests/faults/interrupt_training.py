@@ -1,6 +1,6 @@
 """A training run in a child process, interrupted and resumed: ``interrupt_training.py ROOT SEED NUMBER SIGNALS...``.
 
-Everything is imported once, by a short run, and the children are forked, so that they are soon in the middle of training.
+Everything is imported once, by a short run, and children are forked, so that they are soon in the middle of training.
 Each of ``SIGNALS`` is one signal, or several that follow each other within moments (``SIGINT,SIGINT``).
 Prints whether the final state is that of an uninterrupted run, and how each interruption ended.
 """

@@ -1,4 +1,4 @@
-"""kill -9 and signals at random points of training: a run resumed after each ends bit-identical to an uninterrupted one.
+"""kill -9 and signals at random points of training: resumed after each, a run ends bit-identical to an undisturbed one.
 
 MTF_LONG=1 interrupts more often.
 """

@@ -89,8 +89,8 @@ def test_datasets_may_fork_while_the_engine_is_busy(how: str, where: str, number
     assert hashes(make(Forking(number, how), where), 2 * number) == hashes(make(plain, "here"), 2 * number)
 
 
-def test_threads_that_run_already_and_torch_on_several(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads that compute with torch, allocate and import while loaders with workers and threads are opened and read."""
+def test_threads_that_run_already_and_torch_on_several() -> None:
+    """Threads that compute with torch while loaders with workers and threads are opened and read."""
     over = threading.Event()
 
     def compute() -> None:

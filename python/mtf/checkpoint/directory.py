@@ -136,6 +136,8 @@ def manifest_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
         raise CheckpointError(f"manifest: holds a tensor ({next(iter(tensors))}); tensors belong into the state")
     result: dict[str, Any] = {"mtf_version": __version__, "torch_version": str(torch.__version__)}
     result.update(encoded["tree"])
+    # Counters stay plain numbers, which the tree's encoding doesn't keep above 2^53.
+    result.update({name: fields[name] for name in ("step", "epoch") if type(fields.get(name)) is int})
     return result
 
 
