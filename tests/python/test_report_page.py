@@ -194,6 +194,25 @@ def test_share_lines_end_at_the_shares() -> None:
     assert all(np.abs(line.get_ydata()).max() <= top for line in lines)
 
 
+def test_svg_has_the_lines_of_the_figure() -> None:
+    figure = pictures.passes(schedule(steps=90).plan())
+    page = Page(svg(figure, "passes"))
+    assert {tag for tag, _, _ in page.attributes} <= {
+        *("svg", "g", "defs", "style", "path", "use", "text", "tspan", "rect", "clippath", "image"),
+    }
+    for line in figure.axes[0].lines[:3]:
+        drawn = [value for tag, name, value in page.attributes if tag == "path" and name == "d"]
+        pixels = line.get_transform().transform(line.get_xydata())
+        height = figure.bbox.height
+        (shown,) = (
+            path
+            for path in drawn
+            if len(points := re.findall(r"[ML] ([\d.]+) ([\d.]+)", path)) > 20
+            and abs(float(points[-1][1]) - (height - pixels[-1][1]) * 72 / figure.dpi) < 0.02
+        )
+        assert shown.startswith("M ")
+
+
 def test_without_weights_there_is_no_promise() -> None:
     plan = mtf.Schedule(mtf.MultiDataLoaderConfig(), [3, 5]).plan()
     assert len(pictures.shares(plan).axes) == 1

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,6 @@ class Metrics:
         last_update: of the last row; 0 without rows.
         num_rows: how many count.
         num_replaced: rows that a resume from an earlier update has replaced.
-        last: the last row's values, and those of the rows at the same update.
     """
 
     def __init__(self) -> None:
@@ -50,8 +51,8 @@ def read_rows(path: Path) -> Metrics:
     Raises:
         ConfigError: a line that is no row; names it.
     """
-    read = _read_csv if path.suffix == ".csv" else _read_jsonl
-    updates = [update for update, _ in read(path)]
+    read, updates_of = (_read_csv, _csv_updates) if path.suffix == ".csv" else (_read_jsonl, _jsonl_updates)
+    updates = array("q", updates_of(path))
     kept = _not_replaced(updates)
     metrics = Metrics()
     metrics.num_replaced = len(updates) - sum(kept)
@@ -91,7 +92,7 @@ def read_events(directory: Path) -> Metrics:
     return metrics
 
 
-def _not_replaced(updates: list[int]) -> list[bool]:
+def _not_replaced(updates: Sequence[int]) -> list[bool]:
     """Which rows no later row has replaced: after a step back to an update, earlier rows from there on don't count.
 
     Rows at one update that follow each other, such as training and validation, belong together.
@@ -108,20 +109,39 @@ def _not_replaced(updates: list[int]) -> list[bool]:
     return kept
 
 
-def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, float]]]:
+def _jsonl_updates(path: Path) -> Iterator[int]:
+    """As ``_read_jsonl``, the updates alone: lines of the logger begin with them, others are read whole."""
+    begins = re.compile(r'\{"step": (\d+)[,}]')
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith("\n"):
+                return
+            found = begins.match(line)
+            yield int(found[1]) if found else _parse(path, number, line)[0]
+
+
+def _csv_updates(path: Path) -> Iterator[int]:
+    return (update for update, _ in _read_csv(path))
+
+
+def _read_jsonl(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             if not line.endswith("\n"):
                 return  # being written, or by a process that was killed
-            try:
-                row: dict[str, Any] = json.loads(line)
-                update = int(row.pop("step"))
-                yield update, {name: float(value) for name, value in row.items()}
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                raise ConfigError(f"{path}, line {number}: no row of metrics ({error!r})") from None
+            yield _parse(path, number, line)
 
 
-def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, float]]]:
+def _parse(path: Path, number: int, line: str) -> Row:
+    try:
+        row: dict[str, Any] = json.loads(line)
+        update = int(row.pop("step"))
+        return update, {name: float(value) for name, value in row.items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigError(f"{path}, line {number}: no row of metrics ({error!r})") from None
+
+
+def _read_csv(path: Path) -> Iterator[Row]:
     with path.open(newline="", encoding="utf-8") as file:
         lines = csv.reader(line for line in file if line.endswith("\n"))
         header = next(lines, ["step"])

@@ -41,7 +41,7 @@ th { white-space: normal; color: var(--muted); font-weight: 600; font-size: .78r
 th:first-child, td:first-child, td.text, th.text { text-align: left; }
 td.text { white-space: normal; }
 td:first-child { max-width: 18rem; overflow: hidden; text-overflow: ellipsis; }
-i.key { display: inline-block; width: .7rem; height: .7rem; border-radius: 2px; margin-right: .45rem; }
+i.key { print-color-adjust: exact; display: inline-block; width: .7rem; height: .7rem; border-radius: 2px; margin-right: .45rem; }
 figure { margin: 0 0 1.6rem; break-inside: avoid; }
 figure svg { display: block; width: 100%; height: auto; }
 svg image { image-rendering: pixelated; }
@@ -148,7 +148,7 @@ def _source_table(report: RunReport) -> str:
         ("farthest off, batches", lambda s: _number(s.max_deviation, "{:.2f}")),
         ("first loss", lambda s: _number(s.first_loss, "{:.4g}")),
         ("last loss", lambda s: _number(s.last_loss, "{:.4g}")),
-        ("waited, s", lambda s: _number(s.wait_s, "{:.2f}")),
+        ("waited, s", lambda s: _number(s.wait_s, "{:.3g}")),
         ("waited per batch, ms", lambda s: _number(_each(s), "{:.3g}")),
     ]
     # A column in which nothing is known says nothing.

@@ -372,4 +372,6 @@ def _smoothed(values: Sequence[float] | Any) -> Any:
 
 
 def _seconds(value: float) -> str:
-    return f"{value:.2f} s" if value < 100 else f"{value / 60:.1f} min" if value < 6000 else f"{value / 3600:.1f} h"
+    if value < 1:
+        return f"{1000 * value:.3g} ms"
+    return f"{value:.3g} s" if value < 100 else f"{value / 60:.1f} min" if value < 6000 else f"{value / 3600:.1f} h"

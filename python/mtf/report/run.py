@@ -485,5 +485,5 @@ def _cells(source: SourceSummary) -> tuple[str, ...]:
         show(source.expected_share, "{:.2%}"),
         show(source.passes, "{:.2f}"),
         losses,
-        show(source.wait_s, "{:.2f} s"),
+        show(source.wait_s, "{:.3g} s"),
     )

@@ -180,7 +180,7 @@ def svg(figure: Figure, name: str) -> str:
     text = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', "", text, count=1)
     text = re.sub(r"\s*\n\s*", "\n", text)
     # A hundredth of a point is more than anybody sees, and half the size.
-    text = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", " " + " ".join(path[0].split())), text)
+    text = re.sub(r'(?<= d=")[^"]*', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", " ".join(path[0].split())), text)
     label = name.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
     return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1).strip()
 
