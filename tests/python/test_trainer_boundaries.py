@@ -221,7 +221,7 @@ def test_an_error_while_a_window_is_fetched_loses_no_batch(window: int, place: i
     assert run(failing=True).diff(run(failing=False)) == []
 
 
-@pytest.mark.filterwarnings("ignore:.*are produced again")
+@pytest.mark.filterwarnings("ignore:.*are produced again", "ignore:.*len.. said it would end")
 @pytest.mark.parametrize("cut", range(1, 8))
 def test_a_loader_that_goes_on_after_its_end_is_noticed_at_the_same_step(cut: int) -> None:
     def given() -> dict[str, Any]:
@@ -237,6 +237,7 @@ def test_a_loader_that_goes_on_after_its_end_is_noticed_at_the_same_step(cut: in
     assert second.get_state().diff(whole.get_state()) == []
 
 
+@pytest.mark.filterwarnings("ignore:.*but len.. said 4")
 @pytest.mark.parametrize("window", [1, 2])
 @pytest.mark.parametrize("policy", ["FIXED_NUM_STEPS", "MIN_LENGTH"])
 def test_every_pass_that_ends_is_told_once_also_where_its_length_is_wrong(policy: str, window: int) -> None:

@@ -578,6 +578,7 @@ class MultiLoader:
             return
         self._sync()
         self._closed = True
+        self._num_drawn = self._refill_at = 0  # so that an iterator that was left asks whether it may go on
         for reader in self._readers.values():
             reader.close()
         if self._shared_workers is not None:

@@ -25,7 +25,12 @@ def capture(trainer: Trainer) -> TrainerState:
 
 
 def tree(trainer: Trainer) -> dict[str, Any]:
-    """The tree behind ``capture``, the same on all ranks; its tensors are the live ones, not copies. A collective."""
+    """The tree behind ``capture``, the same on all ranks; its tensors are the live ones, not copies. A collective.
+
+    Raises:
+        ConfigError: an update broke off in the middle, so that there is no state to speak of.
+    """
+    trainer.require_whole()
     multi = trainer.multi.state_dict() if trainer.multi is not None else trainer.pending_multi_state
     own = {
         "rng": trainer.step_rng.state_dict(),
@@ -73,7 +78,7 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
     except Exception as error:  # whatever a look into something of another kind raises
         raise _malformed(error) from error
     # On several ranks a copy is a collective, which a rank that fails alone would never end.
-    before = capture(trainer) if trainer.world_size == 1 else None
+    before = capture(trainer) if trainer.world_size == 1 and not trainer.is_torn else None
     rows = trainer.logged, trainer.unfinished, trainer.is_resumed
     try:
         _put(trainer, state, own, multi)
@@ -84,6 +89,7 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
         if isinstance(error, MtfError):
             raise
         raise _malformed(error) from error
+    trainer.is_torn = False
 
 
 def _malformed(error: Exception) -> StateMismatch:

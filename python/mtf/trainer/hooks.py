@@ -71,10 +71,11 @@ class TrainerHooks:
         """Gradients of this step have been added to those of its window."""
 
     def on_before_optimizer_step(self, trainer: Trainer, optimizer_idx: int) -> None:
-        """Gradients are unscaled and clipped."""
+        """Gradients are unscaled and clipped, and no optimizer has stepped yet; once for each that is going to."""
 
     def on_after_optimizer_step(self, trainer: Trainer, optimizer_idx: int) -> None:
-        """Parameters are new, gradients not yet cleared."""
+        """Parameters are new, all optimizers have stepped, gradients aren't cleared yet. An error here is raised when
+        the update is complete; the other hooks are told as well."""
 
     def on_gradient_clip(self, trainer: Trainer, grad_norm: Tensor) -> None:
         """``grad_norm``: 0-dim tensor, the joint norm before clipping. Only with ``clip_grad_norm``."""

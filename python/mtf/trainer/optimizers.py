@@ -125,25 +125,26 @@ class OptimizerSet:
                 scales.setdefault(i, []).append(rule.lr_scale)
         return {i: sum(found) / len(found) for i, found in sorted(scales.items())}
 
-    def step(
+    def prepare(
         self,
         window: Sequence[Batch],
         trainer: Trainer,
         hooks: HookList,
         ranks: SingleProcess,
         scaler: torch.amp.GradScaler | None,
-    ) -> Collection[int]:
-        """Ends ``window``: unscale, clip, step. Gradients are kept until ``clear``.
+    ) -> dict[int, float]:
+        """Everything of the end of ``window`` that may fail: unscale, clip, tell the hooks. Changes no parameter.
 
         Returns:
-            Indices of the optimizers that stepped; none where fp16 found a gradient that isn't finite.
+            The optimizers that are to step, with the factor of their learning rates; none where fp16 found a gradient
+            that isn't finite.
         """
         stepping = {}
         for i, factor in self._factors(window).items():
             if _has_gradient(self.optimizers[i]):
                 stepping[i] = factor
         if not stepping:
-            return ()
+            return stepping
         if scaler is not None:
             for i in stepping:
                 scaler.unscale_(self.optimizers[i])
@@ -151,23 +152,25 @@ class OptimizerSet:
             parameters = list(dict.fromkeys(p for i in stepping for p in _parameters(self.optimizers[i])))
             if scaler is not None and not ranks.all_finite(parameters):
                 scaler.update()
-                return ()
+                return {}
             if self._clip is not None:
                 norm = ranks.clip_grad_norm(parameters, self._clip)
                 for method in hooks.on_gradient_clip:
                     method(trainer, norm)
-        for i, factor in stepping.items():
-            for method in hooks.on_before_optimizer_step:
+        for method in hooks.on_before_optimizer_step:
+            for i in stepping:
                 method(trainer, i)
+        return stepping
+
+    def step(self, stepping: Mapping[int, float], scaler: torch.amp.GradScaler | None) -> None:
+        """Steps what ``prepare`` gave. Gradients are kept until ``clear``."""
+        for i, factor in stepping.items():
             if scaler is None and factor == 1.0:
                 self.optimizers[i].step()
             else:
                 self._step_one(self.optimizers[i], factor, scaler)
-            for method in hooks.on_after_optimizer_step:
-                method(trainer, i)
-        if scaler is not None:
+        if scaler is not None and stepping:
             scaler.update()
-        return stepping
 
     @staticmethod
     def _step_one(optimizer: torch.optim.Optimizer, factor: float, scaler: torch.amp.GradScaler | None) -> None:

@@ -33,6 +33,12 @@ class Precision:
             return nullcontext()
         return torch.autocast(self._device_type, dtype=self._dtype)
 
+    def roll_back(self) -> None:
+        """A window failed: its gradients, which may have been unscaled, are gone."""
+        if self.scaler is not None:
+            state, self.scaler = self.scaler.state_dict(), torch.amp.GradScaler(self._device_type)
+            self.scaler.load_state_dict(state)
+
     def state_dict(self) -> dict[str, Any]:
         """The scaler's state; empty without one."""
         return self.scaler.state_dict() if self.scaler is not None else {}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from mtf.trainer.distributed import local_gpu, make_ranks
 from mtf.trainer.hooks import HookList, TrainerHooks
 from mtf.trainer.metrics import MetricTable
 from mtf.trainer.nonfinite import NonFiniteGuard
+from mtf.trainer.one_thread import only_this_thread
 from mtf.trainer.optimizers import OptimizerSet, SchedulerSet
 from mtf.trainer.owed import Owed
 from mtf.trainer.precision import Precision, compile_in_place, deterministic_algorithms
@@ -105,6 +106,8 @@ class Trainer:
         """How many parts of the current epoch's end are done; 0 before its last update."""
         self.owed = Owed()
         """What follows the last update and isn't done yet."""
+        self.is_torn = False
+        """Whether an update broke off between its first and its last change."""
         self.logged: dict[str, float] = {}
         """The latest value of everything that was logged at intervals or validated; part of the state."""
         self.unfinished: dict[str, float] = {}
@@ -121,6 +124,7 @@ class Trainer:
         self._is_fitting = False
         self._in_window = False
         self._num_batches_committed = 0
+        self._late_error: BaseException | None = None  # of a hook, while its update had to be completed
         self._ranks_are_open = False
         self._poisons = False
         self.stop_reason: str | None = None
@@ -182,7 +186,9 @@ class Trainer:
     ) -> None:
         """Trains until ``max_epochs`` or ``max_steps`` (updates), both counted from the beginning of training.
 
-        With neither, one more epoch. Calling it again goes on where it stopped.
+        With neither, one more epoch. Calling it again goes on where it stopped. Any thread may call it, one at a time
+        in a process; outside the main thread signals end the process without a save, and ``fetch_timeout_s`` holds for
+        native sources only.
 
         Args:
             train_loaders: a list of loaders, a dict name -> loader, or one loader.
@@ -194,15 +200,17 @@ class Trainer:
             StateMismatch: the loaders are not those that the state knows.
             Preempted: a signal arrived; the state has been saved.
         """
-        if self._is_fitting:
-            raise ConfigError("fit was called inside fit (by a hook or a step): request_stop, then call it again")
-        self._is_fitting = True
-        self.stop_reason, self.is_stopping = None, False
         with ExitStack() as stack:
+            stack.enter_context(only_this_thread())
+            if self._is_fitting:
+                raise ConfigError("fit was called inside fit (by a hook or a step): request_stop, then call it again")
+            self._is_fitting = True
+            self.stop_reason, self.is_stopping = None, False
             stack.callback(self._leave)
             stack.enter_context(self.ranks.failures(lambda: f"after {self.global_step} updates"))
             limits = _Limits(max_epochs, max_steps, self.epoch)
             self._saver.resume(resume_from)
+            self.require_whole()
             self._open(train_loaders, val_loaders)
             self._require_same_settings(limits)
             self.require_same_schedule()
@@ -432,15 +440,38 @@ class Trainer:
 
     def _update(self, window: list[Batch]) -> None:
         """Ends a window: optimizers, schedulers, cleared gradients, one more update, the batches committed."""
-        stepped: Collection[int] = ()
+        stepping: dict[int, float] = {}
+        scaler = self.precision.scaler
         if not self.nonfinite.every_window or self._window_is_finite():
-            stepped = self.optimizer_set.step(window, self, self.hooks, self.ranks, self.precision.scaler)
+            stepping = self.optimizer_set.prepare(window, self, self.hooks, self.ranks, scaler)
+        self.is_torn = True  # an error from here on could leave half an update
+        self.optimizer_set.step(stepping, scaler)
+        if self.hooks.on_after_optimizer_step:
+            self._tell_steps(stepping)
         self.optimizer_set.clear()
         self.global_step += 1
-        self.scheduler_set.after_update(window, stepped, self.logged)
+        self.scheduler_set.after_update(window, stepping, self.logged)
         self.multi_loader_manager.commit()
         self.metric_table.commit()
         self._num_batches_committed = self.num_batches
+        self.is_torn = False
+
+    def _tell_steps(self, stepped: Iterable[int]) -> None:
+        """Tells every hook; an error waits until the update is whole."""
+        for method in self.hooks.on_after_optimizer_step:
+            try:
+                for i in stepped:
+                    method(self, i)
+            except BaseException as error:  # also a hook's sys.exit()
+                self._late_error = self._late_error or error
+
+    def require_whole(self) -> None:
+        """Raises ``ConfigError`` where the weights are between two states."""
+        if self.is_torn:
+            raise ConfigError(
+                f"update {self.global_step + 1} broke off in the middle (an optimizer or a scheduler raised, or a "
+                "second signal came), so the weights belong to no state: load_checkpoint or load_state goes on from one"
+            )
 
     def _window_is_finite(self) -> bool:
         """Whether the window may become an update, the same on all ranks.
@@ -487,9 +518,17 @@ class Trainer:
         """After an error: the state is that of the last update, which weights never left."""
         if self._in_window:
             self._in_window = False
+            if any(getattr(module, "track_running_stats", False) for module in self.model.modules()):
+                with suppress(UserWarning):  # where warnings are errors, the one under way says more
+                    warnings.warn(
+                        "running statistics of the model's normalisation layers may hold a part of the window that "
+                        "failed, and nothing can take it out: load a checkpoint to go on exactly",
+                        stacklevel=3,
+                    )
             self.optimizer_set.clear()
             self.num_batches = self._num_batches_committed
             self.metric_table.roll_back()
+            self.precision.roll_back()
             self.step_rng.roll_back()
         self.multi_loader_manager.rewind()
 
@@ -503,6 +542,10 @@ class Trainer:
         if validation.frequency is ValidationFrequency.EVERY_N_STEPS and self._val_loaders:
             assert validation.every_n_steps is not None
             owed.validation = self.global_step % validation.every_n_steps == 0
+        if self._late_error is not None:
+            error, self._late_error = self._late_error, None
+            owed.save = True
+            raise error
         self._finish_update(is_last, is_final)
 
     def _finish_update(self, is_last: bool, is_final: bool) -> None:
@@ -519,6 +562,7 @@ class Trainer:
             if self._val_loaders:
                 self._validate()
             owed.validation = False
+        owed.save = False
         if not is_last:
             self._saver.after_update(is_final=is_final)
 
