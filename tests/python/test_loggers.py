@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,16 @@ def leveldb_records(log: bytes) -> list[bytes]:
     return records
 
 
+def finished_records(path: Path) -> list[bytes]:
+    """Records of a W&B file, which W&B's own process may still be writing for a moment after the run's end."""
+    deadline = time.monotonic() + 30
+    size = -1
+    while time.monotonic() < deadline and (size != path.stat().st_size or size <= 7):
+        size = path.stat().st_size
+        time.sleep(0.2)
+    return leveldb_records(path.read_bytes()[7:])
+
+
 @pytest.mark.filterwarnings("ignore")  # of wandb and its dependencies
 def test_wandb_offline(tmp_path: Path) -> None:
     pytest.importorskip("wandb", reason="an extra")
@@ -113,7 +124,7 @@ def test_wandb_offline(tmp_path: Path) -> None:
     logger.close()
     (path,) = tmp_path.glob(f"wandb/offline-run-*-{run_id}/run-*.wandb")
     history: list[dict[str, Any]] = []
-    for data in leveldb_records(path.read_bytes()[7:]):
+    for data in finished_records(path):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
         if record.WhichOneof("record_type") == "history":
@@ -126,6 +137,33 @@ def test_wandb_offline(tmp_path: Path) -> None:
     logger = make_logger(settings, info(step=10, run_id=run_id))
     assert logger.state_dict() == {"run_id": run_id}
     logger.close()
+
+
+def test_closed_logs_are_opened_again_in_the_same_place(tmp_path: Path) -> None:
+    def lines(folder: str, closes: bool) -> list[str]:
+        logging = mtf.LoggingConfig(
+            logger_type="csv", log_dir=str(tmp_path / folder), log_scalars_every_n_steps=1, progress_bar=False
+        )
+        made = trainer(config(["a"], logging=logging))
+        for steps in (2, 4):
+            made.fit([loader(16, 0)], max_steps=steps)
+            if closes:
+                made.close_logs()
+                made.close_logs()
+        text = (tmp_path / folder / "mtf" / "metrics.csv").read_text(encoding="utf-8")
+        return [line.split(",")[0] for line in text.splitlines()]
+
+    assert lines("closed", True) == lines("open", False) == ["step", "1", "2", "3", "4"]
+
+
+def test_logs_stay_open_inside_fit() -> None:
+    class Closes(mtf.TrainerHooks):
+        def on_train_start(self, running: mtf.Trainer) -> None:
+            running.close_logs()
+
+    made = trainer(config(["a"]), hooks=[Closes()])
+    with pytest.raises(mtf.ConfigError, match="call it after fit"):
+        made.fit([loader(16, 0)], max_steps=1)
 
 
 @pytest.mark.filterwarnings("ignore")  # of mlflow and its dependencies

@@ -48,5 +48,5 @@ class WandbLogger(Logger):
         return {"run_id": self._run.id}
 
     def close(self) -> None:
-        """Ends the run and waits until everything is written."""
+        """Ends the run; W&B's own process may be writing for a moment longer."""
         self._run.finish()

@@ -46,7 +46,7 @@ class Reporter:
                 state=self._logger_state,
             )
             self._logger = SafeLogger(make_logger(trainer.config.logging, info))
-            self._chronicle = Chronicle(trainer, info)
+            self._chronicle = self._chronicle or Chronicle(trainer, info)
         self.note_schedule()
         trainer.unfinished = {}
         self._clock.start(self.totals())
@@ -86,6 +86,13 @@ class Reporter:
     def close(self) -> None:
         """Also after an exception."""
         self._progress.close()
+
+    def close_logs(self) -> None:
+        """Until the next ``open``, which goes on in the same place."""
+        if self._logger is not None:
+            self._logger_state = self._logger.state_dict()
+            self._logger.close()
+            self._logger = None
 
     def is_due(self) -> bool:
         """Whether this update ends an interval."""

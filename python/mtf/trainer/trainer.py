@@ -285,6 +285,15 @@ class Trainer:
         """Notes a value under its own name; the mean since the last row is logged. Nothing is read from the device."""
         self.metric_table.add("", name, value)
 
+    def close_logs(self) -> None:
+        """Closes the loggers: a W&B or MLflow run ends, and another trainer of this process can have one of its own.
+
+        The next ``fit`` opens them again and goes on in the same place.
+        """
+        if self._is_fitting:
+            raise ConfigError("close_logs was called inside fit: call it after fit")
+        self.reporter.close_logs()
+
     def request_stop(self, reason: str = "requested") -> None:
         """Makes ``fit`` return after the current window; on several ranks at the next look of
         ``preemption.agree_every``, when one rank at least has asked for it."""
