@@ -13,6 +13,7 @@ namespace mtf {
 namespace {
 
 constexpr std::size_t kBlock = 2048;
+constexpr std::size_t kShortestStretch = 64;
 constexpr std::size_t kMaxKeptBytes = std::size_t{64} << 20;
 
 std::vector<std::uint32_t> table_weights(std::span<const std::uint32_t> weights) {
@@ -172,11 +173,12 @@ std::uint64_t RandomDraws::position(std::int32_t slot, std::uint64_t index) cons
   }
   Walk& walk = *kept_->walk;
   std::array<std::int32_t, kBlock> slots;
-  while (walk.turn < kMaxSteps) {
+  // Short stretches first: most draws that are looked for are near.
+  for (std::size_t stretch = kShortestStretch; walk.turn < kMaxSteps; stretch = std::min(2 * stretch, kBlock)) {
     std::uint64_t num_left = index - walk.counts[s];
     const std::uint64_t begin = walk.turn;
     const std::uint64_t to_keep = kept_->spacing - begin % kept_->spacing;
-    const auto part = std::span(slots).first(std::min<std::uint64_t>({kBlock, length_ - begin, to_keep}));
+    const auto part = std::span(slots).first(std::min<std::uint64_t>({stretch, length_ - begin, to_keep}));
     advance(walk, part);
     keep(walk);
     if (walk.counts[s] > index) {

@@ -145,4 +145,37 @@ TEST(Sampler, ThreadsOnDifferentPassesGetTheirOwnOrders) {
   EXPECT_EQ(got, expected);
 }
 
+TEST(Sampler, PassesAndBatchesBeyond32And53Bits) {
+  const Sampler small({.num_samples = 50, .batch_size = 8, .shuffle = true, .key = Key{3}});
+  std::vector<std::vector<std::int64_t>> orders{whole_pass(small, 0), whole_pass(small, 1)};
+  for (const std::uint64_t bits : {31, 32, 53, 63}) {
+    for (const std::uint64_t pass :
+         {(std::uint64_t{1} << bits) - 1, std::uint64_t{1} << bits, (std::uint64_t{1} << bits) + 1}) {
+      orders.push_back(whole_pass(small, pass));
+      std::vector<std::int64_t> all(50);
+      std::iota(all.begin(), all.end(), 0);
+      EXPECT_EQ(sorted(orders.back()), all) << pass;
+    }
+  }
+  std::sort(orders.begin(), orders.end());
+  EXPECT_EQ(std::adjacent_find(orders.begin(), orders.end()), orders.end()) << "two passes have one order";
+
+  // 2^33 + 7 batches: the same rows for any number of ranks, in order, and none beyond the end.
+  const std::uint64_t num_samples = ((std::uint64_t{1} << 33) + 6) * 10 + 3;
+  const Sampler large({.num_samples = num_samples, .batch_size = 10});
+  ASSERT_EQ(large.num_batches(), (std::uint64_t{1} << 33) + 7);
+  for (const std::uint64_t batch : {(std::uint64_t{1} << 31), (std::uint64_t{1} << 32), large.num_batches() - 1}) {
+    std::vector<std::int64_t> expected(batch + 1 == large.num_batches() ? 3 : 10);
+    std::iota(expected.begin(), expected.end(), static_cast<std::int64_t>(batch * 10));
+    EXPECT_EQ(batch_of(large, 0, batch), expected);
+    std::vector<std::int64_t> joined;
+    for (const std::uint32_t rank : {0, 1}) {
+      const Sampler part({.num_samples = num_samples, .batch_size = 10, .rank = rank, .world_size = 2});
+      const auto rows = batch_of(part, 0, batch);
+      joined.insert(joined.end(), rows.begin(), rows.end());
+    }
+    EXPECT_EQ(joined, expected);
+  }
+}
+
 }  // namespace
