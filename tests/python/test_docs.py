@@ -1,7 +1,8 @@
 """Every Python example in the README and in docs/ runs; pages added later are covered as they come.
 
-The blocks of a page run in order and share their names, in an empty folder. Two comments in a page's source steer this:
-`<!-- setup` ... `-->` holds code that runs but isn't shown; `<!-- not run: reason -->` before a block leaves it out.
+The blocks of a page run in order and share their names, in an empty folder. Comments in a page's source steer this:
+`<!-- setup` ... `-->` holds code that runs but isn't shown; `<!-- not run: reason -->` before a block leaves it out;
+`<!-- needs: package -->` does where the package is missing, and ignores warnings, which aren't ours.
 A `text` block after `<!-- prints -->` is what the code above it prints. A block whose first line is `# file: NAME` is
 written to that file and not run.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import io
 import os
 import re
@@ -17,6 +19,7 @@ import signal
 import subprocess
 import sys
 import types
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,7 +35,8 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").r
 _PART = re.compile(
     r"<!-- setup\n(?P<setup>.*?)-->"
     r"|<!-- prints -->\s*```text\n(?P<printed>.*?)^```"
-    r"|(?P<skip><!-- not run: [^>]+-->\s*)?^```(?P<language>python|yaml)[^\n]*\n(?P<code>.*?)^```",
+    r"|(?P<skip><!-- not run: [^>]+-->\s*)?(?:<!-- needs: (?P<needs>\w+) -->\s*)?"
+    r"^```(?P<language>python|yaml)[^\n]*\n(?P<code>.*?)^```",
     re.DOTALL | re.MULTILINE,
 )
 _FILE = re.compile(r"# file: (\S+)\n")
@@ -46,7 +50,8 @@ def parts(text: str) -> Iterator[tuple[str, str, int]]:
         elif found["printed"] is not None:
             yield "printed", found["printed"], text.count("\n", 0, found.start("printed")) + 1
         elif found["skip"] is None:
-            yield found["language"], found["code"], text.count("\n", 0, found.start("code")) + 1
+            language = found["language"] if found["needs"] is None else f"needs {found['needs']}"
+            yield language, found["code"], text.count("\n", 0, found.start("code")) + 1
 
 
 def pages_with_code() -> list[Path]:
@@ -72,6 +77,10 @@ def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             code = "\n" * (line - 1) + code
             with contextlib.redirect_stdout(printed):
                 exec(compile(code, str(page), "exec", dont_inherit=True), module.__dict__)
+        elif language.startswith("needs ") and importlib.util.find_spec(language.split()[1]):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                exec(compile("\n" * (line - 1) + code, str(page), "exec", dont_inherit=True), module.__dict__)
 
 
 def test_the_first_run_of_the_quickstart_goes_on_after_ctrl_c(tmp_path: Path) -> None:
@@ -109,14 +118,16 @@ def test_parts_are_found() -> None:
     text = (
         "<!-- setup\nhidden = 1\n-->\n```python\nshown = 2\n```\n"
         "<!-- not run: needs two machines -->\n```python\nboom\n```\n"
+        "<!-- needs: lightning -->\n```python\ntheirs\n```\n"
         "```yaml\n# file: a.yaml\nx: 1\n```\n```bash\nls\n```\n"
         "<!-- prints -->\n```text\n2\n```\n```text\nnever looked at\n```\n"
     )
     assert list(parts(text)) == [
         ("python", "hidden = 1\n", 2),
         ("python", "shown = 2\n", 5),
-        ("yaml", "# file: a.yaml\nx: 1\n", 12),
-        ("printed", "2\n", 20),
+        ("needs lightning", "theirs\n", 13),
+        ("yaml", "# file: a.yaml\nx: 1\n", 16),
+        ("printed", "2\n", 24),
     ]
 
 
