@@ -41,7 +41,7 @@ $(VENV)/.bench: $(VENV)/.built
 	$(PIP) --no-build-isolation -e ".[bench]"
 	@touch $@
 
-$(VENV)/.docs: $(VENV)/.built
+$(VENV)/.docs: $(VENV)/.tools pyproject.toml $(SOURCES)  # without the rest of what developers need
 	$(PIP) --no-build-isolation -e ".[docs]"
 	@touch $@
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import warnings
 from pathlib import Path
@@ -18,6 +19,8 @@ from mtf.trainer.rank_save import RanksSave
 
 if TYPE_CHECKING:
     from mtf.trainer.trainer import Trainer
+
+_log = logging.getLogger("mtf")
 
 
 class Saver:
@@ -210,6 +213,7 @@ class Saver:
         capture.restore(trainer, self._ranks_save.state_of(found))
         trainer.reporter.load_state_dict(found.state["loggers"])
         self._saved_at = (trainer.global_step, trainer.epoch)
+        _log.info("goes on from %s: update %d, epoch %d", found.path, trainer.global_step, trainer.epoch)
         trainer.hooks.call("on_checkpoint_load", trainer, str(found.path))
 
     def wait(self) -> None:

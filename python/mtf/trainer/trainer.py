@@ -344,7 +344,7 @@ class Trainer:
     def _train(self, limits: _Limits) -> None:
         if self._is_done(limits):
             warnings.warn(
-                f"nothing to do: {limits.reason(self)}; both count from the beginning of training", stacklevel=4
+                f"nothing to do: {limits.reason(self)}; both count from the beginning of training", stacklevel=3
             )
             return
         self.hooks.call("on_train_start", self)
