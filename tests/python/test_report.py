@@ -410,4 +410,9 @@ def test_plain_data_is_json(tmp_path: Path) -> None:
     assert data["metrics"]["train/loss"]["last"] == report.metrics.series["train/loss"].last
     assert math.isfinite(data["sources"][0]["max_deviation"])
     assert str(report).splitlines()[0] == "trial: 70 updates, epoch 3, step 10"
-    assert len(str(report).splitlines()) == 5
+    assert len(str(report).splitlines()) >= 5
+    assert repr(report).startswith("RunReport('trial', 70 updates, 3 sources, ")
+    assert repr(report.history) == ("History([web, code, books], 70 steps counted at 71 places, epochs 0 and later)")
+    assert repr(report.metrics.series["val/loss"]).startswith("Series(3 values, first ")
+    assert repr(report.metrics).endswith("up to update 70)")
+    assert repr(report.palette) == "Palette(web: #0b78b8, code: #e69a0c, books: #05a077, 0 others)"

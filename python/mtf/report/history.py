@@ -16,7 +16,7 @@ MAX_BINS = 600
 _MAX_COUNTED = 50_000_000  # steps up to which every one of them is looked at for the largest deviation
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class History:
     """Draws of each source from the first step of ``first_epoch`` on.
 
@@ -45,6 +45,11 @@ class History:
     epoch_starts: NDArray[np.int64]
     bounds: NDArray[np.float64]
     deviations: NDArray[np.float64]
+
+    def __repr__(self) -> str:
+        """Sources, steps and epochs."""
+        steps = f"{self.num_steps} steps counted at {len(self.edges)} places"
+        return f"History([{', '.join(self.names)}], {steps}, epochs {self.first_epoch} and later)"
 
     @property
     def num_steps(self) -> int:

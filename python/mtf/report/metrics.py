@@ -34,6 +34,9 @@ class Metrics:
         self.num_rows = 0
         self.num_replaced = 0
 
+    def __repr__(self) -> str:
+        return f"Metrics({len(self.series)} series, {self.num_rows} rows up to update {self.last_update})"
+
     def add(self, update: int, row: Mapping[str, float]) -> None:
         """Adds a row."""
         self.num_rows += 1

@@ -83,7 +83,7 @@ class SourceSummary:
     wait_s: float | None
 
 
-@dataclass
+@dataclass(repr=False)
 class RunReport:
     """What is known of a run. ``save`` writes it as one HTML file; a notebook shows the same page.
 
@@ -223,6 +223,10 @@ class RunReport:
             f'<iframe srcdoc="{html.escape(self.to_html())}" title="{html.escape(self.name)}" '
             'style="width:100%;height:42em;border:0"></iframe>'
         )
+
+    def __repr__(self) -> str:
+        """Name, extent and number of sources."""
+        return f"RunReport({self.name!r}, {self.update} updates, {len(self.sources)} sources, {len(self.notes)} notes)"
 
     def __str__(self) -> str:
         """The table of sources, and the notes."""

@@ -34,6 +34,9 @@ class Series:
         self._stride = 1  # values in a point
         self._open: list[tuple[float, float]] = []  # of the point that isn't full yet
 
+    def __repr__(self) -> str:
+        return f"Series({self.num_values} values, first {self.first}, last {self.last} at update {self.last_update})"
+
     def add(self, update: int, value: float) -> None:
         """Adds a value; updates don't decrease."""
         self.num_values += 1

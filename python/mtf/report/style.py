@@ -111,6 +111,9 @@ class Palette:
             self.shown = sorted(order[: len(COLORS) - 1])
         self._colors = {i: COLORS[n] for n, i in enumerate(self.shown)}
 
+    def __repr__(self) -> str:
+        return f"Palette({', '.join(f'{self.names[i]}: {self[i]}' for i in self.shown)}, {len(self.others)} others)"
+
     def __getitem__(self, index: int) -> str:
         return self._colors.get(index, MUTED)
 
