@@ -17,7 +17,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 SOURCES := $(shell find src csrc -name '*.[ch]pp' 2>/dev/null) $(shell find . -maxdepth 2 -name CMakeLists.txt -not -path './build/*' 2>/dev/null)
 
-.PHONY: help demo gpu-check test native-test asan-python bench bench-quick bench-docs lint wheel wheels docs faults guards fuzz clean
+.PHONY: help demo gpu-check test native-test asan-python bench bench-quick bench-docs lint wheel wheels docs faults coverage guards fuzz clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,6 +93,9 @@ docs: $(VENV)/.docs  ## Build the documentation into docs/_build (offline, warni
 
 faults: $(VENV)/.built  ## Kills, full disks, damaged files: the long form of the fault tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest tests/faults $(PYTEST_ARGS)
+
+coverage: $(VENV)/.built  ## Lines of the core and the package that the tests run; many minutes
+	$(PY) scripts/measure_coverage.py --holes
 
 guards: $(VENV)/.built  ## Take the guards of the promises out, one by one, and see their tests fail (docs/guarantees.md)
 	$(PY) scripts/check_guards.py

@@ -243,6 +243,12 @@ def test_version_is_written_once_per_language() -> None:
     assert f"project(mtf VERSION {mtf.__version__} " in cmake
 
 
+def test_free_threading_is_not_declared() -> None:
+    """No free-threaded interpreter has run the thread tests: the module must not claim to need no GIL."""
+    for path in (ROOT / "csrc").iterdir():
+        assert "gil_not_used" not in path.read_text(encoding="utf-8").lower(), path.name
+
+
 def test_no_machine_paths() -> None:
     """Nothing in the repository names a folder of the machine it was written on."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split(
