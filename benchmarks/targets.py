@@ -135,8 +135,7 @@ _BLOCKS_COST = (
     "loop that takes them; a call into an empty binding is 1,618."
 )
 _NEXT_COST = (
-    "A next() is 1,721 instructions and a call into an empty binding 1,618, so this is the interpreter's, and what it "
-    "finds in its caches."
+    "A next() is 1,187 instructions, less than the 1,618 of a call into an empty binding: what differs are the caches."
 )
 _SHUFFLED_COST = "A draw deals up to 64 entries of its block's order, and goes down EVEN's tree and up again."
 _SMALL_BATCH_COST = "The copy alone is the bound; what is left is a tensor object per batch and the Batch around it."

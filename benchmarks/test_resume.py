@@ -86,7 +86,8 @@ def resume_mtf(tool: str, step: int) -> Callable[[], Any]:
 
 def by_hand(step: int) -> Callable[[], Any]:
     """The bound: a batch of a shuffled pass by its number."""
-    return lambda: DATA.tensors[0][torch.from_numpy(_core.Sampler(NUM_ROWS, BATCH, shuffle=True).batch(0, step))]
+    place = divmod(step, NUM_ROWS // BATCH)
+    return lambda: DATA.tensors[0][torch.from_numpy(_core.Sampler(NUM_ROWS, BATCH, shuffle=True).batch(*place))]
 
 
 def replay(step: int) -> Callable[[], Any]:
