@@ -392,6 +392,23 @@ def test_much_waiting_is_pointed_out(tmp_path: Path) -> None:
     assert read_run(tmp_path).notes[0].startswith("Training waited for data 45% of the time, longest for code")
 
 
+def test_damaged_states_are_named(tmp_path: Path) -> None:
+    run(tmp_path, save=None)
+    journal = tmp_path / "logs" / "trial" / "run.jsonl"
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    for line in lines:
+        if line["event"] == "schedule":
+            line["state"] = line["state"][:40]
+    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    report = read_run(tmp_path)
+    assert report.history is None
+    damaged, unknown = remarks(report)
+    assert damaged.startswith("The schedule's state after update 0 can't be read: ")
+    assert unknown.startswith("Neither a journal nor a checkpoint tells of the schedule")
+    assert [source.name for source in report.sources] == sorted(NAMES)
+    assert report.metrics.last_update == 70
+
+
 def test_damaged_checkpoints_are_named(tmp_path: Path) -> None:
     run(tmp_path)
     manifest = tmp_path / "checkpoints" / "step-00000040" / "manifest.json"

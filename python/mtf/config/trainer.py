@@ -221,7 +221,8 @@ class LoggingConfig(Config):
             ``none``.
         composite_loggers: the loggers that ``composite`` writes to.
         log_dir: directory for files of ``jsonl`` and ``csv`` (``<log_dir>/<experiment_name>/metrics.*``), and of
-            ``tensorboard`` and ``wandb`` where they have no own directory.
+            ``tensorboard`` and ``wandb`` where they have no own directory. All but ``wandb`` write ``run.jsonl``
+            beside their file, for ``mtf report``.
         log_scalars_every_n_steps: updates between two rows.
         log_per_loader_metrics: also ``train/<loader>/<metric>``.
         log_loader_proportions: also ``loader_proportions/<loader>_batches`` and ``..._divergence``.

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mtf.errors import ConfigError
+from mtf.errors import ConfigError, MtfError
 from mtf.loggers.journal import FORMAT
 from mtf.schedule import Schedule
 
@@ -50,6 +50,7 @@ class JournalContent:
         checkpoints: the folder of the checkpoints; None where the journal doesn't say.
         sessions: in order.
         schedules: states in order; those that a resume from an earlier update has replaced are left out.
+        errors: states that can't be used, and why.
     """
 
     name: str = ""
@@ -57,6 +58,7 @@ class JournalContent:
     checkpoints: Path | None = None
     sessions: list[Session] = field(default_factory=list)
     schedules: list[tuple[int, Schedule]] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
 
 
 def read_journal(path: Path) -> JournalContent:
@@ -83,7 +85,10 @@ def read_journal(path: Path) -> JournalContent:
                 Session(event["update"], event["time_s"], event["world_size"], dict(event["versions"]))
             )
         elif kind == "schedule":
-            content.schedules.append((event["update"], Schedule.from_bytes(base64.b64decode(event["state"]))))
+            try:
+                content.schedules.append((event["update"], Schedule.from_bytes(base64.b64decode(event["state"]))))
+            except (MtfError, ValueError) as error:
+                content.errors.append(f"The schedule's state after update {event['update']} can't be read: {error}.")
         elif kind == "pause" and content.sessions:
             session = content.sessions[-1]
             session.last_update, session.end_s, session.reason = event["update"], event["time_s"], event["reason"]

@@ -253,6 +253,7 @@ def read_run(path: str | Path) -> RunReport:
     place = locate(Path(path))
     notes: list[str] = []
     journal = read_journal(place.journal) if place.journal is not None else JournalContent()
+    notes += journal.errors
     if not place.checkpoints and journal.checkpoints is not None:
         place.checkpoints = checkpoints_in(journal.checkpoints)
     entries, states, manifests = _read_checkpoints(place.checkpoints, journal, notes)
