@@ -41,7 +41,8 @@ th { white-space: normal; color: var(--muted); font-weight: 600; font-size: .78r
 th:first-child, td:first-child, td.text, th.text { text-align: left; }
 td.text { white-space: normal; }
 td:first-child { max-width: 18rem; overflow: hidden; text-overflow: ellipsis; }
-i.key { print-color-adjust: exact; display: inline-block; width: .7rem; height: .7rem; border-radius: 2px; margin-right: .45rem; }
+i.key { display: inline-block; width: .7rem; height: .7rem; border-radius: 2px; margin-right: .45rem;
+  print-color-adjust: exact; }
 figure { margin: 0 0 1.6rem; break-inside: avoid; }
 figure svg { display: block; width: 100%; height: auto; }
 svg image { image-rendering: pixelated; }
