@@ -45,6 +45,8 @@ _MANIFEST = "python/mtf/checkpoint/manifest.py"
 _LOADER = "python/mtf/data/multi_loader.py"
 _PREFETCHER = "src/mtf/prefetch/prefetcher.cpp"
 _DAMAGE = "tests/faults/test_checkpoint_damage.py"
+_LOADER_FAULTS = "tests/faults/test_loader_faults.py"
+_RANK_FAULTS = "tests/distributed/test_faults.py"
 _MANAGER_TESTS = "tests/python/test_checkpoint_manager.py"
 _LOADER_TESTS = "tests/python/test_multi_loader.py"
 _TORCH_TESTS = "tests/python/test_torch_loader.py"
@@ -121,6 +123,48 @@ GUARDS = [
         "if os.getpid() != self._pid:",
         "if False:",
         f"{_LOADER_TESTS}::TestCleanEnds::test_a_forked_child_is_told",
+    ),
+    Guard(
+        "position after a failure",
+        "python/mtf/data/reader.py",
+        "self.close()  # nobody knows where the loader stands, or whether its workers live",
+        "self.discard()",
+        f"{_LOADER_FAULTS}::test_it_is_named_and_mended_the_run_goes_on",
+    ),
+    Guard(
+        "death of a worker",
+        "python/mtf/data/worker_watch.py",
+        "_look_away(of_torch)\n    _adopted[",
+        "_adopted[",
+        f"{_LOADER_FAULTS}::test_a_workers_death_does_not_tear_an_update_apart",
+    ),
+    Guard(
+        "malformed state",
+        "python/mtf/trainer/capture.py",
+        "if before is not None:",
+        "if False:",
+        "tests/faults/test_hostile_resume.py::test_states_with_a_forged_member_are_refused_whole_or_go_on",
+    ),
+    Guard(
+        "marker",
+        "python/mtf/trainer/preemption.py",
+        "except OSError as error:  # not the run's end",
+        "except ZeroDivisionError as error:",
+        "tests/faults/test_directory_lost.py::test_a_marker_that_cannot_be_written_does_not_change_how_the_run_leaves",
+    ),
+    Guard(
+        "report of a rank",
+        "python/mtf/trainer/distributed.py",
+        "if is_own:\n            group.roll_call.report(error, where())",
+        "if is_own:",
+        f"{_RANK_FAULTS}::test_a_loader_that_raises_on_one_rank_is_named_on_all",
+    ),
+    Guard(
+        "weights of rank 0",
+        "python/mtf/trainer/fsdp.py",
+        "dist.broadcast(tensor.data, src=0)",
+        "pass",
+        f"{_RANK_FAULTS}::test_a_rank_that_is_slow_and_began_with_other_weights_changes_nothing",
     ),
     Guard(
         "position of a batch",

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import mtf
 from distributed import models
 
@@ -29,8 +31,32 @@ class Fault(mtf.TrainerHooks):
             os.kill(os.getpid(), signal.SIGKILL)
         if kind == "hang":
             time.sleep(1000)
+        if kind == "slow":
+            time.sleep(3)
         if kind == "signal":
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Unreadable(torch.utils.data.Dataset[Any]):
+    """On the last rank a sample of the sixth step can't be read."""
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Any:
+        if index == 30 and os.environ["RANK"] == "1":
+            raise OSError(f"sample {index} can't be read")
+        return self.rows[index]
+
+
+def loaders(world_size: int) -> dict[str, Any]:
+    given = models.loaders(world_size)
+    if kind == "loader":
+        given["b"] = torch.utils.data.DataLoader(Unreadable(given["b"].dataset), batch_size=6)
+    return given
 
 
 def main() -> None:
@@ -43,12 +69,15 @@ def main() -> None:
         preemption=mtf.PreemptionConfig(agree_every=4, requeue_job=True),
     )
     net = models.model()
+    if kind == "slow" and os.environ["RANK"] == "1":
+        for parameter in net.parameters():
+            parameter.data += 1.0  # it began with other weights, too
     trainer = mtf.Trainer(config, net, models.make_optimizers(net, 1), training_step=models.step, hooks=[Fault()])
     recorder = models.Recorder()
     trainer.add_hook(recorder)
     found: dict[str, Any] = {}
     try:
-        trainer.fit(models.loaders(trainer.world_size), max_steps=steps)
+        trainer.fit(loaders(trainer.world_size), max_steps=steps)
     except BaseException as error:
         found = {"error": f"{type(error).__name__}: {error}"}
         raise

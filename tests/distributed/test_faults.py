@@ -62,6 +62,24 @@ def test_a_rank_that_never_comes_is_named(tmp_path: Path) -> None:
     assert "RankFailed: the process group wasn't made within 8 s: ranks [1] never came" in run.output[0]
 
 
+def test_a_loader_that_raises_on_one_rank_is_named_on_all(tmp_path: Path) -> None:
+    run = launch.run(2, tmp_path, "fault_worker.py", "loader", "ddp", str(tmp_path / "run"), timeout_s=90)
+    assert run.codes == [1, 1], run.output
+    words = "loader 'b', pass 0, batch 2 (epoch 0, step 5): OSError: sample 30 can't be read"
+    assert run.results[1]["error"] == f"SourceError: {words}"
+    assert run.results[0]["error"].startswith("RankFailed: rank 0 stops after 5 updates, because rank 1 failed")
+    assert words in run.results[0]["error"]
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_rank_that_is_slow_and_began_with_other_weights_changes_nothing(strategy: str, tmp_path: Path) -> None:
+    run = launch.run(2, tmp_path, "fault_worker.py", "slow", strategy, str(tmp_path / "run"), "12", timeout_s=90)
+    assert run.codes == [0, 0], run.output
+    for result in run.results:
+        for name, value in models.by_hand(12).items():
+            assert result["weights"][name] == pytest.approx(value.flatten().tolist(), abs=2e-7)
+
+
 def test_a_signal_to_one_rank_stops_all_after_the_same_update(tmp_path: Path) -> None:
     scontrol = tmp_path / "bin" / "scontrol"
     scontrol.parent.mkdir()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
+import os
 import re
+import signal
 import time
 import traceback
 from collections.abc import Iterator
@@ -137,3 +140,43 @@ def test_it_is_named_and_mended_the_run_goes_on(
     fresh.fit(given(kind, broken.Fault(fault, switch)), max_steps=MAX_STEPS // window)
     assert fresh.get_state().diff(expected) == []
     fresh.multi_loader_manager.close()
+
+
+def test_a_workers_death_does_not_tear_an_update_apart(tmp_path: Path) -> None:
+    """torch would raise it from a signal handler, wherever the main thread is."""
+    died_at: list[int] = []
+
+    class Kill(mtf.TrainerHooks):
+        def on_before_optimizer_step(self, trainer: Any, optimizer_idx: int) -> None:
+            if trainer.global_step == 2:
+                for worker in multiprocessing.active_children():
+                    os.kill(worker.pid or 0, signal.SIGKILL)
+                time.sleep(0.3)
+                died_at.append(trainer.global_step)
+
+        def on_after_optimizer_step(self, trainer: Any, optimizer_idx: int) -> None:
+            if trainer.global_step == 2:
+                died_at.append(trainer.global_step)
+
+    trainer = make("workers")
+    trainer.add_hook(Kill())
+    with pytest.raises(mtf.SourceError, match=r"(was|is) killed by"):
+        trainer.fit(given("workers", broken.Fault("raises", tmp_path / "off")), max_steps=MAX_STEPS)
+    assert died_at == [2, 2]
+    assert trainer.global_step >= 3
+    trainer.multi_loader_manager.close()
+
+
+def test_a_generator_that_has_raised_is_over() -> None:
+    """It would look as if its pass had ended."""
+
+    def batches() -> Iterator[Any]:
+        yield broken.row(1)[None]
+        raise OSError("the line is down")
+
+    trainer = make("generator")
+    loaders = {"broken": batches(), "well": tools.loader(20, 2, 2)}
+    with pytest.raises(mtf.SourceError, match="the line is down"):
+        trainer.fit(loaders, max_steps=5)
+    with pytest.raises(mtf.ConfigError, match="loader 'broken' is a generator that has raised, and so it is over"):
+        trainer.fit(loaders, max_steps=5)

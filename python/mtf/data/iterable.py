@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 import time
 import warnings
@@ -95,6 +96,7 @@ class IterableSource(Source):
         self._num_workers = loader.num_workers if isinstance(loader, DataLoader) else 0
         self._seed_inline = seed_each_batch and self._num_workers == 0
         self._num_taken = 0  # of a one-shot iterator
+        self._is_over = False  # a generator that has raised gives nothing more
 
     def num_batches(self) -> int | None:
         return length_of(self.loader)
@@ -116,6 +118,8 @@ class IterableSource(Source):
         way_out = "pass an object that can be iterated again (a class with __iter__, a DataLoader), or save its state"
         if pass_ > 0:
             raise ConfigError(f"loader {self.name!r} is a one-shot iterator and can't start pass {pass_}: {way_out}")
+        if self._is_over:
+            raise ConfigError(f"loader {self.name!r} is a generator that has raised, and so it is over: {way_out}")
         if batch < self._num_taken:
             raise ConfigError(
                 f"loader {self.name!r} is a one-shot iterator that has given {self._num_taken} batches and can't go "
@@ -126,9 +130,13 @@ class IterableSource(Source):
         return stream
 
     def _counted(self) -> Iterator[Any]:
-        for data in self.loader:
-            self._num_taken += 1
-            yield data
+        try:
+            for data in self.loader:
+                self._num_taken += 1
+                yield data
+        except Exception:
+            self._is_over = inspect.isgenerator(self.loader)
+            raise
 
     def _prepared(self, pass_key: int) -> Any:
         """The loader with a generator of its own, from which torch seeds workers, and with their signals ignored."""

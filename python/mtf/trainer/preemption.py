@@ -196,7 +196,7 @@ def write_marker(root: Path, signal_: signal.Signals, step: int, checkpoint: Pat
     }
     try:
         replace_file(root / MARKER_NAME, json.dumps(content).encode() + b"\n")
-    except OSError as error:
+    except OSError as error:  # not the run's end
         _warn_of_marker(root, "written", error)
 
 
