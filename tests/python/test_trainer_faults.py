@@ -126,6 +126,16 @@ def test_the_other_hooks_are_told_of_a_step_before_an_error_is_raised() -> None:
     assert run.global_step == 1
 
 
+def test_a_save_that_an_error_of_the_update_kept_from_coming_comes_next(tmp_path: Path) -> None:
+    settings = mtf.CheckpointConfig(root_dir=str(tmp_path), save_every_n_steps=2, max_checkpoints=9)
+    run = make(at("on_after_optimizer_step", 2, fail), checkpoint=settings)
+    with pytest.raises(Fail):
+        run.fit(loaders(), max_steps=3)
+    assert not list(tmp_path.glob("step-*"))
+    run.fit(loaders(), max_steps=3)
+    assert [path.name for path in tmp_path.glob("step-*")] == ["step-00000002"]
+
+
 def test_an_optimizer_that_raises_leaves_no_state_to_go_on_from(tmp_path: Path) -> None:
     """The first optimizer has stepped, the second hasn't: nobody may take that for a state."""
     run = make(checkpoint=mtf.CheckpointConfig(root_dir=str(tmp_path)))
