@@ -1,4 +1,8 @@
-"""Row D: what a trainer adds to a step of a tiny model on two loaders, over the same loop written by hand."""
+"""Row D: what a trainer adds to a step of a tiny model on two loaders, over the same loop written by hand.
+
+"Minimal" is ``step_rng="saved"`` without ``seed_each_batch``, logger, bar or hooks: each window then notes where three
+generators stand, which is why these are compared with what is known of them rather than copied.
+"""
 
 from __future__ import annotations
 
