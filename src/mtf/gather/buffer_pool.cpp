@@ -27,11 +27,6 @@ SizeClass size_class(std::size_t num_bytes) {
 
 }  // namespace
 
-Allocator plain_allocator() noexcept {
-  return {[](std::size_t num_bytes) { return std::aligned_alloc(BufferPool::kAlignment, num_bytes); },
-          [](void* block) { std::free(block); }};
-}
-
 Buffer::Buffer(Buffer&& other) noexcept
     : pool_(std::move(other.pool_)),
       data_(std::exchange(other.data_, nullptr)),
@@ -51,13 +46,13 @@ Buffer::~Buffer() {
   if (data_ != nullptr) pool_->give_back(data_, num_bytes_);
 }
 
-std::shared_ptr<BufferPool> BufferPool::create(Allocator allocator, std::size_t max_idle_bytes) {
-  return std::shared_ptr<BufferPool>(new BufferPool(allocator, max_idle_bytes));
+std::shared_ptr<BufferPool> BufferPool::create(std::size_t max_idle_bytes) {
+  return std::shared_ptr<BufferPool>(new BufferPool(max_idle_bytes));
 }
 
 BufferPool::~BufferPool() {
   for (const auto& blocks : idle_) {
-    for (std::byte* block : blocks) allocator_.release(block);
+    for (std::byte* block : blocks) std::free(block);
   }
 }
 
@@ -78,7 +73,7 @@ Buffer BufferPool::acquire(std::size_t num_bytes) {
     }
   }
   if (buffer.data_ == nullptr) {
-    buffer.data_ = static_cast<std::byte*>(allocator_.allocate(wanted.num_bytes));
+    buffer.data_ = static_cast<std::byte*>(std::aligned_alloc(kAlignment, wanted.num_bytes));
     if (buffer.data_ == nullptr) throw std::bad_alloc();
     if (pooled) {
       const std::lock_guard lock(mutex_);
@@ -111,7 +106,7 @@ void BufferPool::give_back(std::byte* data, std::size_t num_bytes) noexcept {
       }
     }
   }
-  allocator_.release(data);
+  std::free(data);
 }
 
 }  // namespace mtf

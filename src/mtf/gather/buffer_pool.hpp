@@ -36,15 +36,6 @@ class Buffer {
   std::size_t num_bytes_ = 0;
 };
 
-/// Where a pool takes its memory from: blocks aligned to 64 bytes, nullptr when there is none left.
-struct Allocator {
-  void* (*allocate)(std::size_t num_bytes);
-  void (*release)(void* block);
-};
-
-/// Plain memory of the process.
-[[nodiscard]] Allocator plain_allocator() noexcept;
-
 /// Buffers keep their pool alive. Thread safety: all methods; in a forked child it still gives memory but pools
 /// nothing, because a thread that the child doesn't have may have held its lock.
 class BufferPool : public std::enable_shared_from_this<BufferPool> {
@@ -53,7 +44,7 @@ class BufferPool : public std::enable_shared_from_this<BufferPool> {
   static constexpr std::size_t kMaxIdleBytes = std::size_t{64} << 20;
 
   struct Stats {
-    std::uint64_t num_allocated = 0;  ///< buffers taken from the allocator since the start
+    std::uint64_t num_allocated = 0;  ///< buffers taken from the system since the start
     std::uint64_t num_reused = 0;     ///< buffers taken from the pool
     std::size_t idle_bytes = 0;       ///< held for reuse now
     std::size_t live_bytes = 0;       ///< in buffers now
@@ -61,8 +52,7 @@ class BufferPool : public std::enable_shared_from_this<BufferPool> {
     friend bool operator==(const Stats&, const Stats&) = default;
   };
 
-  [[nodiscard]] static std::shared_ptr<BufferPool> create(Allocator allocator = plain_allocator(),
-                                                          std::size_t max_idle_bytes = kMaxIdleBytes);
+  [[nodiscard]] static std::shared_ptr<BufferPool> create(std::size_t max_idle_bytes = kMaxIdleBytes);
   BufferPool(const BufferPool&) = delete;
   BufferPool& operator=(const BufferPool&) = delete;
   ~BufferPool();
@@ -75,14 +65,12 @@ class BufferPool : public std::enable_shared_from_this<BufferPool> {
  private:
   friend class Buffer;
 
-  BufferPool(Allocator allocator, std::size_t max_idle_bytes)
-      : allocator_(allocator), max_idle_bytes_(max_idle_bytes) {}
+  explicit BufferPool(std::size_t max_idle_bytes) : max_idle_bytes_(max_idle_bytes) {}
 
   void give_back(std::byte* data, std::size_t num_bytes) noexcept;
 
   static constexpr std::size_t kNumClasses = 4 * 64;
 
-  const Allocator allocator_;
   const std::size_t max_idle_bytes_;
   const ForkGuard guard_;
   mutable std::mutex mutex_;
