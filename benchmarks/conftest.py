@@ -41,7 +41,7 @@ def _form(config: pytest.Config) -> Form:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(pytest.mark.filterwarnings("ignore"))
-        item.add_marker(pytest.mark.timeout(180))
+        item.add_marker(pytest.mark.timeout(300))
         if _form(config) == "smoke" and _LIBRARIES.search(item.nodeid):
             item.add_marker(pytest.mark.skip(reason="slow to import"))
 

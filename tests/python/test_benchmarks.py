@@ -30,6 +30,7 @@ def call(*arguments: str | Path) -> str:
     return done.stdout
 
 
+@pytest.mark.timeout(300)
 def test_every_benchmark_runs_and_becomes_a_page(tmp_path: Path) -> None:
     run = tmp_path / "run.json"
     options = ["--smoke", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"--benchmark-json={run}"]
