@@ -55,6 +55,62 @@ _ENGINE_TESTS = "tests/cpp/prefetch/test_prefetcher.cpp"
 
 GUARDS = [
     Guard(
+        "same schedule on all ranks",
+        "python/mtf/data/ranks.py",
+        'require_equal("the schedule", fields, collectives.largest, collectives.gather)',
+        "pass",
+        "tests/distributed/test_exact.py::test_ranks_that_differ_are_named_with_the_field",
+    ),
+    Guard(
+        "chunks of a call",
+        "src/mtf/schedule/rotation.cpp",
+        "order.subspan(place.rank, before_wrap)",
+        "order.first(before_wrap)",
+        "tests/cpp/schedule/test_rotation.cpp::RoundRobin.ChunksAgreeWithAndWithoutLimits",
+    ),
+    Guard(
+        "order of requests",
+        _PREFETCHER,
+        "queues_[task->source].fifo.push_back(task);",
+        "queues_[task->source].fifo.push_front(task);",
+        f"{_ENGINE_TESTS}::WithThreads.GivesEachSourceItsBatchesInOrder",
+    ),
+    Guard(
+        "state of a source",
+        _LOADER,
+        "reader.snapshot = snapshots.get(name)",
+        "pass",
+        f"{_LOADER_TESTS}::TestState::test_resume_anywhere_in_three_epochs",
+    ),
+    Guard(
+        "part of a rank",
+        "src/mtf/sampling/shard.hpp",
+        "const std::uint64_t begin = rank * share + std::min(rank, num_greater);",
+        "const std::uint64_t begin = rank * share;",
+        "tests/cpp/sampling/test_sampler.cpp::Sampler.GlobalOrderDoesNotDependOnTheNumberOfRanks",
+    ),
+    Guard(
+        "position with other loaders",
+        "python/mtf/trainer/loaders.py",
+        "trainer.multi.load_state_dict(state)",
+        "pass",
+        "tests/python/test_trainer_machine.py::test_any_sequence_ends_where_one_run_ends",
+    ),
+    Guard(
+        "state of an optimizer",
+        "python/mtf/trainer/capture.py",
+        '_load_optimizer(optimizer, _place_optimizer(trainer, optimizer, entry["state"]))',
+        "pass",
+        "tests/python/test_trainer_saving.py::test_resume_from_every_kind_of_boundary",
+    ),
+    Guard(
+        "state from before the first fit",
+        "python/mtf/trainer/capture.py",
+        "trainer.multi.close()\n            trainer.multi = None",
+        "pass",
+        "tests/python/test_trainer_machine.py::test_a_state_from_before_the_first_fit_goes_back_to_the_start",
+    ),
+    Guard(
         "file digest",
         _MANIFEST,
         'if digest != expected["sha256"]:',
