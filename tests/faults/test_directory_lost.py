@@ -49,7 +49,10 @@ def train(trainer: mtf.Trainer, steps: int = STEPS) -> mtf.TrainerState:
 
 
 def latest(root: Path) -> str | None:
-    found = CheckpointManager(mtf.CheckpointConfig(root_dir=str(root))).latest()
+    with warnings.catch_warnings():
+        # Removed while it was written in the background, a checkpoint may lie there in parts; it is told of and left.
+        warnings.simplefilter("ignore", CheckpointWarning)
+        found = CheckpointManager(mtf.CheckpointConfig(root_dir=str(root))).latest()
     return None if found is None else found.name
 
 
@@ -74,7 +77,9 @@ def disk(path: Path, kilobytes: int) -> Iterator[Path]:
 def test_removed_it_is_made_again(tmp_path: Path, asynchronous: bool) -> None:
     root = tmp_path / "run"
     hook = At(LOST_AT, lambda: shutil.rmtree(root, ignore_errors=True))
-    state = train(make(root, hook, asynchronous=asynchronous))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore" if asynchronous else "error", CheckpointWarning)  # of the save that it hit
+        state = train(make(root, hook, asynchronous=asynchronous))
     assert state.diff(train(make(tmp_path / "whole"))) == []
     assert latest(root) == f"step-{STEPS:08d}"
 
