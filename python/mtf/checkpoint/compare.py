@@ -14,6 +14,10 @@ import torch
 from mtf.checkpoint.tree_path import TreePath, format_path
 
 
+CLOCK_METRICS = "throughput/"
+"""What the names of metrics begin with that depend on the machine and not on the run."""
+
+
 @dataclass(frozen=True)
 class Difference:
     """One place where two trees differ."""

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mtf.checkpoint.compare import differences
+from mtf.checkpoint.compare import CLOCK_METRICS, differences
 from mtf.checkpoint.directory import Checkpoint, read
 from mtf.checkpoint.tree_path import format_path
 
@@ -96,4 +96,8 @@ def _entries(a: Checkpoint, b: Checkpoint) -> Iterator[Entry]:
 
 
 def _telling(manifest: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in manifest.items() if name not in _INCIDENTAL}
+    telling = {name: value for name, value in manifest.items() if name not in _INCIDENTAL}
+    metrics = telling.get("metrics")
+    if isinstance(metrics, dict):
+        telling["metrics"] = {name: value for name, value in metrics.items() if not name.startswith(CLOCK_METRICS)}
+    return telling

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from mtf.checkpoint.compare import CLOCK_METRICS
 from mtf.errors import MtfError, StateMismatch
 from mtf.trainer.state import TrainerState
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from mtf.trainer.trainer import Trainer
 
 _OWN = ("sources", "last_batches")  # parts of the mixture's state that differ between ranks
-_TIMES = "throughput/"  # rows that depend on the machine, not on the run
 
 
 def capture(trainer: Trainer) -> TrainerState:
@@ -58,7 +58,7 @@ def tree(trainer: Trainer) -> dict[str, Any]:
         "other_ranks": per_rank[1:],
         "hooks": trainer.hooks.state_dict(),
         "metric_table": per_rank[0]["metric_table"],
-        "metrics": {name: value for name, value in trainer.logged.items() if not name.startswith(_TIMES)},
+        "metrics": {name: value for name, value in trainer.logged.items() if not name.startswith(CLOCK_METRICS)},
         "multi": multi,
     }
 
