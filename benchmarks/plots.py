@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import matplotlib
@@ -105,19 +106,21 @@ def _draw(plot: Plot, mine: list[Measurement], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7.6, 3.5), layout="constrained")
     figure.patch.set_alpha(0)
     axes.patch.set_alpha(0)
-    colours = {True: iter(_OURS * 4), False: iter(_PEERS * 4)}
+    # Where colours come again, another marker tells the lines apart.
+    looks = {True: iter(product("o^D", _OURS)), False: iter(product("sXP", _PEERS))}
     for tool in sorted(dict.fromkeys(m.tool for m in mine), key=lambda name: not name.startswith("mtf")):
         ours = tool.startswith("mtf")
         points = sorted((number(m.size) or 0, max(m.value, 1e-3)) for m in mine if m.tool == tool)
         if len(points) < 2:
             continue
+        marker, colour = next(looks[ours])
         axes.plot(
             *zip(*points, strict=True),
-            marker="o" if ours else "s",
+            marker=marker,
             markersize=5 if ours else 4,
             linestyle="-" if ours else "--",
             linewidth=2.2 if ours else 1.2,
-            color=next(colours[ours]),
+            color=colour,
             label=tool,
         )
     bounds = sorted({(number(m.size) or 0, m.bound) for m in mine if m.bound})

@@ -144,8 +144,8 @@ _COPY_IN_CALLER = (
     "its tensor and the Batch around it."
 )
 _KEPT_COUNTS = (
-    "Counts are kept every 2^16 draws on the way to a far step, 8 bytes per source, so that the next draw near it needs "
-    "no walk from the beginning; only a walk as far as this makes that much of them, and a state holds none."
+    "Counts are kept every 2^16 draws on the way to a far step, 8 bytes per source, so that the next draw near it "
+    "needs no walk from the beginning; only a walk as far as this makes that much of them, and a state holds none."
 )
 _BANDWIDTH = "A batch of 4.7 MiB is bound by memory, which other processes of the machine use as well."
 _HAND_OVER = (
