@@ -83,9 +83,9 @@ def main() -> None:
     recall = {name: round(trainer.metrics[f"val/{name}/recall"], 3) for name in ("malignant", "benign")}
     print(f"recall after {trainer.global_step} updates: {recall}")
 
-    # A part's folder ends with the id of its run.
-    parts = sorted(str(path) for path in arguments.folder.glob("wandb/offline-run-*"))
-    print(f"{len({part.rsplit('-', 1)[-1] for part in parts})} W&B run in {len(parts)} part(s):")
+    # The folder of a part is offline-run-<time>-<id of the run>, with a number behind it where that is taken.
+    parts = sorted(arguments.folder.glob("wandb/offline-run-*"))
+    print(f"{len({part.name.split('-')[3] for part in parts})} W&B run in {len(parts)} part(s):")
     print("wandb sync", *parts)
 
 

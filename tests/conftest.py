@@ -1,8 +1,9 @@
-"""Shared by all tests: how hypothesis looks for counterexamples."""
+"""Shared by all tests: how hypothesis looks for counterexamples, and that Ctrl-C means something."""
 
 from __future__ import annotations
 
 import os
+import signal
 
 from hypothesis import settings
 
@@ -14,3 +15,7 @@ settings.register_profile(
     database=None if "CI" in os.environ else settings.default.database,
 )
 settings.load_profile("mtf")
+
+# A shell ignores SIGINT for what it starts in the background, and processes inherit that: tests of Ctrl-C need the default.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
