@@ -16,6 +16,6 @@ settings.register_profile(
 )
 settings.load_profile("mtf")
 
-# A shell ignores SIGINT for what it starts in the background, and processes inherit that: tests of Ctrl-C need the default.
+# A shell ignores SIGINT for what it starts in the background, and that is inherited: tests of Ctrl-C need the default.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
