@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import warnings
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from safetensors import safe_open
 
 from mtf.checkpoint import directory, files, manifest
 from mtf.checkpoint.compare import first_differences
@@ -357,6 +359,50 @@ def test_hostile_tensor_files(tmp_path: Path, content: bytes) -> None:
     path = save(tmp_path / "c")
     replace_file(path, "model.safetensors", content)
     refused(path, "model.safetensors: is not a valid safetensors file")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_it_reads_is_no_damage(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch turns what a handler raises inside a conversion into a ValueError."""
+    path = save(tmp_path / "c")
+
+    class Converting:
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            self.file = safe_open(*arguments, **options)
+
+        def __enter__(self) -> Converting:
+            self.file.__enter__()
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            self.file.__exit__(*error)
+
+        def keys(self) -> Any:
+            return self.file.keys()
+
+        def get_tensor(self, name: str) -> torch.Tensor:
+            try:
+                signal.raise_signal(number)
+            except KeyboardInterrupt:
+                raise ValueError(
+                    "could not determine the shape of object type 'torch.storage.UntypedStorage'"
+                ) from None
+            tensor: torch.Tensor = self.file.get_tensor(name)
+            return tensor
+
+    def handler(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mtf.checkpoint.tensor_file.safe_open", Converting)
+    before = signal.signal(number, handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            directory.read(path)
+        assert signal.getsignal(number) is handler
+    finally:
+        signal.signal(number, before)
 
 
 def test_inspect_needs_no_torch(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import torch
 
 from mtf.checkpoint.tree_path import TreePath, format_path
 
-
 CLOCK_METRICS = "throughput/"
 """What the names of metrics begin with that depend on the machine and not on the run."""
 

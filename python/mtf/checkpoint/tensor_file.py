@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from safetensors import SafetensorError, safe_open
 
+from mtf.checkpoint.held_signals import held_signals
 from mtf.errors import CheckpointError
 
 # torch dtype -> its name in the file. Older releases of the library know exactly these.
@@ -81,7 +82,11 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor],
     """
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            # The library maps the file; a copy keeps tensors valid when rotation deletes it.
-            return {name: file.get_tensor(name).clone() for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            tensors = {}
+            for name in file.keys():  # noqa: SIM118
+                with held_signals():
+                    # The library maps the file; a copy keeps tensors valid when rotation deletes it.
+                    tensors[name] = file.get_tensor(name).clone()
+            return tensors, dict(file.metadata() or {})
     except (SafetensorError, ValueError, RuntimeError, KeyError) as error:
         raise CheckpointError(f"{os.fspath(path)}: is not a valid safetensors file: {error}") from error
