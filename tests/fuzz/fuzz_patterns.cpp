@@ -151,7 +151,7 @@ void check_quotas(const Shape& shape) {
   mtf::Key key = shape.key;
   const Counts limits = shape.turn_limits();
   const mtf::ShuffledBlocks blocks(mtf::EvenTree(shape.weights, shape.names, limits, key), key);
-  const std::size_t num_turns = std::min<std::uint64_t>(blocks.length(), 3 * blocks.block_size());
+  const std::size_t num_turns = std::min<std::uint64_t>(blocks.length(), 3 * mtf::ShuffledBlocks::kBlockSize);
   Slots shuffled(num_turns);
   blocks.fill(0, shuffled);
   fuzz::SlowPattern even(std::make_unique<fuzz::SlowEven>(shape.weights, shape.names, key), 1,
@@ -163,8 +163,8 @@ void check_quotas(const Shape& shape) {
     ++balance[static_cast<std::size_t>(*slot)];
     even.take();
     --balance[static_cast<std::size_t>(shuffled[turn])];
-    if ((turn + 1) % blocks.block_size() == 0 || turn + 1 == num_turns) {
-      const bool is_end = (turn + 1) % blocks.block_size() == 0 || turn + 1 == blocks.length();
+    if ((turn + 1) % mtf::ShuffledBlocks::kBlockSize == 0 || turn + 1 == num_turns) {
+      const bool is_end = (turn + 1) % mtf::ShuffledBlocks::kBlockSize == 0 || turn + 1 == blocks.length();
       require(!is_end || std::ranges::all_of(balance, [](std::uint64_t left) { return left == 0; }));
     }
   }
