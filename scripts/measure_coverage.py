@@ -42,7 +42,7 @@ def measure() -> None:
         old.unlink()
     run("ctest", "--test-dir", NATIVE, "--output-on-failure", "-j", "2")
     shutil.rmtree(PACKAGE, ignore_errors=True)
-    shutil.copytree(ROOT / "python" / "mtf", PACKAGE / "mtf", ignore=shutil.ignore_patterns("_core*.so", "__pycache__"))
+    shutil.copytree(ROOT / "python", PACKAGE, ignore=shutil.ignore_patterns("_core*.so", "__pycache__"))
     (module,) = (NATIVE / "csrc").glob("_core*.so")
     shutil.copy(module, PACKAGE / "mtf")
     # An editable installation would lead `import mtf` past PYTHONPATH.
