@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import mtf
 from mtf.data import batch_seed
 from mtf.data.batch_seed import BatchSeed, Moment, disposable_generators, seed_generators, seeded
 
@@ -142,3 +143,15 @@ def test_a_moment_sees_generators_that_came_back_to_the_same_position() -> None:
         draw()
         moment.go_back()
         assert states() == before
+
+
+def test_half_of_a_pair_of_gaussians_is_kept_wherever_the_generator_was_put() -> None:
+    with mtf.MultiLoader({"a": [1, 2, 3, 4]}) as mixture:
+        batches = iter(mixture)
+        np.random.seed(0)
+        np.random.normal()
+        moment, expected = Moment(), np.random.normal()
+        next(batches)  # looks at the generator: the same words, and no half
+        moment.go_back()
+        next(batches)
+        assert np.random.normal() == expected

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -25,6 +26,8 @@ import mtf
 from mtf.data.content_hash import content_hash
 from mtf.data.source import Source, Stream
 from mtf.testing import assert_resumes_exactly
+
+KEPT: dict[str, Any] = {"num_workers": 1, "persistent_workers": True}
 
 
 class Numbers(Source):
@@ -403,6 +406,32 @@ class TestCleanEnds:
             assert [next(first).step, next(second).step, next(first).step, next(second).step] == [0, 1, 2, 3]
             assert list(first) == []
             assert list(second) == []
+
+    @pytest.mark.parametrize("loader", [DataLoader(Sized(9, length=9), 1, **KEPT), shuffled(9, 1, **KEPT)])
+    def test_workers_that_a_loader_keeps_end_with_it(self, loader: Any) -> None:
+        before = len(multiprocessing.active_children())
+        for leave in ("close", "remove_source"):
+            with mtf.MultiLoader({"a": loader, "b": Numbers(4)}) as mixed:
+                batches = iter(mixed)
+                assert {next(batches).name for _ in range(2)} == {"a", "b"}
+                assert len(multiprocessing.active_children()) == before + 1
+                if leave == "remove_source":
+                    mixed.remove_source("a")
+                    assert len(multiprocessing.active_children()) == before
+            assert len(multiprocessing.active_children()) == before
+
+    def test_a_name_may_come_back_with_another_kind_of_loader(self) -> None:
+        with mtf.MultiLoader({"a": StatefulStream(5), "b": Numbers(4)}, fixed(20)) as mixed:
+            next(iter(mixed))
+            mixed.commit()
+            mixed.remove_source("a")
+            mixed.add_source("a", Numbers(6))
+            next(iter(mixed))
+            mixed.commit()
+            state = mixed.state_dict()
+            assert state["sources"]["a"] is None  # a position says everything now
+            mixed.load_state_dict(state)
+            assert next(iter(mixed)).name in ("a", "b")
 
     def test_abandoned_loaders_leave_no_threads(self) -> None:
         before = threading.active_count()

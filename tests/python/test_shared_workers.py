@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -152,6 +154,40 @@ def test_a_dead_worker_is_an_error() -> None:
         pytest.raises(SourceError, match=r"loader '\w+'.*(exited|ended)"),
     ):
         list(mixture)
+
+
+class Leaving(Rows):
+    """Ends its worker as if all were well, once."""
+
+    def __init__(self, num_rows: int, flag: Path) -> None:
+        super().__init__(num_rows)
+        self.flag = flag
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if index == 7 and not self.flag.exists():
+            self.flag.touch()
+            os._exit(0)
+        return super().__getitem__(index)
+
+
+def test_after_a_worker_has_left_every_batch_is_its_own(tmp_path: Path) -> None:
+    loaders = {
+        "a": DataLoader(Leaving(40, tmp_path / "left"), 1, num_workers=1),
+        "b": DataLoader(Rows(40), 1, num_workers=1),
+    }
+    num_errors = num_batches = 0
+    with mtf.MultiLoader(loaders, mtf.MultiDataLoaderConfig(shared_workers=2)) as mixture:
+        batches = iter(mixture)
+        while num_batches < 80:
+            try:
+                batch = next(batches)
+            except SourceError:
+                num_errors += 1
+                assert num_errors == 1
+                continue
+            assert batch.data[0, 0] == batch.batch
+            num_batches += 1
+    assert num_errors == 1
 
 
 class Shown(Rows):

@@ -322,6 +322,20 @@ def test_torch_computes_on_one_thread_inside_a_fetch() -> None:
         torch.set_num_threads(before)
 
 
+def test_torchs_threads_stay_as_the_user_sets_them_between_batches() -> None:
+    before = torch.get_num_threads()
+    try:
+        for first, second in ((2, 1), (1, 2)):
+            torch.set_num_threads(first)
+            batches = iter(mtf.ThreadLoader(Sums(), 1, num_threads=0))
+            next(batches)
+            torch.set_num_threads(second)
+            next(batches)
+            assert torch.get_num_threads() == second
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_ranks_share_global_batches() -> None:
     whole = torch.cat([batch[:, 0] for batch in mtf.ThreadLoader(Augmented(18), 4)])
     parts = [mtf.ThreadLoader(Augmented(18), 2).shard(rank, 2) for rank in range(2)]

@@ -88,6 +88,7 @@ class _NumpyState:
             inner = {"key": numbers[:624].copy(), "pos": int(numbers[624])}
             state = {"bit_generator": "MT19937", "state": inner, "has_gauss": 0, "gauss": 0.0}
         np.random.set_state(state)
+        self._words = b""  # words known before may be the same, and the half of a pair of Gaussians not
 
 
 _STATE_BYTES = 625 * 4  # 624 words and the position, both in numpy's generator and in Python's
@@ -174,26 +175,33 @@ class BatchSeed:
 
     def enter(self, key: int | None) -> None:
         """``key`` None: whoever fetches seeds the generators."""
-        self._restores = not _disposable
-        if self._restores:
-            self._torch = _TORCH.get_state()
-            self._numpy = _numpy.save()
-            self._python = _python.save()
-            _numpy.borrow()
+        self._restores = False
         self._threads = torch.get_num_threads()
-        if self._threads != 1:
-            torch.set_num_threads(1)
-        if key is not None:
-            seed_generators(key)
+        try:
+            if not _disposable:
+                self._torch = _TORCH.get_state()
+                self._numpy = _numpy.save()
+                self._python = _python.save()
+                self._restores = True
+                _numpy.borrow()
+            if self._threads != 1:
+                torch.set_num_threads(1)
+            if key is not None:
+                seed_generators(key)
+        except BaseException:  # Ctrl-C
+            self.exit()
+            raise
 
     def exit(self) -> None:
-        end_batch()
-        if self._restores:
-            _TORCH.set_state(self._torch)
-            _numpy.restore(self._numpy)
-            _python.restore(self._python)
-        if self._threads != 1:
-            torch.set_num_threads(self._threads)
+        try:
+            end_batch()
+            if self._restores:
+                _TORCH.set_state(self._torch)
+                _numpy.restore(self._numpy)
+                _python.restore(self._python)
+        finally:
+            if self._threads != 1:
+                torch.set_num_threads(self._threads)
 
 
 @contextmanager

@@ -31,6 +31,7 @@ class OneThread:
     def enter(self) -> None:
         """On the thread that fetches, before it does."""
         if threading.get_ident() == self._consumer:
+            self._num_threads = torch.get_num_threads()  # the user may have changed it since
             if self._num_threads != 1:
                 torch.set_num_threads(1)
         elif not getattr(_engine_thread, "is_set", False):

@@ -17,7 +17,7 @@ from mtf.data.batch_seed import BatchSeed, fresh_torch_generator, seeded
 from mtf.data.source import Addressing, Snapshot, Source, Stream
 from mtf.data.stateful import length_of, set_epoch
 from mtf.data.worker_pool import WorkerInit
-from mtf.data.worker_watch import adopt, end_workers, forget_ended
+from mtf.data.worker_watch import adopt, end_kept_workers, end_workers, forget_ended
 from mtf.errors import ConfigError
 
 _log = logging.getLogger("mtf")
@@ -134,7 +134,9 @@ class IterableSource(Source):
             for data in self.loader:
                 self._num_taken += 1
                 yield data
-        except Exception:
+        except GeneratorExit:
+            raise
+        except BaseException:  # Ctrl-C ends a generator as well
             self._is_over = inspect.isgenerator(self.loader)
             raise
 
@@ -168,6 +170,9 @@ class IterableSource(Source):
                     f"{num_batches}: it gives less than when the state was saved"
                 ) from None
         _log.info("%s: produced %d batches again in %.1f s", self.name, num_batches, time.perf_counter() - start)
+
+    def close(self) -> None:
+        end_kept_workers(self.loader)
 
     def shard(self, rank: int, world_size: int) -> Source:
         return self

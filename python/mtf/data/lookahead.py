@@ -99,7 +99,13 @@ class Lookahead:
             elif reader.source.max_in_flight:
                 self._waiting.append((reader, passes[place], batches[place], place))
         if numbers and self._engine is not None:
-            self._engine.request(numbers, native_passes, native_batches)
+            try:
+                self._engine.request(numbers, native_passes, native_batches)
+            except BaseException:  # Ctrl-C while a sampler runs: what was noted may not have been requested
+                for reader in order:
+                    if isinstance(reader, NativeReader):
+                        reader.discard()
+                raise
         self._ask()
 
     def took(self, place: int, reader: Reader | NativeReader, data: Any) -> None:
@@ -112,13 +118,29 @@ class Lookahead:
             self._ask()
 
     def _ask(self) -> None:
-        waiting, held = self._waiting, self._held
-        while self._next < len(waiting) and held.num_batches < self._max_batches:
-            reader, pass_, batch, _ = waiting[self._next]
+        held = self._held
+        while self._next < len(self._waiting) and held.num_batches < self._max_batches:
+            reader, pass_, batch, _ = self._waiting[self._next]
             if self._max_bytes is not None and not self._fits(reader):
                 return
-            reader.request(pass_, batch)
-            self._next += 1
+            try:
+                reader.request(pass_, batch)
+            except BaseException as error:
+                self._give_up(reader)
+                if not isinstance(error, Exception):
+                    raise
+            else:
+                self._next += 1
+
+    def _give_up(self, reader: Reader) -> None:
+        """After an error while asking (a sampler's, a fork's): its batches are fetched when they are due, and what is
+        wrong is raised there. Nobody knows what its stream still gives, nor what workers hold that it shares."""
+        group = reader.source.worker_group
+        lost = [reader] if group is None else [other for other in self._order if other.source.worker_group is group]
+        for other in lost:
+            other.close()
+        self._waiting = [draw for draw in self._waiting[self._next :] if draw[0] not in lost]
+        self._next = 0
 
     def _fits(self, reader: Reader) -> bool:
         """Whether one more batch of ``reader`` stays within the bytes.

@@ -217,6 +217,9 @@ class MultiLoader:
             except Exception as error:  # a loader may raise anything; it is named and chained
                 self._forget_shared_workers()
                 raise self._located(error, source, pass_, batch) from error
+            except BaseException:
+                self._forget_shared_workers()
+                raise
             if data is None:
                 raise SourceError(f"{self._location(source, pass_, batch)}: the loader gave None instead of a batch")
             self._wait_s[source] += time.perf_counter() - start
@@ -241,7 +244,7 @@ class MultiLoader:
         """After an error that ended them: what they had fetched for any source is fetched again."""
         if self._shared_workers is not None and self._shared_workers.closed:
             for reader in self._readers.values():
-                if reader.in_flight and isinstance(reader, Reader):
+                if isinstance(reader, Reader) and reader.source.worker_group is self._shared_workers:
                     reader.discard()
 
     def _refill(self) -> None:
@@ -370,7 +373,7 @@ class MultiLoader:
     def commit(self) -> None:
         """Declares every batch handed out so far as trained on. From now on only committed batches are state."""
         self._committed = (self._epoch, self._first_step + self._place)
-        if self._with_state:
+        if self._with_state or self._committed_snapshots:
             self._committed_snapshots = {name: reader.saved() for name, reader in self._with_state.items()}
         self._committed_schedule = None
         if self._last_batches is not None:
@@ -531,7 +534,7 @@ class MultiLoader:
     def remove_source(self, name: str) -> None:
         """Takes a source out from the next step on."""
         self._edit(lambda: self._schedule.remove_source(name))
-        self._readers[name].discard()
+        self._readers[name].close()
         if self._last_batches is not None:
             self._last_batches.forget(name)
 
@@ -622,6 +625,7 @@ class MultiLoader:
     def _add_reader(self, name: str, source: Source) -> None:
         reader = self._ahead.reader(source, fold_in(fold_in(self._seed, "source"), name))
         self._readers[name] = reader
+        self._with_state.pop(name, None)  # of a source removed before
         if isinstance(reader, Reader) and source.addressing is Addressing.STATE:
             self._with_state[name] = reader
 

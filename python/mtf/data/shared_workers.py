@@ -102,10 +102,20 @@ class _Member:
         return self._shared.closed
 
     def send(self, owner: object, index: Any) -> None:
-        self._shared.pool.send(owner, (self._number, index))
+        try:
+            self._shared.pool.send(owner, (self._number, index))
+        except BaseException:  # nobody knows what was sent
+            self._shared.close()
+            raise
 
     def take(self, owner: object) -> Any:
-        return self._shared.pool.take(owner)
+        try:
+            return self._shared.pool.take(owner)
+        except Exception:
+            raise
+        except BaseException:  # Ctrl-C may come between a batch and the note whose it is
+            self._shared.close()
+            raise
 
     def forget(self, owner: object) -> None:
         self._shared.pool.forget(owner)

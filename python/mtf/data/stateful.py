@@ -13,7 +13,7 @@ from mtf._core import fold_in
 from mtf.data.batch_seed import BatchSeed, seeded, untouched
 from mtf.data.source import Addressing, Snapshot, Source, Stream
 from mtf.data.worker_pool import WorkerInit
-from mtf.data.worker_watch import adopt, end_workers, forget_ended
+from mtf.data.worker_watch import adopt, end_kept_workers, end_workers, forget_ended
 
 
 def has_state_methods(value: Any) -> bool:
@@ -145,6 +145,7 @@ class StatefulSource(Source):
 
     def close(self) -> None:
         self._position = None
+        end_kept_workers(self.loader)
 
     def notes(self) -> list[str]:
         if not self._num_workers:

@@ -149,11 +149,13 @@ class WorkerPool:
             try:
                 data = self._next()
             except BaseException as error:
-                # A killed worker, a timeout and Ctrl-C take nothing from the queue; a fetch that raised does.
-                if self._iterator._rcvd_idx == num_received:
+                # Only a fetch that raised leaves the queue in step with the owners. After a dead worker, a batch that
+                # cannot be unpickled and Ctrl-C torch would skip a batch, or wait for one that never comes.
+                if self._iterator._rcvd_idx != num_received + 1 or not isinstance(error, Exception):
+                    self.close()
                     raise
                 self._owners.popleft()
-                if current is owner or not isinstance(error, Exception):
+                if current is owner:
                     raise
                 raised = error
             else:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch._C import _error_if_any_worker_fails, _remove_worker_pids, _set_worker_pids
+from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from mtf.errors import FetchTimeout
 
@@ -33,7 +34,7 @@ def adopt(iterator: Iterator[Any]) -> Callable[[], Any]:
         What gives the next batch, in place of ``next(iterator)``. It raises what that raises; RuntimeError, which says
         how it ended, for a worker that is dead.
     """
-    if not getattr(iterator, "_workers", None):
+    if not isinstance(iterator, _BaseDataLoaderIter) or not getattr(iterator, "_workers", None):
         return iterator.__next__
     of_torch: Any = iterator
     for worker in of_torch._workers:
@@ -68,9 +69,16 @@ def adopt(iterator: Iterator[Any]) -> Callable[[], Any]:
 
 def end_workers(iterator: Any) -> None:
     """Ends the workers of an adopted iterator; not those that its loader keeps for the next pass."""
-    has_own = bool(getattr(iterator, "_workers", None)) and not iterator._persistent_workers
-    if has_own and _adopted.get(iterator) == os.getpid():
+    if _is_adopted(iterator) and not iterator._persistent_workers:
         iterator._shutdown_workers()
+
+
+def end_kept_workers(loader: Any) -> None:
+    """Ends the adopted workers that a loader keeps for its next pass, which starts new ones."""
+    kept: Any = getattr(loader, "_iterator", None)
+    if _is_adopted(kept):
+        kept._shutdown_workers()
+        loader._iterator = None
 
 
 def forget_ended(loader: Any) -> None:
@@ -78,6 +86,10 @@ def forget_ended(loader: Any) -> None:
     kept = getattr(loader, "_iterator", None)
     if kept is not None and getattr(kept, "_shutdown", False):
         loader._iterator = None
+
+
+def _is_adopted(iterator: Any) -> bool:
+    return isinstance(iterator, _BaseDataLoaderIter) and _adopted.get(iterator) == os.getpid()
 
 
 def _watch(iterator: Any) -> None:
