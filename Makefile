@@ -9,6 +9,7 @@ PRESET ?= dev
 PYTEST_ARGS ?= -n 2 --dist loadfile
 FUZZ_SECONDS ?= 30
 FUZZ_SEED ?= 0
+FUZZ_RUNS ?= -1
 BENCH_ARGS ?= -q -p no:cacheprovider -p no:xdist --benchmark-columns=median,iqr,rounds
 
 PY := $(VENV)/bin/python
@@ -101,7 +102,7 @@ guards: $(VENV)/.built  ## Take the guards of the promises out, one by one, and 
 	$(PY) scripts/check_guards.py
 
 fuzz: $(VENV)/.tools  ## libFuzzer on the native core for FUZZ_SECONDS per target (needs clang)
-	scripts/fuzz $(FUZZ_SECONDS) $(FUZZ_SEED)
+	scripts/fuzz $(FUZZ_SECONDS) $(FUZZ_SEED) $(FUZZ_RUNS)
 
 clean:  ## Remove everything that was built (the environment stays; rm -r .venv for that)
 	rm -rf build dist wheelhouse demo-report docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

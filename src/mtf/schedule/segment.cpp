@@ -225,6 +225,7 @@ Knot Segment::continued_knot(std::uint64_t step, std::span<const std::uint64_t> 
     const std::uint64_t since = step - knot_.origin;
     if (later != 0 && since > first && first != kEndless) {
       std::uint64_t in_round = later == kEndless ? since - first : (since - first - 1) % later + 1;
+      std::ranges::fill(round_counts, 0);  // of those, too, that left: they come back in a new round
       for (std::size_t slot = 0; slot < active_.size(); ++slot) {
         const std::uint64_t given = std::min(in_round, blocks.later[slot]);
         round_counts[static_cast<std::size_t>(active_[slot])] = given;

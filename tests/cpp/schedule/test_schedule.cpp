@@ -135,6 +135,19 @@ TEST(Schedule, EditsTakeEffectAtTheCursor) {
   EXPECT_THROW((void)schedule.at(0, 0), ConfigError);
 }
 
+TEST(Schedule, RoundsBeginForSourcesThatLeftToo) {
+  Schedule schedule(
+      setup_of({4, 4},
+               {.strategy = Strategy::sequential, .policy = EpochPolicy::fixed_num_steps, .steps_per_epoch = 16}),
+      0);
+  schedule.advance(2);
+  EXPECT_TRUE(schedule.remove_source("A"));
+  EXPECT_EQ(shown(schedule), "AABBBBBBBBBBBBBB");
+  schedule.advance(6);
+  EXPECT_TRUE(schedule.add_source("A", 4, {}));
+  EXPECT_EQ(shown(schedule), "AABBBBBBAAAABBAA") << "A's whole block and what B has left of the second round";
+}
+
 TEST(Schedule, EditsThatChangeNothingAppendNothing) {
   Schedule schedule(setup_of({4, 4}, {.strategy = Strategy::weighted, .weights = {1, 2}}), 0);
   schedule.advance(3);
