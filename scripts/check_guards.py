@@ -106,7 +106,7 @@ GUARDS = [
     Guard(
         "state from before the first fit",
         "python/mtf/trainer/capture.py",
-        "trainer.multi.close()\n            trainer.multi = None",
+        "trainer.multi.close()\n        trainer.multi = trainer.pending_multi_state = None",
         "pass",
         "tests/python/test_trainer_machine.py::test_a_state_from_before_the_first_fit_goes_back_to_the_start",
     ),

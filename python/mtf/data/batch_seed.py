@@ -88,7 +88,11 @@ class _NumpyState:
             inner = {"key": numbers[:624].copy(), "pos": int(numbers[624])}
             state = {"bit_generator": "MT19937", "state": inner, "has_gauss": 0, "gauss": 0.0}
         np.random.set_state(state)
-        self._words = b""  # words known before may be the same, and the half of a pair of Gaussians not
+        self.forget()
+
+    def forget(self) -> None:
+        """After its state was set: words known before may be the same, and the half of a pair of Gaussians not."""
+        self._words = b""
 
 
 _STATE_BYTES = 625 * 4  # 624 words and the position, both in numpy's generator and in Python's
@@ -145,6 +149,12 @@ def _has_known_layout(generator: random.Random) -> bool:
 _disposable = False  # whether somebody seeds the generators after every fetch, before anything is drawn from them
 _numpy = _NumpyState()
 _python = _PythonState()
+
+
+def set_numpy_state(state: Any) -> None:
+    """``np.random.set_state``, after which the next fetch looks at the whole state."""
+    np.random.set_state(state)
+    _numpy.forget()
 
 
 class Moment:
@@ -205,13 +215,16 @@ class BatchSeed:
 
 
 @contextmanager
-def disposable_generators() -> Iterator[None]:
+def disposable_generators(are_disposable: bool = True) -> Iterator[None]:
     """Inside, a fetch leaves the generators where it ends, which saves the time of putting them back.
 
     For a loop that seeds them itself between a fetch and whatever draws from them next.
+
+    Args:
+        are_disposable: False for a loop inside such a loop that draws from them as they stand.
     """
     global _disposable
-    before, _disposable = _disposable, True
+    before, _disposable = _disposable, are_disposable
     try:
         yield
     finally:

@@ -142,7 +142,8 @@ class MultiLoader:
         # What was committed: a position (epoch, step) and the snapshots at it. None until commit() is first called.
         self._committed: tuple[int, int] | None = None
         self._committed_snapshots: dict[str, Snapshot | None] = {}
-        self._committed_schedule: dict[str, Any] | None = None  # once its epoch has been left
+        # Where the schedule can't tell it any more: its epoch was left, or the end of a pass was found behind it.
+        self._committed_schedule: dict[str, Any] | None = None
         self._last_batches = LastBatches() if remember_batches else None
         self._num_steps = 0
         self._wait_s: list[float] = []  # by source; only ever grows, also when loaders come and go
@@ -282,7 +283,7 @@ class MultiLoader:
             return
         if self._committed is not None and self._committed[0] == self._schedule.epoch:
             if self._committed[1] == self._schedule.step:
-                self._committed = (self._schedule.epoch + 1, 0)
+                self._committed, self._committed_schedule = (self._schedule.epoch + 1, 0), None
             else:
                 self._committed_schedule = self._schedule.state_dict(self._committed[1])
         self._schedule.next_epoch()
@@ -296,6 +297,9 @@ class MultiLoader:
             raise SourceError(f"{self._location(source, pass_, 0)}: the loader gave no batch at all")
         self._ended_passes.append((name, pass_))
         self._sync()
+        if self._committed == self._schedule.position and self._committed_schedule is None:
+            # The draw that found the end isn't committed: whoever goes on from here finds it, and tells of it, again.
+            self._committed_schedule = self._schedule.state_dict()
         self._schedule.end_pass(source, num_batches)
         self._follow_schedule()
         if expected is not None:
@@ -380,9 +384,11 @@ class MultiLoader:
             self._last_batches.commit()
 
     def rewind(self) -> None:
-        """Goes back to the last ``commit()`` if batches were handed out since: the next iteration gives them again."""
+        """Goes back to the last ``commit()``: the next iteration gives batches handed out since again."""
         self._sync()
-        if self._committed is not None and self._committed != (self._schedule.epoch, self._schedule.step):
+        if self._committed is not None and (
+            self._committed != self._schedule.position or self._committed_schedule is not None
+        ):
             self.load_state_dict(self.state_dict())
             self.commit()
 
@@ -525,7 +531,7 @@ class MultiLoader:
             raise ConfigError(f"there is already a source {name!r}; the sources are {self.names}")
         source = self._adapt(loader, name)
         length = self._agreed_lengths({name: source})[name]
-        self._sync()
+        self._begin_edit()
         self._schedule.add_source(name, length=length, weight=weight)
         self._add_reader(name, source)
         self._follow_schedule()
@@ -540,10 +546,15 @@ class MultiLoader:
 
     def _edit(self, edit: Callable[[], Any]) -> None:
         self._check_usable()
-        self._sync()
+        self._begin_edit()
         edit()
         self._follow_schedule()
         self._show_config()
+
+    def _begin_edit(self) -> None:
+        self._sync()
+        if self._committed == self._schedule.position:
+            self._committed_schedule = None  # the edit is part of the state, and so is the end of a pass before it
 
     def _show_config(self) -> None:
         """Lets ``config`` show what the schedule's log made of it."""

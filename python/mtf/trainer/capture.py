@@ -119,13 +119,8 @@ def _put(trainer: Trainer, state: Mapping[str, Any], own: Mapping[str, Any], mul
     if trainer.multi is not None and multi is not None:
         trainer.multi.load_state_dict(multi)
         trainer.multi.commit()
-    else:
+    elif trainer.multi is None:
         trainer.pending_multi_state = multi
-        if trainer.multi is not None:
-            # The state is older than the first fit: the next one begins with its loaders from their start.
-            trainer.multi.close()
-            trainer.multi = None
-            trainer.given_loaders, trainer.added_loaders = {}, {}
     like = trainer.model.state_dict()
     with torch.no_grad():
         trainer.model.load_state_dict(
@@ -150,7 +145,14 @@ def _put(trainer: Trainer, state: Mapping[str, Any], own: Mapping[str, Any], mul
     trainer.epoch_end_parts = state["epoch_end_parts"]
     trainer.owed.load_state_dict(state["owed"])
     trainer.hooks.load_state_dict(state["hooks"])
+    trainer.nonfinite.forget(0)
     trainer.is_resumed = True
+    if trainer.multi is not None and multi is None:
+        # The state is older than the first fit: the next one begins with its loaders from their start. Nothing that
+        # could be refused comes after this, as a mixture that was closed doesn't come back.
+        trainer.multi.close()
+        trainer.multi = trainer.pending_multi_state = None
+        trainer.given_loaders, trainer.added_loaders = {}, {}
 
 
 def _of_this_rank(trainer: Trainer, state: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -49,6 +49,12 @@ class NonFiniteGuard:
         if len(self._losses) >= _MAX_PENDING:
             self.window_is_finite()
 
+    def forget(self, since: int) -> None:
+        """Drops the losses of training step ``since`` and of later ones, which are trained on again."""
+        kept = [i for i, (_, _, step) in enumerate(self._places) if step < since]
+        self._losses = [self._losses[i] for i in kept]
+        self._places = [self._places[i] for i in kept]
+
     def window_is_finite(self) -> bool:
         """Looks; returns False when the window is to be skipped.
 

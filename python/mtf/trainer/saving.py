@@ -13,7 +13,7 @@ import torch
 import mtf
 from mtf import checkpoint
 from mtf.checkpoint.directory import Checkpoint
-from mtf.errors import CheckpointError
+from mtf.errors import CheckpointError, MtfError
 from mtf.trainer import capture, preemption
 from mtf.trainer.rank_save import RanksSave
 
@@ -74,11 +74,29 @@ class Saver:
             improves = self._trainer.rank == 0 and self._manager.improves(row)
             self._best_is_due = self._trainer.ranks.any(improves) or self._best_is_due
 
+    def forget(self) -> None:
+        """After another state was put in place: its position may be one at which another run was saved."""
+        self._asked = []
+        self._best_is_due = False
+        self._saved_at = None
+
+    def forget_what_was_asked_for(self) -> None:
+        """After an error in a window: it is trained on again, and what asked for a save asks again."""
+        self._asked = []
+
     def save_what_was_asked_for(self) -> None:
         """Paths given to ``save_checkpoint`` where it wasn't safe to save."""
-        asked, self._asked = self._asked, []
-        for path in dict.fromkeys(asked):
-            self.save(path)
+        asked, self._asked = list(dict.fromkeys(self._asked)), []
+        try:
+            while asked:
+                self.save(asked[0])
+                asked.pop(0)
+        except MtfError:  # the path is no good
+            self._asked = asked[1:] + self._asked
+            raise
+        except Exception:  # of a hook
+            self._asked = asked + self._asked
+            raise
 
     def _commit_point(self, due: str | None, *, is_epoch_end: bool = False, is_final: bool = False) -> None:
         if self._asked:
@@ -127,13 +145,13 @@ class Saver:
         )
 
     def _save_in_root(self, *, required: bool) -> Path | None:
-        self._best_is_due = False
         parts = self._parts()
         here = (parts["step"], parts["epoch"])
-        if self._saved_at == here and not required:
-            return None
-        self._saved_at = here
-        return self._ranks_save.in_root(parts, required=required)
+        saved = None
+        if self._saved_at != here or required:
+            saved = self._ranks_save.in_root(parts, required=required)
+        self._best_is_due, self._saved_at = False, here
+        return saved
 
     def _leave_on_signal(self, guard: preemption.PreemptionGuard) -> None:
         assert guard.requested is not None
@@ -225,7 +243,6 @@ class Saver:
         """Waits, and gives the directory's lock back."""
         self.guard = None
         self.is_safe = True
-        self._asked = []
         self._manager.close()
         self._ranks_save.wait()
         self._leaves = False

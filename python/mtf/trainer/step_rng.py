@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from mtf import _core
-from mtf.data.batch_seed import Moment, seed_generators, untouched
+from mtf.data.batch_seed import Moment, seed_generators, set_numpy_state, untouched
 
 
 class StepRng:
@@ -62,11 +62,13 @@ class StepRng:
     def validation(self) -> Iterator[None]:
         """Inside, the generators stand at a fixed key; afterwards training goes on as if nothing had been drawn."""
         cuda = None if self._cuda is None else torch.cuda.get_rng_state(self._cuda)
-        with untouched():
-            self._seed(self._validation_key)
-            yield
-        if cuda is not None:
-            torch.cuda.set_rng_state(cuda, self._cuda)  # type: ignore[arg-type]  # a device, as cuda is set
+        try:
+            with untouched():
+                self._seed(self._validation_key)
+                yield
+        finally:
+            if cuda is not None:
+                torch.cuda.set_rng_state(cuda, self._cuda)  # type: ignore[arg-type]  # a device, as cuda is set
 
     def state_dict(self) -> dict[str, Any]:
         """Empty when derived; else the state of each generator."""
@@ -89,7 +91,7 @@ class StepRng:
             return
         torch.set_rng_state(state["torch"])
         kind, words, position, has_gauss, gauss = state["numpy"]
-        np.random.set_state((kind, np.frombuffer(words, dtype="<u4").astype(np.uint32), position, has_gauss, gauss))
+        set_numpy_state((kind, np.frombuffer(words, dtype="<u4").astype(np.uint32), position, has_gauss, gauss))
         version, python_words, python_gauss = state["random"]
         random.setstate((version, tuple(array("I", python_words)), python_gauss))
         if self._cuda is not None and "cuda" in state:

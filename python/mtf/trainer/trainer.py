@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from mtf.config.trainer import TrainerConfig, ValidationFrequency
 from mtf.data.batch_seed import disposable_generators
 from mtf.data.multi_loader import Batch, MultiLoader
 from mtf.data.ranks import check_same_schedule
-from mtf.errors import ConfigError
+from mtf.errors import ConfigError, MtfError
 from mtf.trainer import capture, evaluation, loaders, poison, summary
 from mtf.trainer.accumulate import LossWeights, windows
 from mtf.trainer.batch import num_samples
@@ -206,6 +207,7 @@ class Trainer:
                 raise ConfigError("fit was called inside fit (by a hook or a step): request_stop, then call it again")
             self._is_fitting = True
             self.stop_reason, self.is_stopping = None, False
+            self._late_error = None
             stack.callback(self._leave)
             stack.enter_context(self.ranks.failures(lambda: f"after {self.global_step} updates"))
             limits = _Limits(max_epochs, max_steps, self.epoch)
@@ -217,8 +219,7 @@ class Trainer:
             if self.is_resumed and self.config.fault_tolerance.verify_deterministic_resume:
                 self.multi_loader_manager.check_last_batches()
             self.is_resumed = False
-            if self.step_rng.is_derived:
-                stack.enter_context(disposable_generators())
+            stack.enter_context(disposable_generators(self.step_rng.is_derived))
             stack.enter_context(deterministic_algorithms(self.config.performance.deterministic))
             preemption = self.config.preemption
             self._saver.guard = stack.enter_context(PreemptionGuard(preemption.signals, preemption.exit_code))
@@ -269,6 +270,7 @@ class Trainer:
         if self._is_fitting:
             raise ConfigError("load_state was called inside fit: request_stop, then call it")
         capture.restore(self, saved.tree)
+        self._saver.forget()
 
     def add_dataloader(self, loader: Any, name: str, weight: float | None = None) -> None:
         """Adds a loader; inside a window it takes effect at its end. It is part of the state from then on."""
@@ -347,7 +349,7 @@ class Trainer:
                 f"nothing to do: {limits.reason(self)}; both count from the beginning of training", stacklevel=3
             )
             return
-        self.hooks.call("on_train_start", self)
+        self._tell("on_train_start")
         self.is_stopping = self.ranks.any(self.stop_reason is not None)
         self.reporter.open()
         self._saver.is_safe = False
@@ -363,7 +365,7 @@ class Trainer:
         self._saver.is_safe = True
         self.nonfinite.window_is_finite()
         self.reporter.pause()
-        self.hooks.call("on_train_end", self)
+        self._tell("on_train_end")
         self._saver.at_end()
 
     def _is_done(self, limits: _Limits) -> bool:
@@ -371,8 +373,13 @@ class Trainer:
         is_ending = self.epoch_is_open and self.multi_loader_manager.epoch != self.epoch
         return limits.reached(self) and not is_ending and not self.owed.is_anything
 
+    def _tell(self, event: str, *args: Any) -> None:
+        """Tells every hook of something between two windows. What they log stays when none of them raised."""
+        self.hooks.call(event, self, *args)
+        self.metric_table.commit()
+
     def _begin_epoch(self) -> None:
-        self.hooks.call("on_epoch_start", self, self.epoch)
+        self._tell("on_epoch_start", self.epoch)
         self.epoch_is_open = True
         self._saver.save_what_was_asked_for()
 
@@ -536,9 +543,11 @@ class Trainer:
                     )
             self.optimizer_set.clear()
             self.num_batches = self._num_batches_committed
-            self.metric_table.roll_back()
+            self.nonfinite.forget(self.num_batches)
+            self._saver.forget_what_was_asked_for()
             self.precision.roll_back()
             self.step_rng.roll_back()
+        self.metric_table.roll_back()
         self.multi_loader_manager.rewind()
 
     def _after_update(self, window: list[Batch], is_last: bool, is_final: bool) -> None:
@@ -571,16 +580,30 @@ class Trainer:
             if self._val_loaders:
                 self._validate()
             owed.validation = False
-        owed.save = False
-        if not is_last:
-            self._saver.after_update(is_final=is_final)
+        if is_last:
+            owed.save = False
+        elif owed.save and not self.epoch_is_open:
+            self._save(self._saver.after_epoch)
+        else:
+            self._save(partial(self._saver.after_update, is_final=is_final))
+
+    def _save(self, save: Callable[[], None]) -> None:
+        """A commit point. After an error of a hook it is still owed; what mtf refused it would refuse again."""
+        self.owed.save = False  # not part of what is saved
+        try:
+            save()
+        except MtfError:
+            raise
+        except Exception:
+            self.owed.save = True
+            raise
 
     def _tell_ended_passes(self) -> None:
         passes = self.owed.passes
         while passes:
             told = passes.pop(0)  # a state that a hook takes must not tell of it again
             try:
-                self.hooks.call("on_source_pass_end", self, *told)
+                self._tell("on_source_pass_end", *told)
             except BaseException:
                 passes.insert(0, told)
                 raise
@@ -605,7 +628,7 @@ class Trainer:
             self._tell_epoch_end()
         self.epoch += 1
         self.epoch_is_open, self.epoch_end_parts = False, 0
-        self._saver.after_epoch()
+        self._save(self._saver.after_epoch)
 
     def _step_epoch_schedulers(self) -> None:
         self.scheduler_set.after_epoch(self.logged, after_validation=False)
@@ -620,13 +643,14 @@ class Trainer:
     def _tell_epoch_end(self) -> None:
         self.epoch_end_parts += 1  # a state that a hook takes must not call it again
         try:
-            self.hooks.call("on_epoch_end", self, self.epoch)
+            self._tell("on_epoch_end", self.epoch)
         except BaseException:
             self.epoch_end_parts -= 1
             raise
 
     def _validate(self) -> None:
         row = evaluation.run(self, self._val_loaders)
+        self.metric_table.commit()
         self.logged.update(row)
         self.reporter.write(row)
         self._saver.after_validation(row)
