@@ -100,13 +100,40 @@ py::array_t<std::int64_t> as_array(const std::vector<std::uint64_t>& values) {
   return out;
 }
 
-py::tuple draws(PySchedule& self, std::size_t num_draws) {
-  std::vector<std::int32_t> drawn(num_draws);
-  std::vector<std::int64_t> passes(num_draws);
-  std::vector<std::int64_t> batches(num_draws);
-  const auto num = static_cast<py::ssize_t>(self.core.draws(drawn, passes, batches));
-  return py::make_tuple(py::array_t<std::int32_t>(num, drawn.data()), py::array_t<std::int64_t>(num, passes.data()),
-                        py::array_t<std::int64_t>(num, batches.data()));
+/// The next draws from the cursor, which stays; fewer where the epoch ends.
+struct Draws {
+  Draws(PySchedule& self, std::size_t most) : sources(most), passes(most), batches(most) {
+    num = self.core.draws(sources, passes, batches);
+  }
+  std::vector<std::int32_t> sources;
+  std::vector<std::int64_t> passes;
+  std::vector<std::int64_t> batches;
+  std::size_t num = 0;
+};
+
+py::tuple draws(PySchedule& self, std::size_t n) {
+  const Draws drawn(self, n);
+  const auto num = static_cast<py::ssize_t>(drawn.num);
+  return py::make_tuple(py::array_t<std::int32_t>(num, drawn.sources.data()),
+                        py::array_t<std::int64_t>(num, drawn.passes.data()),
+                        py::array_t<std::int64_t>(num, drawn.batches.data()));
+}
+
+template <class Int>
+py::list as_list(const std::vector<Int>& values, std::size_t num) {
+  py::list out(num);
+  for (std::size_t i = 0; i < num; ++i) {
+    PyObject* value = PyLong_FromLongLong(values[i]);
+    if (value == nullptr) throw py::error_already_set();
+    PyList_SET_ITEM(out.ptr(), static_cast<py::ssize_t>(i), value);
+  }
+  return out;
+}
+
+py::tuple draw_lists(PySchedule& self, std::size_t n) {
+  const Draws drawn(self, n);
+  return py::make_tuple(as_list(drawn.sources, drawn.num), as_list(drawn.passes, drawn.num),
+                        as_list(drawn.batches, drawn.num));
 }
 
 py::dict report(PySchedule& self, std::uint64_t epoch) {
@@ -246,6 +273,9 @@ void bind_schedule(py::module_& module) {
       .def("draws", &draws, py::arg("n"),
            "draws(self, n) -> tuple\n\nThe next `n` draws from the cursor, which stays, or as many as the epoch has: "
            "sources (int32), passes and batches (int64), each of shape (draws,).")
+      .def("draw_lists", &draw_lists, py::arg("n"),
+           "draw_lists(self, n) -> tuple\n\nThe same as lists, for a loop in Python: integers of arrays are made "
+           "slower.")
       .def("__iter__", [](py::object self) { return make_draw_iterator(std::move(self), 1); })
       .def(
           "iterate",

@@ -112,6 +112,18 @@ def test_draw_is_a_plain_tuple_with_names() -> None:
         draw.step = 4  # type: ignore[misc]
 
 
+@pytest.mark.parametrize("n", [0, 3, 100])
+def test_the_next_draws_as_arrays_and_as_lists(n: int) -> None:
+    schedule = make([3, 5, 4], sampling_strategy="WEIGHTED", dataloader_weights=[0.5, 0.3, 0.2])
+    schedule.advance(2)
+    expected = [schedule.at(step) for step in range(2, min(2 + n, schedule.num_steps()))]
+    arrays, lists = schedule.draws(n), schedule.draw_lists(n)
+    assert lists == ([d.source for d in expected], [d.pass_ for d in expected], [d.batch for d in expected])
+    assert tuple(column.tolist() for column in arrays) == lists
+    assert [column.dtype for column in arrays] == [np.int32, np.int64, np.int64]
+    assert schedule.step == 2
+
+
 def test_at_takes_what_it_says() -> None:
     schedule = make([3, 5])
     expected = schedule.at(3)

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
     from mtf.data.shared_workers import SharedWorkers
 
-_BLOCK = 512  # draws taken from the schedule at once; a new block is taken when a quarter of it is left
+# Draws are taken from the schedule in blocks that grow, so that an edit, after which all are taken anew, wastes few.
+# The next block is taken when this many are left: they are what can be asked for ahead.
+_SMALLEST_BLOCK, _LARGEST_BLOCK, _LEFT = 256, 1024, 128
 _STATE_VERSION = 1
 
 
@@ -154,6 +156,7 @@ class MultiLoader:
         self._passes: list[int] = []
         self._batches: list[int] = []
         self._first_step = self._place = self._num_drawn = self._refill_at = self._epoch = 0
+        self._block = _SMALLEST_BLOCK
         self._names: list[str] = []
         self._order: list[Reader | NativeReader] = []
         self._counts: list[int] = []  # draws of each source in this epoch so far
@@ -252,10 +255,10 @@ class MultiLoader:
         """Takes the next draws from the schedule and asks for them ahead."""
         self._check_usable()
         self._sync()
-        sources, passes, batches = self._schedule.draws(_BLOCK)
-        self._first_step, self._place, self._num_drawn = self._schedule.step, 0, len(sources)
-        self._refill_at = _BLOCK * 3 // 4 if self._num_drawn == _BLOCK else self._num_drawn
-        self._sources, self._passes, self._batches = sources.tolist(), passes.tolist(), batches.tolist()
+        self._sources, self._passes, self._batches = self._schedule.draw_lists(self._block)
+        self._first_step, self._place, self._num_drawn = self._schedule.step, 0, len(self._sources)
+        self._refill_at = self._num_drawn - _LEFT if self._num_drawn == self._block else self._num_drawn
+        self._block = min(2 * self._block, _LARGEST_BLOCK)
         self._ahead.start(self._order, self._sources, self._passes, self._batches)
 
     def _sync(self) -> None:
@@ -275,6 +278,7 @@ class MultiLoader:
         self._epoch = schedule.epoch
         self._first_step, self._place = schedule.step, 0
         self._num_drawn = self._refill_at = 0
+        self._block = _SMALLEST_BLOCK
         self._counts = [int(count) for count in schedule.counts(schedule.step)]
 
     def _open_next_epoch(self) -> None:
