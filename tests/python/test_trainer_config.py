@@ -480,6 +480,13 @@ def _(path: Path) -> None:
     assert len(saved(path / "run", save_every_n_minutes=1e-9)) == 3
 
 
+@case(mtf.CheckpointConfig, "save_at_end")
+def _(path: Path) -> None:
+    assert saved(path / "none") == []
+    assert saved(path / "alone", save_at_end=True) == ["step-00000008"]
+    assert saved(path / "once", save_at_end=True, save_every_n_epochs=1) == ["step-00000008"]
+
+
 @case(mtf.CheckpointConfig, "max_checkpoints")
 def _(path: Path) -> None:
     assert len(saved(path / "one", save_every_n_steps=1, max_checkpoints=1)) == 1

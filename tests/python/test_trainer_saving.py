@@ -108,6 +108,25 @@ def test_the_checkpoint_of_an_epochs_end_says_the_next_epoch(tmp_path: Path) -> 
     assert ended == [0, 1]
 
 
+@pytest.mark.parametrize("ends", ["by its limit", "on request"])
+def test_a_fit_that_ends_inside_an_epoch_saves_there(tmp_path: Path, ends: str) -> None:
+    class Stop(mtf.TrainerHooks):
+        def on_after_optimizer_step(self, trainer: Any, *_: Any) -> None:
+            if trainer.global_step == 5 and ends == "on request":
+                trainer.request_stop("enough")
+
+    expected = make(tmp_path / "whole")
+    expected.fit(loaders(), max_steps=20)
+    saving = {"save_at_end": True, "save_every_n_steps": 4}
+    run = make(tmp_path / "run", hooks=[Stop()], checkpoint=saving)
+    run.fit(loaders(), max_steps=6 if ends == "by its limit" else 20)
+    assert names(tmp_path / "run") == ["step-00000004", "step-00000006"]
+    again = make(tmp_path / "run", checkpoint=saving)
+    again.fit(loaders(), max_steps=20, resume_from="latest")
+    assert again.get_state().diff(expected.get_state()) == []
+    assert names(tmp_path / "run") == ["step-00000012", "step-00000016", "step-00000020"]
+
+
 def test_best(tmp_path: Path) -> None:
     run = make(
         tmp_path / "run",

@@ -109,14 +109,15 @@ class ValidationConfig(Config):
 
 @dataclass
 class CheckpointConfig(Config):
-    """Where and when checkpoints are saved. Nothing is written until a frequency is set, ``save_checkpoint`` is
-    called or a preemption signal arrives.
+    """Where and when checkpoints are saved. Nothing is written until a frequency or ``save_at_end`` is set,
+    ``save_checkpoint`` is called or a preemption signal arrives.
 
     Attributes:
         root_dir: directory of this run's checkpoints.
         save_every_n_steps: updates between two checkpoints. None: not by steps.
         save_every_n_epochs: epochs between two checkpoints. None: not by epochs.
         save_every_n_minutes: minutes between two checkpoints. None: not by time.
+        save_at_end: save where ``fit`` ends, inside an epoch too, by ``max_steps`` or ``request_stop``.
         max_checkpoints: how many are kept; ``latest`` and ``best`` are never removed. None: all.
         monitor_metric: metric that decides which checkpoint is ``best``, such as ``val/loss``.
         monitor_mode: whether a smaller or a larger value is better.
@@ -129,6 +130,7 @@ class CheckpointConfig(Config):
     save_every_n_steps: int | None = None
     save_every_n_epochs: int | None = None
     save_every_n_minutes: float | None = None
+    save_at_end: bool = False
     max_checkpoints: int | None = 3
     monitor_metric: str | None = None
     monitor_mode: Literal["min", "max"] = "min"

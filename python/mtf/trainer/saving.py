@@ -65,7 +65,8 @@ class Saver:
 
     def at_end(self) -> None:
         """The last commit point of ``fit``: for what was asked for, and signals that came, after the one before."""
-        self._commit_point(None, is_final=True)
+        due = "end of fit" if self._trainer.config.checkpoint.save_at_end else None
+        self._commit_point(due, is_final=True)
 
     def after_validation(self, row: dict[str, float]) -> None:
         """Under ``save_best``, a better metric makes the next commit point save."""
