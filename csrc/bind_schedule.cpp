@@ -73,8 +73,8 @@ std::unique_ptr<PySchedule> make_schedule(const MixtureConfig& config, const std
   return std::make_unique<PySchedule>(Schedule(std::move(setup), seed));
 }
 
-std::uint64_t epoch_or_current(const PySchedule& self, std::optional<std::uint64_t> epoch) {
-  return epoch.value_or(self.core.epoch());
+std::uint64_t epoch_or_current(PySchedule& self, std::optional<std::uint64_t> epoch) {
+  return epoch ? self.reach(*epoch) : self.core.epoch();
 }
 
 py::array_t<std::int32_t> sources(PySchedule& self, std::optional<std::uint64_t> epoch, std::uint64_t start,
@@ -137,7 +137,7 @@ py::tuple draw_lists(PySchedule& self, std::size_t n) {
 }
 
 py::dict report(PySchedule& self, std::uint64_t epoch) {
-  const std::uint64_t end = self.core.num_steps(epoch);
+  const std::uint64_t end = self.core.num_steps(self.reach(epoch));
   if (end == kEndless) {
     throw ConfigError("epoch " + std::to_string(epoch) + " cannot be counted: how many steps it has is not known yet");
   }
@@ -293,7 +293,7 @@ void bind_schedule(py::module_& module) {
           "next_epoch", [](PySchedule& s) { s.core.next_epoch(); },
           "next_epoch(self) -> None\n\nOpens the next epoch; the cursor must be at the end of its own.")
       .def(
-          "seek", [](PySchedule& s, std::uint64_t epoch, std::uint64_t step) { s.core.seek(epoch, step); },
+          "seek", [](PySchedule& s, std::uint64_t epoch, std::uint64_t step) { s.core.seek(s.reach(epoch), step); },
           py::arg("epoch"), py::arg("step"),
           "seek(self, epoch, step) -> None\n\nMoves the cursor.\n\nRaises:\n    ConfigError: an epoch before the last "
           "edit or loaded state, or a step beyond the epoch's end.")

@@ -1,4 +1,4 @@
-"""Schedules as 2-SEMANTICS words them: worked examples, errors, edits, states, files of every version."""
+"""Schedules: worked examples, errors, edits, states, files of every version."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import copy
 import json
 import pickle
 import random
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +92,29 @@ def test_iteration_moves_the_cursor_and_sees_edits() -> None:
     assert schedule.position == (1, 0)
     assert [d.name for d in schedule.epochs(2)] == ["b"] * 8
     assert schedule.position == (3, 0)
+
+
+@pytest.mark.parametrize("call", ["at", "num_steps", "counts", "seek", "report", "sources"])
+def test_ctrl_c_ends_the_way_to_a_far_epoch(call: str) -> None:
+    calls: dict[str, Callable[[Schedule], Any]] = {
+        "at": lambda schedule: schedule.at(0, epoch=2**40),
+        "num_steps": lambda schedule: schedule.num_steps(2**40),
+        "counts": lambda schedule: schedule.counts(0, epoch=2**40),
+        "seek": lambda schedule: schedule.seek(2**40, 0),
+        "report": lambda schedule: schedule.report(2**40),
+        "sources": lambda schedule: schedule.sources(epoch=2**40),
+    }
+    schedule = make([3, 5])
+    before = schedule.state_dict()
+    signal.setitimer(signal.ITIMER_REAL, 0.02)
+    old = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            calls[call](schedule)
+    finally:
+        signal.signal(signal.SIGALRM, old)
+    assert schedule.state_dict() == before
+    assert schedule.at(1, epoch=1000) == make([3, 5]).at(1, epoch=1000)
 
 
 def test_draw_is_a_plain_tuple_with_names() -> None:

@@ -63,6 +63,14 @@ Epoch& Schedule::open(std::uint64_t epoch) {
   return nearest->second;
 }
 
+bool Schedule::approach(std::uint64_t epoch, std::uint64_t num_epochs) {
+  if (epoch < earliest_) return true;  // asked for it, the schedule says why it can't be had
+  const std::uint64_t nearest = std::prev(epochs_.upper_bound(epoch))->first;
+  if (epoch - nearest <= num_epochs) return true;
+  (void)open(nearest + num_epochs);
+  return false;
+}
+
 std::vector<std::uint64_t> Schedule::counts_at(const std::shared_ptr<const Segment>& segment, std::uint64_t step) {
   std::vector<std::uint64_t> counts(segment->knot().sources.size());
   const std::uint64_t reach = segment->is_counted() ? kCountAhead : 4 * counts.size();

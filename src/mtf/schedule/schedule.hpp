@@ -32,6 +32,11 @@ class Schedule {
   [[nodiscard]] std::uint64_t step() const noexcept { return step_; }
   [[nodiscard]] bool epoch_done();
 
+  /// Computes at most `num_epochs` epochs on the way to `epoch`, each of which follows from the one before; returns
+  /// whether no more than that were missing. For callers who want to look up from a long computation; every other
+  /// method computes all that it needs.
+  bool approach(std::uint64_t epoch, std::uint64_t num_epochs);
+
   /// Number of steps of an epoch; kEndless if it can't be known yet.
   [[nodiscard]] std::uint64_t num_steps(std::uint64_t epoch);
   /// Batches drawn in training before an epoch.

@@ -13,7 +13,7 @@ namespace {
 
 using test::Slots;
 
-/// The pattern walked as 2-SEMANTICS puts it, up to `max_steps`.
+/// The pattern walked turn by turn, up to `max_steps`.
 Slots walk(const Slots& pattern, std::uint64_t burst, std::vector<std::uint64_t> left, std::size_t max_steps) {
   Slots out;
   while (out.size() < max_steps) {

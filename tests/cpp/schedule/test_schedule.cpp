@@ -232,6 +232,23 @@ TEST(Schedule, PiecesAreFilledBesideEachOther) {
   for (const auto& out : together) EXPECT_EQ(out, alone);
 }
 
+TEST(Schedule, FarEpochsAreApproachedInParts) {
+  Schedule parts(setup_of({3, 5}, {.continue_across_epochs = true}), 0);
+  Schedule whole(setup_of({3, 5}, {.continue_across_epochs = true}), 0);
+  int num_parts = 0;
+  for (; !parts.approach(1000, 64); ++num_parts) {
+  }
+  EXPECT_EQ(num_parts, 15);
+  EXPECT_EQ(parts.at(2, 1000), whole.at(2, 1000));
+  EXPECT_FALSE(parts.approach(900, 64)) << "only the last ones are kept";
+  EXPECT_EQ(parts.at(1, 900), whole.at(1, 900));
+  EXPECT_TRUE(parts.approach(0, 64));
+  parts.seek(900, 0);
+  EXPECT_TRUE(parts.remove_source("A"));
+  EXPECT_TRUE(parts.approach(5, 64));
+  EXPECT_THROW((void)parts.at(0, 5), ConfigError);
+}
+
 TEST(Schedule, HugeEpochsCostNothing) {
   const std::uint64_t huge = std::uint64_t{1} << 60;
   for (const WeightedOrder order : {WeightedOrder::shuffled, WeightedOrder::even}) {
