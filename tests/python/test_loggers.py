@@ -17,6 +17,17 @@ from mtf.loggers.base import Logger, RunInfo, SafeLogger
 from mtf.loggers.factory import make_logger
 
 
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def picture() -> Any:
+    from matplotlib.figure import Figure
+
+    figure = Figure((2, 1))
+    figure.subplots().plot([1, 2])
+    return figure
+
+
 def info(step: int = 0, **state: Any) -> RunInfo:
     return RunInfo("trial", {"seed": 1, "nested": {"rate": 0.1}}, step, state)
 
@@ -120,8 +131,11 @@ def test_wandb_offline(tmp_path: Path) -> None:
     )
     logger = make_logger(settings, info())
     logger.log_metrics({"train/loss": 0.25}, 10)
+    logger.log_figure("pictures/one", picture(), 10)
     run_id = logger.state_dict()["run_id"]
     logger.close()
+    (image,) = tmp_path.glob(f"wandb/offline-run-*-{run_id}/files/media/images/pictures/one_10_*.png")
+    assert image.read_bytes().startswith(PNG)
     (path,) = tmp_path.glob(f"wandb/offline-run-*-{run_id}/run-*.wandb")
     history: list[dict[str, Any]] = []
     for data in finished_records(path):
@@ -134,6 +148,7 @@ def test_wandb_offline(tmp_path: Path) -> None:
             assert list(record.run.tags) == ["t"]
     assert history[0]["train/loss"] == 0.25
     assert history[0]["_step"] == 10
+    assert history[0]["pictures/one._type"] == "image-file"
     logger = make_logger(settings, info(step=10, run_id=run_id))
     assert logger.state_dict() == {"run_id": run_id}
     logger.close()
@@ -176,6 +191,7 @@ def test_mlflow_file_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     settings = mtf.LoggingConfig(logger_type="mlflow", mlflow_tracking_uri=uri, mlflow_experiment="e")
     logger = make_logger(settings, info())
     logger.log_metrics({"train/loss": 0.5}, 10)
+    logger.log_figure("pictures/one", picture(), 10)
     state = logger.state_dict()
     logger.close()
     logger = make_logger(settings, info(step=10, **state))
@@ -188,6 +204,8 @@ def test_mlflow_file_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert run.data.params["nested.rate"] == "0.1"
     assert run.info.status == "FINISHED"
     assert client.get_experiment_by_name("e") is not None
+    (image,) = tmp_path.glob(f"store/*/{state['run_id']}/artifacts/pictures/one/step-00000010.png")
+    assert image.read_bytes().startswith(PNG)
 
 
 def test_composite_gives_each_logger_its_row_and_state(tmp_path: Path) -> None:

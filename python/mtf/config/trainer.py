@@ -229,7 +229,7 @@ class LoggingConfig(Config):
         log_per_loader_metrics: also ``train/<loader>/<metric>``.
         log_loader_proportions: also ``loader_proportions/<loader>_batches`` and ``..._divergence``.
         log_pictures: at each epoch's end, which source gave when, shares against weights, passes and data wait as
-            images, for ``tensorboard`` and ``wandb``. Needs matplotlib; about a second each time.
+            images, for ``tensorboard``, ``wandb`` and ``mlflow``. Needs matplotlib; about a second each time.
         progress_bar: a bar (one line per interval when the output is no terminal).
         tensorboard_log_dir: directory of event files. None: ``<log_dir>/<experiment_name>``.
         wandb_project: project of the W&B run. None: ``experiment_name``.
@@ -268,10 +268,11 @@ class LoggingConfig(Config):
                 f"got {self.composite_loggers} with {self.logger_type!r}"
             )
         _at_least("logging.log_scalars_every_n_steps", self.log_scalars_every_n_steps, 1)
-        if self.log_pictures and not {self.logger_type, *self.composite_loggers} & {"tensorboard", "wandb"}:
+        show_pictures = {"tensorboard", "wandb", "mlflow"}
+        if self.log_pictures and not {self.logger_type, *self.composite_loggers} & show_pictures:
             raise ConfigError(
-                f"logging.log_pictures needs a logger that shows pictures, 'tensorboard' or 'wandb'; logger_type is "
-                f"{self.logger_type!r}. `mtf report` draws them for every run that logs to files"
+                f"logging.log_pictures needs a logger that shows pictures, 'tensorboard', 'wandb' or 'mlflow'; "
+                f"logger_type is {self.logger_type!r}. `mtf report` draws them for every run that logs to files"
             )
 
 

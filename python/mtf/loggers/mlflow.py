@@ -41,6 +41,10 @@ class MlflowLogger(Logger):
         now_ms = int(time.time() * 1000)
         self._client.log_batch(self._run_id, [self._metric(name, value, now_ms, step) for name, value in row.items()])
 
+    def log_figure(self, name: str, figure: Any, step: int) -> None:
+        """One image among the run's artifacts."""
+        self._client.log_figure(self._run_id, figure, f"{name}/step-{step:08d}.png")
+
     def state_dict(self) -> dict[str, Any]:
         """The run's id."""
         return {"run_id": self._run_id}

@@ -39,9 +39,15 @@ class WandbLogger(Logger):
 
     def log_figure(self, name: str, figure: Any, step: int) -> None:
         """One image in the row of this step."""
-        import wandb
+        import io
 
-        self._run.log({name: wandb.Image(figure)}, step=step)
+        import wandb
+        from PIL import Image  # matplotlib needs it as well
+
+        png = io.BytesIO()
+        figure.savefig(png, format="png")  # W&B itself would want pyplot, which picks a backend for the whole process
+        with Image.open(png) as image:
+            self._run.log({name: wandb.Image(image)}, step=step)
 
     def state_dict(self) -> dict[str, Any]:
         """The run's id."""
