@@ -16,7 +16,6 @@ import mtf
 from mtf.loggers.base import Logger, RunInfo, SafeLogger
 from mtf.loggers.factory import make_logger
 
-
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
