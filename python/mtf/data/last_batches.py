@@ -51,9 +51,11 @@ class LastBatches:
         kept = before if len(seen) % _BLOCK == 0 else None
         self._seen[name] = (*seen, Seen(pass_, batch, content_hash(data), kept))
 
-    def forget(self, name: str) -> None:
-        """The source was removed; another one may get its name."""
+    def forget(self, name: str, *, is_committed: bool) -> None:
+        """The source was removed; another one may get its name. ``is_committed``: and that is state already."""
         self._seen.pop(name, None)
+        if is_committed and self._committed is not None:
+            self._committed.pop(name, None)
 
     def commit(self) -> None:
         """What was handed out so far is state."""

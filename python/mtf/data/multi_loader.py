@@ -139,6 +139,12 @@ class MultiLoader:
         self._with_state: dict[str, Reader] = {}  # those of which a position doesn't say everything
         for name, source in sources.items():
             self._add_reader(name, source)
+        self._initial = sources  # those that the schedule began with
+        # How often each name was added, where that isn't once for a name that wasn't there initially. Replaced by
+        # edits, never changed, so that a commit only keeps it.
+        self._additions: Mapping[str, int] = {}
+        self._replaced: dict[tuple[str, int], Source] = {}  # until batches were committed since
+        self._replaced_at = 0
         self._mover = _mover(device, pin_memory, device_prefetch)
 
         # What was committed: a position (epoch, step) and the snapshots at it. None until commit() is first called.
@@ -146,6 +152,7 @@ class MultiLoader:
         self._committed_snapshots: dict[str, Snapshot | None] = {}
         # Where the schedule can't tell it any more: its epoch was left, or the end of a pass was found behind it.
         self._committed_schedule: dict[str, Any] | None = None
+        self._committed_additions: Mapping[str, int] = {}
         self._last_batches = LastBatches() if remember_batches else None
         self._num_steps = 0
         self._wait_s: list[float] = []  # by source; only ever grows, also when loaders come and go
@@ -285,13 +292,16 @@ class MultiLoader:
         self._sync()
         if not self._schedule.epoch_done:
             return
-        if self._committed is not None and self._committed[0] == self._schedule.epoch:
-            if self._committed[1] == self._schedule.step:
-                self._committed, self._committed_schedule = (self._schedule.epoch + 1, 0), None
-            else:
-                self._committed_schedule = self._schedule.state_dict(self._committed[1])
+        self._leave_epoch(self._schedule.epoch + 1)
         self._schedule.next_epoch()
         self._follow_schedule()
+
+    def _leave_epoch(self, following: int) -> None:
+        """Before the schedule goes to the start of another epoch, from where it can't tell what was committed here."""
+        if self._committed == self._schedule.position:
+            self._committed, self._committed_schedule = (following, 0), None
+        elif self._committed is not None and self._committed_schedule is None:
+            self._committed_schedule = self._schedule.state_dict(self._committed[1])
 
     # What sources do that their length didn't say ---------------------------------------------------------------------
 
@@ -351,6 +361,11 @@ class MultiLoader:
         return [name for name, present in zip(self._names, self._schedule.present, strict=True) if present]
 
     @property
+    def initial_names(self) -> list[str]:
+        """Names of the sources that training began with, whatever was removed or added since."""
+        return list(self._initial)
+
+    @property
     def schedule(self) -> Schedule:
         """What is drawn when, its cursor behind the last batch handed out. Edit it through the MultiLoader."""
         self._sync()
@@ -373,6 +388,8 @@ class MultiLoader:
     def set_epoch(self, epoch: int) -> None:
         """Goes to the start of ``epoch``; the current epoch's position stays."""
         if epoch != self.epoch:
+            self._sync()
+            self._leave_epoch(epoch)
             self._schedule.seek(epoch, 0)
             self._follow_schedule()
         else:
@@ -384,6 +401,9 @@ class MultiLoader:
         if self._with_state or self._committed_snapshots:
             self._committed_snapshots = {name: reader.saved() for name, reader in self._with_state.items()}
         self._committed_schedule = None
+        self._committed_additions = self._additions
+        if self._replaced and self._num_steps != self._replaced_at:
+            self._replaced.clear()
         if self._last_batches is not None:
             self._last_batches.commit()
 
@@ -412,12 +432,14 @@ class MultiLoader:
         sources = schedule["setups"][schedule["tail"]["setup"]]["sources"]
         names = [source["name"] for source in sources if source["present"]]
         sizes = self._global_batch_sizes()
+        additions = self._additions if self._committed is None else self._committed_additions
         return {
             "version": _STATE_VERSION,
             "schedule": schedule,
             "global_batch_sizes": {name: sizes[name] for name in names},
             "sources": {name: to_dict(snapshots.get(name)) for name in names},
             "last_batches": {} if self._last_batches is None else self._last_batches.state_dict(),
+            **({"additions": dict(additions)} if additions else {}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -434,9 +456,9 @@ class MultiLoader:
             )
         try:
             snapshots = {name: from_dict(entry) for name, entry in state["sources"].items()}
-            initial = {source["name"] for source in state["schedule"]["setups"][0]["sources"]}
-            added = {name: self._made(name, name in initial) for name in snapshots if name not in self._readers}
-            self._check_global_batches(state["global_batch_sizes"])
+            additions = {str(name): int(number) for name, number in state.get("additions", {}).items()}
+            added = self._others(state["schedule"], list(snapshots), additions)
+            self._check_global_batches(state["global_batch_sizes"], added)
             last_batches = dict(state["last_batches"])
             self._schedule.load_state_dict(state["schedule"])
         except MtfError:
@@ -444,7 +466,11 @@ class MultiLoader:
         except Exception as error:  # whatever a look into something of another kind raises
             raise StateMismatch(f"the loaders' state is malformed: {type(error).__name__}: {error}") from error
         for name, source in added.items():
+            self._keep_replaced(name, 0 if name in self._initial else 1)
             self._add_reader(name, source)
+        self._additions = additions
+        began_with = {source["name"] for source in state["schedule"]["setups"][0]["sources"]}
+        self._initial = {name: source for name, source in self._initial.items() if name in began_with}
         for name, reader in self._readers.items():
             reader.discard()
             if isinstance(reader, Reader):
@@ -473,12 +499,13 @@ class MultiLoader:
             if is_committed:
                 self.commit()
 
-    def _global_batch_sizes(self) -> dict[str, int | None]:
-        return {name: r.source.global_batch_size_on(self._world_size) for name, r in self._readers.items()}
+    def _global_batch_sizes(self, added: Mapping[str, Source] | None = None) -> dict[str, int | None]:
+        sources = {**{name: reader.source for name, reader in self._readers.items()}, **(added or {})}
+        return {name: source.global_batch_size_on(self._world_size) for name, source in sources.items()}
 
-    def _check_global_batches(self, saved: Mapping[str, int | None]) -> None:
+    def _check_global_batches(self, saved: Mapping[str, int | None], added: Mapping[str, Source]) -> None:
         """Raises if a source would cut its samples into other global batches than those of the state."""
-        for name, here in self._global_batch_sizes().items():
+        for name, here in self._global_batch_sizes(added).items():
             there = saved.get(name)
             if here is None or there is None or here == there:
                 continue
@@ -490,6 +517,37 @@ class MultiLoader:
                 f"source {name!r} has global batches of {here} samples here ({self._world_size} ranks), but {there} in "
                 f"the state, so the batches would be others: {way_out}"
             )
+
+    def _others(
+        self, schedule: Mapping[str, Any], names: Sequence[str], additions: Mapping[str, int]
+    ) -> dict[str, Source]:
+        """Sources of a state that aren't those here: they were added, or added again, before it or since."""
+        initial = {source["name"]: source["length"] for source in schedule["setups"][0]["sources"]}
+        lengths = {s["name"]: s["length"] for s in schedule["setups"][schedule["tail"]["setup"]]["sources"]}
+        others: dict[str, Source] = {}
+        for name in names:
+            usual = 0 if name in initial else 1
+            wanted, here = additions.get(name, usual), self._additions.get(name, usual)
+            if name in self._readers and wanted == here:
+                continue
+            if (name, wanted) in self._replaced:
+                others[name] = self._replaced[name, wanted]
+            elif wanted == 0 and name in self._initial:
+                others[name] = self._initial[name]
+            elif name in self._factories or name not in self._readers:
+                others[name] = self._made(name, name in initial)
+            elif here or lengths[name] != initial[name]:
+                raise StateMismatch(
+                    f"the state goes on with the loader that was added as {name!r} during training (addition {wanted} "
+                    f"of this name), and here is another: give it as loader_factories={{{name!r}: ...}}"
+                )
+        return others
+
+    def _keep_replaced(self, name: str, usual: int) -> None:
+        """Before a name gets another source: what isn't committed may be taken back."""
+        if name in self._readers:  # after a resume a source that had been removed has none
+            self._replaced[name, self._additions.get(name, usual)] = self._readers[name].source
+            self._replaced_at = self._num_steps
 
     def _made(self, name: str, is_initial: bool) -> Source:
         """A source that was added during training, made again for a state that has it."""
@@ -536,7 +594,14 @@ class MultiLoader:
         source = self._adapt(loader, name)
         length = self._agreed_lengths({name: source})[name]
         self._begin_edit()
+        was_known = name in self._names
         self._schedule.add_source(name, length=length, weight=weight)
+        if was_known:
+            usual = 0 if name in self._initial else 1
+            self._keep_replaced(name, usual)
+            is_committed = self._committed == self._schedule.position
+            self._additions = {**self._additions, name: self._additions.get(name, usual) + 1}
+            self._committed_additions = self._additions if is_committed else self._committed_additions
         self._add_reader(name, source)
         self._follow_schedule()
         self._show_config()
@@ -546,7 +611,7 @@ class MultiLoader:
         self._edit(lambda: self._schedule.remove_source(name))
         self._readers[name].close()
         if self._last_batches is not None:
-            self._last_batches.forget(name)
+            self._last_batches.forget(name, is_committed=self._committed == self._schedule.position)
 
     def _edit(self, edit: Callable[[], Any]) -> None:
         self._check_usable()

@@ -80,8 +80,9 @@ def open_training(trainer: Trainer, given: Any) -> None:
             )
         return
     _refuse_others(trainer, new)
-    held = {**trainer.given_loaders, **trainer.added_loaders}
-    if any(held.get(name) is not loader for name, loader in new.items()):
+    given, added = trainer.given_loaders, trainer.added_loaders
+    # A name that was removed and added again stands for either.
+    if any(loader is not given.get(name) and loader is not added.get(name) for name, loader in new.items()):
         state = trainer.multi.state_dict()
         trainer.multi.close()
         trainer.multi = _make(trainer, new)

@@ -233,7 +233,7 @@ class Trainer:
 
     def validate(self, val_loaders: Any) -> dict[str, float]:
         """Runs every batch of ``val_loaders`` once; returns ``val/<metric>`` and ``val/<loader>/<metric>``."""
-        names = list(self.given_loaders) or self.config.multi.dataloader_names
+        names = self.config.multi.dataloader_names if self.multi is None else self.multi.initial_names
         named = loaders.name_validation(val_loaders, self.config.val_loader_config, names)
         with deterministic_algorithms(self.config.performance.deterministic):
             return evaluation.run(self, named)
@@ -281,7 +281,8 @@ class Trainer:
     def remove_dataloader(self, name: str) -> None:
         """Removes a loader; inside a window it takes effect at its end."""
         self.multi_loader_manager.remove_source(name)
-        self.added_loaders.pop(name, None)
+        if not self._in_window:  # which may fail, and then has it again
+            self.added_loaders.pop(name, None)
 
     def log(self, name: str, value: Any) -> None:
         """Notes a value under its own name; the mean since the last row is logged. Nothing is read from the device."""
@@ -386,29 +387,30 @@ class Trainer:
     def _run_epoch(self, limits: _Limits) -> bool:
         """Trains to the end of the epoch; False when it stopped before."""
         multi = self.multi_loader_manager
-        if multi.epoch != self.epoch:
-            return True  # all its batches were trained on when fit was left
-        self.reporter.begin_epoch(multi)
+        if multi.epoch == self.epoch:  # else all its batches were trained on when fit was left
+            self.reporter.begin_epoch(multi)
         self._num_batches_committed = self.num_batches
-        for window in windows(iter(multi), self.config.performance.gradient_accumulation_steps):
-            if not self._ranks_are_open:
-                self._open_ranks()
-            self._in_window = True
-            self.step_rng.begin_window()
-            is_mixed = len(window) > 1 and any(batch.name != window[0].name for batch in window)
-            try:
-                for batch in window:
-                    with self.ranks.window(batch is window[-1], is_mixed):
-                        self._step(batch, self.loss_weights.factor(batch.name, len(window)) * batch.weight)
-            except Exception as error:
-                _add_place(error, batch)
-                raise
-            self._update(window)
-            self._in_window = False
-            is_last, is_final = multi.epoch != self.epoch, limits.steps_reached(self)
-            self._after_update(window, is_last, is_final)
-            if (self.is_stopping or is_final) and not is_last:
-                return False
+        while multi.epoch == self.epoch:  # again where an edit in the last window made the epoch longer
+            for window in windows(iter(multi), self.config.performance.gradient_accumulation_steps):
+                if not self._ranks_are_open:
+                    self._open_ranks()
+                self._in_window = True
+                self.step_rng.begin_window()
+                is_mixed = len(window) > 1 and any(batch.name != window[0].name for batch in window)
+                try:
+                    for batch in window:
+                        with self.ranks.window(batch is window[-1], is_mixed):
+                            self._step(batch, self.loss_weights.factor(batch.name, len(window)) * batch.weight)
+                except Exception as error:
+                    _add_place(error, batch)
+                    raise
+                self._update(window)
+                self._in_window = False
+                is_last, is_final = multi.epoch != self.epoch, limits.steps_reached(self)
+                self._after_update(window, is_last, is_final)
+                # An edit between the windows may have made the epoch shorter, too.
+                if (self.is_stopping or is_final) and multi.epoch == self.epoch:
+                    return False
         return True
 
     def _step(self, batch: Batch, factor: float) -> None:
@@ -662,11 +664,13 @@ class Trainer:
         if not self.model.training:
             warnings.warn("the model is in eval mode; call model.train() before fit unless that is meant", stacklevel=4)
         loaders.open_training(self, train_loaders)
-        names = self.multi_loader_manager.names
+        multi = self.multi_loader_manager
+        # Settings may name loaders that were removed, and those that a factory makes once they are added.
+        names = list(dict.fromkeys((*multi.schedule.names, *self.loader_factories)))
         self.optimizer_set.check(names)
         self.scheduler_set.check(names)
         self.loss_weights.check(names)
-        self._val_loaders = loaders.name_validation(val_loaders, self.config.val_loader_config, names)
+        self._val_loaders = loaders.name_validation(val_loaders, self.config.val_loader_config, multi.initial_names)
         if self._val_loaders:
             evaluation.check_validation(self.config.validation, list(self._val_loaders))
 
