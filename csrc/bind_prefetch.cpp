@@ -38,7 +38,7 @@ void check_signals() {
 
 class PyPayload final : public Payload {
  public:
-  PyPayload(py::object object, std::size_t num_bytes) : object_(std::move(object)), num_bytes_(num_bytes) {}
+  PyPayload(OwnedObject object, std::size_t num_bytes) : object_(std::move(object)), num_bytes_(num_bytes) {}
 
   [[nodiscard]] std::size_t num_bytes() const noexcept override { return num_bytes_; }
   [[nodiscard]] py::object take() noexcept { return object_.take(); }
@@ -56,15 +56,27 @@ class CallableSource final : public NativeSource {
 
   std::unique_ptr<Payload> fetch(std::uint64_t pass, std::uint64_t batch) override {
     const WithGil gil;
-    py::object data = fetch_.get()(pass, batch);
-    const auto num_bytes = num_bytes_.get()(data).cast<std::size_t>();
-    return std::make_unique<PyPayload>(std::move(data), num_bytes);
+    // Inside each call Python may end the thread by unwinding it, without the GIL: no frame here may give an object back
+    // then, as py::object and the arguments of its calls would.
+    try {
+      OwnedObject data = result(PyObject_CallFunction(
+          fetch_.get().ptr(), "KK", static_cast<unsigned long long>(pass), static_cast<unsigned long long>(batch)));
+      const OwnedObject num_bytes = result(PyObject_CallOneArg(num_bytes_.get().ptr(), data.get().ptr()));
+      return std::make_unique<PyPayload>(std::move(data), num_bytes.get().cast<std::size_t>());
+    } catch (const py::error_already_set& error) {
+      throw OwnedError(error);
+    }
   }
 
   bool is_concurrent() const noexcept override { return concurrent_; }
   bool may_block() const noexcept override { return true; }
 
  private:
+  static OwnedObject result(PyObject* object) {
+    if (object == nullptr) throw py::error_already_set();
+    return OwnedObject(py::reinterpret_steal<py::object>(object));
+  }
+
   OwnedObject fetch_;
   OwnedObject num_bytes_;
   bool concurrent_;
@@ -108,8 +120,13 @@ class PyPrefetcher {
   }
 
   py::object take(std::size_t source, std::optional<double> timeout_s) {
-    std::unique_ptr<Payload> payload = core_.take_ready(source);
-    if (payload == nullptr) payload = wait_for(source, timeout_s);
+    std::unique_ptr<Payload> payload;
+    try {
+      payload = core_.take_ready(source);
+      if (payload == nullptr) payload = wait_for(source, timeout_s);
+    } catch (const OwnedError& error) {
+      error.raise();
+    }
     return sources_[source]->to_python(std::move(payload));
   }
 

@@ -5,6 +5,8 @@
 
 #include <atomic>
 #include <chrono>
+#include <exception>
+#include <memory>
 #include <thread>
 
 namespace mtf::python {
@@ -107,6 +109,24 @@ class OwnedObject {
 
  private:
   pybind11::object object_;
+};
+
+/// A Python exception that may die on any thread, with or without the GIL. pybind11's own asks for the GIL when it dies,
+/// also where that ends the process.
+class OwnedError : public std::exception {
+ public:
+  /// Requires the GIL.
+  explicit OwnedError(const pybind11::error_already_set& error)
+      : error_(new pybind11::error_already_set(error), [](const pybind11::error_already_set* held) {
+          const ExitGate gate;
+          if (gate.is_open()) delete held;
+        }) {}
+
+  /// Requires the GIL.
+  [[noreturn]] void raise() const { throw pybind11::error_already_set(*error_); }
+
+ private:
+  std::shared_ptr<const pybind11::error_already_set> error_;
 };
 
 }  // namespace mtf::python

@@ -287,7 +287,7 @@ def test_iterators_left_behind_leave_no_thread() -> None:
 # Fork and the end of the interpreter ----------------------------------------------------------------------------------
 
 
-def run_script(code: str, *, timeout: float = 30) -> subprocess.CompletedProcess[str]:
+def run_script(code: str, *, first: str = "", timeout: float = 30) -> subprocess.CompletedProcess[str]:
     prelude = """
         import os, sys, threading, time
         from mtf import _core
@@ -305,7 +305,7 @@ def run_script(code: str, *, timeout: float = 30) -> subprocess.CompletedProcess
             return engine
     """
     return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(prelude) + textwrap.dedent(code)],
+        [sys.executable, "-c", textwrap.dedent(first) + textwrap.dedent(prelude) + textwrap.dedent(code)],
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -390,4 +390,33 @@ def test_the_interpreter_ends_with_a_worker_that_does_not(sleep_s: float) -> Non
         engine = make(lambda pass_, batch: time.sleep({sleep_s}))
         time.sleep(0.05)
     """)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("end", ["raise ValueError('late')", "return b'late'"])
+def test_the_interpreter_ends_while_fetches_end(end: str) -> None:
+    # The first to be registered runs last, when nobody waits for the threads any more.
+    done = run_script(
+        f"""
+        def fetch(pass_, batch):
+            while not is_ending:
+                time.sleep(0.001)
+            {end}
+
+        threads = 200
+        engine = Engine([_core.CallableSource(fetch, len)], threads, max_batches=threads)
+        engine.request([0] * threads, [0] * threads, list(range(threads)))
+        while engine.stats()["num_running"] < threads:
+            time.sleep(0.01)
+    """,
+        first="""
+        import atexit, time
+        is_ending = False
+        def end_all():
+            global is_ending
+            is_ending = True
+            time.sleep(0.001)
+        atexit.register(end_all)
+    """,
+    )
     assert (done.returncode, done.stderr) == (0, "")
