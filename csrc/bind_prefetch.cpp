@@ -56,11 +56,11 @@ class CallableSource final : public NativeSource {
 
   std::unique_ptr<Payload> fetch(std::uint64_t pass, std::uint64_t batch) override {
     const WithGil gil;
-    // Inside each call Python may end the thread by unwinding it, without the GIL: no frame here may give an object back
-    // then, as py::object and the arguments of its calls would.
+    // Inside each call Python may end the thread by unwinding it, without the GIL: no frame here may give an object
+    // back then, as py::object and the arguments of its calls would.
     try {
-      OwnedObject data = result(PyObject_CallFunction(
-          fetch_.get().ptr(), "KK", static_cast<unsigned long long>(pass), static_cast<unsigned long long>(batch)));
+      OwnedObject data = result(PyObject_CallFunction(fetch_.get().ptr(), "KK", static_cast<unsigned long long>(pass),
+                                                      static_cast<unsigned long long>(batch)));
       const OwnedObject num_bytes = result(PyObject_CallOneArg(num_bytes_.get().ptr(), data.get().ptr()));
       return std::make_unique<PyPayload>(std::move(data), num_bytes.get().cast<std::size_t>());
     } catch (const py::error_already_set& error) {

@@ -111,8 +111,8 @@ class OwnedObject {
   pybind11::object object_;
 };
 
-/// A Python exception that may die on any thread, with or without the GIL. pybind11's own asks for the GIL when it dies,
-/// also where that ends the process.
+/// A Python exception that may die on any thread, with or without the GIL. pybind11's own asks for the GIL when it
+/// dies, also where that ends the process.
 class OwnedError : public std::exception {
  public:
   /// Requires the GIL.
