@@ -83,6 +83,7 @@ def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
                 exec(compile("\n" * (line - 1) + code, str(page), "exec", dont_inherit=True), module.__dict__)
 
 
+@pytest.mark.timeout(300)
 def test_the_first_run_of_the_quickstart_goes_on_after_ctrl_c(tmp_path: Path) -> None:
     """As a reader would do it: the page's own file, interrupted once, ends with the same figures."""
     pytest.importorskip("sklearn")
@@ -103,7 +104,7 @@ def test_the_first_run_of_the_quickstart_goes_on_after_ctrl_c(tmp_path: Path) ->
                 if interrupt_at is not None:
                     next(line for line in process.stderr if line.startswith(interrupt_at))
                     process.send_signal(signal.SIGINT)
-                return process.communicate(timeout=60)
+                return process.communicate(timeout=90)
             finally:
                 process.kill()
 

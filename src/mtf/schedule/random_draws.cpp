@@ -14,7 +14,7 @@ namespace {
 
 constexpr std::size_t kBlock = 2048;
 constexpr std::size_t kShortestStretch = 64;
-constexpr std::size_t kMaxKeptBytes = std::size_t{64} << 20;
+constexpr std::size_t kMaxPlaces = 48;
 
 std::vector<std::uint32_t> table_weights(std::span<const std::uint32_t> weights) {
   const std::vector<std::uint64_t> parts(weights.begin(), weights.end());
@@ -34,6 +34,7 @@ RandomDraws::RandomDraws(std::span<const std::uint32_t> weights, std::span<const
       table_(weights_),
       key_(key),
       again_key_(fold_in(key, "again")),
+      fine_spacing_(std::max<std::uint64_t>(std::uint64_t{1} << 16, 64 * weights_.size())),
       kept_(std::make_shared<Kept>()) {
   if (!limits_.empty()) {
     length_ = 0;
@@ -41,22 +42,34 @@ RandomDraws::RandomDraws(std::span<const std::uint32_t> weights, std::span<const
       length_ = add_steps(length_, limit);
     }
   }
-  kept_->spacing = std::max<std::uint64_t>(std::uint64_t{1} << 16, 64 * weights_.size());
-  kept_->counts.emplace(0, std::vector<std::uint64_t>(weights_.size()));
-  kept_->walk = walk_from(0, kept_->counts.begin()->second);
+  kept_->grid.push_back({.turn = 0, .counts = std::vector<std::uint64_t>(weights_.size())});
+  kept_->spacing = fine_spacing_;
+  kept_->walk = walk_from(kept_->grid.front());
 }
 
-std::unique_ptr<RandomDraws::Walk> RandomDraws::walk_from(std::uint64_t turn,
-                                                          const std::vector<std::uint64_t>& counts) const {
+template <class Fits>
+const RandomDraws::Place& RandomDraws::last_place(Fits fits) const {
+  const Place* last = &*std::prev(std::ranges::partition_point(kept_->grid, fits));
+  const auto look_at = [&](const Place& place) {
+    if (place.turn > last->turn && fits(place)) {
+      last = &place;
+    }
+  };
+  std::ranges::for_each(kept_->recent, look_at);
+  look_at(kept_->remembered);
+  return *last;
+}
+
+std::unique_ptr<RandomDraws::Walk> RandomDraws::walk_from(const Place& place) const {
   std::vector<std::uint32_t> living(weights_);
   for (std::size_t slot = 0; slot < limits_.size(); ++slot) {
-    if (counts[slot] == limits_[slot]) {
+    if (place.counts[slot] == limits_[slot]) {
       living[slot] = 0;
     }
   }
   // Without limits nobody leaves and the sums are never asked for.
   return std::make_unique<Walk>(
-      Walk{turn, counts, LivingWeights(limits_.empty() ? std::span<const std::uint32_t>{} : living)});
+      Walk{place.turn, place.counts, LivingWeights(limits_.empty() ? std::span<const std::uint32_t>{} : living)});
 }
 
 /// Draws the next slots.size() turns.
@@ -82,32 +95,47 @@ void RandomDraws::advance(Walk& walk, std::span<std::int32_t> slots) const {
   walk.turn += slots.size();
 }
 
+/// Turns from the walk to the next place that may be kept.
+std::uint64_t RandomDraws::turns_to_keep(const Walk& walk) const noexcept {
+  return fine_spacing_ - walk.turn % fine_spacing_;
+}
+
 void RandomDraws::advance_to(Walk& walk, std::uint64_t turn) const {
   std::array<std::int32_t, kBlock> slots;
   while (walk.turn < turn) {
-    const std::uint64_t to_keep = kept_->spacing - walk.turn % kept_->spacing;
-    advance(walk, std::span(slots).first(std::min<std::uint64_t>({kBlock, turn - walk.turn, to_keep})));
+    advance(walk, std::span(slots).first(std::min<std::uint64_t>({kBlock, turn - walk.turn, turns_to_keep(walk)})));
     keep(walk);
   }
 }
 
-/// Keeps the walk's counts if it stands at a turn where they are to be kept.
+/// Keeps the walk's counts if it stands on the finest grid.
 void RandomDraws::keep(const Walk& walk) const {
-  if (walk.turn % kept_->spacing != 0) {
+  if (walk.turn % fine_spacing_ != 0) {
     return;
   }
-  kept_->counts.try_emplace(walk.turn, walk.counts);
-  if (kept_->counts.size() * weights_.size() * sizeof(std::uint64_t) > kMaxKeptBytes) {
-    kept_->spacing *= 2;
-    std::erase_if(kept_->counts, [this](const auto& entry) { return entry.first % kept_->spacing != 0; });
+  Kept& kept = *kept_;
+  if (walk.turn % kept.spacing != 0) {
+    if (std::ranges::find(kept.recent, walk.turn, &Place::turn) == kept.recent.end()) {
+      kept.recent[kept.next_recent] = {.turn = walk.turn, .counts = walk.counts};
+      kept.next_recent = (kept.next_recent + 1) % kept.recent.size();
+    }
+    return;
+  }
+  const auto at = std::ranges::lower_bound(kept.grid, walk.turn, {}, &Place::turn);
+  if (at == kept.grid.end() || at->turn != walk.turn) {
+    kept.grid.insert(at, {.turn = walk.turn, .counts = walk.counts});
+  }
+  if (kept.grid.size() > kMaxPlaces) {
+    kept.spacing *= 2;
+    std::erase_if(kept.grid, [&](const Place& place) { return place.turn % kept.spacing != 0; });
   }
 }
 
 /// The walk at `turn`. The lock is held.
 RandomDraws::Walk& RandomDraws::walk_to(std::uint64_t turn) const {
-  const auto nearest = std::prev(kept_->counts.upper_bound(turn));
-  if (kept_->walk->turn > turn || kept_->walk->turn < nearest->first) {
-    kept_->walk = walk_from(nearest->first, nearest->second);
+  const Place& nearest = last_place([turn](const Place& place) { return place.turn <= turn; });
+  if (kept_->walk->turn > turn || kept_->walk->turn < nearest.turn) {
+    kept_->walk = walk_from(nearest);
   }
   advance_to(*kept_->walk, turn);
   return *kept_->walk;
@@ -139,8 +167,7 @@ void RandomDraws::fill(std::uint64_t begin, std::span<std::int32_t> slots) const
   const std::lock_guard lock(kept_->mutex);
   Walk& walk = walk_to(begin);
   while (!slots.empty()) {
-    const std::uint64_t to_keep = kept_->spacing - walk.turn % kept_->spacing;
-    const auto part = slots.first(std::min<std::uint64_t>({kBlock, slots.size(), to_keep}));
+    const auto part = slots.first(std::min<std::uint64_t>({kBlock, slots.size(), turns_to_keep(walk)}));
     advance(walk, part);
     keep(walk);
     slots = slots.subspan(part.size());
@@ -163,13 +190,10 @@ std::uint64_t RandomDraws::position(std::int32_t slot, std::uint64_t index) cons
     return kEndless;
   }
   const std::lock_guard lock(kept_->mutex);
-  auto nearest = std::prev(kept_->counts.end());
-  while (nearest->second[s] > index) {
-    --nearest;
-  }
-  const bool walk_is_nearer = kept_->walk->turn >= nearest->first && kept_->walk->counts[s] <= index;
+  const Place& nearest = last_place([s, index](const Place& place) { return place.counts[s] <= index; });
+  const bool walk_is_nearer = kept_->walk->turn >= nearest.turn && kept_->walk->counts[s] <= index;
   if (!walk_is_nearer) {
-    kept_->walk = walk_from(nearest->first, nearest->second);
+    kept_->walk = walk_from(nearest);
   }
   Walk& walk = *kept_->walk;
   std::array<std::int32_t, kBlock> slots;
@@ -177,8 +201,7 @@ std::uint64_t RandomDraws::position(std::int32_t slot, std::uint64_t index) cons
   for (std::size_t stretch = kShortestStretch; walk.turn < kMaxSteps; stretch = std::min(2 * stretch, kBlock)) {
     std::uint64_t num_left = index - walk.counts[s];
     const std::uint64_t begin = walk.turn;
-    const std::uint64_t to_keep = kept_->spacing - begin % kept_->spacing;
-    const auto part = std::span(slots).first(std::min<std::uint64_t>({stretch, length_ - begin, to_keep}));
+    const auto part = std::span(slots).first(std::min<std::uint64_t>({stretch, length_ - begin, turns_to_keep(walk)}));
     advance(walk, part);
     keep(walk);
     if (walk.counts[s] > index) {
@@ -204,7 +227,7 @@ void RandomDraws::remember(std::uint64_t turn, std::span<const std::uint64_t> co
                         "got a sum of " + std::to_string(sum));
   }
   const std::lock_guard lock(kept_->mutex);
-  kept_->counts.try_emplace(turn, counts.begin(), counts.end());
+  kept_->remembered = {.turn = turn, .counts = std::vector<std::uint64_t>(counts.begin(), counts.end())};
 }
 
 }  // namespace mtf

@@ -5,8 +5,8 @@
 /// is.
 #pragma once
 
+#include <array>
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -19,9 +19,11 @@
 
 namespace mtf {
 
-/// Satisfies Pattern, one step a turn. Counting needs the draws before: counts are kept every max(2^16, 64 n) turns
-/// (wider apart beyond 64 MiB) and where they were last asked for. Thread safety: const methods may be called from
-/// several threads; they share the kept counts behind a lock, as do copies.
+/// Satisfies Pattern, one step a turn. Counting needs the draws before. Counts are kept in O(n) memory, however many
+/// turns there are: on a grid of max(2^16, 64 n) turns, of twice as many whenever there are more than 48, and at the
+/// last places of the finest grid. So what is near the last look is found at once, and what is near an earlier one
+/// after at most a 24th of the turns behind it. Thread safety: const methods may be called from several threads; they
+/// share the kept counts behind a lock, as do copies.
 class RandomDraws {
  public:
   /// `weights`: positive, of sum at most 2^31. `limits`: draws per slot, empty for none. Throws ConfigError otherwise.
@@ -53,17 +55,28 @@ class RandomDraws {
     std::vector<std::uint64_t> counts;
     LivingWeights living;
   };
+  struct Place {
+    std::uint64_t turn = 0;
+    std::vector<std::uint64_t> counts;
+  };
   struct Kept {
     std::mutex mutex;
-    std::map<std::uint64_t, std::vector<std::uint64_t>> counts;  // by turn; always holds turn 0
+    std::vector<Place> grid;      // in order; always begins with turn 0
+    std::uint64_t spacing = 0;    // of the grid
+    std::array<Place, 4> recent;  // places of the finest grid that aren't on this one; turn 0: none yet
+    std::size_t next_recent = 0;
+    Place remembered;  // turn 0: none yet
     std::unique_ptr<Walk> walk;
-    std::uint64_t spacing;
   };
 
-  [[nodiscard]] std::unique_ptr<Walk> walk_from(std::uint64_t turn, const std::vector<std::uint64_t>& counts) const;
+  /// The last kept place that `fits`, which must be true of turn 0 and false behind the first for which it is.
+  template <class Fits>
+  [[nodiscard]] const Place& last_place(Fits fits) const;
+  [[nodiscard]] std::unique_ptr<Walk> walk_from(const Place& place) const;
   Walk& walk_to(std::uint64_t turn) const;
   void advance(Walk& walk, std::span<std::int32_t> slots) const;
   void advance_to(Walk& walk, std::uint64_t turn) const;
+  [[nodiscard]] std::uint64_t turns_to_keep(const Walk& walk) const noexcept;
   void keep(const Walk& walk) const;
 
   std::vector<std::uint32_t> weights_;  // of sum 2^31
@@ -72,6 +85,7 @@ class RandomDraws {
   Key key_;
   Key again_key_;
   std::uint64_t length_ = kEndless;
+  std::uint64_t fine_spacing_;
   std::shared_ptr<Kept> kept_;
 };
 

@@ -117,6 +117,34 @@ TEST(WeightedRandom, RememberedCountsStandForTheDrawsBefore) {
   EXPECT_THROW(pattern.remember(3, Counts{1, 1, 1}), StateMismatch);
 }
 
+TEST(WeightedRandom, FarStepsAgreeWhenKeptCountsAreThinnedOut) {
+  constexpr std::uint64_t kSpacing = std::uint64_t{1} << 16;
+  const Weights weights{5, 3, 1};
+  const std::vector<std::uint64_t> endless(3, kEndless);
+  const std::vector<std::uint64_t> limits{kSpacing * 20, kEndless, kSpacing * 5};
+  for (const auto& limit : {endless, limits}) {
+    const WeightedRandom pattern(weights, 1, limit, Key{29});
+    const Slots drawn = test::filled(pattern, 0, 200 * kSpacing);
+    const std::vector<std::uint64_t> steps{150 * kSpacing + 7, 149 * kSpacing,       3,
+                                           10 * kSpacing + 1,  190 * kSpacing - 1,   185 * kSpacing,
+                                           kSpacing,           100 * kSpacing + 100, 199 * kSpacing};
+    for (const std::uint64_t step : steps) {
+      Counts counts(3);
+      for (std::uint64_t i = 0; i < step; ++i) ++counts[static_cast<std::size_t>(drawn[i])];
+      EXPECT_EQ(test::counted(pattern, step), counts) << step;
+      const std::int32_t slot = drawn[step];
+      EXPECT_EQ(pattern.at(step), (SlotDraw{slot, counts[static_cast<std::size_t>(slot)]})) << step;
+      EXPECT_EQ(pattern.position(slot, counts[static_cast<std::size_t>(slot)]), step);
+    }
+    const WeightedRandom resumed(weights, 1, limit, Key{29});
+    const std::uint64_t step = 120 * kSpacing + 5;
+    resumed.remember(step, test::counted(pattern, step));
+    EXPECT_EQ(test::counted(resumed, 199 * kSpacing + 3), test::counted(pattern, 199 * kSpacing + 3));
+    EXPECT_EQ(resumed.at(step + 2), pattern.at(step + 2));
+    EXPECT_EQ(resumed.at(17), pattern.at(17));
+  }
+}
+
 TEST(WeightedRandom, StepsAnyWhereAgreeAcrossKeptCounts) {
   const Weights weights{1, 2, 3};
   const WeightedRandom pattern(weights, 1, {}, Key{17});
