@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from trainer_tools import config, loader, step, trainer
@@ -106,19 +107,61 @@ class Mean:
 
 
 def test_metric_objects_in_training() -> None:
-    table, shared, own = MetricTable(), Mean(), Mean()
+    table, shared, own, of_a, of_b = MetricTable(), Mean(), Mean(), Mean(), Mean()
     for loader_name, value in (("a", 1.0), ("b", 3.0)):
         shared.update(value)
         table.add(loader_name, "m", shared)
-    own.update(5.0)
-    table.add("a", "o", own)
-    assert table.means(ALONE, per_loader=True) == {"train/m": 2.0, "train/a/o": 5.0}
+    for loader_name, name, found, value in (("a", "o", own, 5.0), ("a", "p", of_a, 6.0), ("b", "p", of_b, 7.0)):
+        found.update(value)
+        table.add(loader_name, name, found)
+    of_all = {"train/m": 2.0, "train/o": 5.0}
+    assert table.means(ALONE, per_loader=True) == {**of_all, "train/a/o": 5.0, "train/a/p": 6.0, "train/b/p": 7.0}
+    assert table.means(ALONE, per_loader=False) == of_all
     table.clear()
     assert own.values == shared.values == []
 
 
+def test_the_row_of_a_shared_object_keeps_its_name_where_one_loader_gave_all_batches() -> None:
+    shared = Mean()
+
+    def accuracy_step(trainer: Any, *place: Any) -> Any:
+        shared.update(1.0)
+        return {**step(trainer, *place), "accuracy": shared}
+
+    multi = mtf.MultiDataLoaderConfig(sampling_strategy=mtf.SamplingStrategy.SEQUENTIAL, dataloader_names=["a", "b"])
+    run = trainer(config(multi=multi, logging=quiet(2)), training_step=accuracy_step)
+    for max_steps in (2, 4):
+        run.fit([loader(8, 1), loader(8, 2)], max_steps=max_steps)
+        assert run.metrics["train/accuracy"] == 1.0
+
+
+def test_a_metric_that_training_changes_in_place_counts_as_it_was_returned() -> None:
+    """A parameter or a buffer: its values of the steps, whenever the row is written and the state is taken."""
+    returned: list[float] = []
+
+    def weight_step(trainer: Any, *place: Any) -> Any:
+        bias = trainer.model[0].bias
+        returned.append(bias[0].item())
+        return {**step(trainer, *place), "bias": bias[0], "detached": bias.detach()[0]}
+
+    class Look(mtf.TrainerHooks):
+        def on_validation_end(self, trainer: Any, metrics: Any) -> None:
+            trainer.get_state()
+
+    seldom = mtf.ValidationConfig(frequency=mtf.ValidationFrequency.EVERY_N_STEPS, every_n_steps=3)
+    settings = config(logging=quiet(8), validation=seldom)
+    runs = [trainer(settings, training_step=weight_step, validation_step=step) for _ in range(2)]
+    runs[1].add_hook(Look())
+    for run in runs:
+        run.fit([loader(32, 1)], [loader(8, 2)])
+    assert runs[0].metrics["train/bias"] == sum(returned[:8]) / 8
+    assert runs[0].metrics["train/detached"] == runs[0].metrics["train/bias"]
+    assert runs[0].get_state() == runs[1].get_state()
+
+
 def test_proportions() -> None:
-    row = proportions(["a", "b"], [6, 2], [5.0, 5.0])
+    row = proportions(["a", "b"], list(np.array([6, 2])), [5.0, 5.0])
+    assert {type(value) for value in row.values()} == {float}
     assert row == {
         "loader_proportions/a_batches": 0.75,
         "loader_proportions/a_divergence": 0.25,

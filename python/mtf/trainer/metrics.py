@@ -58,8 +58,8 @@ def to_floats(values: Sequence[Any]) -> list[float]:
 class MetricTable:
     """Means over steps since the last row, per loader and metric.
 
-    Adding keeps a reference to a 0-dim tensor on the device; nothing is read from it until ``means``. Sums are
-    made in float64 in the order of the steps, so they don't depend on when the values were read.
+    Adding keeps a 0-dim tensor on the device; nothing is read from it until ``means``. Sums are made in float64 in
+    the order of the steps, so they don't depend on when the values were read.
     """
 
     def __init__(self) -> None:
@@ -76,10 +76,14 @@ class MetricTable:
         if not isinstance(value, (Tensor, float)) and is_metric_object(value):
             self._objects[loader, name] = value
             return
-        self.add_scalar(loader, name, scalar(name, value), weight)
+        number = scalar(name, value)
+        if isinstance(number, Tensor):
+            # It may be a parameter or a buffer, whose value of now is meant, not the one it has when it is read.
+            number = number.item() if type(number) is Tensor and number.is_cpu else number.clone()
+        self.add_scalar(loader, name, number, weight)
 
     def add_scalar(self, loader: str, name: str, number: float | Tensor, weight: float = 1.0) -> None:
-        """As ``add`` for a number, or a tensor that is known to be detached and 0-dim."""
+        """As ``add`` for a number, or a 0-dim tensor that is detached and that nothing writes to any more."""
         values = self._pending[loader, name]
         values.append(number if weight == 1.0 else number * weight)
         self._uncommitted.append(values)
@@ -137,16 +141,23 @@ class MetricTable:
         return row
 
     def _computed(self, per_loader: bool) -> dict[str, float]:
-        """Values of metric objects. One that several loaders share can't be told apart and counts for all."""
+        """Values of metric objects. One that several loaders share can't be told apart and counts for all; several of
+        one name have a value for each loader only."""
         row: dict[str, float] = {}
         owners: dict[int, set[str]] = {}
-        for (loader, _), found in self._objects.items():
+        named: dict[str, set[int]] = {}
+        for (loader, name), found in self._objects.items():
             owners.setdefault(id(found), set()).add(loader)
+            if loader:
+                named.setdefault(name, set()).add(id(found))
         for (loader, name), found in self._objects.items():
             value = float(found.compute())
-            if len(owners[id(found)]) > 1 or not loader:
-                row[f"train/{name}" if loader else name] = value
-            elif per_loader:
+            if not loader:
+                row[name] = value
+                continue
+            if len(named[name]) == 1:
+                row[f"train/{name}"] = value
+            if per_loader and len(owners[id(found)]) == 1:
                 row[f"train/{loader}/{name}"] = value
         return row
 
@@ -187,9 +198,9 @@ def proportions(names: Sequence[str], actual: Sequence[float], expected: Sequenc
     total, total_expected = sum(actual), sum(expected)
     row: dict[str, float] = {}
     for name, drawn, awaited in zip(names, actual, expected, strict=True):
-        share = drawn / total if total else 0.0
+        share = float(drawn / total) if total else 0.0
         row[f"loader_proportions/{name}_batches"] = share
         row[f"loader_proportions/{name}_divergence"] = abs(
-            share - (awaited / total_expected if total_expected else 0.0)
+            share - (float(awaited / total_expected) if total_expected else 0.0)
         )
     return row
