@@ -111,6 +111,19 @@ def test_num_samples_of_the_result_wins() -> None:
     assert row == {"val/dl0/loss": 3.0, "val/loss": 3.0}
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
+def test_num_samples_may_be_a_tensor(dtype: torch.dtype) -> None:
+    """As sums over masks are: one that is 0 counts for nothing, and the total is exact beyond what float32 holds."""
+    counts = [2**24, 1, 0, 1, 1]
+
+    def tokens(trainer: Any, batch: Any, batch_idx: int, *_: Any) -> dict[str, Any]:
+        count = torch.tensor(counts[batch_idx], dtype=dtype)
+        return {"loss": count / count, "one": 1.0, "num_samples": count}
+
+    row = trainer(validation_step=tokens).validate(values([0.0] * 5, 1))
+    assert row["val/loss"] == row["val/one"] == 1.0
+
+
 def test_mode_of_every_module_and_random_numbers_come_back() -> None:
     net = model(dropout=0.5)
     net[2].eval()

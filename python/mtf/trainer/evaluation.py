@@ -47,6 +47,8 @@ class EvaluationTable:
         given = dict(result) if isinstance(result, Mapping) else {"loss": result}
         count = given.pop("num_samples", None)
         n: Any = num_samples(batch) if count is None else scalar("num_samples", count)
+        if isinstance(n, Tensor):
+            n = n.to(self._device, torch.float64)
         self._num_batches += 1
         self._num_samples = self._num_samples + n
         seen: dict[str, Any] = {}
@@ -62,7 +64,10 @@ class EvaluationTable:
             if isinstance(value, Tensor):
                 value = value.to(self._device, torch.float64)
             # A mean over no sample may be NaN; it must not poison the sum.
-            weighted = value * n if isinstance(n, Tensor) or n else 0.0
+            if isinstance(n, Tensor):
+                weighted = torch.where(n == 0, 0.0, value * n)
+            else:
+                weighted = value * n if n else 0.0
             self._sums[key] = self._sums.get(key, 0.0) + weighted
             self._counts[key] = self._counts.get(key, 0) + n
         return seen
