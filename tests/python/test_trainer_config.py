@@ -91,6 +91,14 @@ def test_two_names_of_the_mixture() -> None:
         mtf.TrainerConfig(multi=multi, train_loader_config=multi)
 
 
+def test_a_copy_with_other_settings() -> None:
+    settings = mtf.TrainerConfig(multi=mtf.MultiDataLoaderConfig(burst_size=3), extras={"gamma": 0.5})
+    other = dataclasses.replace(settings, seed=7)
+    assert (other.multi, other.seed, other.gamma) == (settings.multi, 7, 0.5)
+    multi = mtf.MultiDataLoaderConfig(burst_size=2)
+    assert dataclasses.replace(settings, multi=multi).multi is multi
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

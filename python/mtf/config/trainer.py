@@ -379,8 +379,10 @@ GenericTrainerConfig = TrainerConfig
 
 _FIELDS: frozenset[str] = frozenset(f.name for f in dataclasses.fields(TrainerConfig))
 
-# The other name of `multi` is an argument of the constructor only; reading it must give `multi`.
+# The other name of `multi` is an argument of the constructor only; reading it must give `multi`, and
+# `dataclasses.replace`, which gives the constructor every field it knows, must not give it twice.
 delattr(TrainerConfig, "train_loader_config")
+del TrainerConfig.__dataclass_fields__["train_loader_config"]
 setattr(TrainerConfig, "train_loader_config", property(lambda self: self.multi))  # noqa: B010 - mypy sees an InitVar
 
 
