@@ -107,7 +107,8 @@ def test_a_step_may_come_later_or_from_a_subclass() -> None:
     with pytest.raises(mtf.ConfigError, match="there is no training step"):
         run.fit(loaders())
     run.set_training_step(step)
-    run.fit(loaders(), max_steps=1)
+    with pytest.warns(UserWarning, match="no optimizers"):
+        run.fit(loaders(), max_steps=1)
 
     class Mine(mtf.Trainer):
         def training_step(self, batch: Any, batch_idx: int, dataloader_idx: int, dataloader_name: str) -> Any:

@@ -359,6 +359,64 @@ def test_settings_that_name_loaders_are_checked(settings: dict[str, Any], messag
         trainer(config(["a", "b"], **settings)).fit(two_loaders())
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (lambda net: {"a": torch.optim.SGD(net.parameters(), lr=0.1)}, r"optimizers\[0\] is no optimizer.*'a'"),
+        (
+            lambda net: [torch.optim.SGD(net.parameters(), lr=0.1), net],
+            r"optimizers\[1\] is no optimizer.*param_groups",
+        ),
+        (lambda net: net.parameters(), r"optimizers\[0\] is no optimizer, it has no param_groups"),
+        (lambda net: torch.optim.LBFGS(net.parameters()), r"optimizers\[0\]: LBFGS.step\(\) needs a closure"),
+    ],
+    ids=["dict", "model", "parameters", "closure"],
+)
+def test_what_is_no_optimizer_for_updates_is_refused_at_once(given: Any, message: str) -> None:
+    net = model()
+    with pytest.raises(mtf.ConfigError, match=message):
+        trainer(model=net, optimizers=given(net))
+
+
+def test_fit_without_optimizers_says_that_nothing_changes() -> None:
+    run = trainer(optimizers=None)
+    assert run.validate([loader(8, 1)])["val/loss"] > 0
+    with pytest.warns(UserWarning, match="no optimizers, so fit changes no parameter"):
+        run.fit([loader(8, 1)])
+
+
+class OwnRate(torch.optim.Optimizer):
+    """Keeps no learning rate, or one that is None, as optimizers that find their own do."""
+
+    def __init__(self, parameters: Any, **defaults: Any) -> None:
+        super().__init__(parameters, defaults)
+
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.data.sub_(0.01 * p.grad)
+
+
+@pytest.mark.parametrize("defaults", [{}, {"lr": None}])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_an_optimizer_without_a_learning_rate(defaults: dict[str, Any], precision: Any) -> None:
+    net, rates = model(), mtf.LearningRateMonitor()
+    settings = config(
+        ["a", "b"],
+        performance=mtf.PerformanceConfig(precision=precision),
+        logging=mtf.LoggingConfig(logger_type="none", progress_bar=False, log_scalars_every_n_steps=1),
+    )
+    run = trainer(settings, model=net, optimizers=OwnRate(net.parameters(), **defaults), hooks=[rates])
+    assert "OwnRate()" in repr(run)
+    run.fit(two_loaders())
+    assert run.metrics["train/loss"] > 0
+    assert not [name for name in run.metrics if name.startswith("lr/")]
+    assert [step for step, (rate,) in rates.history if rate != rate] == list(range(8))
+    scaled = config(["a", "b"], per_loader_optimizers={"b": {"lr_scale": 0.5}})
+    with pytest.raises(mtf.ConfigError, match=r"'b'.*lr_scale.*optimizers\[0\] .OwnRate. has no learning rate"):
+        trainer(scaled, model=net, optimizers=OwnRate(net.parameters(), **defaults)).fit(two_loaders())
+
+
 def test_frozen_parts_and_several_models() -> None:
     nets = nn.ModuleDict({"one": model(1), "two": model(2)})
     for p in nets["two"].parameters():

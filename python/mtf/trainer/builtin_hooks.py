@@ -12,6 +12,7 @@ import torch
 from mtf.config.fields import nearest
 from mtf.errors import ConfigError
 from mtf.trainer.hooks import TrainerHooks
+from mtf.trainer.optimizers import learning_rates
 
 if TYPE_CHECKING:
     from mtf.trainer.trainer import Trainer
@@ -134,7 +135,7 @@ class LearningRateMonitor(TrainerHooks):
     """Keeps the learning rate of every optimizer's first group after each update, for plots.
 
     Attributes:
-        history: ``(global_step, [rate of each optimizer])``.
+        history: ``(global_step, [rate of each optimizer])``; NaN for one that has no rate.
     """
 
     def __init__(self) -> None:
@@ -152,7 +153,8 @@ class LearningRateMonitor(TrainerHooks):
         """Notes the rates that the update of this step will use."""
         if self.history and self.history[-1][0] == trainer.global_step:
             return
-        self.history.append((trainer.global_step, [float(o.param_groups[0]["lr"]) for o in trainer.optimizers]))
+        rates = [learning_rates(optimizer)[0] for optimizer in trainer.optimizers]
+        self.history.append((trainer.global_step, [math.nan if rate is None else rate for rate in rates]))
 
 
 class BestCheckpoint(TrainerHooks):

@@ -64,10 +64,11 @@ class EvaluationTable:
             if isinstance(value, Tensor):
                 value = value.to(self._device, torch.float64)
             # A mean over no sample may be NaN; it must not poison the sum.
+            weighted: Any = 0.0
             if isinstance(n, Tensor):
                 weighted = torch.where(n == 0, 0.0, value * n)
-            else:
-                weighted = value * n if n else 0.0
+            elif n:
+                weighted = value * n
             self._sums[key] = self._sums.get(key, 0.0) + weighted
             self._counts[key] = self._counts.get(key, 0) + n
         return seen

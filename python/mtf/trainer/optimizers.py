@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from mtf.config.fields import nearest
 from mtf.errors import ConfigError
+from mtf.showing import shortened
 from mtf.trainer.names import check_names
 
 if TYPE_CHECKING:
@@ -27,6 +29,40 @@ class LoaderRule:
 
     optimizer_idx: tuple[int, ...]
     lr_scale: float = 1.0
+
+
+def as_list(given: Any) -> list[torch.optim.Optimizer]:
+    """One optimizer, several or None as a list.
+
+    Raises:
+        ConfigError: something that is no optimizer, or whose ``step`` can't be called without arguments.
+    """
+    if given is None:
+        return []
+    if isinstance(given, (torch.Tensor, Mapping)) or not isinstance(given, Iterable):
+        given = [given]
+    optimizers = list(given)
+    for i, optimizer in enumerate(optimizers):
+        for name in ("param_groups", "step", "state_dict", "load_state_dict"):
+            if not hasattr(optimizer, name):
+                raise ConfigError(f"optimizers[{i}] is no optimizer, it has no {name}: {shortened(repr(optimizer))}")
+        try:
+            # The class's: a scheduler replaces the one of the object.
+            inspect.signature(type(optimizer).step).bind(optimizer)
+        except TypeError:
+            raise ConfigError(
+                f"optimizers[{i}]: {type(optimizer).__name__}.step() needs a closure, to compute losses and gradients "
+                "again as often as it likes; an update of mtf has the gradients of its window only, so choose another"
+            ) from None
+        except (AttributeError, ValueError):  # a step that has no signature
+            continue
+    return optimizers
+
+
+def learning_rates(optimizer: torch.optim.Optimizer) -> list[float | None]:
+    """The rate of each group; None where the optimizer keeps none, or finds its own."""
+    rates = [group.get("lr") for group in optimizer.param_groups]
+    return [None if rate is None else float(rate) for rate in rates]
 
 
 class OptimizerSet:
@@ -97,6 +133,15 @@ class OptimizerSet:
                 the same loader's updates.
         """
         check_names("per_loader_optimizers", self._rules, names)
+        for name, rule in self._rules.items():
+            for i in rule.optimizer_idx if rule.lr_scale != 1.0 else ():
+                if None in learning_rates(self.optimizers[i]):
+                    raise ConfigError(
+                        f"per_loader_optimizers[{name!r}]['lr_scale'] is {rule.lr_scale}, and optimizers[{i}] "
+                        f"({type(self.optimizers[i]).__name__}) has no learning rate to multiply"
+                    )
+        if self._unowned and not self.optimizers:
+            warnings.warn("there are no optimizers, so fit changes no parameter: give some to Trainer", stacklevel=5)
         owners: dict[Tensor, int] = {}
         for j, optimizer in enumerate(self.optimizers):
             for p in _parameters(optimizer):
@@ -174,8 +219,9 @@ class OptimizerSet:
 
     @staticmethod
     def _step_one(optimizer: torch.optim.Optimizer, factor: float, scaler: torch.amp.GradScaler | None) -> None:
-        rates = [group["lr"] for group in optimizer.param_groups]
-        for group in optimizer.param_groups if factor != 1.0 else ():
+        groups = optimizer.param_groups if factor != 1.0 else []
+        rates = [group["lr"] for group in groups]
+        for group in groups:
             group["lr"] = group["lr"] * factor
         try:
             if scaler is None:
@@ -184,7 +230,7 @@ class OptimizerSet:
                 scaler.step(optimizer)
         finally:
             # The saved rate is put back: dividing by the factor would not give the same bits, nor survive 0.
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            for group, rate in zip(groups, rates, strict=True):
                 group["lr"] = rate
 
     def clear(self) -> None:

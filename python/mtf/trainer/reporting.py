@@ -11,6 +11,7 @@ from mtf.loggers.base import Logger, RunInfo, SafeLogger
 from mtf.loggers.factory import make_logger
 from mtf.trainer.chronicle import Chronicle
 from mtf.trainer.metrics import proportions
+from mtf.trainer.optimizers import learning_rates
 from mtf.trainer.progress import Progress
 
 if TYPE_CHECKING:
@@ -126,9 +127,10 @@ class Reporter:
         """``lr/optimizer0``, and ``lr/optimizer0/group1`` where an optimizer has several groups."""
         row = {}
         for i, optimizer in enumerate(self._trainer.optimizers):
-            groups = optimizer.param_groups
-            for j, group in enumerate(groups):
-                row[f"lr/optimizer{i}" + (f"/group{j}" if len(groups) > 1 else "")] = float(group["lr"])
+            rates = learning_rates(optimizer)
+            for j, rate in enumerate(rates):
+                if rate is not None:
+                    row[f"lr/optimizer{i}" + (f"/group{j}" if len(rates) > 1 else "")] = rate
         return row
 
     def totals(self) -> tuple[float, float, int]:

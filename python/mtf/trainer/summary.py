@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mtf.showing import html_table
+from mtf.trainer.optimizers import learning_rates
 
 if TYPE_CHECKING:
     from mtf.trainer.trainer import Trainer
@@ -44,7 +45,9 @@ def _model(trainer: Trainer) -> str:
 
 
 def _optimizers(trainer: Trainer) -> str:
-    return ", ".join(f"{type(o).__name__}(lr={o.param_groups[0]['lr']:.4g})" for o in trainer.optimizers)
+    rates = [learning_rates(optimizer)[0] for optimizer in trainer.optimizers]
+    shown = ["" if rate is None else f"lr={rate:.4g}" for rate in rates]
+    return ", ".join(f"{type(o).__name__}({rate})" for o, rate in zip(trainer.optimizers, shown, strict=True))
 
 
 def _place(trainer: Trainer) -> str:

@@ -25,7 +25,7 @@ from mtf.trainer.hooks import HookList, TrainerHooks
 from mtf.trainer.metrics import MetricTable
 from mtf.trainer.nonfinite import NonFiniteGuard
 from mtf.trainer.one_thread import only_this_thread
-from mtf.trainer.optimizers import OptimizerSet, SchedulerSet
+from mtf.trainer.optimizers import OptimizerSet, SchedulerSet, as_list
 from mtf.trainer.owed import Owed
 from mtf.trainer.precision import Precision, compile_in_place, deterministic_algorithms
 from mtf.trainer.preemption import PreemptionGuard
@@ -62,7 +62,7 @@ class Trainer:
         self,
         config: TrainerConfig | None = None,
         model: nn.Module | None = None,
-        optimizers: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] = (),
+        optimizers: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = (),
         schedulers: Any = None,
         training_step: StepFunction | None = None,
         validation_step: StepFunction | None = None,
@@ -76,7 +76,7 @@ class Trainer:
         performance, fault_tolerance = self.config.performance, self.config.fault_tolerance
         self.model = model
         self.device = _device(model, device)
-        self.optimizers = [optimizers] if isinstance(optimizers, torch.optim.Optimizer) else list(optimizers)
+        self.optimizers = as_list(optimizers)
         self.model.to(self.device)
         self.ranks = make_ranks(self.config.ddp, self.device.type)
         with self.ranks.failures(lambda: "while the trainer was made"):
