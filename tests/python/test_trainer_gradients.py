@@ -314,6 +314,57 @@ def test_fp16_overflow_skips_the_window_for_all_optimizers() -> None:
     assert optimizers[2].param_groups[0]["lr"] == 0.003
 
 
+@pytest.mark.parametrize("clip", [None, 0.05])
+def test_a_parameter_of_two_optimizers_in_one_window_under_fp16(clip: float | None) -> None:
+    """Its gradient is unscaled once, though both step."""
+    trace, net = Trace(), model()
+    hand = copy.deepcopy(net)
+
+    def optimizers(net: nn.Module) -> list[torch.optim.Optimizer]:
+        return [torch.optim.SGD(net.parameters(), lr=0.1), torch.optim.SGD(net[0].parameters(), lr=0.02)]
+
+    settings = config(
+        ["a", "b"],
+        per_loader_optimizers={"a": {"optimizer_idx": 0}, "b": {"optimizer_idx": 1}},
+        performance=mtf.PerformanceConfig(precision="fp16", gradient_accumulation_steps=2, clip_grad_norm=clip),
+    )
+    run = trainer(settings, model=net, optimizers=optimizers(net), hooks=[trace])
+    scale = 256.0
+    run.precision.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    run.fit(two_loaders())
+    by_hand = optimizers(hand)
+    for begin in range(0, 8, 2):
+        hand.zero_grad()
+        window = trace.batches[begin : begin + 2]
+        for _, batch in window:
+            with torch.autocast("cpu", dtype=torch.float16):
+                loss = loss_of(hand, batch)
+            (loss * (1.0 / len(window)) * scale).backward()
+        for p in hand.parameters():
+            p.grad.mul_(1.0 / scale)
+        if clip is not None:
+            nn.utils.clip_grad_norm_(hand.parameters(), clip)
+        assert {name for name, _ in window} == {"a", "b"}
+        for optimizer in by_hand:
+            optimizer.step()
+    assert same_weights(net, hand)
+
+
+def test_sparse_gradients_under_fp16() -> None:
+    net = nn.Embedding(10, 3, sparse=True)
+    before = net.weight.detach().clone()
+
+    def look_up(trainer: Any, batch: Any, *_: Any) -> Tensor:
+        squares: Tensor = trainer.model(batch[0][:, 0].abs().long()).pow(2).mean()
+        return squares
+
+    settings = config(performance=mtf.PerformanceConfig(precision="fp16"))
+    optimizer = torch.optim.SparseAdam(net.parameters())
+    trainer(settings, model=net, optimizers=optimizer, training_step=look_up).fit([loader(8, 1)])
+    assert not torch.equal(net.weight[0], before[0])
+    assert torch.equal(net.weight[9], before[9])
+
+
 @pytest.mark.parametrize(
     ("result", "message"),
     [

@@ -273,6 +273,7 @@ def _is_collective(error: BaseException) -> bool:
 def _local_all_finite(parameters: Sequence[Tensor]) -> bool:
     grads = [p.grad for p in parameters if p.grad is not None]
     local = [g.to_local() if isinstance(g, _dtensor()) else g for g in grads]
+    local = [g.coalesce().values() if g.is_sparse else g for g in local]
     largest = nn.utils.get_total_norm([g for g in local if g.numel()], norm_type=float("inf"))
     return bool(torch.isfinite(largest).item())
 

@@ -191,8 +191,7 @@ class OptimizerSet:
         if not stepping:
             return stepping
         if scaler is not None:
-            for i in stepping:
-                scaler.unscale_(self.optimizers[i])
+            _unscale([self.optimizers[i] for i in stepping], scaler)
         if scaler is not None or self._clip is not None:
             parameters = list(dict.fromkeys(p for i in stepping for p in _parameters(self.optimizers[i])))
             if scaler is not None and not ranks.all_finite(parameters):
@@ -245,6 +244,18 @@ class OptimizerSet:
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _unscale(optimizers: Sequence[torch.optim.Optimizer], scaler: torch.amp.GradScaler) -> None:
+    """Unscales each gradient once, also one that several of the optimizers share."""
+    done: set[Tensor] = set()
+    for optimizer in optimizers:
+        own = {p for p in _parameters(optimizer) if p.grad is not None}
+        grads = {p: p.grad.clone() for p in own & done if p.grad is not None}
+        scaler.unscale_(optimizer)
+        for p, grad in grads.items():
+            p.grad = grad
+        done |= own
 
 
 def _has_gradient(optimizer: torch.optim.Optimizer) -> bool:
