@@ -235,6 +235,56 @@ def test_epoch_schedulers_and_monitors() -> None:
         )
 
 
+class Watching:
+    """A scheduler that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def step(self, value: float) -> None:
+        self.seen.append(value)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": list(self.seen)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.seen = list(state["seen"])
+
+
+@pytest.mark.parametrize("stops", [[16], [1, 5, 6, 9, 16]])
+def test_a_step_scheduler_that_monitors_gets_each_value_once(stops: list[int]) -> None:
+    """Rows come every 3 updates, validations every 5; never a value of before."""
+    rows: list[dict[str, float]] = []
+    of_training, of_validation = Watching(), Watching()
+
+    class Rows(mtf.TrainerHooks):
+        def on_validation_end(self, trainer: Any, metrics: Any) -> None:
+            rows.append(dict(metrics))
+
+    settings = config(
+        logging=mtf.LoggingConfig(logger_type="none", progress_bar=False, log_scalars_every_n_steps=3),
+        validation=mtf.ValidationConfig(frequency=mtf.ValidationFrequency.EVERY_N_STEPS, every_n_steps=5),
+    )
+    watched = {"train/loss": of_training, "val/loss": of_validation}
+    schedulers = [{"scheduler": s, "interval": "step", "monitor": name} for name, s in watched.items()]
+    run = trainer(settings, schedulers=schedulers, hooks=[Rows()])
+    for stop in stops:
+        run.fit(two_loaders(), [loader(8, 3)], max_steps=stop)
+    assert of_validation.seen == [row["val/loss"] for row in rows]
+    assert (len(of_training.seen), len(of_validation.seen)) == (5, 3)
+    assert len(set(of_training.seen)) == 5
+
+
+def test_a_step_scheduler_whose_metric_never_comes_is_named() -> None:
+    schedulers = [{"scheduler": Watching(), "interval": "step", "monitor": name} for name in ("train/los", "val/los")]
+    run = trainer(schedulers=schedulers)
+    with pytest.warns(UserWarning, match=r"'train/los' isn't there.*did you mean 'train/loss'"):
+        run.fit(two_loaders())
+    with pytest.warns(UserWarning, match="isn't there") as said:
+        run.fit(two_loaders(), [loader(8, 3)])
+    assert ["did you mean 'val/loss'" in str(w.message) for w in said] == [False, True]
+
+
 def test_clipping_reports_the_joint_norm() -> None:
     norms: list[Tensor] = []
 

@@ -272,7 +272,8 @@ class ScheduledRate:
 
     Attributes:
         scheduler: anything with ``step()``, ``state_dict()`` and ``load_state_dict()``.
-        interval: ``"step"``: after updates in which its optimizer stepped; ``"epoch"``: at an epoch's end.
+        interval: ``"step"``: after updates in which its optimizer stepped, or, with a ``monitor``, whenever a row or a
+            validation gives this metric a new value; ``"epoch"``: at an epoch's end.
         monitor: the metric given to ``scheduler.step(value)``.
         optimizer: index of its optimizer; None where it can't be told: then it steps whenever any optimizer did.
     """
@@ -314,7 +315,8 @@ class SchedulerSet:
         for name, scheduler in self.per_loader.items():
             _check_steps(f"per_loader_schedulers[{name!r}]", scheduler)
         self._per_loader_optimizer = {n: _optimizer_of(s, optimizers) for n, s in self.per_loader.items()}
-        self._by_step = [s for s in self.general if s.interval == "step"]
+        self._by_step = [s for s in self.general if s.interval == "step" and s.monitor is None]
+        self._by_row = [s for s in self.general if s.interval == "step" and s.monitor is not None]
 
     @staticmethod
     def _parse(i: int, entry: Any, optimizers: Sequence[torch.optim.Optimizer]) -> ScheduledRate:
@@ -344,11 +346,11 @@ class SchedulerSet:
         """Raises ``ConfigError`` for a scheduler of a loader that doesn't exist."""
         check_names("per_loader_schedulers", self.per_loader, names)
 
-    def after_update(self, window: Sequence[Batch], stepped: Collection[int], metrics: Mapping[str, float]) -> None:
+    def after_update(self, window: Sequence[Batch], stepped: Collection[int]) -> None:
         """Steps what follows updates; nothing whose optimizer didn't step."""
         for rate in self._by_step:
             if rate.optimizer in stepped or (rate.optimizer is None and stepped):
-                rate.step(metrics)
+                rate.scheduler.step()
         if self.per_loader:
             seen: dict[int, Any] = {}
             for batch in window:
@@ -358,6 +360,24 @@ class SchedulerSet:
                     seen[id(scheduler)] = scheduler
             for scheduler in seen.values():
                 scheduler.step()
+
+    def after_row(self, row: Mapping[str, float]) -> None:
+        """Steps what follows updates and watches a metric that ``row`` has: a value counts once."""
+        for rate in self._by_row:
+            if rate.monitor is not None and rate.monitor in row:
+                rate.scheduler.step(row[rate.monitor])
+
+    def warn_of_missing(self, metrics: Mapping[str, float]) -> None:
+        """Warns of what watches a metric that isn't there, though others of its kind are."""
+        for rate in self._by_row:
+            watched = str(rate.monitor)
+            kind = [name for name in metrics if name.startswith("val/") == watched.startswith("val/")]
+            if kind and watched not in kind:
+                warnings.warn(
+                    f"schedulers: the monitored metric {watched!r} isn't there, so its scheduler doesn't step"
+                    f"{nearest(watched, kind)} (so far: {', '.join(sorted(kind))})",
+                    stacklevel=4,
+                )
 
     def after_epoch(self, metrics: Mapping[str, float], *, after_validation: bool) -> None:
         """Steps what follows epochs. Those that watch a validation metric wait until the validation has run."""

@@ -99,8 +99,8 @@ class Reporter:
         """Whether this update ends an interval."""
         return self._trainer.global_step % self._every == 0
 
-    def log(self) -> None:
-        """Writes a row and starts the next interval."""
+    def log(self) -> dict[str, float]:
+        """Writes a row, starts the next interval, and returns the row."""
         trainer = self._trainer
         row = self._training_row()
         row.update(self._rates())
@@ -111,6 +111,7 @@ class Reporter:
         trainer.logged.update(row)
         self.write(row)
         self._progress.describe(self._facts(row))
+        return row
 
     def write(self, row: Mapping[str, float]) -> None:
         """Gives a row to the logger."""

@@ -45,7 +45,8 @@ class Trainer:
         model: moved to ``device`` in place; ``trainer.model`` is always this very object.
         optimizers: one or several; each parameter belongs to one of them, unless ``per_loader_optimizers`` says more.
         schedulers: learning rate schedulers, each bare (steps per epoch) or as
-            ``{"scheduler": s, "interval": "step" | "epoch", "monitor": metric}``.
+            ``{"scheduler": s, "interval": "step" | "epoch", "monitor": metric}``. Between epochs one that monitors
+            steps whenever its metric has a new value: after a row or a validation.
         training_step: ``(trainer, batch, batch_idx, dataloader_idx, dataloader_name)`` -> loss, or a dict with
             ``"loss"`` and any metrics. May be set later, or overridden in a subclass.
         validation_step: likewise; the training step is used where there is none.
@@ -366,6 +367,7 @@ class Trainer:
         self._saver.is_safe = True
         self.nonfinite.window_is_finite()
         self.reporter.pause()
+        self.scheduler_set.warn_of_missing(self.logged)
         self._tell("on_train_end")
         self._saver.at_end()
 
@@ -468,7 +470,7 @@ class Trainer:
             self._tell_steps(stepping)
         self.optimizer_set.clear()
         self.global_step += 1
-        self.scheduler_set.after_update(window, stepping, self.logged)
+        self.scheduler_set.after_update(window, stepping)
         self.multi_loader_manager.commit()
         self.metric_table.commit()
         self._num_batches_committed = self.num_batches
@@ -576,8 +578,9 @@ class Trainer:
             self._tell_ended_passes()
         if owed.row:
             self.nonfinite.window_is_finite()
-            self.reporter.log()
+            row = self.reporter.log()
             owed.row = False
+            self.scheduler_set.after_row(row)
         if owed.validation:
             if self._val_loaders:
                 self._validate()
@@ -655,6 +658,7 @@ class Trainer:
         self.metric_table.commit()
         self.logged.update(row)
         self.reporter.write(row)
+        self.scheduler_set.after_row(row)
         self._saver.after_validation(row)
 
     def _open(self, train_loaders: Any, val_loaders: Any) -> None:
