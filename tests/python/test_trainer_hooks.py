@@ -155,6 +155,7 @@ def test_early_stopping_ignores_nan_and_respects_the_mode() -> None:
 
     class Run:
         reasons: list[str] = []  # noqa: RUF012 - a stand-in
+        is_fitting = True
 
         def request_stop(self, reason: str) -> None:
             self.reasons.append(reason)
@@ -190,6 +191,56 @@ def test_best_checkpoint(tmp_path: Any) -> None:
     fresh = trainer(hooks=[mtf.BestCheckpoint(str(tmp_path / "best"))])
     fresh.load_checkpoint(str(tmp_path / "best"))
     assert fresh.validate([loader(8, 2)])["val/loss"] == pytest.approx(best.best)
+
+
+def test_validating_by_hand_is_no_validation_of_the_run(tmp_path: Any) -> None:
+    """On test data, say: what stops the run and what is best doesn't depend on it."""
+    stopping, best = mtf.EarlyStopping(patience=0), mtf.BestCheckpoint(str(tmp_path / "best"))
+    run = trainer(hooks=[stopping, best])
+    run.fit([loader(16, 1)], [loader(8, 2)])
+    state = run.get_state()
+    x, y = torch.zeros(4, 3), torch.zeros(4, 1)
+    assert run.validate([[(x, y)]])["val/loss"] < stopping.best
+    assert run.validate([[(x, y + 9.0)]])["val/loss"] > stopping.best
+    assert run.get_state() == state
+
+
+def test_monitors_of_an_epoch_that_goes_on_elsewhere() -> None:
+    first = trainer(hooks=[mtf.ThroughputMonitor(1.0)])
+    first.fit([loader(16, 1)], max_steps=2)
+    monitor = mtf.ThroughputMonitor(1.0)
+    second = trainer(hooks=[monitor])
+    second.load_state(first.get_state())
+    second.fit([loader(16, 1)], max_epochs=1)
+    assert len(monitor.epochs) == 1
+
+
+def test_monitors_of_an_update_that_comes_again() -> None:
+    """After an error in its window, or from a state before it."""
+
+    class Once(mtf.TrainerHooks):
+        def __init__(self) -> None:
+            self.is_due = True
+
+        def on_before_optimizer_step(self, trainer: Any, optimizer_idx: int) -> None:
+            if trainer.global_step == 2 and self.is_due:
+                self.is_due = False
+                raise RuntimeError("once")
+
+    settings = config(logging=mtf.LoggingConfig(logger_type="none", progress_bar=False, log_scalars_every_n_steps=4))
+    whole = trainer(settings, hooks=[mtf.GradientMonitor()])
+    whole.fit([loader(16, 1)])
+    rates = mtf.LearningRateMonitor()
+    run = trainer(settings, hooks=[mtf.GradientMonitor(), rates, Once()])
+    with pytest.raises(RuntimeError, match="once"):
+        run.fit([loader(16, 1)])
+    run.fit([loader(16, 1)], max_steps=3)
+    state = run.get_state()
+    for _ in range(2):
+        run.fit([loader(16, 1)], max_epochs=1)
+        assert run.metrics["gradients/norm"] == whole.metrics["gradients/norm"]
+        assert [step for step, _ in rates.history] == [0, 1, 2, 3]
+        run.load_state(state)
 
 
 def test_throughput_monitor() -> None:

@@ -81,7 +81,9 @@ class EarlyStopping(TrainerHooks):
         self._stop_if_due(trainer)
 
     def on_validation_end(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
-        """Looks at the metric."""
+        """Looks at the metric of a validation inside ``fit``."""
+        if not trainer.is_fitting:
+            return
         value = _metric(metrics, self.monitor, self)
         self.num_bad = 0 if self._best.improves(value) else self.num_bad + 1
         self._stop_if_due(trainer)
@@ -112,6 +114,10 @@ class GradientMonitor(TrainerHooks):
         self.warn_above = warn_above
         self._seen = -1
 
+    def on_train_start(self, trainer: Trainer) -> None:
+        """What comes next may be an update that was begun before, and failed or was left by loading a state."""
+        self._seen = -1
+
     def on_before_optimizer_step(self, trainer: Trainer, optimizer_idx: int) -> None:
         """Once per update: the joint norm of all gradients there are."""
         if self._seen == trainer.global_step or trainer.global_step % self.every_n_updates:
@@ -140,6 +146,10 @@ class LearningRateMonitor(TrainerHooks):
 
     def __init__(self) -> None:
         self.history: list[tuple[int, list[float]]] = []
+
+    def on_train_start(self, trainer: Trainer) -> None:
+        """Drops what an error or a loaded state has taken back."""
+        self.history = [entry for entry in self.history if entry[0] < trainer.global_step]
 
     def on_train_batch_end(
         self,
@@ -177,8 +187,8 @@ class BestCheckpoint(TrainerHooks):
         return self._best.value
 
     def on_validation_end(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
-        """Looks at the metric."""
-        if self._best.improves(_metric(metrics, self.monitor, self)):
+        """Looks at the metric of a validation inside ``fit``."""
+        if trainer.is_fitting and self._best.improves(_metric(metrics, self.monitor, self)):
             trainer.save_checkpoint(self.path)
 
     def state_dict(self) -> dict[str, Any]:
@@ -203,12 +213,16 @@ class ThroughputMonitor(TrainerHooks):
         self.max_wait_share = max_wait_share
         self.epochs: list[dict[str, float]] = []
 
+    def on_train_start(self, trainer: Trainer) -> None:
+        """Starts the clock, for an epoch that goes on."""
+        self._start = trainer.reporter.totals()
+
     def on_epoch_start(self, trainer: Trainer, epoch: int) -> None:
         """Starts the clock."""
         self._start = trainer.reporter.totals()
 
     def on_epoch_end(self, trainer: Trainer, epoch: int) -> None:
-        """Notes seconds, samples and seconds waited of the epoch, and warns."""
+        """Notes seconds, samples and seconds waited of the epoch, or of its part in this ``fit``, and warns."""
         seconds, waited, samples = (b - a for a, b in zip(self._start, trainer.reporter.totals(), strict=True))
         share = waited / seconds if seconds > 0 else 0.0
         self.epochs.append({"seconds": seconds, "samples_per_s": samples / max(seconds, 1e-9), "wait_share": share})

@@ -315,6 +315,11 @@ class Trainer:
         return {**self.logged, **self.unfinished}
 
     @property
+    def is_fitting(self) -> bool:
+        """Whether ``fit`` is running: tells its validations from those that ``validate`` was called for outside."""
+        return self._is_fitting
+
+    @property
     def rank(self) -> int:
         """Number of this process among all ranks."""
         return self.ranks.rank
