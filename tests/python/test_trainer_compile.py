@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from trainer_tools import config, loader, model, step, trainer
+from trainer_tools import compile_eagerly, config, loader, model, step, trainer
 
 import mtf
 
@@ -26,26 +28,38 @@ def run(is_compiled: bool, steps: int, path: Path | None = None, load: Path | No
 
 
 @pytest.fixture
-def eager_backend(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Graphs are captured but not lowered to C++, which would take a compiler and half a minute."""
-    seen: list[str] = []
-    real = nn.Module.compile
+def num_graphs(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    return compile_eagerly(monkeypatch)
 
-    def compile(self: nn.Module, *args: Any, **options: Any) -> None:
-        seen.append(type(self).__name__)
-        real(self, *args, **{**options, "backend": "eager"})
 
-    monkeypatch.setattr(nn.Module, "compile", compile)
-    torch._dynamo.reset()
-    return seen
+class Own(nn.Module):
+    """A model with a forward of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = model()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.net(x)
+        return out
+
+
+@pytest.mark.parametrize("make", [model, Own, lambda: nn.Linear(3, 1)], ids=["Sequential", "own", "Linear"])
+def test_torch_captures_a_graph_of_any_model(num_graphs: Callable[[], int], make: Callable[[], nn.Module]) -> None:
+    """``Module.compile`` captures nothing of modules whose forward is torch's, a Sequential for instance."""
+    net = make()
+    found = trainer(config(performance=mtf.PerformanceConfig(compile_model=True)), model=net)
+    found.fit(loader(8, 1))
+    assert num_graphs() > 0
+    assert copy.deepcopy(net)._compiled_call_impl is None
 
 
 def test_a_compiled_model_is_the_same_run_and_its_checkpoints_load_anywhere(
-    eager_backend: list[str], tmp_path: Path
+    num_graphs: Callable[[], int], tmp_path: Path
 ) -> None:
     plain = run(False, 6)
     compiled = run(True, 6)
-    assert eager_backend == ["Sequential"]
+    assert num_graphs() > 0
     assert compiled.get_state().diff(plain.get_state()) == []
     assert list(compiled.model.state_dict()) == list(plain.model.state_dict())
     run(True, 3, path=tmp_path / "compiled")
@@ -54,7 +68,7 @@ def test_a_compiled_model_is_the_same_run_and_its_checkpoints_load_anywhere(
     assert resumed.get_state().diff(plain.get_state()) == []
 
 
-def test_a_step_compiled_by_the_user_works(eager_backend: list[str]) -> None:
+def test_a_step_compiled_by_the_user_works(num_graphs: Callable[[], int]) -> None:
     net = model()
     forward = torch.compile(net, backend="eager")
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -72,3 +73,17 @@ def same_weights(a: nn.Module | Mapping[str, Tensor], b: nn.Module | Mapping[str
     one = a.state_dict() if isinstance(a, nn.Module) else a
     two = b.state_dict() if isinstance(b, nn.Module) else b
     return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+
+
+def compile_eagerly(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Lets torch capture graphs, but not lower them to C++, which would take a compiler and half a minute.
+
+    Returns:
+        A function that counts the graphs so far.
+    """
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model, **options: real(model, **{**options, "backend": "eager"}))
+    torch._dynamo.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    return lambda: counters["stats"]["unique_graphs"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
@@ -55,11 +55,24 @@ def compile_in_place(model: nn.Module) -> None:
     A module without a ``forward`` (a ``ModuleDict``, or one whose parts the step calls one by one) has its parts
     compiled instead.
     """
-    if type(model).forward is nn.Module.forward:
+    forward = type(model).forward
+    if forward is nn.Module.forward:
         for part in model.children():
             compile_in_place(part)
+    elif forward.__module__.startswith("torch."):
+        # torch.compile skips the frames of torch's own modules, which here would be all there are.
+        model._compiled_call_impl = torch.compile(_calling(model))
     else:
         model.compile()
+
+
+def _calling(model: nn.Module) -> Callable[..., Any]:
+    """A function whose frame isn't torch's."""
+
+    def call(*args: Any, **options: Any) -> Any:
+        return model._call_impl(*args, **options)
+
+    return call
 
 
 @contextmanager
