@@ -208,6 +208,71 @@ def test_metric_objects_are_read_per_loader() -> None:
         assert row["val/mean"] == pytest.approx(104 / 102)
 
 
+def test_an_object_of_training_and_validation_keeps_them_apart() -> None:
+    """Rows have what it saw since the last row or validation; the validation's value is that of its own batches."""
+    metric, rows_of_training = MeanMetric(), []
+
+    def with_object(trainer: Any, batch: Any, *_: Any) -> dict[str, Any]:
+        metric.update(batch[0])
+        return {"loss": batch[0].mean() + 0.0 * trainer.model[0].weight.sum().double(), "mean": metric}
+
+    class Rows(mtf.TrainerHooks):
+        def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+            rows_of_training.append(trainer.metrics.get("train/mean"))
+
+    settings = mtf.LoggingConfig(logger_type="none", progress_bar=False, log_scalars_every_n_steps=4)
+    often = ValidationConfig(frequency=mtf.ValidationFrequency.EVERY_N_STEPS, every_n_steps=3)
+    run = trainer(config(logging=settings, validation=often), training_step=with_object, hooks=[Rows()])
+    run.fit([values([float(i) for i in range(9)], 1)], [values(MANY, 99), values(FEW, 2)])
+    assert (run.metrics["val/dl0/mean"], run.metrics["val/dl1/mean"]) == (1.0, 2.0)
+    assert rows_of_training[4] == 3.0, "updates 0 to 2 were before the validation"
+    assert rows_of_training[8] == 6.5, "6 and 7 come after the next one"
+    assert run.metrics["train/mean"] == 8.0
+
+
+def test_an_object_forgets_a_validation_that_failed() -> None:
+    metric, is_broken = MeanMetric(), True
+
+    def with_object(trainer: Any, batch: Any, batch_idx: int, *_: Any) -> dict[str, Any]:
+        if is_broken and batch_idx == 1:
+            raise RuntimeError("broken step")
+        metric.update(batch[0])
+        return {"mean": metric}
+
+    run = trainer(validation_step=with_object)
+    with pytest.raises(RuntimeError, match="broken step"):
+        run.validate([values([1.0, 2.0], 1)])
+    is_broken = False
+    assert run.validate([values([1.0, 2.0], 1)])["val/mean"] == 1.5
+
+
+class Collection(MeanMetric):
+    def compute(self) -> Any:
+        mean = super().compute()
+        return {"mean": mean, "twice": 2.0 * mean}
+
+
+class PerClass(MeanMetric):
+    def compute(self) -> Tensor:
+        return super().compute().expand(3)
+
+
+def test_a_collection_of_metrics_and_one_that_is_no_number() -> None:
+    found: MeanMetric = Collection()
+
+    def with_object(trainer: Any, batch: Any, *_: Any) -> dict[str, Any]:
+        found.update(batch[0])
+        return {"loss": batch[0].mean() + 0.0 * trainer.model[0].weight.sum(), "all": found}
+
+    run = trainer(training_step=with_object)
+    run.fit([values(MANY, 50)], [values(FEW, 2)])
+    means = {"train/dl0/all/mean": 1.0, "train/all/twice": 2.0, "val/all/mean": 2.0, "val/dl0/all/twice": 4.0}
+    assert {name: run.metrics[name] for name in means} == means
+    found = PerClass()
+    with pytest.raises(mtf.ConfigError, match=r"metric 'all' must have one element, it is a tensor of shape \(3,\)"):
+        run.validate([values(FEW, 2)])
+
+
 def test_torchmetrics_itself() -> None:
     torchmetrics = pytest.importorskip("torchmetrics", reason="optional: the protocol is tested above")
     metric = torchmetrics.MeanMetric()

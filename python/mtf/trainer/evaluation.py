@@ -16,7 +16,7 @@ from mtf.enums import ValAggregation
 from mtf.errors import ConfigError
 from mtf.trainer.batch import length_of, num_samples
 from mtf.trainer.distributed import SingleProcess
-from mtf.trainer.metrics import is_metric_object, scalar
+from mtf.trainer.metrics import computed, is_metric_object, scalar
 from mtf.trainer.progress import Progress
 from mtf.trainer.validation_ranks import validation_batches
 
@@ -81,17 +81,24 @@ class EvaluationTable:
         """
         _require_on_all_ranks(loader, sorted(self._objects), ranks)
         for name, found in sorted(self._objects.items()):
-            values = ranks.gather((float(found.compute()), float(self._num_samples)))
-            shown = [str(value) for value, _ in values]
-            if len(set(shown)) > 1:
-                raise ConfigError(
-                    f"metric {name!r} of loader {loader!r} has the values {', '.join(shown)} on the ranks: "
-                    "an object must synchronise itself in compute(), as torchmetrics does; or return numbers"
-                )
-            self._computed[loader, name] = (values[0][0], sum(count for _, count in values))
+            values = ranks.gather((computed(name, found), float(self._num_samples)))
+            for part, value in values[0][0].items():
+                shown = [str(parts.get(part)) for parts, _ in values]
+                if len(set(shown)) > 1:
+                    raise ConfigError(
+                        f"metric {part!r} of loader {loader!r} has the values {', '.join(shown)} on the ranks: "
+                        "an object must synchronise itself in compute(), as torchmetrics does; or return numbers"
+                    )
+                self._computed[loader, part] = (value, sum(count for _, count in values))
             found.reset()
         self._objects = {}
         self._num_batches, self._num_samples = 0, 0
+
+    def drop_objects(self) -> None:
+        """After an error: what metric objects saw of a loader that isn't ended."""
+        for found in self._objects.values():
+            found.reset()
+        self._objects = {}
 
     def read(self, ranks: SingleProcess) -> tuple[PerLoader, dict[str, dict[str, float]]]:
         """Means per loader and metric, and the numbers of samples behind them. The only host synchronisation."""
@@ -227,6 +234,7 @@ def run(trainer: Trainer, named: Mapping[str, Any]) -> dict[str, float]:
     are as before. (``no_grad``, as ``inference_mode`` breaks modules that cache tensors.)
     """
     check_validation(trainer.config.validation, list(named))
+    trainer.metric_table.read_objects()
     modes = [(module, module.training) for module in trainer.model.modules()]
     table = EvaluationTable(trainer.device)
     try:
@@ -237,6 +245,7 @@ def run(trainer: Trainer, named: Mapping[str, Any]) -> dict[str, float]:
                 _run_loader(trainer, table, index, name, loader)
             means, samples = table.read(trainer.ranks)
     finally:
+        table.drop_objects()
         for module, mode in modes:
             module.training = mode
     row = aggregate(trainer.config.validation, list(named), means, samples)

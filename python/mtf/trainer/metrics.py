@@ -42,6 +42,17 @@ def scalar(name: str, value: Any) -> Any:
         ) from None
 
 
+def computed(name: str, found: Any) -> dict[str, float]:
+    """The value of a metric object under ``name``; of a collection, whose value is a mapping, ``<name>/<key>`` each.
+
+    Raises:
+        ConfigError: a value isn't one number.
+    """
+    value = found.compute()
+    parts = {f"{name}/{key}": part for key, part in value.items()} if isinstance(value, Mapping) else {name: value}
+    return {part: float(scalar(part, number)) for part, number in parts.items()}
+
+
 def to_floats(values: Sequence[Any]) -> list[float]:
     """Scalars as numbers, with one synchronisation for all tensors among them."""
     tensors = [v for v in values if isinstance(v, Tensor)]
@@ -69,6 +80,7 @@ class MetricTable:
         self._sums: dict[tuple[str, str], float] = {}
         self._counts: dict[tuple[str, str], int] = {}
         self._objects: dict[tuple[str, str], Any] = {}
+        self._read_objects: dict[tuple[str, bool], float] = {}
 
     def add(self, loader: str, name: str, value: Any, weight: float = 1.0) -> None:
         """Notes one value. ``loader`` is empty for values that belong to none; ``weight`` is that of the batch."""
@@ -137,13 +149,16 @@ class MetricTable:
             whole[0] += total
             whole[1] += count
         row.update({f"train/{name}": total / count for name, (total, count) in totals.items()})
-        row.update(self._computed(per_loader))
+        of_objects = {**self._read_objects, **self._computed()}
+        row.update(
+            {key: value for (key, is_per_loader), value in of_objects.items() if per_loader or not is_per_loader}
+        )
         return row
 
-    def _computed(self, per_loader: bool) -> dict[str, float]:
-        """Values of metric objects. One that several loaders share can't be told apart and counts for all; several of
-        one name have a value for each loader only."""
-        row: dict[str, float] = {}
+    def _computed(self) -> dict[tuple[str, bool], float]:
+        """Values of metric objects by their key in a row and whether that is one loader's. An object that several
+        loaders share can't be told apart and counts for all; several of one name have a value for each loader only."""
+        values: dict[tuple[str, bool], float] = {}
         owners: dict[int, set[str]] = {}
         named: dict[str, set[int]] = {}
         for (loader, name), found in self._objects.items():
@@ -151,29 +166,41 @@ class MetricTable:
             if loader:
                 named.setdefault(name, set()).add(id(found))
         for (loader, name), found in self._objects.items():
-            value = float(found.compute())
+            parts = computed(name, found)
             if not loader:
-                row[name] = value
+                values.update({(part, False): value for part, value in parts.items()})
                 continue
             if len(named[name]) == 1:
-                row[f"train/{name}"] = value
-            if per_loader and len(owners[id(found)]) == 1:
-                row[f"train/{loader}/{name}"] = value
-        return row
+                values.update({(f"train/{part}", False): value for part, value in parts.items()})
+            if len(owners[id(found)]) == 1:
+                values.update({(f"train/{loader}/{part}", True): value for part, value in parts.items()})
+        return values
+
+    def read_objects(self) -> None:
+        """Before a validation, whose steps may return the same metric objects: reads and resets them.
+
+        So a row has what an object saw since the last row or validation.
+        """
+        self._read_objects.update(self._computed())
+        self._reset_objects()
+
+    def _reset_objects(self) -> None:
+        for found in {id(o): o for o in self._objects.values()}.values():
+            found.reset()
+        self._objects.clear()
 
     def clear(self) -> None:
         """Starts the next interval."""
         self._read()
         self._sums.clear()
         self._counts.clear()
-        for found in {id(o): o for o in self._objects.values()}.values():
-            found.reset()
-        self._objects.clear()
+        self._reset_objects()
+        self._read_objects.clear()
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing was added since the last row."""
-        return not (any(self._pending.values()) or self._counts or self._objects)
+        return not (any(self._pending.values()) or self._counts or self._objects or self._read_objects)
 
     def state_dict(self) -> dict[str, Any]:
         """Sums and counts of the interval that is under way."""
@@ -186,6 +213,7 @@ class MetricTable:
         self._uncommitted.clear()
         self._num_pending = 0
         self._objects.clear()
+        self._read_objects.clear()
         self._sums, self._counts = {}, {}
         for a, b, total, count in state["sums"]:  # of several ranks: a metric may be there more than once
             self._sums[a, b] = self._sums.get((a, b), 0.0) + float(total)
