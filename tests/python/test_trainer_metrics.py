@@ -257,7 +257,7 @@ def test_progress_in_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 def test_progress_can_be_hidden(capsys: pytest.CaptureFixture[str]) -> None:
     trainer(config(logging=quiet(1))).fit([loader(8, 1)])
     assert capsys.readouterr().err == ""
-    shown = mtf.LoggingConfig(logger_type="none", log_scalars_every_n_steps=1)
+    shown = mtf.LoggingConfig(logger_type="none", log_scalars_every_n_steps=1, log_loader_proportions=False)
     trainer(config(["a", "b"], logging=shown)).fit([loader(8, 1), loader(8, 2)])
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 4

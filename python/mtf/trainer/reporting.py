@@ -105,12 +105,13 @@ class Reporter:
         row = self._training_row()
         row.update(self._rates())
         row.update(self._throughput())
+        shares = self.loader_proportions()
         if trainer.config.logging.log_loader_proportions:
-            row.update(self.loader_proportions())
+            row.update(shares)
         trainer.metric_table.clear()
         trainer.logged.update(row)
         self.write(row)
-        self._progress.describe(self._facts(row))
+        self._progress.describe(self._facts(row, shares))
         return row
 
     def write(self, row: Mapping[str, float]) -> None:
@@ -171,16 +172,16 @@ class Reporter:
         present = schedule.present
         return proportions(multi.names, list(compress(actual, present)), list(compress(expected, present)))
 
-    def _facts(self, row: Mapping[str, float]) -> dict[str, str]:
+    def _facts(self, row: Mapping[str, float], shares: Mapping[str, float]) -> dict[str, str]:
         facts = {}
         if "train/loss" in row:
             facts["loss"] = f"{row['train/loss']:.4g}"
         facts["wait"] = f"{row['throughput/data_wait_share']:.0%}"
         multi = self._trainer.multi
         assert multi is not None
-        mix = [row.get(f"loader_proportions/{name}_batches") for name in multi.names]
-        if 1 < len(mix) <= 6 and None not in mix:
-            facts["mix"] = "/".join(f"{share:.0%}" for share in mix if share is not None)
+        mix = [shares[f"loader_proportions/{name}_batches"] for name in multi.names]
+        if 1 < len(mix) <= 6:
+            facts["mix"] = "/".join(f"{share:.0%}" for share in mix)
         return facts
 
     # State --------------------------------------------------------------------------------------------------------
