@@ -28,7 +28,7 @@ def picture() -> Any:
 
 
 def info(step: int = 0, **state: Any) -> RunInfo:
-    return RunInfo("trial", {"seed": 1, "nested": {"rate": 0.1}}, step, state)
+    return RunInfo("trial", {"seed": 1, "nested": {"rate": 0.1}, "extras": {"my key (1)": 1}}, step, state)
 
 
 def jsonl_rows(path: Path) -> list[dict[str, Any]]:
@@ -189,7 +189,7 @@ def test_mlflow_file_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     uri = (tmp_path / "store").as_uri()
     settings = mtf.LoggingConfig(logger_type="mlflow", mlflow_tracking_uri=uri, mlflow_experiment="e")
     logger = make_logger(settings, info())
-    logger.log_metrics({"train/loss": 0.5}, 10)
+    logger.log_metrics({"train/loss": 0.5, "train/books (old)/loss": 0.75}, 10)
     logger.log_figure("pictures/one", picture(), 10)
     state = logger.state_dict()
     logger.close()
@@ -200,6 +200,8 @@ def test_mlflow_file_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     history = client.get_metric_history(state["run_id"], "train/loss")
     assert [(m.step, m.value) for m in history] == [(10, 0.5), (20, 0.25)]
     run = client.get_run(state["run_id"])
+    assert run.data.metrics["train/books _old_/loss"] == 0.75, "MLflow refuses parentheses"
+    assert run.data.params["extras.my key _1_"] == "1"
     assert run.data.params["nested.rate"] == "0.1"
     assert run.info.status == "FINISHED"
     assert client.get_experiment_by_name("e") is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,14 +33,15 @@ class MlflowLogger(Logger):
         experiment = found.experiment_id if found is not None else self._client.create_experiment(name)
         self._run_id = self._client.create_run(experiment, run_name=info.name).info.run_id
         for key, value in _flat(info.config).items():
-            self._client.log_param(self._run_id, key, value[:_MAX_PARAM])
+            self._client.log_param(self._run_id, _allowed(key), value[:_MAX_PARAM])
 
     def log_metrics(self, row: Mapping[str, float], step: int) -> None:
         """One batch of metrics."""
         import time
 
         now_ms = int(time.time() * 1000)
-        self._client.log_batch(self._run_id, [self._metric(name, value, now_ms, step) for name, value in row.items()])
+        metrics = [self._metric(_allowed(name), value, now_ms, step) for name, value in row.items()]
+        self._client.log_batch(self._run_id, metrics)
 
     def log_figure(self, name: str, figure: Any, step: int) -> None:
         """One image among the run's artifacts."""
@@ -52,6 +54,11 @@ class MlflowLogger(Logger):
     def close(self) -> None:
         """Marks the run as finished."""
         self._client.set_terminated(self._run_id)
+
+
+def _allowed(name: str) -> str:
+    """``name`` with an underscore for each character that MLflow refuses, and the whole row with it."""
+    return re.sub(r"[^\w\-. /]", "_", name)
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
