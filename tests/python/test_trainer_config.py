@@ -115,12 +115,32 @@ def test_a_copy_with_other_settings() -> None:
         ({"preemption": {"signals": ["SIGTREM"]}}, r"signals\[0\] is no signal .*did you mean 'SIGTERM'"),
         ({"preemption": {"exit_code": 300}}, r"exit_code must be in \[0, 255\]"),
         ({"logging": {"composite_loggers": ["csv"]}}, "exactly when logging.logger_type is 'composite'"),
-        ({"seed": -1}, r"seed must be in \[0, 2\*\*64\)"),
+        ({"seed": -1}, r"seed must be an integer in \[0, 2\*\*64\)"),
     ],
 )
 def test_bad_settings_are_refused(data: dict[str, Any], message: str) -> None:
     with pytest.raises(mtf.ConfigError, match=message):
         mtf.TrainerConfig.from_dict(data)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: mtf.TrainerConfig(seed=1.5), "seed must be an integer in .*it is 1.5"),  # type: ignore[arg-type]
+        (lambda: mtf.TrainerConfig(seed=None), "seed must be an integer in .*it is None"),  # type: ignore[arg-type]
+        (
+            lambda: mtf.ValidationConfig(validation_weights={"a": 1.0}),  # type: ignore[arg-type]
+            "validation_weights must be a list, one weight per validation loader in their order, got {'a': 1.0}",
+        ),
+        (
+            lambda: mtf.ValidationConfig(validation_weights=["1"]),  # type: ignore[list-item]
+            r"validation_weights\[0\] must be finite and not negative, it is '1'",
+        ),
+    ],
+)
+def test_settings_of_another_type_are_refused(make: Any, message: str) -> None:
+    with pytest.raises(mtf.ConfigError, match=message):
+        make()
 
 
 # What cases share ------------------------------------------------------------------------------------------------

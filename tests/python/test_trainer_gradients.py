@@ -450,6 +450,7 @@ def test_a_parameter_of_two_optimizers_must_be_declared() -> None:
         ({"per_loader_optimizers": {"a": {"optimizer_idx": [1]}}}, r"contains 1; it must be an int in \[0, 1\)"),
         ({"per_loader_optimizers": {"a": {"optimiser_idx": 0}}}, "did you mean 'optimizer_idx'"),
         ({"per_loader_optimizers": {"a": {"lr_scale": -1}}}, "lr_scale.* must be finite and not negative"),
+        ({"per_loader_optimizers": {"a": 0}}, r"per_loader_optimizers\['a'\] must be a dict such as .*it is 0"),
         ({"loss_weights_per_loader": {"aa": 1.0}}, "loss_weights_per_loader: no loader is called 'aa'"),
         ({"loss_weights_per_loader": {"a": float("nan")}}, "must be finite and not negative, it is nan"),
         ({"per_loader_schedulers": {"a": 3}}, r"per_loader_schedulers\['a'\] is no learning rate scheduler"),
@@ -484,6 +485,25 @@ def test_fit_without_optimizers_says_that_nothing_changes() -> None:
     assert run.validate([loader(8, 1)])["val/loss"] > 0
     with pytest.warns(UserWarning, match="no optimizers, so fit changes no parameter"):
         run.fit([loader(8, 1)])
+
+
+def test_a_parameter_that_a_hook_lets_learn_and_no_optimizer_owns_keeps_no_gradient() -> None:
+    """Else all gradients since then would be in its first update, once an optimizer gets it."""
+    nets = nn.ModuleDict({"one": model(1), "two": model(2).requires_grad_(False)})
+    grads: list[bool] = []
+
+    class Unfreeze(mtf.TrainerHooks):
+        def on_epoch_start(self, trainer: Any, epoch: int) -> None:
+            grads.extend(p.grad is None for p in nets.parameters())
+            nets["two"].requires_grad_(True)
+
+    def both(trainer: Any, batch: Any, *_: Any) -> Tensor:
+        loss: Tensor = ((nets["one"](batch[0]) + nets["two"](batch[0]) - batch[1]) ** 2).mean()
+        return loss
+
+    optimizer = torch.optim.SGD(nets["one"].parameters(), lr=0.1)
+    trainer(model=nets, optimizers=optimizer, training_step=both, hooks=[Unfreeze()]).fit([loader(8, 1)], max_epochs=2)
+    assert all(grads)
 
 
 class OwnRate(torch.optim.Optimizer):

@@ -77,6 +77,12 @@ def test_hooks_are_called_in_order_and_only_when_overridden() -> None:
     assert HookList([mtf.TrainerHooks()]).on_train_batch_start == ()
 
 
+def test_one_hook_needs_no_list() -> None:
+    log = Log()
+    trainer(hooks=log).fit([loader(8, 1)])
+    assert log.events[-1] == "train_end"
+
+
 def test_a_misspelt_event_is_refused() -> None:
     class Typo(mtf.TrainerHooks):
         def on_epoch_ends(self, trainer: Any, epoch: int) -> None:

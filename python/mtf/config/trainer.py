@@ -6,9 +6,10 @@ import dataclasses
 import difflib
 import signal
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
 from enum import Enum
+from numbers import Real
 from typing import Any, Literal
 
 from mtf.config.fields import Config, nearest, parse_enum
@@ -100,11 +101,19 @@ class ValidationConfig(Config):
             raise ConfigError("validation.every_n_steps is required with frequency EVERY_N_STEPS")
         if self.aggregation is ValAggregation.CUSTOM and self.aggregation_fn is None:
             raise ConfigError("validation.aggregation CUSTOM needs validation.aggregation_fn")
-        for i, weight in enumerate(self.validation_weights or ()):
-            if not 0.0 <= weight < float("inf"):
-                raise ConfigError(f"validation.validation_weights[{i}] must be finite and not negative, it is {weight}")
-        if self.validation_weights is not None and not sum(self.validation_weights) > 0.0:
-            raise ConfigError(f"validation.validation_weights must not all be zero: {self.validation_weights}")
+        if self.validation_weights is not None:
+            self._check_weights(self.validation_weights)
+
+    @staticmethod
+    def _check_weights(weights: Sequence[float]) -> None:
+        where = "validation.validation_weights"
+        if not isinstance(weights, Sequence) or isinstance(weights, str):
+            raise ConfigError(f"{where} must be a list, one weight per validation loader in their order, got {weights}")
+        for i, weight in enumerate(weights):
+            if not isinstance(weight, Real) or not 0.0 <= weight < float("inf"):
+                raise ConfigError(f"{where}[{i}] must be finite and not negative, it is {weight!r}")
+        if not sum(weights) > 0.0:
+            raise ConfigError(f"{where} must not all be zero: {weights}")
 
 
 @dataclass
@@ -328,8 +337,8 @@ class TrainerConfig(Config):
             if self.multi != MultiDataLoaderConfig():
                 raise ConfigError("multi and train_loader_config are two names of one setting: give one of them")
             self.multi = train_loader_config
-        if not 0 <= self.seed < 2**64:
-            raise ConfigError(f"seed must be in [0, 2**64), it is {self.seed}")
+        if type(self.seed) is not int or not 0 <= self.seed < 2**64:
+            raise ConfigError(f"seed must be an integer in [0, 2**64), it is {self.seed!r}")
         _one_of("step_rng", self.step_rng, ("derived", "saved"))
         clash = sorted(set(self.extras) & _FIELDS)
         if clash:

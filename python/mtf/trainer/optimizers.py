@@ -89,7 +89,8 @@ class OptimizerSet:
         self._plain = dict.fromkeys(self._all.optimizer_idx, 1.0)
         self._rules = {name: self._parse(name, rule) for name, rule in rules.items()}
         owned = {p for optimizer in self.optimizers for p in _parameters(optimizer)}
-        self._unowned = [p for p in model.parameters() if p not in owned and p.requires_grad]
+        # Frozen ones as well: a hook may let them get gradients.
+        self._unowned = [p for p in model.parameters() if p not in owned]
         of_model = set(model.parameters())
         for i, optimizer in enumerate(self.optimizers):
             strange = sum(p not in of_model for p in _parameters(optimizer))
@@ -99,8 +100,8 @@ class OptimizerSet:
                     "values: put all modules that are trained into one torch.nn.ModuleDict and give that as model",
                     stacklevel=3,
                 )
-        if self._unowned and self.optimizers:
-            names = [n for n, p in model.named_parameters() if p.requires_grad and p not in owned]
+        names = [n for n, p in model.named_parameters() if p.requires_grad and p not in owned]
+        if names and self.optimizers:
             shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
             warnings.warn(
                 f"these parameters require gradients but belong to no optimizer, so they never change: {shown}",
@@ -109,6 +110,10 @@ class OptimizerSet:
 
     def _parse(self, name: str, rule: Mapping[str, Any]) -> LoaderRule:
         where = f"per_loader_optimizers[{name!r}]"
+        if not isinstance(rule, Mapping):
+            raise ConfigError(
+                f"{where} must be a dict such as {{'optimizer_idx': [0], 'lr_scale': 0.5}}, it is {rule!r}"
+            )
         for key in rule:
             if key not in ("optimizer_idx", "lr_scale"):
                 raise ConfigError(f"{where} has no setting {key!r}{nearest(key, ('optimizer_idx', 'lr_scale'))}")
@@ -140,7 +145,7 @@ class OptimizerSet:
                         f"per_loader_optimizers[{name!r}]['lr_scale'] is {rule.lr_scale}, and optimizers[{i}] "
                         f"({type(self.optimizers[i]).__name__}) has no learning rate to multiply"
                     )
-        if self._unowned and not self.optimizers:
+        if not self.optimizers and any(p.requires_grad for p in self._unowned):
             warnings.warn("there are no optimizers, so fit changes no parameter: give some to Trainer", stacklevel=5)
         owners: dict[Tensor, int] = {}
         for j, optimizer in enumerate(self.optimizers):

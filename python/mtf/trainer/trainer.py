@@ -50,7 +50,7 @@ class Trainer:
         training_step: ``(trainer, batch, batch_idx, dataloader_idx, dataloader_name)`` -> loss, or a dict with
             ``"loss"`` and any metrics. May be set later, or overridden in a subclass.
         validation_step: likewise; the training step is used where there is none.
-        hooks: called in this order.
+        hooks: one or several, called in this order.
         loader_factories: name -> function without arguments that makes the loader again, for loaders that were
             added during training.
         device: None: where the model's parameters are, or the GPU if they are on the CPU and there is one.
@@ -67,7 +67,7 @@ class Trainer:
         schedulers: Any = None,
         training_step: StepFunction | None = None,
         validation_step: StepFunction | None = None,
-        hooks: Iterable[TrainerHooks] = (),
+        hooks: TrainerHooks | Iterable[TrainerHooks] = (),
         loader_factories: Mapping[str, Callable[[], Any]] | None = None,
         device: torch.device | str | None = None,
     ) -> None:
@@ -87,7 +87,7 @@ class Trainer:
         )
         self.scheduler_set = SchedulerSet(self.optimizers, schedulers, self.config.per_loader_schedulers)
         self.loss_weights = LossWeights(self.config.loss_weights_per_loader)
-        self.hooks = HookList(hooks, fault_tolerance.on_hook_error)
+        self.hooks = HookList([hooks] if isinstance(hooks, TrainerHooks) else hooks, fault_tolerance.on_hook_error)
         self.precision = Precision(performance.precision, self.device)
         self.step_rng = StepRng(self.config.seed, self.config.step_rng, self.device, self.ranks.rank)
         self.nonfinite = NonFiniteGuard(performance.on_nonfinite, self.device)
