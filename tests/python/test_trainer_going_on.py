@@ -95,6 +95,25 @@ def test_a_run_with_saved_random_numbers_inside_another_draws_as_if_alone() -> N
     assert drawn == alone
 
 
+@pytest.mark.parametrize("event", ["on_validation_start", "on_validation_batch_end"])
+def test_a_state_taken_in_a_validation_holds_the_random_numbers_of_training(event: str) -> None:
+    def noisy(trainer: Any, *place: Any) -> Tensor:
+        return tools.step(trainer, *place)["loss"] * (1 + 0.1 * torch.rand(()))
+
+    states: list[mtf.TrainerState] = []
+
+    def keep(self: Any, trainer: mtf.Trainer, *args: Any) -> None:
+        states.append(trainer.get_state())
+
+    hook = type("Keep", (mtf.TrainerHooks,), {event: keep})()
+    run = tools.trainer(tools.config(step_rng="saved"), training_step=noisy, hooks=[hook])
+    run.fit(tools.loader(16, 1), tools.loader(4, 2), max_steps=6)
+    whole = run.get_state()
+    run.load_state(states[0])
+    run.fit(tools.loader(16, 1), tools.loader(4, 2), max_steps=6)
+    assert run.get_state().diff(whole) == []
+
+
 def test_a_validation_that_raises_puts_the_gpus_generator_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a GPU: its generator is a number here."""
     words = [1]

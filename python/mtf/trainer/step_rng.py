@@ -31,6 +31,7 @@ class StepRng:
         self.is_derived = mode == "derived"
         self._before_window: Moment | None = None
         self._cuda_before_window: torch.Tensor | None = None
+        self._outside_validation: dict[str, Any] | None = None
 
     def begin_window(self) -> None:
         """Called before a window; under ``"saved"`` it notes the generators' states, for ``roll_back``."""
@@ -62,18 +63,23 @@ class StepRng:
     def validation(self) -> Iterator[None]:
         """Inside, the generators stand at a fixed key; afterwards training goes on as if nothing had been drawn."""
         cuda = None if self._cuda is None else torch.cuda.get_rng_state(self._cuda)
+        outer = self._outside_validation
+        self._outside_validation = self.state_dict()
         try:
             with untouched():
                 self._seed(self._validation_key)
                 yield
         finally:
+            self._outside_validation = outer
             if cuda is not None:
                 torch.cuda.set_rng_state(cuda, self._cuda)  # type: ignore[arg-type]  # a device, as cuda is set
 
     def state_dict(self) -> dict[str, Any]:
-        """Empty when derived; else the state of each generator."""
+        """Empty when derived; else the state of each generator, inside a validation that of training."""
         if self.is_derived:
             return {}
+        if self._outside_validation is not None:
+            return self._outside_validation
         kind, words, position, has_gauss, gauss = np.random.get_state()
         version, python_words, python_gauss = random.getstate()
         state = {
