@@ -349,6 +349,27 @@ def test_a_signal_saves_and_leaves_and_the_run_goes_on(tmp_path: Path, number: s
     assert again.get_state().diff(whole.get_state()) == []
 
 
+@pytest.mark.parametrize("is_done", [False, True])
+def test_a_signal_while_fit_waits_for_the_writer_is_obeyed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_done: bool
+) -> None:
+    wait = checkpoint.CheckpointManager.wait
+
+    def interrupted(manager: checkpoint.CheckpointManager) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait(manager)
+
+    run = make(tmp_path, checkpoint={"asynchronous": True, "save_every_n_steps": 2})
+    if is_done:
+        run.fit(loaders(), max_steps=4)
+    monkeypatch.setattr(checkpoint.CheckpointManager, "wait", interrupted)
+    with warnings.catch_warnings(), pytest.raises(mtf.Preempted) as left:
+        warnings.filterwarnings("ignore", "nothing to do")
+        run.fit(loaders(), max_steps=4)
+    assert left.value.checkpoint == tmp_path / "step-00000004"
+    assert (tmp_path / "PREEMPTED").exists()
+
+
 def test_exit_code_and_choice_of_signals(tmp_path: Path) -> None:
     chosen = mtf.PreemptionConfig(signals=("USR2",), exit_code=3)
     with pytest.raises(mtf.Preempted) as left:

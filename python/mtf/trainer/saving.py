@@ -235,10 +235,12 @@ class Saver:
         _log.info("goes on from %s: update %d, epoch %d", found.path, trainer.global_step, trainer.epoch)
         trainer.hooks.call("on_checkpoint_load", trainer, str(found.path))
 
-    def wait(self) -> None:
-        """Returns when nothing is being written; errors of the writer surface here."""
+    def finish(self) -> None:
+        """Returns when nothing is being written; errors of the writer surface here. A signal that came meanwhile, or
+        while there was nothing to do, is obeyed like any other."""
         self._manager.wait()
         self._ranks_save.wait()
+        self._commit_point(None, is_final=True)
 
     def close(self) -> None:
         """Waits, and gives the directory's lock back."""

@@ -226,7 +226,7 @@ class Trainer:
             self._saver.guard = stack.enter_context(PreemptionGuard(preemption.signals, preemption.exit_code))
             try:
                 self._train(limits)
-                self._saver.wait()
+                self._saver.finish()
             except BaseException as error:
                 self._roll_back()
                 self.hooks.call("on_exception", self, error)
