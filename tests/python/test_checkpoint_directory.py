@@ -96,6 +96,13 @@ def test_state_dict_entries_that_are_no_tensors_are_kept(tmp_path: Path) -> None
     assert directory.read(save(tmp_path / "c", model=model)).model["block._extra_state"] == {"scale": 0.5}
 
 
+@pytest.mark.parametrize("name", ["pt", "format", "__metadata__", "sha256"])
+def test_a_weight_may_have_any_name(tmp_path: Path, name: str) -> None:
+    shared = torch.ones(2)
+    model = {name: torch.arange(3.0), "one": shared, "two": shared}
+    assert first_differences(model, directory.read(save(tmp_path / "c", model=model)).model) == []
+
+
 def test_saving_twice_replaces(tmp_path: Path) -> None:
     save(tmp_path / "c", step=1)
     save(tmp_path / "c", step=2)

@@ -186,7 +186,7 @@ def read(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{path / STATE_FILE}: {error}") from error
     model: dict[str, Any] = dict(weights)
     for name, twin in metadata.items():
-        if twin in weights and name not in weights:
+        if name != "format" and twin in weights and name not in weights:  # it is "pt", and so may a weight's name be
             model[name] = weights[twin]
     model |= parts["model_extra"]
     return Checkpoint(path, manifest, model, parts["state"], schedule)
