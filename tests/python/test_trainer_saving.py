@@ -349,6 +349,7 @@ def test_a_signal_saves_and_leaves_and_the_run_goes_on(tmp_path: Path, number: s
     assert again.get_state().diff(whole.get_state()) == []
 
 
+@pytest.mark.filterwarnings("ignore:nothing to do")
 @pytest.mark.parametrize("is_done", [False, True])
 def test_a_signal_while_fit_waits_for_the_writer_is_obeyed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_done: bool
@@ -363,8 +364,7 @@ def test_a_signal_while_fit_waits_for_the_writer_is_obeyed(
     if is_done:
         run.fit(loaders(), max_steps=4)
     monkeypatch.setattr(checkpoint.CheckpointManager, "wait", interrupted)
-    with warnings.catch_warnings(), pytest.raises(mtf.Preempted) as left:
-        warnings.filterwarnings("ignore", "nothing to do")
+    with pytest.raises(mtf.Preempted) as left:
         run.fit(loaders(), max_steps=4)
     assert left.value.checkpoint == tmp_path / "step-00000004"
     assert (tmp_path / "PREEMPTED").exists()
