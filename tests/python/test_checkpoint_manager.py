@@ -357,6 +357,25 @@ def test_a_full_disk_is_loud_and_the_run_goes_on(
     assert sorted(os.listdir(tmp_path)) == [LOCK_NAME, "latest", "step-00000001", "step-00000004"]
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.filterwarnings("ignore:.*The run goes on")
+def test_a_best_that_could_not_be_saved_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asynchronous: bool
+) -> None:
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    m = manager(tmp_path, monitor_metric="val/loss", asynchronous=asynchronous)
+    save(m, 1, loss=5.0)
+    m.wait()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        save(m, 2, loss=3.0)
+        m.wait()
+    assert m.improves({"val/loss": 4.0})
+    assert not m.improves({"val/loss": 5.0})
+
+
 def test_state_that_cannot_be_saved_is_an_error(tmp_path: Path) -> None:
     m = manager(tmp_path)
     with pytest.raises(CheckpointError, match=r"state\['x'\]"):

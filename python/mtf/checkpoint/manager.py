@@ -215,6 +215,8 @@ class CheckpointManager:
 
     def _fail(self, error: CheckpointError, required: bool) -> None:
         self.last_error = error
+        with contextlib.suppress(CheckpointError):  # a directory that can't be listed: `error` says it
+            self._best_value = self._best_on_disk()
         if required or not isinstance(error.__cause__, OSError):
             raise error
         warnings.warn(
@@ -230,7 +232,7 @@ class CheckpointManager:
             self._clean()
             candidates = scan(self.root, self._template)
             self._sequence = max((candidate.sequence for candidate in candidates), default=0)
-            self._best_value = self._value_of(self._best(candidates))
+            self._best_value = self._best_on_disk(candidates)
 
     def _clean(self) -> None:
         """Removes what killed saves left behind, and puts back a checkpoint that one had moved aside."""
@@ -323,15 +325,16 @@ class CheckpointManager:
         """Whether these metrics are better than those of every checkpoint saved so far, also by earlier runs."""
         value = metric_value(dict(metrics), self._config.monitor_metric)
         if self._sequence is None and self._best_value is None:
-            self._best_value = self._value_of(self._best(scan(self.root, self._template)))
+            self._best_value = self._best_on_disk()
         return value is not None and is_better(value, self._best_value, self._config.monitor_mode)
 
     def _best(self, candidates: list[Candidate]) -> Candidate | None:
         usable = [candidate for candidate in candidates if candidate.name not in self._damaged]
         return best(usable, self._config.monitor_metric, self._config.monitor_mode)
 
-    def _value_of(self, candidate: Candidate | None) -> float | None:
-        return None if candidate is None else metric_value(candidate.metrics, self._config.monitor_metric)
+    def _best_on_disk(self, candidates: list[Candidate] | None = None) -> float | None:
+        found = self._best(scan(self.root, self._template) if candidates is None else candidates)
+        return None if found is None else metric_value(found.metrics, self._config.monitor_metric)
 
 
 def _link(link: Path, target: str) -> None:
