@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +27,12 @@ def groups(num: int) -> Any:
     }
 
 
+def in_order(order: list[int]) -> Any:
+    net = model()
+    parameters = list(net.parameters())
+    return {"model": net, "optimizers": torch.optim.SGD([parameters[i] for i in order], 0.1)}
+
+
 def with_rate(kind: Any, **options: Any) -> Any:
     net = model()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
@@ -42,6 +49,28 @@ def with_rate(kind: Any, **options: Any) -> Any:
             lambda: {"settings": config(per_loader_schedulers={"dl0": _rate()})},
             r"per_loader_schedulers: \['dl0'\] here, \[\] in the state",
         ),
+        (
+            lambda: in_order([0, 1, 2, 3]),
+            lambda: in_order([0, 3, 2, 1]),
+            r"optimizers\[0\]: its parameter 1 is '3.bias' here, '0.bias' in the state \(and 1 more differ\)",
+        ),
+        (
+            lambda: with_rate(torch.optim.lr_scheduler.StepLR, step_size=1),
+            lambda: with_rate(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=5),
+            r"schedulers\[0\]: CosineAnnealingLR per epoch here, StepLR per epoch in the state",
+        ),
+        (
+            dict,
+            lambda: {"model": model().double()},
+            "model: '0.weight' has dtype torch.float64, in the state torch.float32",
+        ),
+        (lambda: settings(seed=3), lambda: settings(seed=4), "seed: 4 here, 3 in the state"),
+        (dict, lambda: settings(step_rng="saved"), "step_rng: saved here, derived in the state"),
+        (
+            dict,
+            lambda: settings(per_loader_optimizers={"dl0": {"lr_scale": 0.5}}),
+            r"per_loader_optimizers: {'dl0': {'optimizer_idx': \[0\], 'lr_scale': 0.5}} here, {} in the state",
+        ),
     ],
 )
 def test_other_parts_are_refused_by_name(saved: Any, here: Any, message: str) -> None:
@@ -51,6 +80,31 @@ def test_other_parts_are_refused_by_name(saved: Any, here: Any, message: str) ->
     with pytest.raises(mtf.StateMismatch, match=message):
         fresh.load_state(state)
     assert fresh.get_state() == before
+
+
+def settings(**given: Any) -> Any:
+    """The mixture has a seed of its own."""
+    return {"settings": config(multi=mtf.MultiDataLoaderConfig(seed=1), **given)}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"performance": mtf.PerformanceConfig(precision="bf16")}, "performance.precision=fp32, here it is bf16"),
+        (
+            {"performance": mtf.PerformanceConfig(gradient_accumulation_steps=2)},
+            "performance.gradient_accumulation_steps=1, here it is 2",
+        ),
+        ({"performance": mtf.PerformanceConfig(clip_grad_norm=1.0)}, "performance.clip_grad_norm=None, here it is 1.0"),
+        ({"loss_weights_per_loader": {"dl0": 2.0}}, r"loss_weights_per_loader={}, here it is {'dl0': 2.0}"),
+    ],
+)
+def test_a_setting_changed_on_the_way_is_pointed_out(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    run = trainer()
+    run.fit([loader(8, 1), loader(8, 2)], max_steps=2)
+    run.save_checkpoint(str(tmp_path / "c"))
+    with pytest.warns(UserWarning, match=words):
+        trainer(config(**change)).load_checkpoint(str(tmp_path / "c"))
 
 
 def _rate() -> Any:

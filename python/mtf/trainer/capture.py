@@ -42,6 +42,7 @@ def tree(trainer: Trainer) -> dict[str, Any]:
     if multi is not None:
         multi = {**multi, "sources": per_rank[0]["sources"], "last_batches": per_rank[0]["last_batches"]}
     return {
+        "settings": _settings(trainer),
         "global_step": trainer.global_step,
         "num_batches": trainer.num_batches,
         "epoch": trainer.epoch,
@@ -50,7 +51,8 @@ def tree(trainer: Trainer) -> dict[str, Any]:
         "owed": trainer.owed.state_dict(),
         "model": dict(trainer.model.state_dict()),
         "optimizers": [
-            {"class": type(optimizer).__name__, "state": optimizer.state_dict()} for optimizer in trainer.optimizers
+            {"class": type(optimizer).__name__, "parameters": names, "state": optimizer.state_dict()}
+            for optimizer, names in zip(trainer.optimizers, _parameter_names(trainer), strict=True)
         ],
         "schedulers": trainer.scheduler_set.state_dict(),
         "scaler": trainer.precision.state_dict(),
@@ -106,6 +108,7 @@ def _checked(trainer: Trainer, state: Mapping[str, Any]) -> tuple[Mapping[str, A
     own = _of_this_rank(trainer, state)
     multi = None if state["multi"] is None else {**state["multi"], **{name: own[name] for name in _OWN}}
     differences = [
+        *_setting_differences(trainer, state.get("settings", {})),
         *_model_differences(trainer, state["model"]),
         *_optimizer_differences(trainer, state["optimizers"]),
         *_scheduler_differences(trainer, state["schedulers"]),
@@ -219,14 +222,42 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) 
                     own[name] = value.clone()
 
 
+def _settings(trainer: Trainer) -> dict[str, Any]:
+    """Settings without which a state goes on otherwise, and which nothing else in it would tell."""
+    config = trainer.config
+    return {
+        "seed": config.seed,
+        "step_rng": config.step_rng,
+        "per_loader_optimizers": trainer.optimizer_set.describe(),
+    }
+
+
+def _setting_differences(trainer: Trainer, saved: Mapping[str, Any]) -> list[str]:
+    here = _settings(trainer)
+    return [f"{name}: {here[name]} here, {there} in the state" for name, there in saved.items() if here[name] != there]
+
+
+def _parameter_names(trainer: Trainer) -> list[list[str | None]]:
+    """The model's names of each optimizer's parameters, in its order; None for one that isn't the model's."""
+    names: dict[Tensor, str] = {parameter: name for name, parameter in trainer.model.named_parameters()}
+    return [
+        [names.get(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+        for optimizer in trainer.optimizers
+    ]
+
+
 def _model_differences(trainer: Trainer, saved: Mapping[str, Any]) -> list[str]:
     own = trainer.model.state_dict()
     lines = [f"model: the state has no {name!r}" for name in own if name not in saved]
     lines += [f"model: the model has no {name!r}" for name in saved if name not in own]
     for name, value in saved.items():
         mine = own.get(name)
-        if isinstance(mine, Tensor) and isinstance(value, Tensor) and mine.shape != value.shape:
+        if not isinstance(mine, Tensor) or not isinstance(value, Tensor):
+            continue
+        if mine.shape != value.shape:
             lines.append(f"model: {name!r} has shape {tuple(mine.shape)}, in the state {tuple(value.shape)}")
+        elif mine.dtype != value.dtype:
+            lines.append(f"model: {name!r} has dtype {mine.dtype}, in the state {value.dtype}")
     return lines
 
 
@@ -234,6 +265,7 @@ def _optimizer_differences(trainer: Trainer, saved: list[Mapping[str, Any]]) -> 
     if len(saved) != len(trainer.optimizers):
         return [f"optimizers: {len(trainer.optimizers)} here, {len(saved)} in the state"]
     lines = []
+    names = _parameter_names(trainer)
     for i, (optimizer, entry) in enumerate(zip(trainer.optimizers, saved, strict=True)):
         if type(optimizer).__name__ != entry["class"]:
             lines.append(f"optimizers[{i}]: {type(optimizer).__name__} here, {entry['class']} in the state")
@@ -241,6 +273,13 @@ def _optimizer_differences(trainer: Trainer, saved: list[Mapping[str, Any]]) -> 
         saved_sizes = [len(group["params"]) for group in entry["state"]["param_groups"]]
         if sizes != saved_sizes:
             lines.append(f"optimizers[{i}]: groups of {sizes} parameters here, {saved_sizes} in the state")
+            continue
+        pairs = zip(names[i], entry.get("parameters", names[i]), strict=True)
+        others = [(k, here, there) for k, (here, there) in enumerate(pairs) if here != there]
+        if others:
+            k, here, there = others[0]
+            more = f" (and {len(others) - 1} more differ)" if len(others) > 1 else ""
+            lines.append(f"optimizers[{i}]: its parameter {k} is {here!r} here, {there!r} in the state{more}")
     return lines
 
 
@@ -252,4 +291,8 @@ def _scheduler_differences(trainer: Trainer, saved: Mapping[str, Any]) -> list[s
     own, known = sorted(trainer.scheduler_set.per_loader), sorted(saved["per_loader"])
     if own != known:
         lines.append(f"per_loader_schedulers: {own} here, {known} in the state")
+    there_kinds = saved.get("kinds", {})
+    for place, kind in trainer.scheduler_set.describe().items():
+        if there_kinds.get(place, kind) != kind:
+            lines.append(f"{place}: {kind} here, {there_kinds[place]} in the state")
     return lines

@@ -130,6 +130,13 @@ class OptimizerSet:
             raise ConfigError(f"{where}['lr_scale'] must be finite and not negative, it is {scale}")
         return LoaderRule(tuple(sorted(set(indices))), scale)
 
+    def describe(self) -> dict[str, dict[str, Any]]:
+        """The rules as plain data."""
+        return {
+            name: {"optimizer_idx": list(rule.optimizer_idx), "lr_scale": rule.lr_scale}
+            for name, rule in self._rules.items()
+        }
+
     def check(self, names: Sequence[str]) -> None:
         """Checks the rules against the loaders there are.
 
@@ -390,11 +397,17 @@ class SchedulerSet:
             if rate.interval == "epoch" and (rate.monitor or "").startswith("val/") == after_validation:
                 rate.step(metrics)
 
+    def describe(self) -> dict[str, str]:
+        """What each scheduler is, by its place."""
+        general = {f"schedulers[{i}]": _kind(rate.scheduler, rate.interval) for i, rate in enumerate(self.general)}
+        return {**general, **{f"per_loader_schedulers[{n!r}]": _kind(s, "step") for n, s in self.per_loader.items()}}
+
     def state_dict(self) -> dict[str, Any]:
         """State of every scheduler."""
         return {
             "general": [rate.scheduler.state_dict() for rate in self.general],
             "per_loader": {name: s.state_dict() for name, s in self.per_loader.items()},
+            "kinds": self.describe(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -403,6 +416,10 @@ class SchedulerSet:
             rate.scheduler.load_state_dict(saved)
         for name, saved in state["per_loader"].items():
             self.per_loader[name].load_state_dict(saved)
+
+
+def _kind(scheduler: Any, interval: str) -> str:
+    return f"{type(scheduler).__name__} per {interval}"
 
 
 def _check_steps(where: str, scheduler: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
     from mtf.trainer.trainer import Trainer
 
 _log = logging.getLogger("mtf")
+
+# Settings that may be changed on the way, after which training isn't what it would have been.
+_COURSE = (
+    ("performance", "precision"),
+    ("performance", "gradient_accumulation_steps"),
+    ("performance", "clip_grad_norm"),
+    ("loss_weights_per_loader",),
+)
 
 
 class Saver:
@@ -229,6 +238,14 @@ class Saver:
                     f"{found.path} was saved with {name}={saved}, here it is {value}: last bits may differ",
                     stacklevel=4,
                 )
+        for place in _COURSE:
+            saved, value = _setting(found.manifest.get("config"), place), _setting(trainer.config.describe(), place)
+            if saved != value:
+                warnings.warn(
+                    f"{found.path} was saved with {'.'.join(place)}={saved}, here it is {value}: training goes on with "
+                    "the new setting, and not as it would have",
+                    stacklevel=4,
+                )
         capture.restore(trainer, self._ranks_save.state_of(found))
         trainer.reporter.load_state_dict(found.state["loggers"])
         self._saved_at = (trainer.global_step, trainer.epoch)
@@ -249,6 +266,13 @@ class Saver:
         self._manager.close()
         self._ranks_save.wait()
         self._leaves = False
+
+
+def _setting(config: Any, place: tuple[str, ...]) -> Any:
+    """A setting in a described configuration; None where there is none."""
+    for name in place:
+        config = config.get(name) if isinstance(config, Mapping) else None
+    return config
 
 
 def _arithmetic(trainer: Trainer) -> dict[str, Any]:
