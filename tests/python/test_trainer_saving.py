@@ -127,6 +127,21 @@ def test_a_fit_that_ends_inside_an_epoch_saves_there(tmp_path: Path, ends: str) 
     assert names(tmp_path / "run") == ["step-00000012", "step-00000016", "step-00000020"]
 
 
+@pytest.mark.parametrize("max_steps", [3, 4])
+def test_what_hooks_do_where_fit_ends_is_saved(tmp_path: Path, max_steps: int) -> None:
+    class Average(mtf.TrainerHooks):
+        def on_train_end(self, trainer: Any) -> None:
+            with torch.no_grad():
+                for parameter in trainer.model.parameters():
+                    parameter.zero_()
+
+    run = make(tmp_path, hooks=[Average()], checkpoint={"save_every_n_steps": 2, "save_at_end": True})
+    run.fit(loaders(), max_steps=max_steps)
+    fresh = make(tmp_path / "fresh")
+    fresh.load_checkpoint(str(tmp_path / "latest"))
+    assert fresh.get_state().diff(run.get_state()) == []
+
+
 def test_best(tmp_path: Path) -> None:
     run = make(
         tmp_path / "run",

@@ -75,6 +75,8 @@ class Saver:
     def at_end(self) -> None:
         """The last commit point of ``fit``: for what was asked for, and signals that came, after the one before."""
         due = "end of fit" if self._trainer.config.checkpoint.save_at_end else None
+        if due and self._trainer.ranks.any(bool(self._trainer.hooks.on_train_end)):
+            self._saved_at = None  # a hook may have changed what was saved at this update, averaged the weights for one
         self._commit_point(due, is_final=True)
 
     def after_validation(self, row: dict[str, float]) -> None:
