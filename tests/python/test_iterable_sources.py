@@ -13,6 +13,7 @@ import torch
 from loaders import Rows, Sized, StatefulStream, Streamed
 from torch.utils.data import DataLoader
 
+from mtf.checkpoint.compare import first_differences
 from mtf.config.multi import MultiDataLoaderConfig
 from mtf.data.adapters import as_source
 from mtf.data.content_hash import content_hash
@@ -74,6 +75,17 @@ class TestState:
             )
 
         assert_resumes_exactly(make, every=3)
+
+    def test_the_seed_of_workers_is_the_same_after_a_resume_between_two_passes(self) -> None:
+        def make() -> MultiLoader:
+            return MultiLoader(torchdata.StatefulDataLoader(Rows(4), 2, shuffle=True, num_workers=1))
+
+        with make() as whole, make() as resumed:
+            assert len(list(whole)) == 2
+            resumed.load_state_dict(whole.state_dict())
+            next(iter(whole))
+            next(iter(resumed))
+            assert first_differences(resumed.state_dict(), whole.state_dict()) == []
 
     def test_stateful_dataset_in_stateful_dataloader(self) -> None:
         assert_resumes_exactly(lambda: torchdata.StatefulDataLoader(StatefulStream(11), 3))

@@ -88,18 +88,23 @@ class StatefulSource(Source):
 
     def open(self, pass_: int, batch: int, key: int, snapshot: Snapshot | None = None) -> Stream:
         pass_key = fold_in(key, pass_)
-        if self._worker_seed is not None:
-            self._worker_seed.manual_seed(pass_key)
         with seeded(pass_key):
             skip, follows = self._go_to(pass_, batch, snapshot)
             set_epoch(self.loader, pass_)
             forget_ended(self.loader)
-            iterator = iter(self.loader)
+            iterator = self._iterator(pass_key)
         self._position = (pass_, batch - skip)
         stream = _StatefulStream(self, iterator, pass_, batch - skip, pass_key, may_be_over=follows)
         for _ in range(skip):
             next(stream)
         return stream
+
+    def _iterator(self, pass_key: int) -> Iterator[Any]:
+        """An iterator whose workers' seed, which is part of its state, doesn't depend on how many were made before."""
+        if self._worker_seed is not None:
+            self._worker_seed.manual_seed(pass_key)
+        iterator: Iterator[Any] = iter(self.loader)
+        return iterator
 
     def initial_state(self) -> Any:
         """The state before the first batch, of a loader that may have been seeded when it was made."""
@@ -188,7 +193,7 @@ class _StatefulStream(Stream):
                 raise
             self._may_be_over = False
             with seeded(self._pass_key):
-                self._iterator = iter(self._source.loader)
+                self._iterator = self._source._iterator(self._pass_key)
             self._take = adopt(self._iterator)
             data = self._fetch()
         self._may_be_over = self._source._restored = False
