@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import random
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from loaders import Rows, Sized, StatefulStream, Streamed
+from loaders import EndlessIndices, Rows, Sized, StatefulStream, Streamed
 from torch.utils.data import DataLoader
 
 from mtf.checkpoint.compare import first_differences
@@ -21,7 +22,7 @@ from mtf.data.iterable import IterableSource, SequenceSource
 from mtf.data.multi_loader import MultiLoader
 from mtf.data.source import Addressing
 from mtf.data.stateful import StatefulSource
-from mtf.enums import EpochLengthPolicy
+from mtf.enums import EpochLengthPolicy, SamplingStrategy
 from mtf.errors import ConfigError, SourceError
 from mtf.testing import assert_resumes_exactly
 
@@ -229,6 +230,27 @@ class TestEnds:
             drawn = [(b.name, b.pass_, b.batch) for b in mixture]
         assert drawn[::2] == [("a", p, b) for p in range(2) for b in range(3)][:5]
         assert drawn[1::2] == [("b", p, b) for p in range(3) for b in range(2)][:5]
+
+    @pytest.mark.parametrize("said", [sys.maxsize, 2**64, float("inf"), NotImplementedError(), None])
+    def test_endless_loaders_whatever_their_len_says(self, said: Any) -> None:
+        """``sys.maxsize`` and infinity are usual for what never ends, and ``len()`` can't give more."""
+
+        class Endless(EndlessIndices):
+            def __len__(self) -> int:
+                if isinstance(said, Exception):
+                    raise said
+                return said  # type: ignore[no-any-return]
+
+        numbers = (Endless if said is not None else EndlessIndices)(9)
+        loaders = {"a": numbers, "b": DataLoader(Rows(9), 2, sampler=numbers), "c": [0]}  # type: ignore[arg-type]
+        for strategy in SamplingStrategy:
+            settings = fixed(12)
+            settings.sampling_strategy = strategy
+            settings.alternating_pattern = [0, 1, 2] if strategy is SamplingStrategy.ALTERNATING else None
+            with MultiLoader(loaders, settings) as mixture:
+                assert len(list(mixture)) == len(list(mixture)) == 12
+        with pytest.raises(ConfigError, match=r"needs the length of dataloader 'a' .* use .*FIXED_NUM_STEPS"):
+            MultiLoader(loaders)
 
     def test_a_loader_without_a_batch(self) -> None:
         with MultiLoader({"a": Batches(0)}, fixed(3)) as mixture, pytest.raises(SourceError, match="no batch at all"):

@@ -99,6 +99,17 @@ def test_every_batch_exactly_once_and_in_order() -> None:
     assert seen == [("one", 0, 0), *[("nine", 1, i) for i in range(9)]]
 
 
+def test_a_length_that_is_not_implemented_does_not_matter() -> None:
+    class Stream:
+        def __len__(self) -> int:
+            raise NotImplementedError
+
+        def __iter__(self) -> Any:
+            return iter(values([1.0, 2.0], 1))
+
+    assert run_with(ValidationConfig()).validate(Stream())["val/loss"] == 1.5
+
+
 def test_num_samples_of_the_result_wins() -> None:
     """Tokens instead of rows; a batch without tokens may have a mean of NaN."""
 

@@ -15,6 +15,8 @@ from mtf.data.source import Addressing, Snapshot, Source, Stream
 from mtf.data.worker_pool import WorkerInit
 from mtf.data.worker_watch import adopt, end_kept_workers, end_workers, forget_ended
 
+_ENDLESS = 2**62  # no schedule has as many steps
+
 
 def has_state_methods(value: Any) -> bool:
     """Whether ``value`` follows the Stateful protocol."""
@@ -223,11 +225,12 @@ class _StatefulStream(Stream):
 
 
 def length_of(loader: Any) -> int | None:
-    """``len(loader)``, None where it has none."""
+    """``len(loader)``, None where it has none or says that it never ends (``sys.maxsize``, infinity)."""
     try:
-        return len(loader)
-    except (TypeError, NotImplementedError):
+        length = len(loader)
+    except (TypeError, NotImplementedError, OverflowError):
         return None
+    return length if length < _ENDLESS else None
 
 
 def set_epoch(loader: Any, pass_: int) -> None:

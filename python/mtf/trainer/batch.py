@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from mtf.data import stateful
 from mtf.data.source import Source
 
 
@@ -42,12 +43,7 @@ def _first_dimension(batch: Any) -> int | None:
 
 def length_of(loader: Any) -> int | None:
     """Batches in one pass of ``loader``, or None where that can't be known."""
-    if isinstance(loader, Source):
-        return loader.num_batches()
-    try:
-        return len(loader)
-    except TypeError:
-        return None
+    return loader.num_batches() if isinstance(loader, Source) else stateful.length_of(loader)
 
 
 def one_pass(loader: Any) -> Iterable[Any]:
