@@ -304,8 +304,10 @@ def run_script(code: str, *, first: str = "", timeout: float = 30) -> subprocess
             engine.request([0, 1] * 200, [0] * 400, [k // 2 for k in range(400)])
             return engine
     """
+    code = textwrap.dedent(first) + textwrap.dedent(prelude) + textwrap.dedent(code)
+    # From Python 3.12 on a fork among threads is a warning.
     return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(first) + textwrap.dedent(prelude) + textwrap.dedent(code)],
+        [sys.executable, "-W", "ignore:This process:DeprecationWarning", "-c", code],
         capture_output=True,
         text=True,
         timeout=timeout,

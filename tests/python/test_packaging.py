@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from pathlib import Path
@@ -38,6 +39,19 @@ def test_what_tries_a_wheel_exists() -> None:
     assert len(paths) >= 3
     for path in paths:
         assert (ROOT / path).is_file(), path
+
+
+def test_wheels_are_tried_with_all_that_needs_no_torch() -> None:
+    """`make wheels` installs none; the rules of conftest.py must leave out no more than they have to."""
+    spec = importlib.util.spec_from_file_location("rules", Path(__file__).with_name("conftest.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    rules = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(rules)
+    left_out = {path.name for path in Path(__file__).parent.glob("test_*.py") if rules.needs_torch(path)}
+    assert {"test_trainer_fit.py", "test_torch_loader.py"} <= left_out
+    kept = ["schedule", "schedule_machine", "random", "engine", "plan", "cli", "architecture", "messages"]
+    assert not {f"test_{name}.py" for name in kept} & left_out
 
 
 def test_one_version_everywhere() -> None:
