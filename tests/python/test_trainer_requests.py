@@ -66,11 +66,6 @@ def with_rate(kind: Any, **options: Any) -> Any:
         ),
         (lambda: settings(seed=3), lambda: settings(seed=4), "seed: 4 here, 3 in the state"),
         (dict, lambda: settings(step_rng="saved"), "step_rng: saved here, derived in the state"),
-        (
-            dict,
-            lambda: settings(per_loader_optimizers={"dl0": {"lr_scale": 0.5}}),
-            r"per_loader_optimizers: {'dl0': {'optimizer_idx': \[0\], 'lr_scale': 0.5}} here, {} in the state",
-        ),
     ],
 )
 def test_other_parts_are_refused_by_name(saved: Any, here: Any, message: str) -> None:
@@ -96,6 +91,10 @@ def settings(**given: Any) -> Any:
             "performance.gradient_accumulation_steps=1, here it is 2",
         ),
         ({"performance": mtf.PerformanceConfig(clip_grad_norm=1.0)}, "performance.clip_grad_norm=None, here it is 1.0"),
+        (
+            {"per_loader_optimizers": {"dl0": {"lr_scale": 0.5}}},
+            r"per_loader_optimizers.lr_scale={}, here it is {'dl0': 0.5}",
+        ),
         ({"loss_weights_per_loader": {"dl0": 2.0}}, r"loss_weights_per_loader={}, here it is {'dl0': 2.0}"),
     ],
 )
@@ -126,6 +125,55 @@ def test_another_mixture_is_refused_by_its_field(change: dict[str, Any], word: s
     fresh.load_state(state)
     with pytest.raises(mtf.StateMismatch, match=word):
         fresh.fit([loader(8, 1), loader(8, 2)], max_steps=3)
+
+
+def two_optimizers(names: str = "ab", net: Any = None, used: Any = 0, **settings: Any) -> mtf.Trainer:
+    """The first loader steps one of two optimizers, the second steps both."""
+    net = net or model()
+    parameters = list(net.parameters())
+    return trainer(
+        config(list(names), per_loader_optimizers={names[0]: {"optimizer_idx": used}}, **settings),
+        model=net,
+        optimizers=[torch.optim.SGD(parameters[:2], lr=0.1), torch.optim.SGD(parameters[2:], lr=0.1)],
+    )
+
+
+@pytest.mark.parametrize(
+    ("here", "loaders", "message"),
+    [
+        ({"names": "ac"}, {"a": 12, "c": 8}, "the state has a source 'b', but here are only"),
+        ({}, {"a": 16, "b": 8}, "length of 'a': 3 in the state, 4 here"),
+        ({}, {"a": (6, 2), "b": 8}, "source 'a' has global batches of 2 samples here .* 4 in the state"),
+        ({"seed": 1}, {"a": 12, "b": 8}, "seed: 1 here, 0 in the state"),
+        ({"used": 1}, {"a": 12, "b": 8}, r"per_loader_optimizers: {'a': \[1\]} here, {'a': \[0\]} in the state"),
+        (
+            {"net": torch.nn.Sequential(*model(), torch.nn.Linear(1, 1))},
+            {"a": 12, "b": 8},
+            "the state has no '4.weight'",
+        ),
+        (
+            {"multi": mtf.MultiDataLoaderConfig(dataloader_names=["a", "b"], burst_size=2)},
+            {"a": 12, "b": 8},
+            "burst_size",
+        ),
+    ],
+    ids=["names", "lengths", "batch size", "seed", "optimizer map", "model", "mixture"],
+)
+def test_a_checkpoint_of_another_run_is_refused_by_name(
+    tmp_path: Path, here: dict[str, Any], loaders: dict[str, Any], message: str
+) -> None:
+    run = two_optimizers()
+    run.fit({"a": loader(12, 1), "b": loader(8, 2)}, max_steps=3)
+    run.save_checkpoint(str(tmp_path / "saved"))
+    fresh = two_optimizers(**here)
+    before = fresh.get_state()
+    given = {
+        name: loader(rows, 1) if isinstance(rows, int) else loader(rows[0], 1, rows[1])
+        for name, rows in loaders.items()
+    }
+    with pytest.raises(mtf.StateMismatch, match=message):
+        fresh.fit(given, max_steps=5, resume_from=str(tmp_path / "saved"))
+    assert fresh.get_state().diff(before) == []
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -65,8 +65,11 @@ def tree(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
+def restore(trainer: Trainer, state: Mapping[str, Any]) -> Callable[[], None]:
     """Puts the tree of a state in place; on several ranks it is the same tree on all of them.
+
+    Returns:
+        What puts the state before it back, of which it holds a copy; on several ranks it does nothing.
 
     Raises:
         StateMismatch: it belongs to another model, other optimizers, schedulers or loaders, and the message names each
@@ -82,16 +85,21 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
     # On several ranks a copy is a collective, which a rank that fails alone would never end.
     before = capture(trainer) if trainer.world_size == 1 and not trainer.is_torn else None
     rows = trainer.logged, trainer.unfinished, trainer.is_resumed
-    try:
-        _put(trainer, state, own, multi)
-    except Exception as error:  # also what hooks and schedulers of users raise at a state that isn't theirs
+
+    def put_back() -> None:
         if before is not None:
             _put(trainer, before.tree, before.tree, before["multi"])
             trainer.logged, trainer.unfinished, trainer.is_resumed = rows
+
+    try:
+        _put(trainer, state, own, multi)
+    except Exception as error:  # also what hooks and schedulers of users raise at a state that isn't theirs
+        put_back()
         if isinstance(error, MtfError):
             raise
         raise _malformed(error) from error
     trainer.is_torn = False
+    return put_back
 
 
 def _malformed(error: Exception) -> StateMismatch:
@@ -107,6 +115,8 @@ def _checked(trainer: Trainer, state: Mapping[str, Any]) -> tuple[Mapping[str, A
         raise ValueError(f"epoch_is_open is {state['epoch_is_open']!r}")
     own = _of_this_rank(trainer, state)
     multi = None if state["multi"] is None else {**state["multi"], **{name: own[name] for name in _OWN}}
+    if not isinstance(own["sources"], Mapping):
+        raise TypeError(f"sources is {own['sources']!r}")
     differences = [
         *_setting_differences(trainer, state.get("settings", {})),
         *_model_differences(trainer, state["model"]),

@@ -130,12 +130,10 @@ class OptimizerSet:
             raise ConfigError(f"{where}['lr_scale'] must be finite and not negative, it is {scale}")
         return LoaderRule(tuple(sorted(set(indices))), scale)
 
-    def describe(self) -> dict[str, dict[str, Any]]:
-        """The rules as plain data."""
-        return {
-            name: {"optimizer_idx": list(rule.optimizer_idx), "lr_scale": rule.lr_scale}
-            for name, rule in self._rules.items()
-        }
+    def describe(self) -> dict[str, list[int]]:
+        """The optimizers of each loader that doesn't use all."""
+        every = self._all.optimizer_idx
+        return {name: list(rule.optimizer_idx) for name, rule in self._rules.items() if rule.optimizer_idx != every}
 
     def check(self, names: Sequence[str]) -> None:
         """Checks the rules against the loaders there are.

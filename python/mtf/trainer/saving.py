@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ _COURSE = (
     ("performance", "gradient_accumulation_steps"),
     ("performance", "clip_grad_norm"),
     ("loss_weights_per_loader",),
+    ("per_loader_optimizers", "lr_scale"),
 )
 
 
@@ -203,21 +204,25 @@ class Saver:
 
     # Going on
 
-    def resume(self, source: str | None) -> None:
+    def resume(self, source: str | None) -> Callable[[], None]:
         """Loads what ``fit`` was told to go on from.
 
         Args:
             source: a checkpoint's path, ``"latest"``, or None: then only ``auto_resume``, in a trainer that hasn't
                 trained yet.
+
+        Returns:
+            What puts the state before it back.
         """
         trainer = self._trainer
+        put_back: Callable[[], None] = _nothing
         is_new = trainer.global_step == 0 and trainer.pending_multi_state is None
         if source is not None and source != "latest":
-            self.load(source)
+            put_back = self.load(source)
         elif source == "latest" or (trainer.config.fault_tolerance.auto_resume and is_new):
             path = trainer.ranks.from_first(self._manager.latest() if trainer.rank == 0 else None)
             if path is not None:
-                self.load(path)
+                put_back = self.load(path)
             elif source == "latest":
                 raise CheckpointError(
                     f"resume_from='latest': there is no checkpoint in {self._manager.root}; "
@@ -226,12 +231,13 @@ class Saver:
         if trainer.rank == 0:
             preemption.clear_marker(self._manager.root)
         self._manager.frequency.start()
+        return put_back
 
-    def load(self, path: str | Path) -> None:
-        """Verifies the checkpoint at ``path`` and puts it in place."""
-        self._restore(checkpoint.read(Path(path)))
+    def load(self, path: str | Path) -> Callable[[], None]:
+        """Verifies the checkpoint at ``path`` and puts it in place; returns what puts the state before it back."""
+        return self._restore(checkpoint.read(Path(path)))
 
-    def _restore(self, found: Checkpoint) -> None:
+    def _restore(self, found: Checkpoint) -> Callable[[], None]:
         trainer = self._trainer
         for name, value in _arithmetic(trainer).items():
             saved = found.manifest.get(name, value)
@@ -248,11 +254,19 @@ class Saver:
                     "the new setting, and not as it would have",
                     stacklevel=4,
                 )
-        capture.restore(trainer, self._ranks_save.state_of(found))
+        loggers, saved_at = trainer.reporter.state_dict(), self._saved_at
+        put_back = capture.restore(trainer, self._ranks_save.state_of(found))
         trainer.reporter.load_state_dict(found.state["loggers"])
         self._saved_at = (trainer.global_step, trainer.epoch)
         _log.info("goes on from %s: update %d, epoch %d", found.path, trainer.global_step, trainer.epoch)
         trainer.hooks.call("on_checkpoint_load", trainer, str(found.path))
+
+        def put_all_back() -> None:
+            put_back()
+            trainer.reporter.load_state_dict(loggers)
+            self._saved_at = saved_at
+
+        return put_all_back
 
     def finish(self) -> None:
         """Returns when nothing is being written; errors of the writer surface here. A signal that came meanwhile, or
@@ -270,10 +284,17 @@ class Saver:
         self._leaves = False
 
 
+def _nothing() -> None:
+    """There is nothing to put back."""
+
+
 def _setting(config: Any, place: tuple[str, ...]) -> Any:
     """A setting in a described configuration; None where there is none."""
     for name in place:
-        config = config.get(name) if isinstance(config, Mapping) else None
+        if name == "lr_scale" and isinstance(config, Mapping):  # of each loader whose rule has one
+            config = {loader: scale for loader, rule in config.items() if (scale := rule.get(name, 1.0)) != 1.0}
+        else:
+            config = config.get(name) if isinstance(config, Mapping) else None
     return config
 
 

@@ -212,11 +212,7 @@ class Trainer:
             stack.callback(self._leave)
             stack.enter_context(self.ranks.failures(lambda: f"after {self.global_step} updates"))
             limits = _Limits(max_epochs, max_steps, self.epoch)
-            self._saver.resume(resume_from)
-            self.require_whole()
-            self._open(train_loaders, val_loaders)
-            self._require_same_settings(limits)
-            self.require_same_schedule()
+            self._resume(resume_from, train_loaders, val_loaders, limits)
             if self.is_resumed and self.config.fault_tolerance.verify_deterministic_resume:
                 self.multi_loader_manager.check_last_batches()
             self.is_resumed = False
@@ -665,6 +661,18 @@ class Trainer:
         self.reporter.write(row)
         self.scheduler_set.after_row(row)
         self._saver.after_validation(row)
+
+    def _resume(self, source: str | None, train_loaders: Any, val_loaders: Any, limits: _Limits) -> None:
+        """Loads the state to go on from and opens the loaders; where one doesn't fit the other, nothing has changed."""
+        put_back = self._saver.resume(source)
+        try:
+            self.require_whole()
+            self._open(train_loaders, val_loaders)
+            self._require_same_settings(limits)
+            self.require_same_schedule()
+        except BaseException:
+            put_back()
+            raise
 
     def _open(self, train_loaders: Any, val_loaders: Any) -> None:
         """Names and checks the loaders, makes or keeps the mixture, checks settings that name loaders."""
