@@ -48,8 +48,18 @@ def step(trainer: Any, batch: Any, batch_idx: int, dataloader_idx: int, dataload
     return nn.functional.mse_loss(trainer.model(x + 0.1 * torch.randn_like(x)), y)
 
 
-def train(root: Path, asynchronous: bool, max_steps: int = MAX_STEPS) -> str:
-    """Trains to the end, from the newest checkpoint if there is one.
+class Progress(mtf.TrainerHooks):
+    """Writes a dot into a pipe after each update."""
+
+    def __init__(self, pipe: int) -> None:
+        self.pipe = pipe
+
+    def on_after_optimizer_step(self, trainer: Any, optimizer_idx: int) -> None:
+        os.write(self.pipe, b".")
+
+
+def train(root: Path, asynchronous: bool, pipe: int, max_steps: int = MAX_STEPS) -> str:
+    """Trains to the end, from the newest checkpoint if there is one, and shows its progress in a pipe.
 
     Returns:
         The digest of the final state.
@@ -76,18 +86,21 @@ def train(root: Path, asynchronous: bool, max_steps: int = MAX_STEPS) -> str:
     )
     schedulers = [{"scheduler": scheduler, "interval": "step"}]
     trainer = Trainer(config, model=model, optimizers=[optimizer], schedulers=schedulers, training_step=step)
+    trainer.add_hook(Progress(pipe))
     trainer.fit(loaders(), max_epochs=1000, max_steps=max_steps)
     return content_hash(trainer.get_state().tree)
 
 
-def in_child(root: Path, asynchronous: bool, after_s: float = 0.0, numbers: tuple[int, ...] = ()) -> tuple[str, str]:
+def in_child(
+    root: Path, asynchronous: bool, after_steps: int = 0, after_s: float = 0.0, numbers: tuple[int, ...] = ()
+) -> tuple[str, str]:
     """Runs ``train`` in a forked child that gets signals: how it ended, and the digest if that was its end."""
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
         status = 1
         try:
-            result = train(root, asynchronous)
+            result = train(root, asynchronous, write)
             os.write(write, result.encode())
             status = 0
         except (mtf.Preempted, KeyboardInterrupt) as left:
@@ -96,13 +109,15 @@ def in_child(root: Path, asynchronous: bool, after_s: float = 0.0, numbers: tupl
             traceback.print_exc()
         os._exit(status)
     os.close(write)
-    for number in numbers:
-        time.sleep(after_s)
-        after_s = 0.02
-        os.kill(pid, number)
-    _, status = os.waitpid(pid, 0)
-    with os.fdopen(read) as pipe:
-        result = pipe.read()
+    with os.fdopen(read, "rb", buffering=0) as pipe:
+        for _ in range(after_steps):
+            pipe.read(1)
+        for number in numbers:
+            time.sleep(after_s)
+            after_s = 0.02
+            os.kill(pid, number)
+        _, status = os.waitpid(pid, 0)
+        result = pipe.readall().decode().lstrip(".")
     if os.WIFSIGNALED(status):
         return signal.Signals(os.WTERMSIG(status)).name, ""
     code = os.WEXITSTATUS(status)
@@ -113,7 +128,10 @@ def in_child(root: Path, asynchronous: bool, after_s: float = 0.0, numbers: tupl
 
 def main(root: Path, seed: int, number: int, signals: list[str]) -> None:
     """Interrupts a run ``number`` times at most, at random times."""
-    train(root / "first", True, 8)
+    first, second = os.pipe()
+    train(root / "first", True, second, 8)
+    os.close(first)
+    os.close(second)
     began_s = time.monotonic()
     _, expected = in_child(root / "whole", False)
     duration_s = time.monotonic() - began_s
@@ -124,9 +142,13 @@ def main(root: Path, seed: int, number: int, signals: list[str]) -> None:
         asynchronous = chance.random() < 0.5
         if ends.total() < number:
             names = chance.choice(signals).split(",")
-            # Long enough that the run gets on between two of them, short enough that many come before its end.
-            after_s = duration_s * (0.02 + 0.15 * chance.random())
-            how, result = in_child(root / "run", asynchronous, after_s, tuple(signal.Signals[name] for name in names))
+            # Counted in updates, so that many interruptions come before the end however busy the machine is; now and
+            # then before the first. Then a few updates more, so that it is anywhere in them.
+            after_steps = chance.choice((0, 3, 6, 9, 12, 15, 18))
+            after_s = duration_s * chance.random() * (0.1 if after_steps == 0 else 0.02)
+            how, result = in_child(
+                root / "run", asynchronous, after_steps, after_s, tuple(signal.Signals[name] for name in names)
+            )
         else:
             how, result = in_child(root / "run", asynchronous)
         ends[how] += 1

@@ -114,7 +114,9 @@ def test_refused_by_the_system_the_run_goes_on(tmp_path: Path, kind: str, asynch
         root = place / "run"
 
         def lose() -> None:
-            time.sleep(0.3 * asynchronous)  # so that the saves before are done
+            deadline = time.monotonic() + 30
+            while latest(root) != f"step-{LOST_AT:08d}" and time.monotonic() < deadline:
+                time.sleep(0.01)  # until the saves before are done
             if kind == "read-only":
                 subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
             elif kind == "full":

@@ -22,7 +22,7 @@ from torch import nn
 import mtf
 
 MAX_STEPS = 14  # both passes of the broken loader meet the bad row, in one window or in two
-HANGS_FOR_S = 1.5
+HANGS_FOR_S = 3.0  # longer than a busy machine takes to start workers
 
 
 class Trace(mtf.TrainerHooks):
@@ -111,7 +111,7 @@ def test_it_is_named_and_mended_the_run_goes_on(
     before = time.monotonic()
     with pytest.raises(KINDS_OF_ERRORS.get(fault, mtf.SourceError)) as caught:
         trainer.fit(loaders, max_steps=MAX_STEPS // window)
-    assert time.monotonic() - before < 15
+    assert time.monotonic() - before < 40
     # Where it is in the schedule.
     at = next(i for i, (name, rows) in enumerate(trace) if name == "broken" and broken.BAD in rows)
     batch = sum(name == "broken" for name, _ in trace[:at])

@@ -234,7 +234,7 @@ def test_ctrl_c_ends_the_wait(after_s: float) -> None:
         with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - the signal may come before the wait begins
             threading.Timer(after_s, os.kill, (os.getpid(), signal.SIGINT)).start()
             engine.take(0)
-        assert time.monotonic() - begin < 2
+        assert time.monotonic() - begin < 15  # the fetch would take 20
         go.set()
         assert engine.take(0) is True  # nothing is lost by it
 
@@ -281,7 +281,7 @@ def test_iterators_left_behind_leave_no_thread() -> None:
         iterator = iter(loader)
         next(iterator)
         del iterator
-    assert num_threads_alive() <= before + 2
+    wait_until(lambda: num_threads_alive() <= before + 2)
 
 
 # Fork and the end of the interpreter ----------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -481,23 +482,26 @@ class TestCleanEnds:
             assert child.returncode == 4
             assert errors == ""
 
-    def test_ctrl_c_while_a_worker_is_slow(self) -> None:
-        class Sleeping(Rows):
+    def test_ctrl_c_while_a_worker_is_slow(self, tmp_path: Path) -> None:
+        go_on = tmp_path / "go on"
+
+        class Waiting(Rows):
             def __getitem__(self, index: int) -> torch.Tensor:
-                if index >= 2:
-                    time.sleep(0.6)
+                while index >= 2 and not go_on.exists():
+                    time.sleep(0.01)
                 return torch.tensor([index])
 
         def interrupt() -> None:
             time.sleep(0.2)
             os.kill(os.getpid(), signal.SIGINT)
+            go_on.touch()
 
-        with mtf.MultiLoader({"a": DataLoader(Sleeping(6), 1, num_workers=1)}) as loader:
+        with mtf.MultiLoader({"a": DataLoader(Waiting(6), 1, num_workers=1)}) as loader:
             iterator = iter(loader)
             assert [next(iterator).data.item() for _ in range(2)] == [0, 1]
             thread = threading.Thread(target=interrupt)
-            thread.start()
-            with pytest.raises(KeyboardInterrupt):
+            with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - it may come before the wait begins
+                thread.start()
                 next(iterator)
             thread.join()
             # Nothing was lost: the same place comes next.
@@ -543,11 +547,12 @@ def test_arrays_are_not_copied_ahead_beyond_the_cache() -> None:
         config = mtf.MultiDataLoaderConfig(prefetch_batches=8, prefetch_bytes=prefetch_bytes)
         with mtf.MultiLoader([mtf.ArrayLoader(rows, batch_size=8)], config) as batches:
             iterator = iter(batches)
-            most = 0
-            for _ in range(8):
-                next(iterator)
-                time.sleep(0.05)
-                most = max(most, batches.stats()["engine"]["bytes_held"])
+            next(iterator)
+            deadline = time.monotonic() + (0.4 if prefetch_bytes is None else 30)
+            while (most := batches.stats()["engine"]["bytes_held"]) <= mtf.ArrayLoader.ahead_bytes:
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(0.01)
             return most
 
     assert held(None) <= mtf.ArrayLoader.ahead_bytes

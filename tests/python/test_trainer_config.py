@@ -290,34 +290,38 @@ def _(_: Path) -> None:
     assert weighted(seed=1) != weighted(seed=2)
 
 
-def held(**fields: Any) -> dict[str, Any]:
-    """What the engine held while a slow consumer read from memory."""
+def held(until: int = 0, **fields: Any) -> dict[str, Any]:
+    """What the engine held while a consumer read from memory, which waits once until so many batches are held."""
     rows = mtf.ArrayLoader(torch.zeros(4096, 256), batch_size=64)
     settings = mtf.MultiDataLoaderConfig(**{"prefetch_workers": 1, "prefetch_batches": 8, **fields})
     with mtf.MultiLoader([rows], settings) as mixed:
-        for i, _ in enumerate(mixed):
-            time.sleep(0.005 if i < 8 else 0.0)
+        deadline = time.monotonic() + 20
+        for _ in mixed:
+            while mixed.stats()["engine"]["peak_batches_held"] < until and time.monotonic() < deadline:
+                time.sleep(0.001)
+            time.sleep(0.001)
         engine: dict[str, Any] = mixed.stats()["engine"]
     return engine
 
 
 @case(mtf.MultiDataLoaderConfig, "prefetch_batches")
 def _(_: Path) -> None:
-    assert held()["peak_batches_held"] > held(prefetch_batches=2)["peak_batches_held"]
+    assert held(until=8)["peak_batches_held"] >= 8
+    assert held(until=2, prefetch_batches=2)["peak_batches_held"] <= 3
 
 
 @case(mtf.MultiDataLoaderConfig, "prefetch_bytes")
 def _(_: Path) -> None:
     batch = 64 * 256 * 4
-    assert held()["peak_bytes_held"] > 4 * batch
-    assert held(prefetch_bytes=2 * batch)["peak_bytes_held"] <= 3 * batch
+    assert held(until=8)["peak_bytes_held"] > 4 * batch
+    assert held(until=2, prefetch_bytes=2 * batch)["peak_bytes_held"] <= 3 * batch
 
 
 @case(mtf.MultiDataLoaderConfig, "prefetch_workers")
 def _(_: Path) -> None:
     nobody = held(prefetch_workers=0)
     assert nobody["num_in_caller"] == nobody["num_taken"] == 64
-    assert held()["num_in_caller"] < 64
+    assert held(until=8)["num_in_caller"] < 64
 
 
 @case(mtf.MultiDataLoaderConfig, "shared_workers")
