@@ -272,13 +272,19 @@ def _name_sources(
     names: Sequence[str], lengths: Sequence[int | None] | Mapping[str, int | None]
 ) -> tuple[list[str], list[int | None]]:
     """Names and lengths in index order."""
+    for name in [*names, *(lengths if isinstance(lengths, Mapping) else ())]:
+        if not isinstance(name, str):
+            raise ConfigError(f"names of dataloaders must be strings, got {name!r}")
     if isinstance(lengths, Mapping):
         if names:
             _match_names(names, lengths, "dataloader_names")
         ordered = list(names or lengths)
         return ordered, [_check_length(lengths[name], name) for name in ordered]
     if names and len(names) != len(lengths):
-        raise ConfigError(f"dataloader_names must have one name per dataloader ({len(lengths)}), got {len(names)}")
+        raise ConfigError(
+            f"lengths must have one entry for each of the {len(names)} dataloader_names ({', '.join(names)}), "
+            f"got {len(lengths)}"
+        )
     ordered = list(names) or [f"dl{i}" for i in range(len(lengths))]
     return ordered, [_check_length(length, name) for name, length in zip(ordered, lengths, strict=True)]
 
@@ -324,7 +330,7 @@ def _to_core(config: MultiDataLoaderConfig, num_sources: int, kept: Sequence[int
         try:
             numbers = [float(w) for w in weights]
         except (TypeError, ValueError):
-            raise ConfigError(f"{parameter} must be numbers, got {weights!r}") from None
+            raise ConfigError(f"{parameter} must be numbers, one per dataloader in order, got {weights!r}") from None
         if len(kept) == num_sources:
             return numbers
         if len(numbers) != len(kept):

@@ -274,7 +274,7 @@ class TestSequences:
 
 def test_what_is_no_loader() -> None:
     with pytest.raises(
-        ConfigError, match="loader 'a' must be a Source, a DataLoader or an iterable of batches, but is a int"
+        ConfigError, match="loader 'a' must be a Source, a DataLoader or an iterable of batches, but is 3"
     ):
         as_source(3, "a")
 

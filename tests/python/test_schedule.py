@@ -186,7 +186,11 @@ def test_at_takes_what_it_says() -> None:
         ((3, 0), {}, "dataloader 'dl1' (index 1) is empty: it must have at least one batch, got 0"),
         ((3, -1), {}, "the length of dataloader 'dl1' must be a number of batches or None, got -1"),
         ((3, 2.0), {}, "the length of dataloader 'dl1' must be a number of batches or None, got 2.0"),
-        ((3, 5), {"dataloader_names": ["a"]}, "dataloader_names must have one name per dataloader (2), got 1"),
+        (
+            (3, 5),
+            {"dataloader_names": ["a"]},
+            "lengths must have one entry for each of the 1 dataloader_names (a), got 2",
+        ),
         (
             (3, 5),
             {"dataloader_names": ["a", "a"]},
@@ -232,7 +236,7 @@ def test_at_takes_what_it_says() -> None:
         (
             (3, 5),
             {"sampling_strategy": WEIGHTED, "dataloader_weights": ["x", 0]},
-            "dataloader_weights must be numbers, got ['x', 0]",
+            "dataloader_weights must be numbers, one per dataloader in order, got ['x', 0]",
         ),
         (
             (3, 5),

@@ -102,7 +102,8 @@ def test_the_last_update_of_an_epoch_ends_it_also_at_max_steps() -> None:
 
 
 def test_a_step_may_come_later_or_from_a_subclass() -> None:
-    run = mtf.GenericTrainer(config(), model=model(), optimizers=[])
+    net = model()
+    run = mtf.GenericTrainer(config(), model=net, optimizers=torch.optim.SGD(net.parameters(), lr=0.1))
     assert mtf.GenericTrainer is mtf.Trainer
     with pytest.raises(mtf.ConfigError, match="there is no training step"):
         run.fit(loaders())
@@ -117,7 +118,6 @@ def test_a_step_may_come_later_or_from_a_subclass() -> None:
         def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int, dataloader_name: str) -> Any:
             return {"loss": torch.tensor(1.0), "mine": torch.tensor(2.0)}
 
-    net = model()
     mine = Mine(config(), model=net, optimizers=torch.optim.SGD(net.parameters(), lr=0.1))
     mine.fit(loaders(), [loader(4, 1)])
     assert mine.metrics["val/mine"] == 2.0

@@ -418,10 +418,11 @@ def test_sparse_gradients_under_fp16() -> None:
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        ({"accuracy": 1.0}, r"must return a loss tensor or a dict with 'loss', it returned \['accuracy'\]"),
+        ({"accuracy": 1.0}, r"a dict with 'loss' \(a tensor\), it returned \{'accuracy': 1.0\}"),
         (None, "it returned None"),
-        (torch.zeros(3, requires_grad=True), r"a loss with one element, it is \(3,\)"),
-        (1.5, "a loss with one element, it is float"),
+        (torch.zeros(3, requires_grad=True), r"a loss with one element, its shape is \(3,\): take a mean"),
+        (1.5, r"must return a loss tensor .* it returned 1\.5"),
+        ((torch.zeros((), requires_grad=True), 2), r"must return a loss tensor .* it returned \(float32\[\], 2\)"),
         (torch.zeros(()), "without a graph"),
     ],
 )
@@ -450,7 +451,7 @@ def test_a_parameter_of_two_optimizers_must_be_declared() -> None:
         ({"per_loader_optimizers": {"a": {"optimizer_idx": [1]}}}, r"contains 1; it must be an int in \[0, 1\)"),
         ({"per_loader_optimizers": {"a": {"optimiser_idx": 0}}}, "did you mean 'optimizer_idx'"),
         ({"per_loader_optimizers": {"a": {"lr_scale": -1}}}, "lr_scale.* must be finite and not negative"),
-        ({"per_loader_optimizers": {"a": 0}}, r"per_loader_optimizers\['a'\] must be a dict such as .*it is 0"),
+        ({"per_loader_optimizers": {"a": 0}}, r"per_loader_optimizers\['a'\] must be a dict such as .*got 0"),
         ({"loss_weights_per_loader": {"aa": 1.0}}, "loss_weights_per_loader: no loader is called 'aa'"),
         ({"loss_weights_per_loader": {"a": float("nan")}}, "must be finite and not negative, it is nan"),
         ({"per_loader_schedulers": {"a": 3}}, r"per_loader_schedulers\['a'\] is no learning rate scheduler"),
@@ -464,12 +465,18 @@ def test_settings_that_name_loaders_are_checked(settings: dict[str, Any], messag
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (lambda net: {"a": torch.optim.SGD(net.parameters(), lr=0.1)}, r"optimizers\[0\] is no optimizer.*'a'"),
+        (
+            lambda net: {"a": torch.optim.SGD(net.parameters(), lr=0.1)},
+            r"optimizers\[0\] must be an optimizer made with parameters.*'a'",
+        ),
         (
             lambda net: [torch.optim.SGD(net.parameters(), lr=0.1), net],
-            r"optimizers\[1\] is no optimizer.*param_groups",
+            r"optimizers\[1\] must be an optimizer made with parameters.*param_groups",
         ),
-        (lambda net: net.parameters(), r"optimizers\[0\] is no optimizer, it has no param_groups"),
+        (
+            lambda net: net.parameters(),
+            r"optimizers\[0\] must be an optimizer made with parameters, and has no param_groups",
+        ),
         (lambda net: torch.optim.LBFGS(net.parameters()), r"optimizers\[0\]: LBFGS.step\(\) needs a closure"),
     ],
     ids=["dict", "model", "parameters", "closure"],
@@ -483,7 +490,7 @@ def test_what_is_no_optimizer_for_updates_is_refused_at_once(given: Any, message
 def test_fit_without_optimizers_says_that_nothing_changes() -> None:
     run = trainer(optimizers=None)
     assert run.validate([loader(8, 1)])["val/loss"] > 0
-    with pytest.warns(UserWarning, match="no optimizers, so fit changes no parameter"):
+    with pytest.warns(UserWarning, match="no optimizer, so fit changes no parameter"):
         run.fit([loader(8, 1)])
 
 

@@ -31,6 +31,30 @@ class Config:
         if "__repr__" not in vars(cls):
             setattr(cls, "__repr__", Config.__repr__)  # noqa: B010 - mypy refuses to assign a method
 
+    def __post_init__(self) -> None:
+        """Checks the fields."""
+        self.require_valid()
+
+    def require_valid(self) -> None:
+        """Brings the fields into their form and checks them; the trainer calls it again, as they can be assigned.
+
+        Raises:
+            ConfigError: a field holds what it must not.
+        """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuses what is no field: a slip of the pen would have no effect.
+
+        Raises:
+            ConfigError: no field has this name; the nearest is suggested.
+        """
+        fields = getattr(type(self), "__dataclass_fields__", {})
+        if fields and name not in fields and not name.startswith("_") and not hasattr(type(self), name):
+            raise ConfigError(
+                f"{type(self).__name__} has no field {name!r}{nearest(name, fields)} (fields: {', '.join(fields)})"
+            )
+        object.__setattr__(self, name, value)
+
     def __repr__(self) -> str:
         """The fields that differ from their defaults."""
         changed = [f"{name}={_shown(value)}" for name, value, default in _settings(self) if value != default]

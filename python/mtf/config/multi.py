@@ -24,7 +24,7 @@ class WeightCurve(Config):
     interpolation: Interpolation = Interpolation.STEP
     every: int = 100
 
-    def __post_init__(self) -> None:
+    def require_valid(self) -> None:
         """Accepts enums by name and points as any sequences."""
         self.interpolation = parse_enum(Interpolation, self.interpolation, "weight_curve.interpolation")
         points = []
@@ -82,7 +82,7 @@ class MultiDataLoaderConfig(Config):
     prefetch_workers: int | None = None
     shared_workers: int | None = None
 
-    def __post_init__(self) -> None:
+    def require_valid(self) -> None:
         """Accepts enums by name."""
         self.sampling_strategy = parse_enum(SamplingStrategy, self.sampling_strategy, "sampling_strategy")
         self.epoch_length_policy = parse_enum(EpochLengthPolicy, self.epoch_length_policy, "epoch_length_policy")

@@ -49,7 +49,7 @@ class DDPConfig(Config):
     fsdp_reduce_dtype: Literal["fp32", "bf16", "fp16"] | None = None
     fsdp_reshard_after_forward: bool | None = None
 
-    def __post_init__(self) -> None:
+    def require_valid(self) -> None:
         """Checks choices and ranges."""
         _one_of("ddp.strategy", self.strategy, ("ddp", "fsdp"))
         for name in ("fsdp_param_dtype", "fsdp_reduce_dtype"):

@@ -57,7 +57,7 @@ class PerformanceConfig(Config):
     on_nonfinite: Literal["raise", "warn", "skip"] = "raise"
     fetch_timeout_s: float | None = None
 
-    def __post_init__(self) -> None:
+    def require_valid(self) -> None:
         """Checks ranges."""
         _one_of("performance.precision", self.precision, ("fp32", "bf16", "fp16"))
         _one_of("performance.on_nonfinite", self.on_nonfinite, ("raise", "warn", "skip"))
@@ -91,7 +91,7 @@ class ValidationConfig(Config):
     per_loader_metrics: bool = True
     global_metrics: bool = True
 
-    def __post_init__(self) -> None:
+    def require_valid(self) -> None:
         """Accepts enums by name; checks what can be checked without loaders."""
         self.frequency = parse_enum(ValidationFrequency, self.frequency, "validation.frequency")
         self.aggregation = parse_enum(ValAggregation, self.aggregation, "validation.aggregation")
@@ -147,7 +147,7 @@ class CheckpointConfig(Config):
     asynchronous: bool = False
     filename_template: str = "step-{step:08d}"
 
-    def __post_init__(self) -> None:
+    def require_valid(self) -> None:
         """Checks ranges."""
         for name in ("save_every_n_steps", "save_every_n_epochs", "max_checkpoints"):
             value = getattr(self, name)
@@ -183,7 +183,7 @@ class FaultToleranceConfig(Config):
     seed_each_batch: bool = True
     on_hook_error: Literal["raise", "log"] = "raise"
 
-    def __post_init__(self) -> None:
+    def require_valid(self) -> None:
         """Checks choices."""
         _one_of("fault_tolerance.on_hook_error", self.on_hook_error, ("raise", "log"))
 
@@ -205,7 +205,7 @@ class PreemptionConfig(Config):
     requeue_job: bool = False
     agree_every: int = 10
 
-    def __post_init__(self) -> None:
+    def require_valid(self) -> None:
         """Normalises names and checks them."""
         known = [s.name for s in signal.Signals]
         names = []
@@ -265,7 +265,7 @@ class LoggingConfig(Config):
     mlflow_tracking_uri: str | None = None
     mlflow_experiment: str | None = None
 
-    def __post_init__(self) -> None:
+    def require_valid(self) -> None:
         """Checks choices and ranges."""
         kinds = ("console", "jsonl", "csv", "tensorboard", "wandb", "mlflow", "composite", "none")
         _one_of("logging.logger_type", self.logger_type, kinds)
@@ -332,11 +332,27 @@ class TrainerConfig(Config):
     train_loader_config: InitVar[MultiDataLoaderConfig | None] = None
 
     def __post_init__(self, train_loader_config: MultiDataLoaderConfig | None) -> None:
-        """Takes ``multi`` from its other name; checks ranges."""
+        """Takes ``multi`` from its other name; checks everything."""
         if train_loader_config is not None:
             if self.multi != MultiDataLoaderConfig():
                 raise ConfigError("multi and train_loader_config are two names of one setting: give one of them")
             self.multi = train_loader_config
+        self.require_valid()
+
+    def require_valid(self) -> None:
+        """Checks kinds and ranges, those of nested configurations included."""
+        for f in dataclasses.fields(self):
+            value, kind = getattr(self, f.name), f.default_factory
+            if f.name == "val_loader_config" and value is not None:
+                kind = MultiDataLoaderConfig
+            if isinstance(kind, type) and issubclass(kind, Config):
+                if not isinstance(value, kind):
+                    raise ConfigError(
+                        f"{f.name} must be a {kind.__name__}, got {value!r}; TrainerConfig.from_dict takes dicts"
+                    )
+                value.require_valid()
+            elif kind is dict and not isinstance(value, Mapping):
+                raise ConfigError(f"{f.name} must be a dict of names and their values, got {value!r}")
         if type(self.seed) is not int or not 0 <= self.seed < 2**64:
             raise ConfigError(f"seed must be an integer in [0, 2**64), it is {self.seed!r}")
         _one_of("step_rng", self.step_rng, ("derived", "saved"))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch.utils.data import Dataset
+
 from mtf.data import iterable, stateful, torch_loader
 from mtf.data.source import Source
 from mtf.errors import ConfigError
@@ -24,6 +26,11 @@ def as_source(loader: Any, name: str, *, seed_each_batch: bool = True) -> Source
         loader.name = name
         return loader
     _refuse_wrapped(loader, name)
+    if isinstance(loader, Dataset) and not hasattr(type(loader), "__iter__"):
+        raise ConfigError(
+            f"loader {name!r} is a dataset, {type(loader).__name__}, whose samples would be taken for batches: pass "
+            "DataLoader(dataset, batch_size=...), with batch_size=None where its items are batches"
+        )
     if torch_loader.can_rebuild(loader):
         return torch_loader.TorchSource(loader, name, seed_each_batch=seed_each_batch)
     if iterable.is_sequence(loader):

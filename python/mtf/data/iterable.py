@@ -19,6 +19,7 @@ from mtf.data.stateful import length_of, set_epoch
 from mtf.data.worker_pool import WorkerInit
 from mtf.data.worker_watch import adopt, end_kept_workers, end_workers, forget_ended
 from mtf.errors import ConfigError
+from mtf.showing import shortened
 
 _log = logging.getLogger("mtf")
 
@@ -89,8 +90,8 @@ class IterableSource(Source):
         self.is_one_shot = isinstance(loader, Iterator)
         if not self.is_one_shot and not hasattr(type(loader), "__iter__") and not hasattr(type(loader), "__getitem__"):
             raise ConfigError(
-                f"loader {name!r} must be a Source, a DataLoader or an iterable of batches, but is a "
-                f"{type(loader).__name__}"
+                f"loader {name!r} must be a Source, a DataLoader or an iterable of batches, but is "
+                f"{shortened(repr(loader))}"
             )
         self.loader = loader
         self._num_workers = loader.num_workers if isinstance(loader, DataLoader) else 0

@@ -7,8 +7,9 @@ that no hook overrides costs one empty-tuple test per step.
 from __future__ import annotations
 
 import difflib
+import inspect
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from mtf.errors import ConfigError
@@ -120,6 +121,45 @@ class TrainerHooks:
 
 EVENTS: tuple[str, ...] = tuple(name for name in vars(TrainerHooks) if name.startswith("on_"))
 
+# What events are called in Lightning and transformers: nobody would call a hook's method of that name.
+_ELSEWHERE = {
+    "on_fit_start": "on_train_start",
+    "on_fit_end": "on_train_end",
+    "on_train_begin": "on_train_start",
+    "on_train_epoch_start": "on_epoch_start",
+    "on_train_epoch_end": "on_epoch_end",
+    "on_epoch_begin": "on_epoch_start",
+    "on_step_begin": "on_train_batch_start",
+    "on_step_end": "on_after_optimizer_step",
+    "on_validation_epoch_start": "on_validation_start",
+    "on_validation_epoch_end": "on_validation_end",
+    "on_evaluate": "on_validation_end",
+    "on_save": "on_checkpoint_save",
+    "on_save_checkpoint": "on_checkpoint_save",
+    "on_load_checkpoint": "on_checkpoint_load",
+}
+
+
+def require_arguments(function: Callable[..., Any], name: str, arguments: Sequence[str]) -> None:
+    """Checks that ``function`` can be called with ``arguments``, all positional.
+
+    Raises:
+        ConfigError: it takes fewer or needs more.
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # of native code
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        taken = ", ".join(signature.parameters)
+        raise ConfigError(f"{name} is called with ({', '.join(arguments)}), but takes ({taken}): {error}") from None
+
+
+def _arguments(event: Callable[..., None]) -> list[str]:
+    return list(inspect.signature(event).parameters)[1:]
+
 
 class HookList:
     """The hooks of one trainer, one tuple of bound methods per event: ``hooks.on_epoch_end``.
@@ -167,21 +207,27 @@ class HookList:
         """Appends ``hook``; hooks are called in the order in which they were added.
 
         Raises:
-            ConfigError: it is no ``TrainerHooks``, or has a method ``on_...`` that is no event.
+            ConfigError: it is no ``TrainerHooks``, has a method ``on_...`` that is no event, or one that can't be
+                called with the event's arguments.
         """
         if not isinstance(hook, TrainerHooks):
             raise ConfigError(f"hooks: expected an instance of TrainerHooks, got {hook!r}")
         for name in dir(type(hook)):
             if name.startswith("on_") and name not in EVENTS and callable(getattr(hook, name)):
-                near = difflib.get_close_matches(name, EVENTS, n=1, cutoff=0.8)
+                same = _ELSEWHERE.get(name)
+                near = [same] if same else difflib.get_close_matches(name, EVENTS, n=1, cutoff=0.8)
                 if near:
                     raise ConfigError(f"hooks: {type(hook).__name__}.{name} is no event; did you mean {near[0]!r}?")
-        self._hooks.append(hook)
+        overridden = {}
         for event in EVENTS:
-            method = getattr(hook, event)
-            if getattr(method, "__func__", method) is not getattr(TrainerHooks, event):
-                called = self._guarded(hook, event, method) if self._on_error == "log" else method
-                setattr(self, event, (*getattr(self, event), called))
+            method, base = getattr(hook, event), getattr(TrainerHooks, event)
+            if getattr(method, "__func__", method) is not base:
+                require_arguments(method, f"hooks: {type(hook).__name__}.{event}", _arguments(base))
+                overridden[event] = method
+        self._hooks.append(hook)
+        for event, method in overridden.items():
+            called = self._guarded(hook, event, method) if self._on_error == "log" else method
+            setattr(self, event, (*getattr(self, event), called))
 
     def _guarded(self, hook: TrainerHooks, event: str, method: Callable[..., None]) -> Callable[..., None]:
         def call(*args: Any) -> None:

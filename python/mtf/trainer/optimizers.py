@@ -45,7 +45,10 @@ def as_list(given: Any) -> list[torch.optim.Optimizer]:
     for i, optimizer in enumerate(optimizers):
         for name in ("param_groups", "step", "state_dict", "load_state_dict"):
             if not hasattr(optimizer, name):
-                raise ConfigError(f"optimizers[{i}] is no optimizer, it has no {name}: {shortened(repr(optimizer))}")
+                raise ConfigError(
+                    f"optimizers[{i}] must be an optimizer made with parameters, and has no {name}: "
+                    f"{shortened(repr(optimizer))}"
+                )
         try:
             # The class's: a scheduler replaces the one of the object.
             inspect.signature(type(optimizer).step).bind(optimizer)
@@ -111,9 +114,7 @@ class OptimizerSet:
     def _parse(self, name: str, rule: Mapping[str, Any]) -> LoaderRule:
         where = f"per_loader_optimizers[{name!r}]"
         if not isinstance(rule, Mapping):
-            raise ConfigError(
-                f"{where} must be a dict such as {{'optimizer_idx': [0], 'lr_scale': 0.5}}, it is {rule!r}"
-            )
+            raise ConfigError(f"{where} must be a dict such as {{'optimizer_idx': [0], 'lr_scale': 0.5}}, got {rule!r}")
         for key in rule:
             if key not in ("optimizer_idx", "lr_scale"):
                 raise ConfigError(f"{where} has no setting {key!r}{nearest(key, ('optimizer_idx', 'lr_scale'))}")
@@ -150,8 +151,6 @@ class OptimizerSet:
                         f"per_loader_optimizers[{name!r}]['lr_scale'] is {rule.lr_scale}, and optimizers[{i}] "
                         f"({type(self.optimizers[i]).__name__}) has no learning rate to multiply"
                     )
-        if not self.optimizers and any(p.requires_grad for p in self._unowned):
-            warnings.warn("there are no optimizers, so fit changes no parameter: give some to Trainer", stacklevel=5)
         owners: dict[Tensor, int] = {}
         for j, optimizer in enumerate(self.optimizers):
             for p in _parameters(optimizer):

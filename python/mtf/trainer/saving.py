@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import warnings
 from collections.abc import Callable, Mapping
@@ -14,7 +15,8 @@ import torch
 import mtf
 from mtf import checkpoint
 from mtf.checkpoint.directory import Checkpoint
-from mtf.errors import CheckpointError, MtfError
+from mtf.config.fields import nearest
+from mtf.errors import CheckpointError, ConfigError, MtfError
 from mtf.trainer import capture, preemption
 from mtf.trainer.rank_save import RanksSave
 
@@ -50,6 +52,7 @@ class Saver:
         self._saved_at: tuple[int, int] | None = None
         self._ranks_save = RanksSave(trainer, self._manager)
         self._leaves = False
+        self._misses_metric = False
         self.guard: preemption.PreemptionGuard | None = None
         self.is_safe = True
 
@@ -81,11 +84,28 @@ class Saver:
         self._commit_point(due, is_final=True)
 
     def after_validation(self, row: dict[str, float]) -> None:
-        """Under ``save_best``, a better metric makes the next commit point save."""
+        """Under ``save_best``, a better metric makes the next commit point save.
+
+        Raises:
+            ConfigError: the metric that decides isn't there.
+        """
+        monitor = self._trainer.config.checkpoint.monitor_metric
         if self._trainer.config.checkpoint.save_best:
+            if monitor not in row:
+                raise ConfigError(
+                    f"checkpoint.monitor_metric: the validation gives no {monitor!r}{nearest(str(monitor), row)}; "
+                    f"there are {list(row)}"
+                )
             # Only rank 0 knows what is in the directory.
             improves = self._trainer.rank == 0 and self._manager.improves(row)
             self._best_is_due = self._trainer.ranks.any(improves) or self._best_is_due
+        elif monitor is not None and monitor not in self._trainer.metrics and not self._misses_metric:
+            self._misses_metric = True
+            warnings.warn(
+                f"checkpoint.monitor_metric: there is no metric {monitor!r} so far"
+                f"{nearest(monitor, self._trainer.metrics)}; without it no checkpoint can be called best",
+                stacklevel=2,
+            )
 
     def forget(self) -> None:
         """After another state was put in place: its position may be one at which another run was saved."""
@@ -215,6 +235,8 @@ class Saver:
             What puts the state before it back.
         """
         trainer = self._trainer
+        if source is not None and not isinstance(source, (str, os.PathLike)):
+            raise ConfigError(f"resume_from must be 'latest' or a checkpoint's path, it is {source!r}")
         put_back: Callable[[], None] = _nothing
         is_new = trainer.global_step == 0 and trainer.pending_multi_state is None
         if source is not None and source != "latest":

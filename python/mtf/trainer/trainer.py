@@ -17,11 +17,12 @@ from mtf.data.batch_seed import disposable_generators
 from mtf.data.multi_loader import Batch, MultiLoader
 from mtf.data.ranks import check_same_schedule
 from mtf.errors import ConfigError, MtfError
+from mtf.showing import outline
 from mtf.trainer import capture, evaluation, loaders, poison, summary
 from mtf.trainer.accumulate import LossWeights, windows
 from mtf.trainer.batch import num_samples
 from mtf.trainer.distributed import local_gpu, make_ranks
-from mtf.trainer.hooks import HookList, TrainerHooks
+from mtf.trainer.hooks import HookList, TrainerHooks, require_arguments
 from mtf.trainer.metrics import MetricTable
 from mtf.trainer.nonfinite import NonFiniteGuard
 from mtf.trainer.one_thread import only_this_thread
@@ -35,6 +36,7 @@ from mtf.trainer.state import TrainerState
 from mtf.trainer.step_rng import StepRng
 
 StepFunction = Callable[..., Any]
+_STEP_ARGUMENTS = ("trainer", "batch", "batch_idx", "dataloader_idx", "dataloader_name")
 
 
 class Trainer:
@@ -74,6 +76,12 @@ class Trainer:
         if not isinstance(model, nn.Module):
             raise ConfigError(f"model must be a torch.nn.Module, it is {model!r}")
         self.config = config if config is not None else TrainerConfig()
+        if not isinstance(self.config, TrainerConfig):
+            raise ConfigError(
+                f"config must be a TrainerConfig, it is {config!r}: a mixture goes into TrainerConfig(multi=...), "
+                "a dict into TrainerConfig.from_dict"
+            )
+        self.config.require_valid()
         performance, fault_tolerance = self.config.performance, self.config.fault_tolerance
         self.model = model
         self.device = _device(model, device)
@@ -93,8 +101,12 @@ class Trainer:
         self.nonfinite = NonFiniteGuard(performance.on_nonfinite, self.device)
         self.metric_table = MetricTable()
         self.loader_factories = dict(loader_factories or {})
-        self._training_step = training_step
-        self._validation_step = validation_step
+        self._training_step: StepFunction | None = None
+        self._validation_step: StepFunction | None = None
+        if training_step is not None:
+            self.set_training_step(training_step)
+        if validation_step is not None:
+            self.set_validation_step(validation_step)
 
         self.epoch = 0
         """The epoch that is under way, or the next one between two epochs."""
@@ -146,10 +158,12 @@ class Trainer:
 
     def set_training_step(self, function: StepFunction) -> None:
         """Sets ``(trainer, batch, batch_idx, dataloader_idx, dataloader_name) -> loss or dict``."""
+        require_arguments(function, "training_step", _STEP_ARGUMENTS)
         self._training_step = function
 
     def set_validation_step(self, function: StepFunction) -> None:
         """Sets the validation step, with the same arguments as the training step."""
+        require_arguments(function, "validation_step", _STEP_ARGUMENTS)
         self._validation_step = function
 
     def training_step(
@@ -676,8 +690,20 @@ class Trainer:
 
     def _open(self, train_loaders: Any, val_loaders: Any) -> None:
         """Names and checks the loaders, makes or keeps the mixture, checks settings that name loaders."""
+        self.config.require_valid()
         if self._training_step is None and type(self).training_step is Trainer.training_step:
             raise ConfigError("there is no training step: call set_training_step, or override training_step")
+        for name in ("training_step", "validation_step"):
+            require_arguments(getattr(self, name), name, _STEP_ARGUMENTS[1:])
+        if not self.optimizers:
+            warnings.warn(
+                "there is no optimizer, so fit changes no parameter: pass optimizers= unless that is meant",
+                stacklevel=4,
+            )
+        if self.config.checkpoint.save_best and val_loaders is None:
+            warnings.warn(
+                "checkpoint.save_best has no effect without validation: pass val_loaders to fit", stacklevel=4
+            )
         if not self.model.training:
             warnings.warn("the model is in eval mode; call model.train() before fit unless that is meant", stacklevel=4)
         loaders.open_training(self, train_loaders)
@@ -755,12 +781,12 @@ def _loss_of(result: Any, batch: Batch) -> Tensor:
     if isinstance(loss, Tensor) and loss.requires_grad and loss.numel() == 1:
         return loss if loss.dim() == 0 else loss.reshape(())
     where = f"the training step of loader {batch.name!r} (batch {batch.batch_idx})"
-    if loss is None:
-        found = list(result) if isinstance(result, Mapping) else result
-        raise ConfigError(f"{where} must return a loss tensor or a dict with 'loss', it returned {found}")
-    if not isinstance(loss, Tensor) or loss.numel() != 1:
-        shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-        raise ConfigError(f"{where} must return a loss with one element, it is {shape}")
+    if not isinstance(loss, Tensor):
+        raise ConfigError(
+            f"{where} must return a loss tensor or a dict with 'loss' (a tensor), it returned {outline(result)}"
+        )
+    if loss.numel() != 1:
+        raise ConfigError(f"{where} must return a loss with one element, its shape is {tuple(loss.shape)}: take a mean")
     raise ConfigError(
         f"{where} returned a loss without a graph: it depends on no parameter that requires gradients, or was "
         "detached or computed under no_grad"
