@@ -413,7 +413,7 @@ def test_a_signal_while_it_reads_is_no_damage(
 
 
 def test_inspect_needs_no_torch(tmp_path: Path) -> None:
-    path = save(tmp_path / "c", schedule=b"")
+    path = save(tmp_path / "c", schedule=b"", metrics={"val/loss": 1 / 3, "num": 3})
     script = f"""
 import sys
 from mtf.checkpoint.inspect import inspect_checkpoint
@@ -424,6 +424,7 @@ print(found.text())
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "conv.weight  F32 [2, 3, 3, 3]" in done.stdout
+    assert "\nmetrics\n  val/loss: 0.333333\n  num: 3\n" in done.stdout
     found = inspect_checkpoint(path)
     weights = safetensors.torch.load_file(path / "model.safetensors")
     assert found.num_parameters == sum(weight.numel() for weight in weights.values())

@@ -256,6 +256,7 @@ def test_rows_of_a_run(tmp_path: Path) -> None:
     first, second, validation = jsonl_rows(tmp_path / "run" / "metrics.jsonl")
     assert [first["step"], second["step"], validation["step"]] == [2, 4, 4]
     assert first["train/loss"] == pytest.approx((first["train/a/loss"] + first["train/b/loss"]) / 2)
+    assert {type(value) for value in run.metrics.values()} <= {int, float}
     assert first["lr/optimizer0"] == 0.1
     assert first["loader_proportions/a_batches"] == 0.5
     assert first["loader_proportions/a_divergence"] == 0.0

@@ -309,6 +309,17 @@ def test_checkpoints_alone(tmp_path: Path) -> None:
         assert [note.split(";")[0] for note in remarks(report)] == ["No rows of metrics were found"]
 
 
+def test_folders_of_two_runs_are_named(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        run(tmp_path / name)
+    with pytest.raises(mtf.ConfigError, match="holds 2 runs, name one of them: first/logs/trial, second/logs/trial"):
+        read_run(tmp_path)
+    for name in ("first", "second"):
+        shutil.rmtree(tmp_path / name / "logs")
+    with pytest.raises(mtf.ConfigError, match="holds 2 folders of checkpoints, name one of them: first/"):
+        read_run(tmp_path)
+
+
 def test_checkpoints_alone_of_an_edited_run(tmp_path: Path) -> None:
     recorder = Recorder()
     run(tmp_path, [recorder, Edit()], kind="none", fit={"max_steps": 60})

@@ -76,7 +76,9 @@ class Inspection:
         """A page for people."""
         checked = "every file has the checksum its manifest states" if self.verified else "checksums not compared"
         lines = [f"checkpoint {self.path}", f"  {checked}", ""]
-        lines += [f"  {name}: {_short(value)}" for name, value in self.manifest.items()]
+        lines += [f"  {name}: {_short(value)}" for name, value in self.manifest.items() if name != "metrics"]
+        metrics = self.manifest.get("metrics") or {}
+        lines += ["", "metrics", *(f"  {name}: {_number(value)}" for name, value in metrics.items())] if metrics else []
         lines += ["", "files"]
         lines += [f"  {size:>14,} bytes  {name}" for name, size in self.files.items()]
         lines += ["", f"weights: {len(self.weights)} tensors, {self.num_parameters:,} elements"]
@@ -88,6 +90,10 @@ class Inspection:
             lines += ["", "schedule"]
             lines += [f"  {name}: {_short(value)}" for name, value in self.schedule.items()]
         return "\n".join(lines)
+
+
+def _number(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else _short(value)
 
 
 def inspect_checkpoint(path: str | Path, *, verify_files: bool = True) -> Inspection:

@@ -49,18 +49,25 @@ def locate(root: Path) -> Place:
     logs = {folder: found for folder in folders if (found := _metrics_in(folder)) is not None}
     journals = [folder for folder in folders if (folder / JOURNAL_NAME).is_file()]
     runs = list(dict.fromkeys([*journals, *logs]))
-    if len(runs) > 1:
-        named = ", ".join(str(run.relative_to(root)) for run in runs[:8]) + (", ..." if len(runs) > 8 else "")
-        raise ConfigError(f"{root}: holds {len(runs)} runs, name one of them: {named}")
+    _require_one(root, runs, "runs")
     if runs:
         place.metrics = logs.get(runs[0])
         place.journal = runs[0] / JOURNAL_NAME if runs[0] in journals else None
+    else:
+        # Only a log tells which checkpoints are of one run.
+        _require_one(root, list(dict.fromkeys(folder.parent for folder in place.checkpoints)), "folders of checkpoints")
     if not runs and not place.checkpoints:
         raise ConfigError(
             f"{root}: is no run: neither {', '.join(ROWS_NAMES)}, {JOURNAL_NAME} or TensorBoard's event files (as "
             "logging.logger_type='jsonl', 'csv' or 'tensorboard' write them) nor a checkpoint lies in it"
         )
     return place
+
+
+def _require_one(root: Path, found: list[Path], what: str) -> None:
+    if len(found) > 1:
+        named = ", ".join(str(folder.relative_to(root)) for folder in found[:8]) + (", ..." if len(found) > 8 else "")
+        raise ConfigError(f"{root}: holds {len(found)} {what}, name one of them: {named}")
 
 
 def checkpoints_in(folder: Path) -> list[Path]:

@@ -226,6 +226,7 @@ def proportions(names: Sequence[str], actual: Sequence[float], expected: Sequenc
     total, total_expected = sum(actual), sum(expected)
     row: dict[str, float] = {}
     for name, drawn, awaited in zip(names, actual, expected, strict=True):
+        # The counts may be numpy's, which print and are saved as such.
         share = float(drawn / total) if total else 0.0
         row[f"loader_proportions/{name}_batches"] = share
         row[f"loader_proportions/{name}_divergence"] = abs(
