@@ -84,12 +84,10 @@ def page() -> str:
     """The reference in reStructuredText."""
     lines: list[str] = []
     for cls in configurations():
-        lines += ["", cls.__name__, "-" * len(cls.__name__), "", summary(cls), "", ".. list-table::"]
-        lines += ["   :header-rows: 1", "   :widths: 22 24 16 38", ""]
-        lines += ["   * - field", "     - type", "     - default", "     - meaning"]
+        lines += ["", cls.__name__, "-" * len(cls.__name__), "", summary(cls), ""]
         for setting in settings(cls):
-            lines += [f"   * - ``{setting.name}``", f"     - ``{setting.kind}``", f"     - ``{setting.default}``"]
-            lines += [f"     - {setting.meaning}"]
+            needed = "required" if setting.default == "required" else f"default ``{setting.default}``"
+            lines += [f"**{setting.name}**: ``{setting.kind}``, {needed}", f"   {setting.meaning}"]
     lines += ["", "Choices", "-------", "", "In Python a member or its name, in YAML a name or value, in any case.", ""]
     for enum in enums():
         names = ", ".join(f"``{name}``" for name in enum.__members__)

@@ -43,13 +43,12 @@ def test_every_field_is_explained_and_nothing_else(reference: Any) -> None:
 
 def test_the_page_shows_defaults_and_choices(reference: Any) -> None:
     page = reference.page()
-    assert "   * - ``burst_size``\n     - ``int``\n     - ``1``\n     - steps taken in a row" in page
+    assert "\n**burst_size**: ``int``, default ``1``\n   steps taken in a row" in page
+    assert "\n**points**: ``list[tuple[int, list[float]]]``, required\n" in page
     assert "``SamplingStrategy.ROUND_ROBIN``" in page
     for enum in reference.enums():
         for name in enum.__members__:
             assert f"``{name}``" in page
-    for row in page.split("   * - ")[1:]:
-        assert row.count("     - ") == 3
 
 
 def test_a_field_that_nobody_explains_is_noticed(reference: Any) -> None:
