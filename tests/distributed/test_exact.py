@@ -56,6 +56,12 @@ def test_any_number_of_ranks_trains_the_same(runs: Runs, case: str, world_size: 
     assert here["train_loss"] == pytest.approx(there["train_loss"], abs=1e-6)
 
 
+def test_the_norm_of_sharded_gradients_is_logged(runs: Runs) -> None:
+    """A metric that is sharded over the ranks counts as a whole."""
+    for result in runs[2]:
+        assert result["fsdp"]["norm"] == pytest.approx(result["ddp"]["norm"], rel=1e-5)
+
+
 @pytest.mark.parametrize("case", VALIDATION)
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
 def test_validation_counts_every_sample_once(runs: Runs, case: str, world_size: int) -> None:

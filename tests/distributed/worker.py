@@ -50,6 +50,7 @@ def exact(strategy: str, updates: int = 22, window: int = 1, **more: Any) -> Fou
     t = trainer(strategy, optimizers, performance=performance, **more)
     recorder = models.Recorder()
     t.add_hook(recorder)
+    t.add_hook(mtf.GradientMonitor())
     t.fit(models.loaders(WORLD), max_steps=updates)
     reference = models.by_hand(updates, window, clip, optimizers)
     weights = models.whole_weights(t.model)
@@ -58,6 +59,7 @@ def exact(strategy: str, updates: int = 22, window: int = 1, **more: Any) -> Fou
         "batches": models.digest(gathered_steps(recorder)),
         "weights": {name: value.flatten().tolist() for name, value in weights.items()},
         "train_loss": t.metrics.get("train/loss"),
+        "norm": t.metrics.get("gradients/norm"),
     }
 
 

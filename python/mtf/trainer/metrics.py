@@ -30,6 +30,8 @@ def scalar(name: str, value: Any) -> Any:
         if value.numel() != 1:
             raise ConfigError(f"metric {name!r} must have one element, it is a tensor of shape {tuple(value.shape)}")
         value = value.detach()
+        if type(value) is not Tensor and hasattr(value, "full_tensor"):
+            value = value.full_tensor()  # sharded over the ranks, which all are at this step
         return value if value.dim() == 0 else value.reshape(())
     if isinstance(value, (int, float)):
         return float(value)
