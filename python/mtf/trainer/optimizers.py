@@ -376,15 +376,16 @@ class SchedulerSet:
             if rate.monitor is not None and rate.monitor in row:
                 rate.scheduler.step(row[rate.monitor])
 
-    def warn_of_missing(self, metrics: Mapping[str, float]) -> None:
-        """Warns of what watches a metric that isn't there, though others of its kind are."""
+    def warn_of_missing(self, metrics: Mapping[str, float], *, validates: bool) -> None:
+        """Warns of what watches a metric that isn't there, though others of its kind are, or never can be."""
         for rate in self._by_row:
             watched = str(rate.monitor)
-            kind = [name for name in metrics if name.startswith("val/") == watched.startswith("val/")]
-            if kind and watched not in kind:
+            is_val = watched.startswith("val/")
+            kind = [name for name in metrics if name.startswith("val/") == is_val]
+            if watched not in kind and (kind or (is_val and not validates)):
                 warnings.warn(
                     f"schedulers: the monitored metric {watched!r} isn't there, so its scheduler doesn't step"
-                    f"{nearest(watched, kind)} (so far: {', '.join(sorted(kind))})",
+                    f"{nearest(watched, kind)} (so far: {', '.join(sorted(kind)) or 'no validation'})",
                     stacklevel=4,
                 )
 

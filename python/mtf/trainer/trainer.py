@@ -382,7 +382,7 @@ class Trainer:
         self._saver.is_safe = True
         self.nonfinite.window_is_finite()
         self.reporter.pause()
-        self.scheduler_set.warn_of_missing(self.logged)
+        self.scheduler_set.warn_of_missing(self.logged, validates=bool(self._val_loaders))
         self._tell("on_train_end")
         self._saver.at_end()
 
@@ -484,8 +484,8 @@ class Trainer:
         if self.hooks.on_after_optimizer_step:
             self._tell_steps(stepping)
         self.optimizer_set.clear()
-        self.global_step += 1
         self.scheduler_set.after_update(window, stepping)
+        self.global_step += 1
         self.multi_loader_manager.commit()
         self.metric_table.commit()
         self._num_batches_committed = self.num_batches
