@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import sys
 import warnings
 from typing import Any
 
@@ -184,6 +185,25 @@ def test_no_graph_is_kept_and_the_training_step_is_the_default() -> None:
         expected = nn.functional.mse_loss(run.model(x), y).item()
     assert run.validate(loader(12, 1))["val/loss"] == pytest.approx(expected, rel=1e-6)
     assert graphs == [False] * 3
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="notes below tracebacks are new in 3.11")
+@pytest.mark.parametrize("what", ["step", "loader", "metric"])
+def test_errors_say_in_which_validation_loader(what: str) -> None:
+    def batches() -> Any:
+        yield torch.ones(1)
+        if what == "loader":
+            raise OSError("broken loader")
+        yield torch.ones(1)
+
+    def broken(trainer: Any, batch: Any, batch_idx: int, *_: Any) -> Any:
+        if what == "step" and batch_idx == 1:
+            raise OSError("broken step")
+        return {"loss": 1.0, "text": "no number" if what == "metric" and batch_idx == 1 else 1}
+
+    with pytest.raises((OSError, mtf.ConfigError)) as caught:
+        trainer(validation_step=broken).validate({"one": values([1.0], 1), "two": batches()})
+    assert caught.value.__notes__ == ["in the validation on loader 'two', at batch 1"]
 
 
 class MeanMetric:

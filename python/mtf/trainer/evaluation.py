@@ -14,7 +14,7 @@ from mtf.config.trainer import ValidationConfig
 from mtf.data.device import move_to
 from mtf.enums import ValAggregation
 from mtf.errors import ConfigError
-from mtf.trainer.batch import length_of, num_samples
+from mtf.trainer.batch import add_note, length_of, num_samples
 from mtf.trainer.distributed import SingleProcess
 from mtf.trainer.metrics import computed, is_metric_object, scalar
 from mtf.trainer.progress import Progress
@@ -257,20 +257,24 @@ def _run_loader(trainer: Trainer, table: EvaluationTable, index: int, name: str,
     hooks = trainer.hooks
     shows = trainer.config.logging.progress_bar and trainer.rank == 0
     progress = Progress(f"validation {name}", length_of(loader), is_shown=shows)
+    batch_idx = 0
     try:
-        for batch_idx, (batch, counts) in enumerate(validation_batches(loader, name, trainer.ranks)):
+        for batch, counts in validation_batches(loader, name, trainer.ranks):
             data = move_to(batch, trainer.device, non_blocking=True)
             place = (batch_idx, index, name)
             for method in hooks.on_validation_batch_start:
                 method(trainer, data, *place)
             with trainer.precision.autocast():
                 result = trainer.ranks.run(trainer.validation_step, data, *place)
-            if not counts:
-                continue
-            seen = table.add(name, result, data)
-            for method in hooks.on_validation_batch_end:
-                method(trainer, data, *place, seen)
-            progress.advance(1)
+            if counts:
+                seen = table.add(name, result, data)
+                for method in hooks.on_validation_batch_end:
+                    method(trainer, data, *place, seen)
+                progress.advance(1)
+            batch_idx += 1
         table.end_loader(name, trainer.ranks)
+    except Exception as error:
+        add_note(error, f"in the validation on loader {name!r}, at batch {batch_idx}")
+        raise
     finally:
         progress.close()

@@ -20,7 +20,7 @@ from mtf.errors import ConfigError, MtfError
 from mtf.showing import outline
 from mtf.trainer import capture, evaluation, loaders, poison, summary
 from mtf.trainer.accumulate import LossWeights, windows
-from mtf.trainer.batch import num_samples
+from mtf.trainer.batch import add_note, num_samples
 from mtf.trainer.distributed import local_gpu, make_ranks
 from mtf.trainer.hooks import HookList, TrainerHooks, require_arguments
 from mtf.trainer.metrics import MetricTable
@@ -419,7 +419,7 @@ class Trainer:
                         with self.ranks.window(batch is window[-1], is_mixed):
                             self._step(batch, self.loss_weights.factor(batch.name, len(window)) * batch.weight)
                 except Exception as error:
-                    _add_place(error, batch)
+                    add_note(error, f"in the training step on {batch.place}")
                     raise
                 self._update(window)
                 self._in_window = False
@@ -762,13 +762,6 @@ def _device(model: nn.Module, given: torch.device | str | None) -> torch.device:
     if first is not None and first.device.type not in ("cpu", "meta"):
         return first.device
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-
-
-def _add_place(error: Exception, batch: Batch) -> None:
-    """Says below the traceback of an error in a step or its hooks (from Python 3.11 on) what they worked on."""
-    add_note = getattr(error, "add_note", None)
-    if add_note is not None:
-        add_note(f"in the training step on {batch.place}")
 
 
 def _loss_of(result: Any, batch: Batch) -> Tensor:
