@@ -267,8 +267,8 @@ GUARDS = [
     Guard(
         "cleared gradients",
         "python/mtf/trainer/trainer.py",
-        "self.optimizer_set.clear()\n        self.global_step += 1",
-        "self.global_step += 1",
+        "self.optimizer_set.clear()\n        self.scheduler_set.after_update",
+        "self.scheduler_set.after_update",
         f"{_GRADIENT_TESTS}::test_nothing_leaks_between_windows_of_different_loaders",
     ),
     Guard(
