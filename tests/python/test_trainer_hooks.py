@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from typing import Any
 
@@ -256,6 +257,22 @@ def test_throughput_monitor() -> None:
     assert monitor.epochs[0]["samples_per_s"] > 0
     with pytest.raises(mtf.ConfigError, match="max_wait_share must be in"):
         mtf.ThroughputMonitor(2.0)
+
+
+def test_validations_are_no_time_of_training() -> None:
+    """They would hide that training waits for data."""
+
+    def slow(trainer: Any, *_: Any) -> float:
+        time.sleep(0.5)
+        return 1.0
+
+    monitor = mtf.ThroughputMonitor(max_wait_share=1.0)
+    logging = mtf.LoggingConfig(logger_type="none", progress_bar=False, log_scalars_every_n_steps=2)
+    often = mtf.ValidationConfig(frequency=mtf.ValidationFrequency.EVERY_N_STEPS, every_n_steps=1)
+    run = trainer(config(logging=logging, validation=often), validation_step=slow, hooks=[monitor])
+    run.fit([loader(8, 1)], [loader(4, 2)])
+    assert monitor.epochs[0]["seconds"] < 0.5
+    assert run.metrics["throughput/samples_per_s"] > 8 / 0.5
 
 
 @pytest.mark.parametrize("kind", ["table", "function"])

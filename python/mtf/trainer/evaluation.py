@@ -239,7 +239,7 @@ def run(trainer: Trainer, named: Mapping[str, Any]) -> dict[str, float]:
     table = EvaluationTable(trainer.device)
     try:
         trainer.model.eval()
-        with trainer.step_rng.validation(), torch.no_grad():
+        with trainer.reporter.validating(), trainer.step_rng.validation(), torch.no_grad():
             trainer.hooks.call("on_validation_start", trainer)
             for index, (name, loader) in enumerate(named.items()):
                 _run_loader(trainer, table, index, name, loader)

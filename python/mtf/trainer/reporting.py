@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import compress
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ class Reporter:
         self._progress = Progress("", None, is_shown=False)
         self._clock = _Clock()
         self._waits: dict[str, float] = {}
+        self._validation_s = 0.0
         self.num_samples = 0
         self.advance = self._progress.advance
 
@@ -95,6 +97,15 @@ class Reporter:
             self._logger.close()
             self._logger = None
 
+    @contextmanager
+    def validating(self) -> Iterator[None]:
+        """Seconds inside don't count as training."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._validation_s += time.perf_counter() - began
+
     def is_due(self) -> bool:
         """Whether this update ends an interval."""
         return self._trainer.global_step % self._every == 0
@@ -136,9 +147,14 @@ class Reporter:
         return row
 
     def totals(self) -> tuple[float, float, int]:
-        """Seconds on a steady clock, seconds waited for data and samples trained on, each since some fixed point."""
+        """Seconds of training on a steady clock, seconds waited for data and samples trained on, each since some fixed
+        point. Validations are left out."""
         multi = self._trainer.multi
-        return time.perf_counter(), float(multi.stats()["wait_s"]) if multi is not None else 0.0, self.num_samples
+        return (
+            time.perf_counter() - self._validation_s,
+            float(multi.stats()["wait_s"]) if multi is not None else 0.0,
+            self.num_samples,
+        )
 
     def _throughput(self) -> dict[str, float]:
         """Samples per second, and what prefetching did; these depend on the machine and are never state."""
