@@ -402,7 +402,7 @@ def test_a_parameter_of_two_optimizers_in_one_window_under_fp16(clip: float | No
     assert same_weights(net, hand)
 
 
-def test_sparse_gradients_under_fp16() -> None:
+def test_sparse_gradients_under_fp16_and_their_norm() -> None:
     net = nn.Embedding(10, 3, sparse=True)
     before = net.weight.detach().clone()
 
@@ -412,7 +412,9 @@ def test_sparse_gradients_under_fp16() -> None:
 
     settings = config(performance=mtf.PerformanceConfig(precision="fp16"))
     optimizer = torch.optim.SparseAdam(net.parameters())
-    trainer(settings, model=net, optimizers=optimizer, training_step=look_up).fit([loader(8, 1)])
+    run = trainer(settings, model=net, optimizers=optimizer, training_step=look_up, hooks=[mtf.GradientMonitor()])
+    run.fit([loader(8, 1)])
+    assert run.metrics["gradients/norm"] > 0
     assert not torch.equal(net.weight[0], before[0])
     assert torch.equal(net.weight[9], before[9])
 

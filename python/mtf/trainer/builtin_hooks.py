@@ -124,6 +124,7 @@ class GradientMonitor(TrainerHooks):
             return
         self._seen = trainer.global_step
         grads = [p.grad for p in trainer.model.parameters() if p.grad is not None]
+        grads = [grad.coalesce().values() if grad.is_sparse else grad for grad in grads]
         trainer.log("gradients/norm", torch.nn.utils.get_total_norm(grads))
 
     def on_epoch_end(self, trainer: Trainer, epoch: int) -> None:
