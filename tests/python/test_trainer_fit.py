@@ -108,8 +108,7 @@ def test_a_step_may_come_later_or_from_a_subclass() -> None:
     with pytest.raises(mtf.ConfigError, match="there is no training step"):
         run.fit(loaders())
     run.set_training_step(step)
-    with pytest.warns(UserWarning, match="no optimizers"):
-        run.fit(loaders(), max_steps=1)
+    run.fit(loaders(), max_steps=1)
 
     class Mine(mtf.Trainer):
         def training_step(self, batch: Any, batch_idx: int, dataloader_idx: int, dataloader_name: str) -> Any:
