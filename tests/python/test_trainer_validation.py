@@ -364,6 +364,12 @@ def test_frequency(frequency: ValidationConfig, expected: list[int]) -> None:
     assert steps == expected
 
 
+def test_a_number_of_steps_without_the_frequency_is_pointed_out() -> None:
+    run = trainer(config(validation=ValidationConfig(every_n_steps=2)))
+    with pytest.warns(UserWarning, match="every_n_steps has no effect with frequency PER_EPOCH: set EVERY_N_STEPS"):
+        run.fit([loader(8, 1)], [loader(8, 2)])
+
+
 def test_nested_batches_and_odd_containers() -> None:
     """The first dimension of the first tensor, wherever it is; text alone counts as one sample."""
     from mtf.trainer.batch import num_samples

@@ -59,7 +59,7 @@ def compile_in_place(model: nn.Module) -> None:
     if forward is nn.Module.forward:
         for part in model.children():
             compile_in_place(part)
-    elif forward.__module__.startswith("torch."):
+    elif (getattr(forward, "__module__", None) or "").startswith("torch."):
         # torch.compile skips the frames of torch's own modules, which here would be all there are.
         model._compiled_call_impl = torch.compile(_calling(model))
     else:

@@ -704,6 +704,12 @@ class Trainer:
             warnings.warn(
                 "checkpoint.save_best has no effect without validation: pass val_loaders to fit", stacklevel=4
             )
+        validation = self.config.validation
+        is_per_epoch = validation.frequency is ValidationFrequency.PER_EPOCH
+        if val_loaders is not None and validation.every_n_steps is not None and is_per_epoch:
+            warnings.warn(
+                "validation.every_n_steps has no effect with frequency PER_EPOCH: set EVERY_N_STEPS", stacklevel=4
+            )
         if not self.model.training:
             warnings.warn("the model is in eval mode; call model.train() before fit unless that is meant", stacklevel=4)
         loaders.open_training(self, train_loaders)
