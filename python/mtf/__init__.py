@@ -38,6 +38,7 @@ _PUBLIC: dict[str, str] = {
     "ArrayLoader": "mtf.data.array_loader",
     "ThreadLoader": "mtf.data.thread_loader",
     "batch_rng": "mtf.data.batch_rng",
+    "seed_everything": "mtf.data.batch_seed",
     "Config": "mtf.config.fields",
     "MultiDataLoaderConfig": "mtf.config.multi",
     "WeightCurve": "mtf.config.multi",

@@ -155,3 +155,22 @@ def test_half_of_a_pair_of_gaussians_is_kept_wherever_the_generator_was_put() ->
         moment.go_back()
         next(batches)
         assert np.random.normal() == expected
+
+
+@pytest.mark.parametrize("seed", [0, 42, 2**32, 2**64 - 1])
+def test_seed_everything(seed: int) -> None:
+    drawn = []
+    for _ in range(2):
+        mtf.seed_everything(seed)
+        drawn.append(draw())
+    assert drawn[0] == drawn[1]
+    assert torch.manual_seed(seed).initial_seed() == seed
+    assert drawn[0][0] == torch.rand(()).item()
+    mtf.seed_everything(seed ^ 2**40)
+    assert all(a != b for a, b in zip(drawn[0][1:], draw()[1:], strict=True)), "torch's takes its low 32 bits only"
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64, 1.0, None, True])
+def test_seed_everything_refuses_other_seeds(seed: Any) -> None:
+    with pytest.raises(mtf.ConfigError, match="seed must be an integer in"):
+        mtf.seed_everything(seed)

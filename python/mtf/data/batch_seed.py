@@ -14,6 +14,7 @@ import torch
 
 from mtf._core import fold_in
 from mtf.data.batch_rng import begin_batch, end_batch
+from mtf.errors import ConfigError
 
 _TORCH = torch.default_generator
 _WORD = 0xFFFFFFFF
@@ -28,6 +29,24 @@ def seed_generators(key: int) -> None:
     _TORCH.manual_seed(key)
     np.random.seed(key >> 32)
     _seed_python(key)
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds torch's generators on all devices, numpy's and ``random``'s, for the initial weights of a model.
+
+    Data and training steps don't depend on it: they have ``TrainerConfig.seed``.
+
+    Args:
+        seed: in [0, 2**64); torch gets it as ``torch.manual_seed(seed)`` does.
+
+    Raises:
+        ConfigError: another seed.
+    """
+    if type(seed) is not int or not 0 <= seed < 2**64:
+        raise ConfigError(f"seed must be an integer in [0, 2**64), got {seed!r}")
+    torch.manual_seed(seed)
+    np.random.seed(seed if seed <= _WORD else [seed & _WORD, seed >> 32])
+    random.seed(seed)
 
 
 def _seed_python(key: int) -> None:

@@ -257,6 +257,9 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 def _unscale(optimizers: Sequence[torch.optim.Optimizer], scaler: torch.amp.GradScaler) -> None:
     """Unscales each gradient once, also one that several of the optimizers share."""
+    if len(optimizers) == 1:  # which can share none
+        scaler.unscale_(optimizers[0])
+        return
     done: set[Tensor] = set()
     for optimizer in optimizers:
         own = {p for p in _parameters(optimizer) if p.grad is not None}
