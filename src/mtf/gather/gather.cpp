@@ -12,11 +12,13 @@ namespace {
 
 constexpr std::size_t kLineBytes = 64;
 
-// How far ahead of the copy rows are requested: about this many cache lines are in flight, as many as a core tracks.
-constexpr std::size_t kLinesAhead = 32;
+// How far ahead of the copy rows are requested, in cache lines. More than a core tracks at a time: while a row is
+// copied the next requests already queue. Measured for rows of 256 B to 16 KiB, a quarter as many cost up to a third
+// more.
+constexpr std::size_t kLinesAhead = 128;
 
 // The head of a long row is requested ahead; the processor's own prefetcher follows the rest.
-constexpr std::size_t kMaxLinesPerRow = 16;
+constexpr std::size_t kMaxLinesPerRow = 64;
 
 void request_row(const std::byte* row, std::size_t num_lines) noexcept {
   for (std::size_t line = 0; line < num_lines; ++line) __builtin_prefetch(row + line * kLineBytes);
