@@ -256,6 +256,7 @@ def test_at_takes_what_it_says() -> None:
         ((3, 5), {"burst_size": 0}, "burst_size must be at least 1, got 0"),
         ((3, 5), {"burst_size": -3}, "burst_size must be at least 1, got -3"),
         ((3, 5), {"burst_size": 1.5}, "burst_size must be an integer, got 1.5"),
+        ((3, 5), {"burst_size": sys.maxsize}, f"burst_size must be below 2^62, got {sys.maxsize}"),
         (
             (3, 5),
             {"epoch_length_policy": FIXED},
@@ -265,6 +266,11 @@ def test_at_takes_what_it_says() -> None:
             (3, 5),
             {"epoch_length_policy": FIXED, "steps_per_epoch": 0},
             "steps_per_epoch must be at least 1, got 0",
+        ),
+        (
+            (3, 5),
+            {"epoch_length_policy": FIXED, "steps_per_epoch": sys.maxsize},
+            f"steps_per_epoch must be below 2^62, got {sys.maxsize}",
         ),
         (
             (3, None),

@@ -28,16 +28,15 @@ std::vector<std::uint64_t> turn_limits(std::span<const std::uint64_t> limits, st
 
 TurnClock::TurnClock(std::uint64_t burst, std::vector<Cut> cuts) : burst_(burst) {
   std::ranges::sort(cuts, {}, &Cut::turn);
-  std::uint64_t num_missing = 0;
   for (const Cut& cut : cuts) {
-    num_missing += cut.num_missing;
-    const std::uint64_t end = multiply_steps(cut.turn + 1, burst);
+    // From the cut before, not from the first turn: whole bursts up to here may be more steps than can be counted.
+    const std::uint64_t end = add_steps(start(cut.turn), burst - cut.num_missing);
     if (end == kEndless) {
       break;
     }
     cut_turns_.push_back(cut.turn);
     cut_lengths_.push_back(burst - cut.num_missing);
-    cut_ends_.push_back(end - num_missing);
+    cut_ends_.push_back(end);
   }
 }
 

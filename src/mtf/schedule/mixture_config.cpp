@@ -21,6 +21,9 @@ std::string shown(double value) {
   return out.str();
 }
 
+/// What a number of steps must be that is too small or too large.
+std::string broken_rule(std::int64_t num_steps) { return num_steps < 1 ? "at least 1" : "below 2^62"; }
+
 void validate_sources(std::span<const SourceSpec> sources) {
   if (sources.empty()) throw ConfigError("a mixture needs at least one dataloader, got none");
   std::map<std::string_view, std::size_t> seen;
@@ -169,7 +172,7 @@ void validate(const Setup& setup) {
   validate_sources(sources);
   if (setup.num_present() == 0) throw ConfigError("the last dataloader cannot be removed: nothing would be drawn");
   if (config.burst < 1 || config.burst >= static_cast<std::int64_t>(kMaxSteps)) {
-    throw ConfigError("burst_size must be at least 1, got " + std::to_string(config.burst));
+    throw ConfigError("burst_size must be " + broken_rule(config.burst) + ", got " + std::to_string(config.burst));
   }
   validate_weights(setup);
   validate_pattern(setup);
@@ -178,7 +181,8 @@ void validate(const Setup& setup) {
   }
   if (config.steps_per_epoch &&
       (*config.steps_per_epoch < 1 || *config.steps_per_epoch >= static_cast<std::int64_t>(kMaxSteps))) {
-    throw ConfigError("steps_per_epoch must be at least 1, got " + std::to_string(*config.steps_per_epoch));
+    throw ConfigError("steps_per_epoch must be " + broken_rule(*config.steps_per_epoch) + ", got " +
+                      std::to_string(*config.steps_per_epoch));
   }
   std::vector<bool> active = setup.active_at(0);
   if (config.strategy == Strategy::weighted && config.curve) {

@@ -147,7 +147,8 @@ void Rotation::counts(std::uint64_t turn, std::span<std::uint64_t> out) const no
   const bool over = place.num_gone == pattern_.size();
   const std::uint32_t current = over ? 0 : entry_at(place);
   for (std::uint32_t slot = 0; slot < num_slots(); ++slot) {
-    out[slot] = place.round * entries_of(static_cast<std::int32_t>(slot)).size();
+    // For a slot that left long ago this many rounds may be more than can be counted.
+    out[slot] = std::min(kMaxSteps, multiply_steps(place.round, entries_of(static_cast<std::int32_t>(slot)).size()));
   }
   for (std::uint32_t entry = 0; entry < current; ++entry) {
     ++out[static_cast<std::size_t>(pattern_[entry])];
@@ -162,7 +163,8 @@ std::uint64_t Rotation::count(std::int32_t slot, std::uint64_t turn) const noexc
   const bool over = place.num_gone == pattern_.size();
   const std::span<const std::uint32_t> entries = entries_of(slot);
   const auto this_round = over ? 0 : std::ranges::lower_bound(entries, entry_at(place)) - entries.begin();
-  const std::uint64_t num = place.round * entries.size() + static_cast<std::uint64_t>(this_round);
+  const std::uint64_t num =
+      add_steps(multiply_steps(place.round, entries.size()), static_cast<std::uint64_t>(this_round));
   return limits_.empty() ? num : std::min(num, limits_[static_cast<std::size_t>(slot)]);
 }
 

@@ -55,7 +55,8 @@ std::uint64_t WeightCurve::next_change(std::uint64_t step) const {
 void validate(const WeightCurve& curve, std::size_t num_sources) {
   if (curve.points.empty()) throw ConfigError("weight_curve.points must have at least one point, got none");
   if (curve.every == 0 || curve.every >= kMaxSteps) {
-    throw ConfigError("weight_curve.every must be at least 1, got " + std::to_string(curve.every));
+    throw ConfigError("weight_curve.every must be " + std::string(curve.every == 0 ? "at least 1" : "below 2^62") +
+                      ", got " + std::to_string(curve.every));
   }
   for (std::size_t p = 0; p < curve.points.size(); ++p) {
     const WeightCurve::Point& point = curve.points[p];

@@ -64,6 +64,9 @@ TEST(FarSteps, RotationsAndBlocksAgreeWithTheirFirstRound) {
     expect_views_agree_far_away(alternating);
     expect_repeats(alternating, 4 * burst);
   }
+  // A slot of many entries that left long ago: its entries in all rounds would be more than 2^64.
+  const std::vector<std::uint64_t> limits{5, kEndless};
+  expect_views_agree_far_away(Alternating(Slots{1, 0, 0, 0, 0, 0, 0, 0, 0}, 2, 1, limits));
   const std::vector<std::uint64_t> blocks{3, 50, 20};
   const Sequential cycling(blocks, true);
   expect_views_agree_far_away(cycling);

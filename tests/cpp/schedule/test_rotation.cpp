@@ -37,7 +37,7 @@ TEST(RoundRobin, MatchesTheWalkForAllSmallLimitsAndBursts) {
   for (std::uint32_t num_slots = 1; num_slots <= 4; ++num_slots) {
     Slots each(num_slots);
     std::iota(each.begin(), each.end(), 0);
-    for (const std::uint64_t burst : {1, 2, 3, 7}) {
+    for (const std::uint64_t burst : std::vector<std::uint64_t>{1, 2, 3, 7, kMaxSteps / 2}) {
       test::for_each_vector(num_slots, choices, [&](const std::vector<std::uint64_t>& limits) {
         const RoundRobin pattern(num_slots, burst, limits);
         const Slots expected = walk(each, burst, limits, 40);
