@@ -431,6 +431,22 @@ def test_edits_in_weighted_mixtures() -> None:
     assert schedule.present == [True, True, True]
 
 
+@pytest.mark.parametrize("curve", [None, WeightCurve([(0, [1, 2, 3]), (50, [3, 2, 1])])])
+def test_what_a_removed_source_weighed_is_no_edit(curve: WeightCurve | None) -> None:
+    weights = [1.0, 2.0, 3.0] if curve is None else None
+    config = MultiDataLoaderConfig(
+        sampling_strategy=WEIGHTED, dataloader_weights=weights, weight_curve=curve, burst_size=3
+    )
+    schedule = Schedule(config, lengths=[30, 30, 30])
+    schedule.advance(4)
+    schedule.remove_source("dl1")
+    schedule.advance(4)
+    state = schedule.state_dict()
+    schedule.set_config(schedule.config)
+    schedule.set_strategy(WEIGHTED)
+    assert schedule.state_dict() == state
+
+
 def test_edits_that_have_no_effect_warn() -> None:
     schedule = make([3, 5], sampling_strategy=ALTERNATING, alternating_pattern=[0, 1])
     with pytest.warns(UserWarning, match="alternating_pattern doesn't name it"):

@@ -18,6 +18,20 @@ std::string position(std::uint64_t epoch, std::uint64_t step) {
   return "step " + std::to_string(step) + " of epoch " + std::to_string(epoch);
 }
 
+/// The setup without what removed sources still weigh, which decides nothing.
+Setup without_idle_weights(Setup setup) {
+  const auto clear = [&](std::vector<double>& weights) {
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+      if (!setup.sources[i].present) weights[i] = 0;
+    }
+  };
+  clear(setup.config.weights);
+  if (setup.config.curve) {
+    for (WeightCurve::Point& point : setup.config.curve->points) clear(point.weights);
+  }
+  return setup;
+}
+
 Knot first_opening(const Setup& setup) {
   Knot knot;
   knot.setup = std::make_shared<const Setup>(setup);
@@ -240,8 +254,8 @@ void Schedule::append(Event event) {
 }
 
 bool Schedule::change(Setup next) {
-  if (next == setup()) return false;
   validate(next);
+  if (without_idle_weights(next) == without_idle_weights(setup())) return false;
   append({.kind = Event::Kind::edit, .setup = std::make_shared<const Setup>(std::move(next))});
   return true;
 }
