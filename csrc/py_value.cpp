@@ -27,7 +27,8 @@ py::object to_python(const Value& value) {
   return std::visit(Visitor{}, value.data());
 }
 
-Value from_python(py::handle object, const std::string& path) {
+Value from_python(py::handle object, const std::string& path, int depth) {
+  if (depth > kMaxDepth) throw StateMismatch(path + " lies deeper than " + std::to_string(kMaxDepth) + " levels");
   if (object.is_none()) return {};
   if (py::isinstance<py::bool_>(object)) return object.cast<bool>();
   if (py::isinstance<py::int_>(object)) {
@@ -45,7 +46,7 @@ Value from_python(py::handle object, const std::string& path) {
     for (const auto& [name, item] : py::reinterpret_borrow<py::dict>(object)) {
       if (!py::isinstance<py::str>(name)) throw StateMismatch(path + " must have strings as keys");
       auto key = name.cast<std::string>();
-      Value inner = from_python(item, path + "." + key);
+      Value inner = from_python(item, path + "." + key, depth + 1);
       out.emplace_back(std::move(key), std::move(inner));
     }
     return out;
@@ -53,7 +54,7 @@ Value from_python(py::handle object, const std::string& path) {
   if (py::isinstance<py::list>(object) || py::isinstance<py::tuple>(object)) {
     ValueList out;
     for (const py::handle item : object) {
-      out.push_back(from_python(item, path + "[" + std::to_string(out.size()) + "]"));
+      out.push_back(from_python(item, path + "[" + std::to_string(out.size()) + "]", depth + 1));
     }
     return out;
   }

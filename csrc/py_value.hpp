@@ -9,7 +9,7 @@ namespace mtf::python {
 
 [[nodiscard]] pybind11::object to_python(const Value& value);
 
-/// Throws StateMismatch for anything that isn't plain data; `path` says where.
-[[nodiscard]] Value from_python(pybind11::handle object, const std::string& path);
+/// Throws StateMismatch for anything that isn't plain data or lies deeper than kMaxDepth; `path` says where.
+[[nodiscard]] Value from_python(pybind11::handle object, const std::string& path, int depth = 0);
 
 }  // namespace mtf::python

@@ -753,6 +753,17 @@ def test_malformed_states_are_refused_or_harmless() -> None:
     assert len(messages) > 100
 
 
+def test_states_without_a_bottom_are_refused() -> None:
+    endless: list[Any] = []
+    endless.append(endless)
+    deep: list[Any] = []
+    for _ in range(200_000):
+        deep = [deep]
+    for nested in (endless, deep, {"format": endless}):
+        with pytest.raises(StateMismatch, match="lies deeper than 32 levels"):
+            Schedule(lengths=[3, 5]).load_state_dict({"format": nested})
+
+
 def test_state_errors_name_the_field() -> None:
     schedule = make([3, 5])
     schedule.advance(3)

@@ -1,9 +1,18 @@
 #include "mtf/schedule/weighted_random.hpp"
 
+#include <algorithm>
+
+#include "mtf/error.hpp"
+
 namespace mtf {
 
 void WeightedRandom::remember(std::uint64_t step, std::span<const std::uint64_t> counts) const {
   if (is_walked_) {
+    std::vector<std::uint64_t> drawn(num_slots());
+    this->counts(step, drawn);
+    if (!std::ranges::equal(drawn, counts)) {
+      throw StateMismatch("the counts of step " + std::to_string(step) + " are others than those that are drawn");
+    }
     return;
   }
   const std::uint64_t burst = this->burst();

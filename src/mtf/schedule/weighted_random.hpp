@@ -23,7 +23,8 @@ class WeightedRandom : public InBursts<RandomDraws> {
         is_walked_(burst > 1 && !limits.empty()) {}
 
   /// Takes the counts at `step` from a saved state, so that nothing before it has to be drawn again.
-  /// Throws StateMismatch when they don't sum to `step` or exceed a limit; they are trusted otherwise.
+  /// Throws StateMismatch when they don't sum to `step` or exceed a limit, and where the whole pattern was drawn when
+  /// they are others; they are trusted otherwise.
   void remember(std::uint64_t step, std::span<const std::uint64_t> counts) const;
 
  private:

@@ -13,7 +13,6 @@ namespace {
 constexpr std::string_view kMagic = "MTFS";
 constexpr std::size_t kHeaderBytes = 20;
 constexpr std::size_t kChecksumBytes = 4;
-constexpr int kMaxDepth = 32;
 
 enum class Tag : unsigned char { none = 0, no = 1, yes = 2, integer = 3, number = 4, string = 5, list = 6, map = 7 };
 

@@ -15,6 +15,9 @@ using ValueList = std::vector<Value>;
 /// Fields in the order in which they were written; names are unique.
 using ValueMap = std::vector<std::pair<std::string, Value>>;
 
+/// Lists and fields lie at most this deep inside each other in what is read.
+inline constexpr int kMaxDepth = 32;
+
 /// None, a truth value, a natural number, a double, a string, a list or named fields.
 class Value {
  public:

@@ -129,6 +129,17 @@ TEST(ScheduleState, NamesEveryDifference) {
   EXPECT_TRUE(to_value(mine.state(3)) == before);
 }
 
+TEST(ScheduleState, CountsOfDrawsThatRunOutInBurstsAreChecked) {
+  const MixtureConfig config{.strategy = Strategy::weighted, .weights = {1, 1}, .burst = 2, .cycle = false};
+  Schedule schedule(setup_of({10, 10}, config), 0);
+  schedule.remove_source("B");
+  schedule.advance(2);
+  ScheduleState state = schedule.state(2);
+  ASSERT_EQ(state.counts, (std::vector<std::uint64_t>{2, 0}));
+  state.counts = {1, 1};
+  EXPECT_THROW((void)Schedule::from_state(state), StateMismatch);
+}
+
 /// `value` with one part of it, somewhere, replaced by something odd.
 Value mutated(const Value& value, Stream& random) {
   if (const auto* map = std::get_if<ValueMap>(&value.data()); map && !map->empty() && random.bounded(10) != 0) {
