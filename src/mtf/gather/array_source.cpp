@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -27,6 +28,13 @@ class RowNumbers {
   std::array<std::int64_t, 512> near_;
   std::vector<std::int64_t> far_;
 };
+
+constexpr std::size_t kMaxBytes = std::numeric_limits<std::size_t>::max();
+
+/// Bytes of a batch's rows; kMaxBytes, which no pool gives, where they are more than can be counted.
+std::size_t bytes_of(std::uint64_t num_rows, const ArrayView& array) noexcept {
+  return array.row_bytes != 0 && num_rows > kMaxBytes / array.row_bytes ? kMaxBytes : num_rows * array.row_bytes;
+}
 
 }  // namespace
 
@@ -62,7 +70,7 @@ std::unique_ptr<Payload> ArraySource::fetch(std::uint64_t pass, std::uint64_t ba
   std::vector<Buffer> buffers;
   buffers.reserve(arrays_.size());
   for (const ArrayView& array : arrays_) {
-    Buffer buffer = pool_->acquire(num_rows * array.row_bytes);
+    Buffer buffer = pool_->acquire(bytes_of(num_rows, array));
     if (in_order) {
       gather_range(array, begin, num_rows, buffer.data());
     } else {
@@ -77,7 +85,7 @@ std::size_t ArraySource::max_batch_bytes() const noexcept {
   if (sampler_.num_batches() == 0) return 0;
   const std::size_t num_rows = std::max<std::size_t>(1, sampler_.part(0).size());
   std::size_t sum = 0;
-  for (const ArrayView& array : arrays_) sum += num_rows * array.row_bytes;
+  for (const ArrayView& array : arrays_) sum += std::min(bytes_of(num_rows, array), kMaxBytes - sum);
   return sum;
 }
 

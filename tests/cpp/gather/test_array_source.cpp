@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <limits>
+#include <new>
 #include <numeric>
 #include <stdexcept>
 #include <thread>
@@ -101,6 +103,17 @@ TEST(ArraySource, RefusesArraysThatDoNotFit) {
   EXPECT_THROW(ArraySource({}, mtf::SamplerSpec{.num_samples = 10}, pool), mtf::ConfigError);
   EXPECT_THROW(ArraySource({a.view(), b.view()}, mtf::SamplerSpec{.num_samples = 10}, pool), mtf::ConfigError);
   EXPECT_THROW(ArraySource({a.view()}, mtf::SamplerSpec{.num_samples = 11}, pool), mtf::ConfigError);
+}
+
+TEST(ArraySource, GivesNoMemoryForABatchOfMoreBytesThanCanBeCounted) {
+  const std::byte item{};
+  const std::uint64_t shape[] = {std::uint64_t{1} << 40};
+  const std::ptrdiff_t strides[] = {0};
+  const std::uint64_t half = std::uint64_t{1} << 39;
+  const mtf::ArrayView windows = mtf::windows_of(&item, shape, strides, 1, half, 1);
+  ArraySource source({windows}, {.num_samples = windows.num_rows, .batch_size = half}, mtf::BufferPool::create());
+  EXPECT_EQ(source.max_batch_bytes(), std::numeric_limits<std::size_t>::max());
+  EXPECT_THROW(static_cast<void>(source.fetch(0, 0)), std::bad_alloc);
 }
 
 TEST(ArraySource, SizesTheBudgetOfEmptySources) {
