@@ -314,6 +314,28 @@ def run_script(code: str, *, first: str = "", timeout: float = 30) -> subprocess
     )
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is that of Linux")
+def test_a_system_that_gave_no_threads_is_asked_again() -> None:
+    done = run_script("""
+        import resource
+        engine = Engine([_core.CallableSource(busy, len)], 3, max_batches=6)
+        limits = resource.getrlimit(resource.RLIMIT_AS)
+        with open("/proc/self/statm") as pages:
+            held = int(pages.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (held + (1 << 20), limits[1]))  # too little for the stack of a thread
+        try:
+            engine.request([0], [0], [0])
+        except RuntimeError as error:
+            print(error)
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+        engine.request([0, 0], [0, 0], [1, 2])
+        engine.take(0, timeout_s=20)
+        engine.take(0, timeout_s=20)
+        print(engine.stats()["num_queued"])
+    """)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Resource temporarily unavailable\n0\n", "")
+
+
 def test_fork_with_a_busy_engine_150_times() -> None:
     done = run_script("""
         engine = make()

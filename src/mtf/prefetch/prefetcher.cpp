@@ -147,6 +147,9 @@ class Prefetcher::Engine : public std::enable_shared_from_this<Engine> {
                           std::to_string(batches[k]) + ")");
       }
     }
+    if (!sources.empty() && workers_.size() < options_.num_threads) {
+      workers_.start(options_.num_threads - workers_.size(), [self = shared_from_this()] { self->work(); });
+    }
     for (std::size_t k = 0; k < sources.size(); ++k) {
       Task* task = new_task();
       task->source = static_cast<std::uint32_t>(sources[k]);
@@ -154,10 +157,6 @@ class Prefetcher::Engine : public std::enable_shared_from_this<Engine> {
       task->batch = static_cast<std::uint64_t>(batches[k]);
       queues_[task->source].fifo.push_back(task);
       order_.append(task);
-    }
-    if (options_.num_threads > 0 && !started_ && !sources.empty()) {
-      started_ = true;
-      workers_.start(options_.num_threads, [self = shared_from_this()] { self->work(); });
     }
     wake_worker();
   }
@@ -517,7 +516,6 @@ class Prefetcher::Engine : public std::enable_shared_from_this<Engine> {
   RequestOrder order_;
   Task* urgent_ = nullptr;  // queued, and the consumer sleeps until it is ready
   bool closed_ = false;
-  bool started_ = false;
   std::size_t num_parked_ = 0;
   std::size_t num_waking_ = 0;  // of the parked, those already told to wake up
   std::size_t num_running_ = 0;

@@ -75,8 +75,8 @@ class Prefetcher {
   std::size_t add_source(std::shared_ptr<NativeSource> source);
 
   /// Appends draws, in the order in which they will be taken; three spans of one length. Starts the threads.
-  /// Complexity: O(length), no allocation in the steady state. Throws: Closed; ConfigError for an unknown source, with
-  /// nothing appended.
+  /// Complexity: O(length), no allocation in the steady state. Throws, with nothing appended: Closed; ConfigError for
+  /// an unknown source; std::system_error if the system gives too few threads, the next call asks for those again.
   void request(std::span<const std::int32_t> sources, std::span<const std::int64_t> passes,
                std::span<const std::int64_t> batches);
 

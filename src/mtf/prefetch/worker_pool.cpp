@@ -3,8 +3,6 @@
 #include <pthread.h>
 #include <signal.h>
 
-#include <algorithm>
-
 namespace mtf {
 
 namespace {
@@ -24,6 +22,9 @@ class SignalsBlocked {
  private:
   sigset_t before_;
 };
+
+/// The roll of the pool that this thread belongs to.
+thread_local const void* own_roll = nullptr;
 
 }  // namespace
 
@@ -51,6 +52,7 @@ void WorkerPool::start(std::size_t num_threads, const std::function<void()>& bod
     try {
       threads_.emplace_back([roll = roll_, body] {
         const Leave leave{roll};
+        own_roll = roll.get();
         body();
       });
     } catch (...) {
@@ -71,9 +73,6 @@ bool WorkerPool::join_for(std::chrono::nanoseconds max_wait) {
   return true;
 }
 
-bool WorkerPool::is_own_thread() const noexcept {
-  return std::ranges::any_of(threads_,
-                             [](const std::thread& thread) { return thread.get_id() == std::this_thread::get_id(); });
-}
+bool WorkerPool::is_own_thread() const noexcept { return own_roll == roll_.get(); }
 
 }  // namespace mtf

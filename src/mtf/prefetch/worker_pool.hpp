@@ -27,10 +27,13 @@ class WorkerPool {
   /// (those started go on).
   void start(std::size_t num_threads, const std::function<void()>& body);
 
+  /// Threads that were started and not joined.
+  [[nodiscard]] std::size_t size() const noexcept { return threads_.size(); }
+
   /// Waits until every body has returned, at most for `max_wait`, and joins. True if all have ended.
   [[nodiscard]] bool join_for(std::chrono::nanoseconds max_wait);
 
-  /// True on a thread of this pool.
+  /// True on a thread of this pool. May be asked for on any thread at any time.
   [[nodiscard]] bool is_own_thread() const noexcept;
 
  private:

@@ -328,6 +328,16 @@ TEST_P(WithThreads, ClosesAtAnyTimeAndMoreThanOnce) {
   EXPECT_EQ(prefetcher.stats().num_taken, 1U);
 }
 
+TEST_P(WithThreads, IsClosedBySeveralThreadsAtOnce) {
+  for (int round = 0; round < 20; ++round) {
+    Prefetcher prefetcher({std::make_shared<TestSource>()}, {.num_threads = GetParam()});
+    request(prefetcher, {{0, 0}, {0, 1}});
+    std::vector<std::thread> closers;
+    for (int k = 0; k < 3; ++k) closers.emplace_back([&] { EXPECT_TRUE(prefetcher.close(kLong)); });
+    for (std::thread& closer : closers) closer.join();
+  }
+}
+
 TEST_F(PrefetcherTest, WakesAConsumerThatWaitsWhenItIsClosed) {
   std::atomic<bool> hold{true};
   const auto source = std::make_shared<TestSource>(TestSource::Traits{.blocking = true}, [&](auto, auto) {
