@@ -100,3 +100,33 @@ def _session(pid: int) -> int:
         return os.getsid(pid)
     except ProcessLookupError:
         return 0
+
+
+@pytest.mark.parametrize(("dataset", "error"), [("range(8)", "KeyboardInterrupt"), ("Streamed()", "OSError")])
+def test_the_interpreter_ends_after_workers_could_not_all_start(dataset: str, error: str) -> None:
+    script = f"""
+import multiprocessing.process, time
+import mtf
+from torch.utils.data import DataLoader, IterableDataset
+
+class Streamed(IterableDataset):
+    def __iter__(self): return iter(range(8))
+
+def start(process, begin=multiprocessing.process.BaseProcess.start, started=[]):
+    started.append(process)
+    if len(started) == 2:
+        time.sleep(1)  # the first has begun to ignore signals
+        raise {error}("no more processes")
+    begin(process)
+
+multiprocessing.process.BaseProcess.start = start
+config = mtf.MultiDataLoaderConfig(epoch_length_policy="FIXED_NUM_STEPS", steps_per_epoch=2)
+loader = mtf.MultiLoader([DataLoader({dataset}, num_workers=2)], config)
+try:
+    list(loader)
+except (KeyboardInterrupt, mtf.SourceError) as raised:
+    print(raised)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "no more processes" in done.stdout

@@ -17,7 +17,7 @@ from mtf.data.batch_seed import BatchSeed, fresh_torch_generator, seeded
 from mtf.data.source import Addressing, Snapshot, Source, Stream
 from mtf.data.stateful import length_of, set_epoch
 from mtf.data.worker_pool import WorkerInit
-from mtf.data.worker_watch import adopt, end_kept_workers, end_workers, forget_ended
+from mtf.data.worker_watch import adopt, end_kept_workers, end_workers, forget_ended, iterate
 from mtf.errors import ConfigError
 from mtf.showing import shortened
 
@@ -110,7 +110,7 @@ class IterableSource(Source):
         with seeded(pass_key):
             set_epoch(self.loader, pass_)
             forget_ended(self.loader)
-            iterator = iter(self._prepared(pass_key))
+            iterator = iterate(self._prepared(pass_key))
         stream = IteratorStream(iterator, 0, pass_key, self._seed_inline)
         self._replay(stream, pass_, batch)
         return stream

@@ -13,7 +13,7 @@ from mtf._core import fold_in
 from mtf.data.batch_seed import BatchSeed, seeded, untouched
 from mtf.data.source import Addressing, Snapshot, Source, Stream
 from mtf.data.worker_pool import WorkerInit
-from mtf.data.worker_watch import adopt, end_kept_workers, end_workers, forget_ended
+from mtf.data.worker_watch import adopt, end_kept_workers, end_workers, forget_ended, iterate
 
 _ENDLESS = 2**62  # no schedule has as many steps
 
@@ -90,8 +90,9 @@ class StatefulSource(Source):
 
     def open(self, pass_: int, batch: int, key: int, snapshot: Snapshot | None = None) -> Stream:
         pass_key = fold_in(key, pass_)
+        stood, self._position = self._position, None  # unknown, should the following be interrupted
         with seeded(pass_key):
-            skip, follows = self._go_to(pass_, batch, snapshot)
+            skip, follows = self._go_to(pass_, batch, snapshot, stood)
             set_epoch(self.loader, pass_)
             forget_ended(self.loader)
             iterator = self._iterator(pass_key)
@@ -105,8 +106,7 @@ class StatefulSource(Source):
         """An iterator whose workers' seed, which is part of its state, doesn't depend on how many were made before."""
         if self._worker_seed is not None:
             self._worker_seed.manual_seed(pass_key)
-        iterator: Iterator[Any] = iter(self.loader)
-        return iterator
+        return iterate(self.loader)
 
     def initial_state(self) -> Any:
         """The state before the first batch, of a loader that may have been seeded when it was made."""
@@ -116,8 +116,10 @@ class StatefulSource(Source):
                 self._initial = plain_copy(holder.state_dict())
         return plain_copy(self._initial)
 
-    def _go_to(self, pass_: int, batch: int, snapshot: Snapshot | None) -> tuple[int, bool]:
-        """Puts the loader where its next iterator gives the pass.
+    def _go_to(
+        self, pass_: int, batch: int, snapshot: Snapshot | None, stood: tuple[int, int] | None
+    ) -> tuple[int, bool]:
+        """Puts the loader, which stood at (pass, batch) if that is known, where its next iterator gives the pass.
 
         Returns:
             How many batches that iterator has to skip, and whether the loader was put into an earlier pass and has
@@ -133,7 +135,7 @@ class StatefulSource(Source):
         self._used = True
         is_left = snapshot.pass_ < pass_ and not snapshot.ended
         # A pass that is left before its end was seen is left the same way as after a resume.
-        loaded = is_left or (snapshot.pass_, snapshot.batch) != self._position
+        loaded = is_left or (snapshot.pass_, snapshot.batch) != stood
         if loaded:
             self._restored = True
             self.initial_state()
@@ -142,7 +144,7 @@ class StatefulSource(Source):
             if snapshot.pass_ < pass_:
                 # The pass was left behind, at its end or before. The loader has to see that once more: many start a new
                 # pass only when the one they were put into has been read from.
-                next(iter(self.loader), None)
+                next(iterate(self.loader), None)
         if snapshot.pass_ == pass_:
             return batch - snapshot.batch, False
         return batch, self._restored

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
-from mtf.data.worker_watch import adopt
+from mtf.data.worker_watch import adopt, iterate
 
 # What a process group is sent at Ctrl-C and at preemption: the training process decides what it means, and stops the
 # workers itself once the last step is done.
@@ -122,7 +122,7 @@ class WorkerPool:
                 generator=generator,
                 **order,
             )
-            iterator: Any = iter(rebuilt)
+            iterator: Any = iterate(rebuilt)
             self._iterator = iterator
         self._next: Callable[[], Any] | None = adopt(iterator)
 

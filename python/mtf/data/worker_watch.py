@@ -7,11 +7,12 @@ step as well, which would be torn apart. Here torch watches the workers only whi
 from __future__ import annotations
 
 import atexit
+import multiprocessing
 import os
 import signal
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from torch._C import _error_if_any_worker_fails, _remove_worker_pids, _set_worker_pids
@@ -24,11 +25,25 @@ _DEATH_S = 0.5  # a process closes its pipes a moment before it can be seen to b
 _adopted: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()  # iterator -> its process
 
 
+def iterate(loader: Iterable[Any]) -> Iterator[Any]:
+    """``iter(loader)``; should that fail or be interrupted, the worker processes that it had started are ended.
+
+    They ignore the signal that Python's exit sends them, so that it would wait for them.
+    """
+    before = set(multiprocessing.active_children())
+    try:
+        return iter(loader)
+    except BaseException:
+        for worker in set(multiprocessing.active_children()) - before:
+            worker.kill()
+        raise
+
+
 def adopt(iterator: Iterator[Any]) -> Callable[[], Any]:
     """Takes the workers of an iterator over a DataLoader into care.
 
     Args:
-        iterator: fresh from ``iter(loader)``; one without worker processes is fine.
+        iterator: fresh from ``iterate(loader)``; one without worker processes is fine.
 
     Returns:
         What gives the next batch, in place of ``next(iterator)``. It raises what that raises; RuntimeError, which says
