@@ -101,6 +101,7 @@ def _difference(seen: Sequence[Seen], reader: Reader | NativeReader) -> str:
             place = f"pass {one.pass_}, batch {one.batch}"
             try:
                 digest = content_hash(reader.take(one.pass_, one.batch))
+                reader.kept = None
             except PassEnded as ended:
                 return f"{place}: the pass now has {ended.num_batches} batches only"
             if digest != one.digest:

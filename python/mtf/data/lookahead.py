@@ -82,30 +82,30 @@ class Lookahead:
     ) -> None:
         """Takes over the next draws, from the current step on; those requested before aren't asked for twice."""
         self._order = order
-        requested = [reader.in_flight for reader in order]
+        requested = [reader.in_flight + (reader.kept is not None) for reader in order]
         numbers: list[int] = []
         native_passes: list[int] = []
         native_batches: list[int] = []
         self._waiting, self._next = [], 0
-        for place, source in enumerate(sources):
-            reader = order[source]
-            if requested[source]:
-                requested[source] -= 1
-            elif isinstance(reader, NativeReader):
-                numbers.append(reader.number)
-                native_passes.append(passes[place])
-                native_batches.append(batches[place])
-                reader.note(passes[place], batches[place])
-            elif reader.source.max_in_flight:
-                self._waiting.append((reader, passes[place], batches[place], place))
-        if numbers and self._engine is not None:
-            try:
+        try:
+            for place, source in enumerate(sources):
+                reader = order[source]
+                if requested[source]:
+                    requested[source] -= 1
+                elif isinstance(reader, NativeReader):
+                    numbers.append(reader.number)
+                    native_passes.append(passes[place])
+                    native_batches.append(batches[place])
+                    reader.note(passes[place], batches[place])
+                elif reader.source.max_in_flight:
+                    self._waiting.append((reader, passes[place], batches[place], place))
+            if numbers and self._engine is not None:
                 self._engine.request(numbers, native_passes, native_batches)
-            except BaseException:  # Ctrl-C while a sampler runs: what was noted may not have been requested
-                for reader in order:
-                    if isinstance(reader, NativeReader):
-                        reader.discard()
-                raise
+        except BaseException:  # Ctrl-C: what was noted may not have been requested
+            for reader in order:
+                if isinstance(reader, NativeReader):
+                    reader.discard()
+            raise
         self._ask()
 
     def took(self, place: int, reader: Reader | NativeReader, data: Any) -> None:

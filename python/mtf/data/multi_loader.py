@@ -163,6 +163,7 @@ class MultiLoader:
         self._passes: list[int] = []
         self._batches: list[int] = []
         self._first_step = self._place = self._num_drawn = self._refill_at = self._epoch = 0
+        self._is_stale = False  # the schedule was moved or edited, and isn't followed yet
         self._block = _SMALLEST_BLOCK
         self._names: list[str] = []
         self._order: list[Reader | NativeReader] = []
@@ -234,22 +235,30 @@ class MultiLoader:
             if data is None:
                 raise SourceError(f"{self._location(source, pass_, batch)}: the loader gave None instead of a batch")
             self._wait_s[source] += time.perf_counter() - start
-            self._num_steps += 1
-            self._place = place + 1
             self._ahead.took(place, reader, data)
+            index = self._counts[source]
+            handed = Batch(
+                data if self._mover is None else self._mover(data),
+                source,
+                self._names[source],
+                self._first_step + place,
+                pass_,
+                batch,
+                index,
+                self._epoch,
+                1.0 if self._world_size == 1 else reader.source.weight(pass_, batch),
+            )
             if self._last_batches is not None:
                 self._last_batches.note(self._names[source], pass_, batch, data, before)
+            # Whatever interrupts what is above, the position still stands before this batch, which comes again then.
+            # Nothing interrupts these: Python looks at signals where functions are called and loops go round.
+            self._counts[source] = index + 1
+            self._num_steps += 1
+            self._place = place + 1
+            reader.kept = None
             if reader.late:
                 self._on_late_end(source)
-            counts = self._counts
-            index = counts[source]
-            counts[source] = index + 1
-            if self._mover is not None:
-                data = self._mover(data)
-            weight = 1.0 if self._world_size == 1 else reader.source.weight(pass_, batch)
-            return Batch(
-                data, source, self._names[source], self._first_step + place, pass_, batch, index, self._epoch, weight
-            )
+            return handed
 
     def _forget_shared_workers(self) -> None:
         """After an error that ended them: what they had fetched for any source is fetched again."""
@@ -262,17 +271,27 @@ class MultiLoader:
         """Takes the next draws from the schedule and asks for them ahead."""
         self._check_usable()
         self._sync()
-        self._sources, self._passes, self._batches = self._schedule.draw_lists(self._block)
-        self._first_step, self._place, self._num_drawn = self._schedule.step, 0, len(self._sources)
-        self._refill_at = self._num_drawn - _LEFT if self._num_drawn == self._block else self._num_drawn
+        drawn, step = self._schedule.draw_lists(self._block), self._schedule.step
+        num_drawn = len(drawn[0])
+        self._sources, self._passes, self._batches = drawn
+        self._first_step, self._place, self._num_drawn = step, 0, num_drawn
+        self._refill_at = num_drawn - _LEFT if num_drawn == self._block else num_drawn
         self._block = min(2 * self._block, _LARGEST_BLOCK)
         self._ahead.start(self._order, self._sources, self._passes, self._batches)
 
     def _sync(self) -> None:
-        """Brings the schedule's cursor to the position."""
+        """Brings the schedule's cursor to the position; after an interruption, the position to the cursor."""
+        if self._is_stale:
+            self._follow_schedule()
         behind = self._first_step + self._place - self._schedule.step
         if behind:
             self._schedule.advance(behind)
+
+    def _leave_draws(self) -> None:
+        """Before the schedule is moved or edited: what was drawn from it counts no more, whatever interrupts that."""
+        self._sync()
+        self._num_drawn = self._refill_at = 0
+        self._is_stale = True
 
     def _follow_schedule(self) -> None:
         """Starts anew from the schedule's cursor, after it was moved or edited."""
@@ -287,21 +306,23 @@ class MultiLoader:
         self._num_drawn = self._refill_at = 0
         self._block = _SMALLEST_BLOCK
         self._counts = [int(count) for count in schedule.counts(schedule.step)]
+        self._is_stale = False
 
     def _open_next_epoch(self) -> None:
         self._sync()
-        if not self._schedule.epoch_done:
-            return
-        self._leave_epoch(self._schedule.epoch + 1)
-        self._schedule.next_epoch()
-        self._follow_schedule()
+        if self._schedule.epoch_done:
+            self._leave_epoch(self._schedule.next_epoch)
 
-    def _leave_epoch(self, following: int) -> None:
-        """Before the schedule goes to the start of another epoch, from where it can't tell what was committed here."""
-        if self._committed == self._schedule.position:
-            self._committed, self._committed_schedule = (following, 0), None
-        elif self._committed is not None and self._committed_schedule is None:
+    def _leave_epoch(self, move: Callable[[], Any]) -> None:
+        """Lets the schedule ``move`` to another epoch, from where it can't tell what was committed in this one."""
+        is_committed = self._committed == self._schedule.position
+        if self._committed is not None and self._committed_schedule is None:
             self._committed_schedule = self._schedule.state_dict(self._committed[1])
+        self._leave_draws()
+        move()
+        if is_committed:
+            self._committed, self._committed_schedule = self._schedule.position, None
+        self._follow_schedule()
 
     # What sources do that their length didn't say ---------------------------------------------------------------------
 
@@ -314,6 +335,7 @@ class MultiLoader:
         if self._committed == self._schedule.position and self._committed_schedule is None:
             # The draw that found the end isn't committed: whoever goes on from here finds it, and tells of it, again.
             self._committed_schedule = self._schedule.state_dict()
+        self._leave_draws()
         self._schedule.end_pass(source, num_batches)
         self._follow_schedule()
         if expected is not None:
@@ -358,6 +380,8 @@ class MultiLoader:
     @property
     def names(self) -> list[str]:
         """Names of the sources in the mixture, in the order of their indices."""
+        if self._is_stale:
+            self._follow_schedule()
         return [name for name, present in zip(self._names, self._schedule.present, strict=True) if present]
 
     @property
@@ -389,9 +413,7 @@ class MultiLoader:
         """Goes to the start of ``epoch``; the current epoch's position stays."""
         if epoch != self.epoch:
             self._sync()
-            self._leave_epoch(epoch)
-            self._schedule.seek(epoch, 0)
-            self._follow_schedule()
+            self._leave_epoch(lambda: self._schedule.seek(epoch, 0))
         else:
             self._open_next_epoch()
 
@@ -460,6 +482,7 @@ class MultiLoader:
             added = self._others(state["schedule"], list(snapshots), additions)
             self._check_global_batches(state["global_batch_sizes"], added)
             last_batches = dict(state["last_batches"])
+            self._leave_draws()
             self._schedule.load_state_dict(state["schedule"])
         except MtfError:
             raise
@@ -621,7 +644,7 @@ class MultiLoader:
         self._show_config()
 
     def _begin_edit(self) -> None:
-        self._sync()
+        self._leave_draws()
         if self._committed == self._schedule.position:
             self._committed_schedule = None  # the edit is part of the state, and so is the end of a pass before it
 

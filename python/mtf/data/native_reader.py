@@ -25,6 +25,7 @@ class NativeReader:
     """
 
     snapshot = None
+    kept: None = None
     late: Sequence[tuple[int, int]] = ()
 
     def __init__(self, source: Source, engine: Engine, number: int, timeout_s: float | None) -> None:
@@ -52,11 +53,11 @@ class NativeReader:
         After None or an error another attempt fetches it again.
         """
         requested = self._requested
-        if not requested or requested[0] != (pass_, batch):
-            self.discard()
-            self.engine.request([self.number], [pass_], [batch])
-            requested.append((pass_, batch))
         try:
+            if not requested or requested[0] != (pass_, batch):
+                self.discard()
+                requested.append((pass_, batch))
+                self.engine.request([self.number], [pass_], [batch])
             data = self.engine.take(self.number, self._timeout_s)
         except FetchTimeout as error:
             self.discard()

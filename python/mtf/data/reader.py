@@ -40,6 +40,9 @@ class Reader:
         in_flight: Batches requested and not yet taken.
         batch_bytes: The largest batch taken so far, 0 as long as nobody measured one.
         late: (pass, length) of passes that had more batches than ``num_batches()`` said, since it was last emptied.
+        kept: (pass, batch, data, snapshot before it) of the batch taken last; None once it was handed out, which the
+            consumer says by setting it so. Until then ``saved`` tells of the position before it, and ``take`` gives it
+            again: the consumer may be interrupted in between.
     """
 
     def __init__(self, source: Source, key: int, held: Held) -> None:
@@ -50,11 +53,13 @@ class Reader:
         self.in_flight = 0
         self.batch_bytes = 0
         self.late: list[tuple[int, int]] = []
+        self.kept: tuple[int, int, Any, Snapshot | None] | None = None
         self._has_state = source.addressing is Addressing.STATE
         self._sees_end = source.addressing is not Addressing.POSITION
         self._stream: Stream | None = None
         self._pass = 0
         self._batch = 0
+        self._checked: tuple[int, int] | None = None  # the position at which the pass's length was last looked at
         # Passes opened before the current one has ended, and how much was requested of each pass after the current one.
         self._opened: deque[tuple[int, Stream]] = deque()
         self._later: dict[int, int] = {}
@@ -66,6 +71,8 @@ class Reader:
 
     def saved(self) -> Snapshot | None:
         """What has to be saved of the source at this position."""
+        if self.kept is not None:
+            return self.kept[3]
         if self._has_state and self.snapshot is None:
             self.snapshot = Snapshot(0, 0, self.source.initial_state())
         return self.snapshot
@@ -78,29 +85,42 @@ class Reader:
         Raises:
             PassEnded: The pass has no such batch.
         """
+        if self.kept is not None and self.kept[:2] != (pass_, batch):
+            self.discard()  # it was never handed out, and isn't wanted any more
         stream = self._stream
-        if stream is None or batch != self._batch or pass_ != self._pass:
-            stream = self._go_to(pass_, batch)
-        try:
-            data = next(stream)
-        except StopIteration:
-            self._end_pass()
-            self.discard()  # what was requested after it are draws that don't exist
-            raise PassEnded(batch) from None
-        except BaseException:
-            self.close()  # nobody knows where the loader stands, or whether its workers live
-            raise
-        if data is None:
-            self.close()
-            return None
-        self._batch = batch + 1
-        if self.in_flight:
-            self._count(-1)
-        if self._has_state:
+        if self.kept is None or stream is None:
+            before = self.snapshot
+            if before is None and self._has_state:
+                before = Snapshot(0, 0, self.source.initial_state())
+            if before is not None and before.ended and (before.pass_, before.batch) == (pass_, batch):
+                raise PassEnded(batch)  # as was found before somebody was interrupted
+            if stream is None or batch != self._batch or pass_ != self._pass:
+                try:
+                    stream = self._go_to(pass_, batch)
+                except BaseException:
+                    self.close()
+                    raise
+            try:
+                data = next(stream)
+                if self.in_flight:
+                    self._count(-1)
+            except StopIteration:
+                self._end_pass()
+                self.discard()  # what was requested after it are draws that don't exist
+                raise PassEnded(batch) from None
+            except BaseException:
+                self.close()  # nobody knows where the loader stands, or whether its workers live
+                raise
+            if data is None:
+                self.close()
+                return None
+            self._batch = batch + 1
+            self.kept = pass_, batch, data, before
+        if self._has_state and not self._is_after(pass_, batch):
             self.snapshot = Snapshot(pass_, batch + 1, stream.state())
-        if self._sees_end and self._batch == self.source.num_batches():
+        if self._sees_end and batch + 1 == self.source.num_batches() and self._checked != (pass_, batch):
             self._check_length(stream)
-        return data
+        return self.kept[2]
 
     def request(self, pass_: int, batch: int) -> None:
         """Says that the draw (pass_, batch), the one after those requested before, is coming."""
@@ -118,6 +138,10 @@ class Reader:
 
     def discard(self) -> None:
         """Drops what was requested and closes the pass; the next ``take`` opens its position."""
+        kept, self.kept = self.kept, None
+        if kept is not None:
+            self.snapshot = kept[3]
+        self._checked = None
         for _, stream in self._opened:
             stream.close()
         self._opened.clear()
@@ -166,8 +190,17 @@ class Reader:
             next(stream)
         except StopIteration:
             self._end_pass()
+        except BaseException:
+            self.close()
+            raise
         else:
             self.late.append((self._pass, self._batch))
+        self._checked = self._pass, self._batch - 1
+
+    def _is_after(self, pass_: int, batch: int) -> bool:
+        """Whether the snapshot is the one after this batch."""
+        snapshot = self.snapshot
+        return snapshot is not None and snapshot.batch == batch + 1 and snapshot.pass_ == pass_
 
     def _end_pass(self) -> None:
         if self.snapshot is not None and self.snapshot.pass_ == self._pass:
