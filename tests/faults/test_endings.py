@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+import mtf
+from mtf.checkpoint.manager import CheckpointManager
+
 TRAINING = """
 import os, signal, sys, threading, time, torch
 import mtf
@@ -83,6 +86,11 @@ def test_the_interpreter_ends_in_the_middle_of_training(tmp_path: Path, ending: 
     assert "Fatal Python error" not in errors
     if not words:
         assert errors == ""
+    # In update 7: the save of update 6 was under way, and on a signal that isn't the second that of update 7 follows.
+    saved = CheckpointManager(mtf.CheckpointConfig(root_dir=str(tmp_path))).latest()
+    if "os._exit" not in ending and "range(2)" not in ending:
+        assert saved is not None
+        assert saved.name == ("step-00000007" if "os.kill" in ending else "step-00000006")
 
 
 def _members(session: int) -> list[int]:

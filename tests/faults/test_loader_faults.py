@@ -17,7 +17,8 @@ import broken_loaders as broken
 import pytest
 import torch
 import trainer_tools as tools
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 import mtf
 
@@ -165,6 +166,42 @@ def test_a_workers_death_does_not_tear_an_update_apart(tmp_path: Path) -> None:
     assert died_at == [2, 2]
     assert trainer.global_step >= 3
     trainer.multi_loader_manager.close()
+
+
+class Counting(Dataset[Tensor]):
+    """Rows that take a while, and how many were read."""
+
+    num_read = 0
+
+    def __len__(self) -> int:
+        return 100_000
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        self.num_read += 1
+        time.sleep(0.005)
+        return torch.zeros(3), torch.zeros(1)
+
+
+def test_the_other_loaders_threads_stop_within_a_second(tmp_path: Path) -> None:
+    switch = tmp_path / "switch"
+    switch.touch()
+    rows, before = Counting(), len(os.listdir("/proc/self/task"))
+    loaders = {
+        "broken": broken.KINDS["in the process"](broken.Fault("raises", switch)),
+        "well": mtf.ThreadLoader(rows, 2, num_threads=3),
+    }
+    trainer = make("threads")
+    with pytest.raises(mtf.SourceError, match="row 7 is missing"):
+        trainer.fit(loaders, max_steps=MAX_STEPS)
+    time.sleep(1.0)
+    num_read = rows.num_read
+    time.sleep(0.3)
+    assert rows.num_read == num_read
+    trainer.multi_loader_manager.close()
+    deadline = time.monotonic() + 10
+    while len(os.listdir("/proc/self/task")) > before:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_generator_that_has_raised_is_over() -> None:

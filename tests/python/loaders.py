@@ -141,6 +141,28 @@ class EndlessIndices:
         return endless(self.num_rows)
 
 
+class StatefulIndices:
+    """A sampler that goes on where it was, also from one pass to the next, and can say where that is."""
+
+    def __init__(self, num_rows: int) -> None:
+        self.num_rows = num_rows
+        self.place = 0
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def __iter__(self) -> Iterator[int]:
+        for _ in range(self.num_rows):
+            self.place += 1
+            yield self.place * 5 % self.num_rows
+
+    def state_dict(self) -> dict[str, int]:
+        return {"place": self.place}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.place = state["place"]
+
+
 def shuffled(num_rows: int = 17, batch_size: int = 3, num_workers: int = 0, **options: Any) -> DataLoader[Any]:
     """A shuffled DataLoader over Rows."""
     return DataLoader(Rows(num_rows), batch_size, shuffle=True, num_workers=num_workers, **options)

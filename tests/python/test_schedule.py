@@ -80,6 +80,21 @@ def test_epochs_open_afresh_or_go_on() -> None:
     assert fixed.start_counts == [(0, 2), (0, 2)]
 
 
+@pytest.mark.parametrize("order", ["RANDOM", "SHUFFLED", "EVEN"])
+@pytest.mark.parametrize("burst_size", [1, 5])
+def test_every_seed_and_epoch_has_a_weighted_order_of_its_own(order: str, burst_size: int) -> None:
+    def orders(seed: int) -> list[str]:
+        schedule = make(
+            [40] * 5, seed, sampling_strategy=WEIGHTED, dataloader_weights=[1, 1, 1, 2, 3], weighted_order=order,
+            burst_size=burst_size,
+        )  # fmt: skip
+        return [shown(schedule, epoch) for epoch in range(4)]
+
+    found = [order for seed in range(4) for order in orders(seed)]
+    assert len(set(found)) == 16
+    assert orders(2) == found[8:12]
+
+
 def test_iteration_moves_the_cursor_and_sees_edits() -> None:
     schedule = make([4, 4], dataloader_names=["a", "b"])
     seen = []

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from loaders import BucketBatches, Dying, EndlessIndices, Rows, Shouting, Slow, shuffled
+from loaders import BucketBatches, Dying, EndlessIndices, Rows, Shouting, Slow, StatefulIndices, shuffled
 from torch.utils.data import (
     BatchSampler,
     ConcatDataset,
@@ -62,6 +62,7 @@ LOADERS: dict[str, Callable[[int], DataLoader[Any]]] = {
     "list_of_batches": lambda w: DataLoader(Rows(ROWS), batch_sampler=[[0, 1], [5], [2, 3, 4]], num_workers=w),
     "buckets": lambda w: DataLoader(Rows(ROWS), batch_sampler=BucketBatches(ROWS, False), num_workers=w),
     "buckets_own_generators": lambda w: DataLoader(Rows(ROWS), batch_sampler=BucketBatches(ROWS, True), num_workers=w),
+    "with_a_state": lambda w: DataLoader(Rows(ROWS), 3, sampler=StatefulIndices(ROWS), num_workers=w),
     "no_batches": lambda w: DataLoader(Rows(6), None, shuffle=True, num_workers=w),
     "persistent": lambda w: DataLoader(
         Rows(ROWS), 3, shuffle=True, num_workers=w, persistent_workers=w > 0, prefetch_factor=5 if w else None

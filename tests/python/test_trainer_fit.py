@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from trainer_tools import Trace, config, loader, model, same_weights, step, trainer
+from torch.utils.data import TensorDataset
+from trainer_tools import Trace, config, loader, model, rows, same_weights, step, trainer
 
 import mtf
 
@@ -99,6 +100,39 @@ def test_the_last_update_of_an_epoch_ends_it_also_at_max_steps() -> None:
     for stop in (3, 8, 9, 16):
         run.fit(loaders(), max_steps=stop)
     assert events == ["fit", "start 0", "fit", "end 0", "fit", "start 1", "fit", "end 1"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"prefetch_batches": 1},
+        {"prefetch_workers": 0},
+        {"prefetch_workers": 3, "prefetch_batches": 16},
+        {"prefetch_bytes": 10},
+        {"shared_workers": 2},
+    ],
+    ids=str,
+)
+def test_prefetching_changes_nothing_in_the_state_also_after_a_resume(options: dict[str, Any]) -> None:
+    def make(**options: Any) -> mtf.Trainer:
+        return noisy(config(multi=mtf.MultiDataLoaderConfig(dataloader_names=["a", "b", "c"], **options)))
+
+    def given(num_workers: int = 0) -> dict[str, Any]:
+        return {
+            "a": loader(20, 1, shuffle=True, num_workers=num_workers),
+            "b": mtf.ArrayLoader(rows(12, 2), 4, shuffle=True),
+            "c": mtf.ThreadLoader(TensorDataset(*rows(10, 3)), 4, shuffle=True),
+        }
+
+    num_workers = 2 if "shared_workers" in options else 0
+    whole, first, second = make(), make(**options), make()
+    whole.fit(given(), max_epochs=3)
+    first.fit(given(num_workers), max_steps=13)
+    second.load_state(first.get_state())
+    for run, workers in ((first, num_workers), (second, 0)):
+        run.fit(given(workers), max_epochs=3)
+        assert run.get_state().diff(whole.get_state()) == []
+        run.multi_loader_manager.close()
 
 
 def test_a_step_may_come_later_or_from_a_subclass() -> None:

@@ -111,6 +111,35 @@ def test_a_length_that_is_not_implemented_does_not_matter() -> None:
     assert run_with(ValidationConfig()).validate(Stream())["val/loss"] == 1.5
 
 
+@pytest.mark.parametrize("where", ["step", "metric", "aggregation"])
+def test_an_error_in_a_reduction_is_raised(where: str) -> None:
+    """Nothing on the way from a step's values to the numbers of a row is swallowed."""
+
+    class Metric:
+        def update(self, *_: Any) -> None:
+            pass
+
+        def reset(self) -> None:
+            pass
+
+        def compute(self) -> Any:
+            raise LookupError("metric")
+
+    def broken(*_: Any) -> Any:
+        raise LookupError("aggregation")
+
+    def validation_step(trainer: Any, batch: Any, *_: Any) -> Any:
+        if where == "step":
+            raise LookupError("step")
+        return {"loss": batch[0].mean(), "own": Metric()} if where == "metric" else batch[0].mean()
+
+    settings = ValidationConfig(aggregation_fn=broken if where == "aggregation" else None)
+    run = trainer(config(validation=settings), validation_step=validation_step)
+    with pytest.raises(LookupError, match=where):
+        run.validate(values([1.0, 2.0], 1))
+    assert run.model.training
+
+
 def test_num_samples_of_the_result_wins() -> None:
     """Tokens instead of rows; a batch without tokens may have a mean of NaN."""
 
