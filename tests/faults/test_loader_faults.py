@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import re
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -17,10 +18,12 @@ import broken_loaders as broken
 import pytest
 import torch
 import trainer_tools as tools
+from broken_loaders import Batches
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 import mtf
+from mtf.data import fetch_guard
 
 MAX_STEPS = 14  # both passes of the broken loader meet the bad row, in one window or in two
 HANGS_FOR_S = 3.0  # longer than a busy machine takes to start workers
@@ -202,6 +205,59 @@ def test_the_other_loaders_threads_stop_within_a_second(tmp_path: Path) -> None:
     while len(os.listdir("/proc/self/task")) > before:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+class Hanging(Batches):
+    """Batches of which one hangs for seconds when told to."""
+
+    seconds = 0.0
+
+    def batch(self, indices: range) -> Any:
+        time.sleep(self.seconds)
+        return super().batch(indices)
+
+
+def limited(tmp_path: Path) -> tuple[Hanging, Iterator[Any], mtf.MultiLoader]:
+    """A loader, batches of a mixture of it alone, whose fetches are limited, and the mixture; one has been taken."""
+    loader = Hanging(broken.Fault("raises", tmp_path / "off"))
+    mixture = mtf.MultiLoader({"a": loader}, fetch_timeout_s=0.3)
+    batches = iter(mixture)
+    next(batches)
+    return loader, batches, mixture
+
+
+@pytest.mark.parametrize("closes_first", [False, True])
+def test_each_of_several_mixtures_keeps_its_limit(tmp_path: Path, closes_first: bool) -> None:
+    """Also while others come and go; then what was in charge of the signal before is so again."""
+    before = signal.getsignal(fetch_guard._SIGNAL)
+    first, second, third = limited(tmp_path), limited(tmp_path), limited(tmp_path)
+    gone, rest = (first, (second, third)) if closes_first else (third, (first, second))
+    gone[2].close()
+    for loader, batches, mixture in rest:
+        loader.seconds = 10.0
+        with pytest.raises(mtf.errors.FetchTimeout, match=r"loader 'a', pass 0, batch 1"):
+            next(batches)
+        mixture.close()
+    assert signal.getsignal(fetch_guard._SIGNAL) == before
+
+
+def test_a_fetch_in_another_thread_is_not_limited_and_disturbs_nobody(tmp_path: Path) -> None:
+    loader, batches, mixture = limited(tmp_path)
+    found: list[Any] = []
+
+    def go_on() -> None:
+        try:
+            found.append(next(batches))
+            mixture.close()
+        except BaseException as error:  # whatever it is, the test looks at it
+            found.append(error)
+
+    loader.seconds = 1.0
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    while thread.is_alive():  # an exception inside join would end it for good
+        time.sleep(0.01)
+    assert [batch.batch for batch in found] == [1]
 
 
 def test_a_generator_that_has_raised_is_over() -> None:

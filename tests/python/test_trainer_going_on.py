@@ -167,6 +167,30 @@ def test_a_bad_loss_of_a_window_that_failed_is_forgotten_with_it(policy: Any, go
     assert run.get_state().diff(whole.get_state()) == []
 
 
+def test_a_bad_loss_that_nobody_had_looked_at_is_forgotten_with_what_was_abandoned() -> None:
+    """On a GPU losses are looked at later: here the run breaks off before that, and goes back."""
+    bad = [2]
+
+    def sometimes(trainer: Any, *place: Any) -> Tensor:
+        if trainer.num_batches == 3 and bad:
+            raise Fail
+        loss = tools.step(trainer, *place)["loss"]
+        return loss * float("nan") if trainer.num_batches in bad else loss
+
+    whole, run, given = tools.trainer(), tools.trainer(training_step=sometimes), tools.loader(32, 1)
+    run.nonfinite.every_window = False
+    whole.fit(tools.loader(32, 1), max_steps=6)
+    run.fit(given, max_steps=1)
+    state = run.get_state()
+    with pytest.raises(Fail):
+        run.fit(given, max_steps=6)
+    assert run.global_step == 3
+    bad.clear()
+    run.load_state(state)
+    run.fit(given, max_steps=6)
+    assert run.get_state().diff(whole.get_state()) == []
+
+
 @pytest.mark.parametrize("event", ["step", "on_epoch_start", "on_epoch_end", "on_validation_end", "on_source_pass_end"])
 @pytest.mark.parametrize("number", [0, 1, 3, 4])
 def test_what_hooks_log_counts_once_whatever_raises(event: str, number: int) -> None:

@@ -32,7 +32,8 @@ def thread_stacks() -> str:
 class FetchGuard:
     """Raises FetchTimeout inside a call in the main thread that takes too long, also while it waits in a system call.
 
-    A thread looks at the clock; the call itself costs two assignments. In other threads calls aren't limited.
+    A thread looks at the clock; the call itself costs little more than two assignments. In other threads calls aren't
+    limited.
 
     Args:
         limit_s: Seconds that one call may take.
@@ -41,7 +42,6 @@ class FetchGuard:
     def __init__(self, limit_s: float) -> None:
         self.limit_s = limit_s
         self._deadline: float | None = None
-        self._previous: Any = None
         self._closed = threading.Event()
         self._watch: threading.Thread | None = None
 
@@ -51,10 +51,10 @@ class FetchGuard:
         Raises:
             FetchTimeout: It took longer than the limit; the message has the stacks of all threads.
         """
+        if threading.get_ident() != threading.main_thread().ident:
+            return fetch(*arguments)
         if self._watch is None:
-            if threading.current_thread() is not threading.main_thread():
-                return fetch(*arguments)
-            self._previous = signal.signal(_SIGNAL, self._expire)
+            _listen(self)
             self._watch = threading.Thread(
                 target=_watch, args=(weakref.ref(self), self._closed, self.limit_s), name="mtf fetch guard", daemon=True
             )
@@ -71,21 +71,51 @@ class FetchGuard:
         deadline = self._deadline
         return deadline is not None and time.monotonic() > deadline
 
+    def give_up(self) -> None:
+        """Called in the main thread, inside the call.
+
+        Raises:
+            FetchTimeout: The call is overdue; it may have ended since the signal was sent.
+        """
+        if self.is_overdue:
+            self._deadline = None
+            raise FetchTimeout(
+                f"no batch within fetch_timeout_s={self.limit_s}; the threads stood at:\n{thread_stacks()}"
+            )
+
     def close(self) -> None:
-        """Ends the thread and puts the signal's handler back. May be called several times."""
+        """Ends the thread, and with the last guard puts the signal's handler back. May be called several times."""
         watch, self._watch = self._watch, None
         if watch is not None:
             self._closed.set()
             watch.join()
             self._closed.clear()
-            signal.signal(_SIGNAL, self._previous)
+            _stop_listening(self)
 
-    def _expire(self, number: int, frame: FrameType | None) -> None:
-        if self.is_overdue:  # it may have ended since the signal was sent
-            self._deadline = None
-            raise FetchTimeout(
-                f"no batch within fetch_timeout_s={self.limit_s}; the threads stood at:\n{thread_stacks()}"
-            )
+
+# One handler for the guards of all mixtures, as there is one signal.
+_listening: weakref.WeakSet[FetchGuard] = weakref.WeakSet()
+_previous: Any = signal.SIG_DFL
+
+
+def _listen(guard: FetchGuard) -> None:
+    global _previous
+    if signal.getsignal(_SIGNAL) is not _expire:
+        _previous = signal.signal(_SIGNAL, _expire)
+    _listening.add(guard)
+
+
+def _stop_listening(guard: FetchGuard) -> None:
+    _listening.discard(guard)
+    # Handlers can be put back in the main thread only; without a guard that listens ours does nothing.
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and not _listening and signal.getsignal(_SIGNAL) is _expire:
+        signal.signal(_SIGNAL, _previous)
+
+
+def _expire(number: int, frame: FrameType | None) -> None:
+    for guard in list(_listening):
+        guard.give_up()
 
 
 def _watch(guard_ref: weakref.ref[FetchGuard], closed: threading.Event, limit_s: float) -> None:
