@@ -88,6 +88,41 @@ class TestState:
             next(iter(resumed))
             assert first_differences(resumed.state_dict(), whole.state_dict()) == []
 
+    @pytest.mark.parametrize("num_steps", [5, 6, 12])
+    @pytest.mark.parametrize("is_stateful", [False, True])
+    def test_a_loader_that_replaced_a_stateful_one_does_not_get_its_state(
+        self, num_steps: int, is_stateful: bool
+    ) -> None:
+        def stateful(num_rows: int) -> Any:
+            generator = torch.Generator().manual_seed(num_rows)
+            return torchdata.StatefulDataLoader(Rows(num_rows), 2, shuffle=True, generator=generator)
+
+        def other() -> Any:
+            return stateful(10) if is_stateful else DataLoader(Rows(10), 2, shuffle=True)
+
+        def make() -> MultiLoader:
+            return MultiLoader({"a": stateful(8), "b": stateful(12)}, fixed(6), loader_factories={"b": other})
+
+        def take(batches: MultiLoader, number: int) -> list[Any]:
+            found: list[Any] = []
+            while len(found) < number:
+                for batch in batches:
+                    batches.commit()
+                    found.append((batch.name, batch.pass_, batch.batch, batch.data.tolist()))
+                    if len(found) == number:
+                        break
+            return found
+
+        with make() as whole, make() as resumed:
+            take(whole, num_steps)
+            whole.remove_source("b")
+            whole.add_source("b", other())
+            state = whole.state_dict()
+            resumed.load_state_dict(state)
+            resumed.commit()
+            assert first_differences(resumed.state_dict(), state) == []
+            assert take(resumed, 9) == take(whole, 9)
+
     def test_stateful_dataset_in_stateful_dataloader(self) -> None:
         assert_resumes_exactly(lambda: torchdata.StatefulDataLoader(StatefulStream(11), 3))
 

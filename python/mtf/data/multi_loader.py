@@ -626,6 +626,9 @@ class MultiLoader:
             self._additions = {**self._additions, name: self._additions.get(name, usual) + 1}
             self._committed_additions = self._additions if is_committed else self._committed_additions
         self._add_reader(name, source)
+        if self._committed == self._schedule.position:  # or it would have the state of a loader that had its name
+            saved = self._with_state[name].saved() if name in self._with_state else None
+            self._committed_snapshots = {**self._committed_snapshots, name: saved}
         self._follow_schedule()
         self._show_config()
 

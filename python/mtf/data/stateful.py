@@ -141,11 +141,11 @@ class StatefulSource(Source):
             self.initial_state()
             set_epoch(self.loader, snapshot.pass_)
             holder.load_state_dict(plain_copy(snapshot.data))
-            if snapshot.pass_ < pass_:
+            if snapshot.pass_ < pass_ and snapshot.batch > 0:
                 # The pass was left behind, at its end or before. The loader has to see that once more: many start a new
                 # pass only when the one they were put into has been read from.
                 next(iterate(self.loader), None)
-        if snapshot.pass_ == pass_:
+        if snapshot.pass_ == pass_ or snapshot.batch == 0:  # nothing has been read: whatever its number, its first pass
             return batch - snapshot.batch, False
         return batch, self._restored
 

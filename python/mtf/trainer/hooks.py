@@ -104,7 +104,7 @@ class TrainerHooks:
         """As in training."""
 
     def on_checkpoint_save(self, trainer: Trainer, path: str) -> None:
-        """A checkpoint is complete at ``path`` (with ``asynchronous=True``: its writing has begun)."""
+        """A checkpoint is complete at ``path``; with ``asynchronous=True`` some updates after that of which it is."""
 
     def on_checkpoint_load(self, trainer: Trainer, path: str) -> None:
         """The state from ``path`` is in place."""
