@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -449,6 +450,22 @@ def test_the_writer_runs_one_job_at_a_time_and_gives_errors_back() -> None:
         writer.wait()
     writer.wait()
     assert not writer.busy
+
+
+def test_ctrl_c_while_the_writer_starts_leaves_one_that_can_be_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, done = threading.Thread.start, threading.Event()
+
+    def interrupted(thread: threading.Thread) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        start(thread)
+
+    writer = BackgroundWriter()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            writer.submit(done.set)
+    writer.wait()
+    assert done.is_set()
 
 
 def test_exit_waits_for_the_writer_and_says_what_failed(tmp_path: Path) -> None:

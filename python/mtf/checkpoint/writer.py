@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable
 
 from mtf.checkpoint.files import CheckpointWarning
+from mtf.checkpoint.held_signals import held_signals
 
 
 class BackgroundWriter:
@@ -46,8 +47,10 @@ class BackgroundWriter:
 
         self._pid = os.getpid()
         # Not a daemon: the interpreter must not tear modules down under a half-written checkpoint.
-        self._thread = threading.Thread(target=run, name="mtf-checkpoint-writer", daemon=False)
-        self._thread.start()
+        thread = threading.Thread(target=run, name="mtf-checkpoint-writer", daemon=False)
+        with held_signals():  # a second Ctrl-C between the two would leave a thread that can't be waited for
+            thread.start()
+            self._thread = thread
 
     def wait(self) -> None:
         """Returns when no job is running.
