@@ -159,6 +159,23 @@ def test_a_metric_that_training_changes_in_place_counts_as_it_was_returned() -> 
     assert runs[0].get_state() == runs[1].get_state()
 
 
+def test_a_metric_object_holds_nothing_of_a_training_that_a_state_went_back_before() -> None:
+    mean = Mean()
+
+    def with_object(trainer: Any, batch: Any, *place: Any) -> dict[str, Any]:
+        mean.update(float(trainer.num_batches))
+        return {**step(trainer, batch, *place), "mean": mean}
+
+    run = trainer(training_step=with_object)
+    run.fit(loader(16, 1), max_steps=1)
+    state = run.get_state()
+    run.fit(loader(16, 1), max_steps=3)
+    assert run.metrics["train/dl0/mean"] == 1.0
+    run.load_state(state)
+    run.fit(loader(16, 1), max_steps=3)
+    assert run.metrics["train/dl0/mean"] == 1.5
+
+
 def test_proportions() -> None:
     row = proportions(["a", "b"], list(np.array([6, 2])), [5.0, 5.0])
     assert {type(value) for value in row.values()} == {float}

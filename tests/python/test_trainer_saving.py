@@ -364,6 +364,55 @@ def test_a_signal_saves_and_leaves_and_the_run_goes_on(tmp_path: Path, number: s
     assert again.get_state().diff(whole.get_state()) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("frequency", ["PER_EPOCH", "EVERY_N_STEPS"])
+@pytest.mark.parametrize("is_fresh", [False, True])
+def test_a_signal_in_a_validation_leaves_it_to_be_made_anew(
+    tmp_path: Path, number: signal.Signals, frequency: str, is_fresh: bool
+) -> None:
+    validations: list[int] = []
+
+    class Interrupting(mtf.TrainerHooks):
+        def on_validation_batch_start(self, trainer: Any, batch: Any, batch_idx: int, *_: Any) -> None:
+            validations.append(batch_idx)
+            if len(validations) == 5:  # the second batch of the second validation
+                os.kill(os.getpid(), number)
+
+    def made(name: str, hooks: Any = ()) -> mtf.Trainer:
+        every = 4 if frequency == "EVERY_N_STEPS" else None
+        saving = {"save_every_n_steps": 4, "max_checkpoints": None, "monitor_metric": "val/loss", "save_best": True}
+        validation = mtf.ValidationConfig(frequency=mtf.ValidationFrequency[frequency], every_n_steps=every)
+        return make(tmp_path / name, hooks, validation=validation, checkpoint=saving)
+
+    limits = {"val_loaders": {"v": loader(9, 5)}, "max_steps": 20}
+    whole = made("whole")
+    whole.fit(loaders(), **limits)
+    run = made("run", [Interrupting()])
+    with pytest.raises((mtf.Preempted, KeyboardInterrupt)):
+        run.fit(loaders(), **limits)
+    assert validations == [0, 1, 2, 0, 1]
+    if is_fresh:
+        run = made("run")
+        run.load_checkpoint(str(tmp_path / "run" / "latest"))
+    run.fit(loaders(), **limits)
+    assert run.get_state().diff(whole.get_state()) == []
+    assert names(tmp_path / "run") == names(tmp_path / "whole")
+    for name in names(tmp_path / "run"):
+        saved = [checkpoint.read(tmp_path / kind / name).manifest["metrics"] for kind in ("run", "whole")]
+        assert saved[0].get("val/loss") == saved[1].get("val/loss"), name
+
+
+def test_an_interrupt_while_fit_leaves_gives_the_directory_back(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    run = make(tmp_path, checkpoint={"save_every_n_steps": 1})
+    run.reporter.close = interrupted  # type: ignore[method-assign]  # a second Ctrl-C, there
+    with pytest.raises(KeyboardInterrupt):
+        run.fit(loaders(), max_steps=1)
+    make(tmp_path, checkpoint={"save_every_n_steps": 1}).fit(loaders(), max_steps=1)
+
+
 @pytest.mark.filterwarnings("ignore:nothing to do")
 @pytest.mark.parametrize("is_done", [False, True])
 def test_a_signal_while_fit_waits_for_the_writer_is_obeyed(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from mtf.checkpoint import files
 from mtf.checkpoint.frequency import SaveSchedule
+from mtf.checkpoint.held_signals import held_signals
 from mtf.checkpoint.lock import DirectoryLock
 from mtf.checkpoint.manifest import verify
 from mtf.checkpoint.naming import NameTemplate
@@ -195,8 +196,9 @@ class CheckpointManager:
         try:
             self._settle(required=False)
         finally:
-            self._spare = None
-            self._lock.release()
+            with held_signals():
+                self._spare = None
+                self._lock.release()
 
     def _settle(self, *, required: bool) -> None:
         try:

@@ -98,6 +98,7 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> Callable[[], None]:
         if isinstance(error, MtfError):
             raise
         raise _malformed(error) from error
+    trainer.metric_table.reset_objects()
     trainer.is_torn = False
     return put_back
 

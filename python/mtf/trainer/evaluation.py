@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 PerLoader = dict[str, dict[str, float]]
 
 
+class ValidationLeft(Exception):
+    """A validation was left before its end, as its caller asked; it is to be made anew."""
+
+
 class EvaluationTable:
     """Sums over samples and numbers of samples, per loader and metric, in float64 on the device."""
 
@@ -227,11 +231,17 @@ def _weighted(weight: Callable[[str, str], float], means: PerLoader) -> dict[str
     return {metric: total / whole for metric, (total, whole) in totals.items() if whole}
 
 
-def run(trainer: Trainer, named: Mapping[str, Any]) -> dict[str, float]:
+def run(trainer: Trainer, named: Mapping[str, Any], leaves: Callable[[], bool] = lambda: False) -> dict[str, float]:
     """Validates ``trainer.model`` on every batch of ``named`` (name -> loader), in order.
 
     The model is in eval mode and no graph is kept; afterwards each module's mode and the random numbers of training
     are as before. (``no_grad``, as ``inference_mode`` breaks modules that cache tensors.)
+
+    Args:
+        leaves: asked before each batch whether to leave.
+
+    Raises:
+        ValidationLeft: ``leaves`` said so.
     """
     check_validation(trainer.config.validation, list(named))
     trainer.metric_table.read_objects()
@@ -242,7 +252,7 @@ def run(trainer: Trainer, named: Mapping[str, Any]) -> dict[str, float]:
         with trainer.reporter.validating(), trainer.step_rng.validation(), torch.no_grad():
             trainer.hooks.call("on_validation_start", trainer)
             for index, (name, loader) in enumerate(named.items()):
-                _run_loader(trainer, table, index, name, loader)
+                _run_loader(trainer, table, index, name, loader, leaves)
             means, samples = table.read(trainer.ranks)
     finally:
         table.drop_objects()
@@ -253,13 +263,17 @@ def run(trainer: Trainer, named: Mapping[str, Any]) -> dict[str, float]:
     return row
 
 
-def _run_loader(trainer: Trainer, table: EvaluationTable, index: int, name: str, loader: Any) -> None:
+def _run_loader(
+    trainer: Trainer, table: EvaluationTable, index: int, name: str, loader: Any, leaves: Callable[[], bool]
+) -> None:
     hooks = trainer.hooks
     shows = trainer.config.logging.progress_bar and trainer.rank == 0
     progress = Progress(f"validation {name}", length_of(loader), is_shown=shows)
     batch_idx = 0
     try:
         for batch, counts in validation_batches(loader, name, trainer.ranks):
+            if leaves():
+                raise ValidationLeft
             data = move_to(batch, trainer.device, non_blocking=True)
             place = (batch_idx, index, name)
             for method in hooks.on_validation_batch_start:

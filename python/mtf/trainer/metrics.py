@@ -184,9 +184,10 @@ class MetricTable:
         So a row has what an object saw since the last row or validation.
         """
         self._read_objects.update(self._computed())
-        self._reset_objects()
+        self.reset_objects()
 
-    def _reset_objects(self) -> None:
+    def reset_objects(self) -> None:
+        """Metric objects belong to the user: what they hold must count nowhere else."""
         for found in {id(o): o for o in self._objects.values()}.values():
             found.reset()
         self._objects.clear()
@@ -196,7 +197,7 @@ class MetricTable:
         self._read()
         self._sums.clear()
         self._counts.clear()
-        self._reset_objects()
+        self.reset_objects()
         self._read_objects.clear()
 
     @property
@@ -214,7 +215,6 @@ class MetricTable:
         self._pending.clear()
         self._uncommitted.clear()
         self._num_pending = 0
-        self._objects.clear()
         self._read_objects.clear()
         self._sums, self._counts = {}, {}
         for a, b, total, count in state["sums"]:  # of several ranks: a metric may be there more than once

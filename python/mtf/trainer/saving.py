@@ -38,6 +38,8 @@ _COURSE = (
 class Saver:
     """Saves at commit points only: between two windows, or between two epochs.
 
+    A state that still owes something of its update (a validation) is saved again when that is done.
+
     Attributes:
         guard: tells of signals that ask the run to stop; None outside of ``fit``.
         is_safe: whether a state taken now is one from which training goes on exactly; inside ``fit`` only where
@@ -82,6 +84,14 @@ class Saver:
         if due and self._trainer.ranks.any(bool(self._trainer.hooks.on_train_end)):
             self._saved_at = None  # a hook may have changed what was saved at this update, averaged the weights for one
         self._commit_point(due, is_final=True)
+
+    def is_asked_to_leave(self) -> bool:
+        """Whether a signal has come and nobody else has to be asked."""
+        return self.guard is not None and self.guard.requested is not None and self._trainer.world_size == 1
+
+    def leave(self) -> None:
+        """Saves and leaves on the signal that has come, where an update still owes something."""
+        self._commit_point(None)
 
     def after_validation(self, row: dict[str, float]) -> None:
         """Under ``save_best``, a better metric makes the next commit point save.
@@ -183,7 +193,7 @@ class Saver:
         saved = None
         if self._saved_at != here or required:
             saved = self._ranks_save.in_root(parts, required=required)
-        self._best_is_due, self._saved_at = False, here
+        self._best_is_due, self._saved_at = False, None if self._trainer.owed.is_anything else here
         return saved
 
     def _leave_on_signal(self, guard: preemption.PreemptionGuard) -> None:
@@ -279,7 +289,7 @@ class Saver:
         loggers, saved_at = trainer.reporter.state_dict(), self._saved_at
         put_back = capture.restore(trainer, self._ranks_save.state_of(found))
         trainer.reporter.load_state_dict(found.state["loggers"])
-        self._saved_at = (trainer.global_step, trainer.epoch)
+        self._saved_at = None if trainer.owed.is_anything else (trainer.global_step, trainer.epoch)
         _log.info("goes on from %s: update %d, epoch %d", found.path, trainer.global_step, trainer.epoch)
         trainer.hooks.call("on_checkpoint_load", trainer, str(found.path))
 

@@ -669,7 +669,11 @@ class Trainer:
             raise
 
     def _validate(self) -> None:
-        row = evaluation.run(self, self._val_loaders)
+        try:
+            row = evaluation.run(self, self._val_loaders, self._saver.is_asked_to_leave)
+        except evaluation.ValidationLeft:
+            self._saver.leave()
+            raise
         self.metric_table.commit()
         self.logged.update(row)
         self.reporter.write(row)
@@ -725,9 +729,11 @@ class Trainer:
 
     def _leave(self) -> None:
         self._is_fitting = self._in_window = False
-        self.optimizer_set.clear()
-        self.reporter.close()
-        self._saver.close()
+        try:
+            self.optimizer_set.clear()
+            self.reporter.close()
+        finally:  # a second Ctrl-C must not keep the directory
+            self._saver.close()
 
 
 GenericTrainer = Trainer
