@@ -172,6 +172,25 @@ def test_a_save_asked_for_inside_a_window_waits_for_its_end(tmp_path: Path) -> N
     assert expected.tree["num_batches"] == 4
 
 
+def test_a_save_asked_for_that_finds_the_disk_full_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    best = mtf.BestCheckpoint(str(tmp_path / "best"))
+    run = make(tmp_path / "run", hooks=[best])
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.warns(UserWarning, match=r"best/.*can't be written: No space left.*The run goes on"):
+            run.fit(loaders(), [loader(4, 1)], max_epochs=1)
+        with pytest.raises(mtf.CheckpointError, match="No space left"):
+            run.save_checkpoint(str(tmp_path / "by-hand"))
+    assert (run.epoch, os.listdir(tmp_path)) == (1, [])
+    run.fit(loaders(), [loader(4, 1)], max_epochs=2)
+    assert best.best is not None
+
+
 def test_asynchronous_saves_are_the_same(tmp_path: Path) -> None:
     for kind in ("now", "later"):
         run = make(tmp_path / kind, checkpoint={"save_every_n_steps": 2, "asynchronous": kind == "later"})

@@ -47,14 +47,26 @@ class RanksSave:
             path = self._manager.save(**parts, required=required)
         return self._outcome(path) if required else path
 
-    def to_path(self, path: str | Path, parts: dict[str, Any], tell: Callable[[Path], None]) -> None:
-        """Saves under a name that the user gave; durable on all ranks when this returns."""
+    def to_path(self, path: str | Path, parts: dict[str, Any], tell: Callable[[Path], None], *, required: bool) -> None:
+        """Saves under a name that the user gave; durable on all ranks when this returns. Without ``required`` a write
+        that the system refuses (a full disk) is a warning, except where the model is sharded."""
         trainer = self._trainer
         if trainer.ranks.is_sharded:
             self._sharded(Path(path), parts, required=True, tell=tell)
         elif trainer.rank == 0:
-            manifest = _manifest(parts)
-            tell(directory.write(path, manifest=manifest, **{k: parts[k] for k in ("model", "state_tree", "schedule")}))
+            contents = {name: parts[name] for name in ("model", "state_tree", "schedule")}
+            try:
+                written = directory.write(path, manifest=_manifest(parts), **contents)
+            except CheckpointError as error:
+                if required or not isinstance(error.__cause__, OSError):
+                    raise
+                warnings.warn(
+                    f"{error}. The run goes on; the checkpoint that was asked for isn't there.",
+                    CheckpointWarning,
+                    stacklevel=5,
+                )
+            else:
+                tell(written)
         self._outcome(path)
 
     def state_of(self, found: Checkpoint) -> dict[str, Any]:

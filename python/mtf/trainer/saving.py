@@ -64,9 +64,9 @@ class Saver:
         """Saves to ``path`` at the next commit point."""
         self._asked.append(path)
 
-    def save(self, path: str) -> None:
-        """Saves to ``path`` now."""
-        self._ranks_save.to_path(path, self._parts(), self._tell)
+    def save(self, path: str, *, required: bool = True) -> None:
+        """Saves to ``path`` now; ``required``: a full disk is an error."""
+        self._ranks_save.to_path(path, self._parts(), self._tell, required=required)
 
     def after_update(self, *, is_final: bool) -> None:
         """A commit point inside an epoch; ``is_final``: ``fit`` ends here."""
@@ -132,7 +132,7 @@ class Saver:
         asked, self._asked = list(dict.fromkeys(self._asked)), []
         try:
             while asked:
-                self.save(asked[0])
+                self.save(asked[0], required=False)
                 asked.pop(0)
         except MtfError:  # the path is no good
             self._asked = asked[1:] + self._asked
