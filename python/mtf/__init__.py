@@ -81,7 +81,9 @@ def __getattr__(name: str) -> Any:
     try:
         module = _PUBLIC[name]
     except KeyError:
-        raise AttributeError(f"module 'mtf' has no attribute {name!r}") from None
+        from mtf.config.fields import nearest
+
+        raise AttributeError(f"module 'mtf' has no attribute {name!r}{nearest(name, _PUBLIC)}") from None
     value = getattr(importlib.import_module(module), name)
     globals()[name] = value
     return value

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mtf import _core
 from mtf._core import Draw
 from mtf.config.fields import nearest, parse_enum
-from mtf.config.multi import MultiDataLoaderConfig, WeightCurve
+from mtf.config.multi import MultiDataLoaderConfig, WeightCurve, require_mixture
 from mtf.enums import EpochLengthPolicy, Interpolation, SamplingStrategy, WeightedOrder
 from mtf.errors import ConfigError
 from mtf.showing import html_table
@@ -61,6 +61,7 @@ class Schedule(_core.Schedule):
     ) -> None:
         """See the class."""
         config = MultiDataLoaderConfig() if config is None else config
+        require_mixture(config)
         names, counts = _name_sources(config.dataloader_names, lengths)
         mixture = _to_core(config, len(names))
         super().__init__(mixture, names, counts, _check_seed(seed if config.seed is None else config.seed))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import TensorDataset
@@ -63,6 +64,22 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: trainer().fit(loaders(), resume_from=True), "resume_from must be 'latest' or .* it is True"),  # type: ignore[arg-type]
     (lambda: trainer().fit({0: loader(8, 1)}), "names of dataloaders must be strings, got 0"),
     (lambda: as_source(None, "a"), "but is None"),
+    (lambda: as_source({"x": []}, "a"), r"but is \{'x': \[\]\}"),
+    (lambda: config(seed="1"), "seed must be an int, it is '1'"),
+    (lambda: config(seed=1.5), "seed must be an int, it is 1.5"),
+    (lambda: config(experiment_name=None), "experiment_name must be a string, it is None"),
+    (lambda: mtf.CheckpointConfig(root_dir=None), "checkpoint.root_dir must be a string, it is None"),  # type: ignore[arg-type]
+    (lambda: mtf.CheckpointConfig(save_best="yes"), "checkpoint.save_best must be True or False"),  # type: ignore[arg-type]
+    (lambda: mtf.CheckpointConfig(max_checkpoints=True), "checkpoint.max_checkpoints must be an int, it is True"),
+    (lambda: mtf.PerformanceConfig(clip_grad_norm="1"), "performance.clip_grad_norm must be a number, it is '1'"),  # type: ignore[arg-type]
+    (lambda: mtf.DDPConfig(timeout_s="9"), "ddp.timeout_s must be a number, it is '9'"),  # type: ignore[arg-type]
+    (lambda: mtf.MultiDataLoaderConfig(dataloader_names="ab"), "dataloader_names must be a list of names, got 'ab'"),  # type: ignore[arg-type]
+    (lambda: mtf.Schedule([3, 3]), r"config must be a MultiDataLoaderConfig, .* but is \[3, 3\]"),  # type: ignore[arg-type]
+    (
+        lambda: mtf.MultiLoader(loaders(), config()),
+        r"config must be a MultiDataLoaderConfig, .* but is TrainerConfig\(",
+    ),  # type: ignore[arg-type]
+    (lambda: mtf.MultiLoader(loaders()).add_source(loader(8, 1), "c"), "name of a loader must be a string, got <torch"),  # type: ignore[arg-type]
     (
         lambda: as_source(TensorDataset(*rows(4, 1)), "a"),
         r"'a' is a dataset, TensorDataset, .* pass DataLoader\(dataset",
@@ -74,6 +91,19 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
 def test_is_refused(mistake: Callable[[], Any], message: str) -> None:
     with pytest.raises(mtf.ConfigError, match=message):
         mistake()
+
+
+def test_a_misspelt_public_name_is_recognised() -> None:
+    with pytest.raises(
+        AttributeError, match="no attribute 'MultiDataloaderConfig'; did you mean 'MultiDataLoaderConfig'"
+    ):
+        _ = mtf.MultiDataloaderConfig
+
+
+def test_kinds_that_are_as_good_are_taken(tmp_path: Path) -> None:
+    assert mtf.CheckpointConfig(root_dir=tmp_path).root_dir == tmp_path  # type: ignore[arg-type]
+    assert mtf.PerformanceConfig(clip_grad_norm=1).clip_grad_norm == 1
+    assert mtf.TrainerConfig(seed=np.int64(3)).seed == 3  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

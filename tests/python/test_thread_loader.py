@@ -370,7 +370,7 @@ class Rows(IterableDataset[int]):
 
 
 BAD: dict[str, tuple[type[Exception], str, Callable[[], Any]]] = {
-    "iterable": (mtf.ConfigError, "must be map-style.*is a Rows", lambda: mtf.ThreadLoader(Rows())),
+    "iterable": (mtf.ConfigError, "must be map-style.*is <.*Rows", lambda: mtf.ThreadLoader(Rows())),
     "threads": (mtf.ConfigError, "num_threads must be at least 0", lambda: mtf.ThreadLoader([1], num_threads=-1)),
     "budget": (mtf.ConfigError, "prefetch_batches must be", lambda: mtf.ThreadLoader([1], prefetch_batches=0)),
     "one-shot": (mtf.ConfigError, "one-shot iterator", lambda: mtf.ThreadLoader([1], sampler=iter([0]))),

@@ -9,6 +9,8 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from functools import cache
+from numbers import Integral, Real
+from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -100,6 +102,39 @@ class Config:
             ConfigError: a field holds something without a plain form, such as a function.
         """
         return typing.cast("dict[str, Any]", _plain(self, type(self).__name__))
+
+
+_KINDS: dict[type, tuple[tuple[type, ...], str]] = {
+    int: ((Integral,), "an int"),
+    float: ((Real,), "a number"),
+    str: ((str, PathLike), "a string"),
+    bool: ((bool,), "True or False"),
+}
+
+
+def require_kinds(config: Config, cls: type, where: str) -> None:
+    """Checks those fields of ``cls`` that hold one number, string or bool: what comes from ``from_dict`` was checked,
+    what is given to a constructor or assigned wasn't.
+
+    Args:
+        where: what stands before the field's name in the message, such as ``"checkpoint."``.
+
+    Raises:
+        ConfigError: a field holds something else.
+    """
+    for name, hint in _hints(cls).items():
+        options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        kinds = [option for option in options if option is not type(None)]
+        if not all(kind in _KINDS for kind in kinds):
+            continue
+        value = getattr(config, name)
+        if value is None and len(kinds) < len(options):
+            continue
+        is_flag = isinstance(value, bool) and bool not in kinds  # which is an int for Python
+        if is_flag or not any(isinstance(value, _KINDS[kind][0]) for kind in kinds):
+            raise ConfigError(
+                f"{where}{name} must be {' or '.join(_KINDS[kind][1] for kind in kinds)}, it is {value!r}"
+            )
 
 
 def nearest(name: str, known: Iterable[object]) -> str:

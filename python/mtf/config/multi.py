@@ -84,6 +84,14 @@ class MultiDataLoaderConfig(Config):
 
     def require_valid(self) -> None:
         """Accepts enums by name."""
+        if isinstance(self.dataloader_names, str):
+            raise ConfigError(f"dataloader_names must be a list of names, got {self.dataloader_names!r}")
         self.sampling_strategy = parse_enum(SamplingStrategy, self.sampling_strategy, "sampling_strategy")
         self.epoch_length_policy = parse_enum(EpochLengthPolicy, self.epoch_length_policy, "epoch_length_policy")
         self.weighted_order = parse_enum(WeightedOrder, self.weighted_order, "weighted_order")
+
+
+def require_mixture(config: object) -> None:
+    """Raises ``ConfigError`` for what is no configuration of a mixture, such as that of a whole trainer."""
+    if not isinstance(config, MultiDataLoaderConfig):
+        raise ConfigError(f"config must be a MultiDataLoaderConfig, as TrainerConfig.multi is, but is {config!r}")

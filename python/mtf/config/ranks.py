@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mtf.config.fields import Config
+from mtf.config.fields import Config, require_kinds
 from mtf.errors import ConfigError
 
 WrapRule = Callable[[str, Any], bool]
@@ -51,6 +51,7 @@ class DDPConfig(Config):
 
     def require_valid(self) -> None:
         """Checks choices and ranges."""
+        require_kinds(self, DDPConfig, "ddp.")
         _one_of("ddp.strategy", self.strategy, ("ddp", "fsdp"))
         for name in ("fsdp_param_dtype", "fsdp_reduce_dtype"):
             if getattr(self, name) is not None:

@@ -12,7 +12,7 @@ from enum import Enum
 from numbers import Real
 from typing import Any, Literal
 
-from mtf.config.fields import Config, nearest, parse_enum
+from mtf.config.fields import Config, nearest, parse_enum, require_kinds
 from mtf.config.multi import MultiDataLoaderConfig
 from mtf.config.ranks import DDPConfig
 from mtf.enums import ValAggregation
@@ -59,6 +59,7 @@ class PerformanceConfig(Config):
 
     def require_valid(self) -> None:
         """Checks ranges."""
+        require_kinds(self, PerformanceConfig, "performance.")
         _one_of("performance.precision", self.precision, ("fp32", "bf16", "fp16"))
         _one_of("performance.on_nonfinite", self.on_nonfinite, ("raise", "warn", "skip"))
         _at_least("performance.gradient_accumulation_steps", self.gradient_accumulation_steps, 1)
@@ -93,6 +94,7 @@ class ValidationConfig(Config):
 
     def require_valid(self) -> None:
         """Accepts enums by name; checks what can be checked without loaders."""
+        require_kinds(self, ValidationConfig, "validation.")
         self.frequency = parse_enum(ValidationFrequency, self.frequency, "validation.frequency")
         self.aggregation = parse_enum(ValAggregation, self.aggregation, "validation.aggregation")
         if self.every_n_steps is not None:
@@ -149,6 +151,7 @@ class CheckpointConfig(Config):
 
     def require_valid(self) -> None:
         """Checks ranges."""
+        require_kinds(self, CheckpointConfig, "checkpoint.")
         for name in ("save_every_n_steps", "save_every_n_epochs", "max_checkpoints"):
             value = getattr(self, name)
             if value is not None:
@@ -185,6 +188,7 @@ class FaultToleranceConfig(Config):
 
     def require_valid(self) -> None:
         """Checks choices."""
+        require_kinds(self, FaultToleranceConfig, "fault_tolerance.")
         _one_of("fault_tolerance.on_hook_error", self.on_hook_error, ("raise", "log"))
 
 
@@ -207,6 +211,7 @@ class PreemptionConfig(Config):
 
     def require_valid(self) -> None:
         """Normalises names and checks them."""
+        require_kinds(self, PreemptionConfig, "preemption.")
         known = [s.name for s in signal.Signals]
         names = []
         for i, given in enumerate(self.signals):
@@ -267,6 +272,7 @@ class LoggingConfig(Config):
 
     def require_valid(self) -> None:
         """Checks choices and ranges."""
+        require_kinds(self, LoggingConfig, "logging.")
         kinds = ("console", "jsonl", "csv", "tensorboard", "wandb", "mlflow", "composite", "none")
         _one_of("logging.logger_type", self.logger_type, kinds)
         for i, kind in enumerate(self.composite_loggers):
@@ -341,6 +347,7 @@ class TrainerConfig(Config):
 
     def require_valid(self) -> None:
         """Checks kinds and ranges, those of nested configurations included."""
+        require_kinds(self, TrainerConfig, "")
         for f in dataclasses.fields(self):
             value, kind = getattr(self, f.name), f.default_factory
             if f.name == "val_loader_config" and value is not None:

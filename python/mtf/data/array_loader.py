@@ -16,6 +16,7 @@ from mtf.data.alone import IteratedAlone
 from mtf.data.engine import NativeStream
 from mtf.data.source import Addressing, Snapshot, Source, Stream
 from mtf.errors import ConfigError
+from mtf.showing import shortened
 
 Transform = Callable[[Any, np.random.Generator], Any]
 
@@ -318,7 +319,7 @@ def _column(leaf: Any, path: str) -> _Column:
         array, dtype = _from_numpy(leaf, where)
     else:
         raise ConfigError(
-            f"{where} must be a tensor or a numpy array, but is a {type(leaf).__name__}; "
+            f"{where} must be a tensor or a numpy array, but is {shortened(repr(leaf))}; "
             "numpy.asarray or numpy.memmap makes one"
         )
     if array.ndim == 0:

@@ -88,7 +88,9 @@ class IterableSource(Source):
     def __init__(self, loader: Any, name: str, *, seed_each_batch: bool = True) -> None:
         self.name = name
         self.is_one_shot = isinstance(loader, Iterator)
-        if not self.is_one_shot and not hasattr(type(loader), "__iter__") and not hasattr(type(loader), "__getitem__"):
+        is_iterable = hasattr(type(loader), "__iter__") or hasattr(type(loader), "__getitem__")
+        # Keys and letters are no batches.
+        if not is_iterable or isinstance(loader, (dict, str, bytes)):
             raise ConfigError(
                 f"loader {name!r} must be a Source, a DataLoader or an iterable of batches, but is "
                 f"{shortened(repr(loader))}"

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from mtf._core import fold_in
-from mtf.config.multi import MultiDataLoaderConfig
+from mtf.config.multi import MultiDataLoaderConfig, require_mixture
 from mtf.data.adapters import as_source
 from mtf.data.fetch_guard import FetchGuard
 from mtf.data.last_batches import LastBatches, from_dict, to_dict
@@ -121,6 +121,7 @@ class MultiLoader:
         remember_batches: bool = False,
     ) -> None:
         self.config = MultiDataLoaderConfig() if config is None else copy.deepcopy(config)
+        require_mixture(self.config)
         self._seed = seed if self.config.seed is None else self.config.seed
         self._factories = dict(loader_factories or {})
         self._rank, self._world_size = rank, world_size
@@ -612,6 +613,8 @@ class MultiLoader:
 
     def add_source(self, name: str, loader: Any, weight: float | None = None) -> None:
         """Adds a loader from the next step on. A resume needs it again: by ``loaders`` or ``loader_factories``."""
+        if not isinstance(name, str):
+            raise ConfigError(f"the name of a loader must be a string, got {name!r}")
         if name in self.names:
             raise ConfigError(f"there is already a source {name!r}; the sources are {self.names}")
         source = self._adapt(loader, name)

@@ -22,6 +22,7 @@ from mtf.data.source import Addressing, Snapshot, Stream
 from mtf.data.stateful import has_state_methods
 from mtf.data.torch_loader import TorchSource
 from mtf.errors import ConfigError
+from mtf.showing import shortened
 
 
 class ThreadLoader(IteratedAlone, TorchSource):
@@ -86,7 +87,7 @@ class ThreadLoader(IteratedAlone, TorchSource):
         """
         if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
             raise ConfigError(
-                f"dataset must be map-style (have __getitem__), but is a {type(dataset).__name__}; pass an iterable "
+                f"dataset must be map-style (have __getitem__), but is {shortened(repr(dataset))}; pass an iterable "
                 "to MultiLoader as it is"
             )
         if num_threads < 0:
