@@ -143,6 +143,31 @@ def test_settings_of_another_type_are_refused(make: Any, message: str) -> None:
         make()
 
 
+def test_settings_assigned_after_the_trainer_was_made() -> None:
+    """They hold from then on, or a warning says that they don't."""
+    norms: list[float] = []
+
+    class Norms(mtf.TrainerHooks):
+        def on_gradient_clip(self, trainer: Any, grad_norm: Any) -> None:
+            norms.append(grad_norm.item())
+
+    run, as_made = trainer(config(["a"]), hooks=[Norms()]), trainer(config(["a"]))
+    run.config.performance.clip_grad_norm = 1e6
+    run.config.logging.log_scalars_every_n_steps = 2
+    run.fit([loader(8, 1, shuffle=True)])
+    assert len(norms) == 2
+    assert run.metrics["lr/optimizer0"] == 0.1
+    run = trainer(config(["a"]))
+    run.config.seed = 5
+    run.config.performance.precision = "bf16"
+    run.config.loss_weights_per_loader["a"] = 2.0
+    changed = "'seed', 'loss_weights_per_loader', 'performance.precision'"
+    with pytest.warns(UserWarning, match=rf"after the trainer had read them, which has no effect: \[{changed}\]"):
+        run.fit([loader(8, 1, shuffle=True)])
+    as_made.fit([loader(8, 1, shuffle=True)])
+    assert run.get_state() == as_made.get_state()
+
+
 # What cases share ------------------------------------------------------------------------------------------------
 
 

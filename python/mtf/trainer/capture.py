@@ -235,10 +235,9 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) 
 
 def _settings(trainer: Trainer) -> dict[str, Any]:
     """Settings without which a state goes on otherwise, and which nothing else in it would tell."""
-    config = trainer.config
     return {
-        "seed": config.seed,
-        "step_rng": config.step_rng,
+        "seed": trainer.made_with["seed"],
+        "step_rng": trainer.made_with["step_rng"],
         "per_loader_optimizers": trainer.optimizer_set.describe(),
     }
 

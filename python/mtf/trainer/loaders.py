@@ -119,7 +119,7 @@ def _make(trainer: Trainer, new: Mapping[str, Any]) -> MultiLoader:
     return MultiLoader(
         {name: new[name] for name in configured},
         copy.deepcopy(config),
-        trainer.config.seed,
+        trainer.made_with["seed"],
         None if trainer.device.type == "cpu" else trainer.device,
         loader_factories=factories,
         rank=trainer.rank,

@@ -76,7 +76,6 @@ class OptimizerSet:
 
     Args:
         rules: ``per_loader_optimizers`` of the configuration.
-        clip_grad_norm: largest joint 2-norm over exactly the parameters that step; None: no clipping.
     """
 
     def __init__(
@@ -84,10 +83,8 @@ class OptimizerSet:
         model: nn.Module,
         optimizers: Sequence[torch.optim.Optimizer],
         rules: Mapping[str, Mapping[str, Any]],
-        clip_grad_norm: float | None,
     ) -> None:
         self.optimizers = list(optimizers)
-        self._clip = clip_grad_norm
         self._all = LoaderRule(tuple(range(len(self.optimizers))))
         self._plain = dict.fromkeys(self._all.optimizer_idx, 1.0)
         self._rules = {name: self._parse(name, rule) for name, rule in rules.items()}
@@ -201,13 +198,14 @@ class OptimizerSet:
             return stepping
         if scaler is not None:
             _unscale([self.optimizers[i] for i in stepping], scaler)
-        if scaler is not None or self._clip is not None:
+        clip = trainer.config.performance.clip_grad_norm
+        if scaler is not None or clip is not None:
             parameters = list(dict.fromkeys(p for i in stepping for p in _parameters(self.optimizers[i])))
             if scaler is not None and not ranks.all_finite(parameters):
                 scaler.update()
                 return {}
-            if self._clip is not None:
-                norm = ranks.clip_grad_norm(parameters, self._clip)
+            if clip is not None:
+                norm = ranks.clip_grad_norm(parameters, clip)
                 for method in hooks.on_gradient_clip:
                     method(trainer, norm)
         for method in hooks.on_before_optimizer_step:

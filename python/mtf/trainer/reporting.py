@@ -25,7 +25,6 @@ class Reporter:
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
-        self._every = trainer.config.logging.log_scalars_every_n_steps
         self._logger: Logger | None = None
         self._logger_state: dict[str, Any] = {}
         self._chronicle: Chronicle | None = None
@@ -108,7 +107,7 @@ class Reporter:
 
     def is_due(self) -> bool:
         """Whether this update ends an interval."""
-        return self._trainer.global_step % self._every == 0
+        return self._trainer.global_step % self._trainer.config.logging.log_scalars_every_n_steps == 0
 
     def log(self) -> dict[str, float]:
         """Writes a row, starts the next interval, and returns the row."""

@@ -30,6 +30,7 @@ from mtf.trainer.optimizers import OptimizerSet, SchedulerSet, as_list
 from mtf.trainer.owed import Owed
 from mtf.trainer.precision import Precision, compile_in_place, deterministic_algorithms
 from mtf.trainer.preemption import PreemptionGuard
+from mtf.trainer.read_once import read_once
 from mtf.trainer.reporting import Reporter
 from mtf.trainer.saving import Saver
 from mtf.trainer.state import TrainerState
@@ -90,9 +91,7 @@ class Trainer:
         self.ranks = make_ranks(self.config.ddp, self.device.type)
         with self.ranks.failures(lambda: "while the trainer was made"):
             self.ranks.wrap(self.model, self.optimizers)
-        self.optimizer_set = OptimizerSet(
-            model, self.optimizers, self.config.per_loader_optimizers, performance.clip_grad_norm
-        )
+        self.optimizer_set = OptimizerSet(model, self.optimizers, self.config.per_loader_optimizers)
         self.scheduler_set = SchedulerSet(self.optimizers, schedulers, self.config.per_loader_schedulers)
         self.loss_weights = LossWeights(self.config.loss_weights_per_loader)
         self.hooks = HookList([hooks] if isinstance(hooks, TrainerHooks) else hooks, fault_tolerance.on_hook_error)
@@ -147,6 +146,8 @@ class Trainer:
         """Whether ``fit`` returns after this update, on all ranks."""
         if performance.compile_model:
             compile_in_place(self.model)
+        self.made_with = read_once(self.config)
+        """Settings that are read once, here."""
         self._saver = Saver(self)
         self.reporter = Reporter(self)
 
@@ -707,6 +708,13 @@ class Trainer:
         if self.config.checkpoint.save_best and val_loaders is None:
             warnings.warn(
                 "checkpoint.save_best has no effect without validation: pass val_loaders to fit", stacklevel=4
+            )
+        changed = [name for name, value in read_once(self.config).items() if value != self.made_with[name]]
+        if changed:
+            warnings.warn(
+                f"these settings were changed after the trainer had read them, which has no effect: {changed}; make "
+                "a new trainer with them",
+                stacklevel=4,
             )
         validation = self.config.validation
         is_per_epoch = validation.frequency is ValidationFrequency.PER_EPOCH
