@@ -133,10 +133,9 @@ class PyPrefetcher {
   bool close(double grace_s) {
     const Clock::time_point deadline = Clock::now() + duration(grace_s);
     while (true) {
-      {
-        const py::gil_scoped_release released;
-        if (core_.close(slice_until(deadline))) return true;
-      }
+      bool has_ended = false;
+      without_gil([&] { has_ended = core_.close(slice_until(deadline)); });
+      if (has_ended) return true;
       check_signals();
       if (Clock::now() >= deadline) return false;
     }
@@ -201,10 +200,9 @@ class PyPrefetcher {
   std::unique_ptr<Payload> wait_for(std::size_t source, std::optional<double> timeout_s) {
     const Clock::time_point deadline = Clock::now() + duration(timeout_s.value_or(1e9));
     while (true) {
-      {
-        const py::gil_scoped_release released;
-        if (auto payload = core_.take(source, slice_until(deadline))) return payload;
-      }
+      std::unique_ptr<Payload> payload;
+      without_gil([&] { payload = core_.take(source, slice_until(deadline)); });
+      if (payload != nullptr) return payload;
       check_signals();
       if (Clock::now() >= deadline) {
         const py::object type = py::module_::import("mtf.errors").attr("FetchTimeout");
@@ -254,12 +252,13 @@ void bind_prefetch(py::module_& module) {
       .def(
           "discard",
           [](PyPrefetcher& self, std::size_t source) {
-            const py::gil_scoped_release released;
-            return self.core().discard(source);
+            std::size_t num_dropped = 0;
+            without_gil([&] { num_dropped = self.core().discard(source); });
+            return num_dropped;
           },
           py::arg("source"), "Forgets a source's requested batches; returns how many.")
       .def(
-          "reset", [](PyPrefetcher& self) { self.core().reset(); }, py::call_guard<py::gil_scoped_release>(),
+          "reset", [](PyPrefetcher& self) { without_gil([&] { self.core().reset(); }); },
           "Forgets every requested batch.")
       .def("stats", &PyPrefetcher::stats)
       .def("close", &PyPrefetcher::close,

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "bindings.hpp"
+#include "gil.hpp"
 #include "mtf/error.hpp"
 #include "mtf/random/key.hpp"
 #include "mtf/random/permutation.hpp"
@@ -29,9 +30,9 @@ template <typename T, typename Fill>
 py::array_t<T> filled(std::uint64_t size, Fill fill) {
   py::array_t<T> array(static_cast<py::ssize_t>(size));
   const std::span<T> out(array.mutable_data(), static_cast<std::size_t>(size));
-  const py::gil_scoped_release release;
-  fill(out);
-  return array;
+  OwnedObject owned(std::move(array));
+  without_gil([&] { fill(out); });
+  return py::reinterpret_steal<py::array_t<T>>(owned.take().release());
 }
 
 IndexArray permutation_range(const Permutation& permutation, std::uint64_t start, std::uint64_t stop) {

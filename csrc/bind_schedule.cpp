@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include "bindings.hpp"
+#include "gil.hpp"
 #include "mtf/error.hpp"
 #include "mtf/schedule/epoch_report.hpp"
 #include "mtf/schedule/schedule.hpp"
@@ -89,9 +90,9 @@ py::array_t<std::int32_t> sources(PySchedule& self, std::optional<std::uint64_t>
   for (const auto& piece : pieces) num_steps += piece.end - piece.begin;
   py::array_t<std::int32_t> out(static_cast<py::ssize_t>(num_steps));
   const std::span<std::int32_t> span(out.mutable_data(), num_steps);
-  py::gil_scoped_release unlocked;
-  Schedule::fill(pieces, span);
-  return out;
+  OwnedObject owned(std::move(out));
+  without_gil([&] { Schedule::fill(pieces, span); });
+  return py::reinterpret_steal<py::array_t<std::int32_t>>(owned.take().release());
 }
 
 py::array_t<std::int64_t> as_array(const std::vector<std::uint64_t>& values) {
@@ -143,10 +144,7 @@ py::dict report(PySchedule& self, std::uint64_t epoch) {
   }
   const auto pieces = self.core.pieces(epoch, 0, end);
   EpochReport made;
-  {
-    py::gil_scoped_release unlocked;
-    made = make_report(pieces);
-  }
+  without_gil([&] { made = make_report(pieces); });
   py::list sources;
   for (const SourceReport& source : made.sources) {
     sources.append(py::make_tuple(source.num_steps, source.expected, source.max_deviation,

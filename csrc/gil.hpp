@@ -8,6 +8,11 @@
 #include <exception>
 #include <memory>
 #include <thread>
+#include <utility>
+
+#ifdef __GLIBCXX__
+#include <cxxabi.h>
+#endif
 
 namespace mtf::python {
 
@@ -82,6 +87,28 @@ class WithGil {
 
   PyGILState_STATE state_;
 };
+
+/// Calls `call` without the GIL, and raises what it throws with the GIL.
+///
+/// Python ends a thread that asks for the GIL while the interpreter ends by unwinding it, which pybind11's guard, a
+/// destructor, would turn into the end of the process. So the GIL is asked for in a plain call. No frame that calls
+/// this may hold a py::object, which would be given back without the GIL: an OwnedObject may.
+template <class Call>
+void without_gil(const Call& call) {
+  PyThreadState* const thread = PyEval_SaveThread();
+  std::exception_ptr error;
+  try {
+    call();
+#ifdef __GLIBCXX__
+  } catch (const abi::__forced_unwind&) {
+    throw;
+#endif
+  } catch (...) {
+    error = std::current_exception();
+  }
+  PyEval_RestoreThread(thread);
+  if (error) std::rethrow_exception(std::move(error));
+}
 
 /// A Python object that may die on any thread, with or without the GIL.
 class OwnedObject {

@@ -444,3 +444,32 @@ def test_the_interpreter_ends_while_fetches_end(end: str) -> None:
     """,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        "_core.Permutation(10**9, 5).fill(0, 300_000)",
+        "schedule.sources()",
+        "inline.request([0] * 9, [0] * 9, range(9)); [inline.take(0) for _ in range(9)]",
+    ],
+)
+def test_the_interpreter_ends_while_a_daemon_thread_works_natively(work: str) -> None:
+    for _ in range(3):
+        done = run_script(f"""
+            import mtf
+            settings = dict(epoch_length_policy="FIXED_NUM_STEPS", steps_per_epoch=1_000_000)
+            schedule = mtf.Schedule(mtf.MultiDataLoaderConfig(sampling_strategy="WEIGHTED", **settings), [5, 9])
+            inline = Engine([_core.CallableSource(busy, len)], num_threads=0)
+
+            def forever():
+                while True:
+                    try:
+                        {work}
+                    except Closed:
+                        return
+
+            threading.Thread(target=forever, daemon=True).start()
+            time.sleep(0.02)
+        """)
+        assert (done.returncode, done.stderr) == (0, "")
