@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -163,6 +163,49 @@ def test_an_error_where_a_pass_is_seen_to_end_loses_no_batch() -> None:
         assert rest(resumed) == later
     assert later == dict(list(expected.items())[-len(later) :])
     assert next(iter(later.values()))[:3] == ("a", 0, 3)
+
+
+EDITS: dict[str, Callable[[mtf.MultiLoader], Any]] = {
+    "weights": lambda loader: loader.update_weights([3, 1]),
+    "strategy": lambda loader: loader.set_strategy("ROUND_ROBIN"),
+    "add": lambda loader: loader.add_source("c", [torch.tensor([7])], weight=2.0),
+    "remove": lambda loader: loader.remove_source("a"),
+    "set_epoch": lambda loader: loader.set_epoch(1),
+    "rewind": lambda loader: loader.rewind(),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_ctrl_c_at_any_call_of_an_edit_leaves_what_the_state_says(edit: str) -> None:
+    def make() -> mtf.MultiLoader:
+        config = mtf.MultiDataLoaderConfig(
+            sampling_strategy="WEIGHTED",
+            dataloader_weights=[1, 2],
+            epoch_length_policy="FIXED_NUM_STEPS",
+            steps_per_epoch=9,
+        )
+        lists = {name: [torch.tensor([number]) for number in range(length)] for name, length in (("a", 4), ("b", 5))}
+        return mtf.MultiLoader(lists, config, seed=3, loader_factories={"c": lambda: [torch.tensor([7])]})
+
+    call, was_raised = 1, True
+    while was_raised:
+        ctrl_c = CtrlC(call)
+        loader = make()
+        batches = iter(loader)
+        next(batches)
+        loader.commit()
+        next(batches)
+        try:
+            with ctrl_c.threatening():
+                EDITS[edit](loader)
+        except KeyboardInterrupt:
+            loader.rewind()
+        resumed = make()
+        resumed.load_state_dict(copy.deepcopy(loader.state_dict()))
+        if not ctrl_c.raised:
+            loader.rewind()
+        assert rest(loader) == rest(resumed), f"after Ctrl-C at call {call}"
+        call, was_raised = call + 1, ctrl_c.raised
 
 
 class Stubborn:

@@ -621,15 +621,24 @@ class MultiLoader:
         length = self._agreed_lengths({name: source})[name]
         self._begin_edit()
         was_known = name in self._names
-        self._schedule.add_source(name, length=length, weight=weight)
-        if was_known:
-            usual = 0 if name in self._initial else 1
-            self._keep_replaced(name, usual)
-            is_committed = self._committed == self._schedule.position
-            self._additions = {**self._additions, name: self._additions.get(name, usual) + 1}
-            self._committed_additions = self._additions if is_committed else self._committed_additions
-        self._add_reader(name, source)
-        if self._committed == self._schedule.position:  # or it would have the state of a loader that had its name
+        usual = 0 if name in self._initial else 1
+        additions = {**self._additions, name: self._additions.get(name, usual) + 1} if was_known else self._additions
+        before = self._schedule.state_dict()
+        try:
+            self._schedule.add_source(name, length=length, weight=weight)
+            if was_known:
+                self._keep_replaced(name, usual)
+            self._add_reader(name, source)
+        except BaseException:
+            if name in self.names:  # Ctrl-C: the schedule mustn't draw what nobody reads
+                self._schedule.load_state_dict(before)
+                self._is_stale = True
+            raise
+        is_committed = self._committed == self._schedule.position
+        self._additions = additions
+        if is_committed:
+            self._committed_additions = additions
+            # Or it would have the state of a loader that had its name.
             saved = self._with_state[name].saved() if name in self._with_state else None
             self._committed_snapshots = {**self._committed_snapshots, name: saved}
         self._follow_schedule()
