@@ -191,6 +191,33 @@ def test_a_save_asked_for_that_finds_the_disk_full_does_not_end_the_run(
     assert best.best is not None
 
 
+@pytest.mark.parametrize("where", ["step", "validation"])
+def test_a_save_asked_for_when_fit_fails_comes_at_once(tmp_path: Path, where: str) -> None:
+    class Rescue(mtf.TrainerHooks):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            if where == "step" and trainer.num_batches == 5:
+                raise KeyError("x")
+
+        def on_validation_batch_end(self, trainer: Any, *_: Any) -> None:
+            if where == "validation":
+                raise KeyError("x")
+
+        def on_exception(self, trainer: Any, error: BaseException) -> None:
+            trainer.save_checkpoint(str(tmp_path / "rescued"))
+
+    settings = {"performance": mtf.PerformanceConfig(gradient_accumulation_steps=2)}
+    whole = make(tmp_path / "run", **settings)
+    whole.fit(loaders(), [loader(4, 1)], max_steps=6)
+    run = make(tmp_path / "run", hooks=[Rescue()], **settings)
+    with pytest.raises(KeyError):
+        run.fit(loaders(), [loader(4, 1)], max_steps=6)
+    fresh = make(tmp_path / "run", **settings)
+    fresh.load_checkpoint(str(tmp_path / "rescued"))
+    assert fresh.get_state().diff(run.get_state()) == []
+    fresh.fit(loaders(), [loader(4, 1)], max_steps=6)
+    assert fresh.get_state().diff(whole.get_state()) == []
+
+
 def test_asynchronous_saves_are_the_same(tmp_path: Path) -> None:
     for kind in ("now", "later"):
         run = make(tmp_path / kind, checkpoint={"save_every_n_steps": 2, "asynchronous": kind == "later"})

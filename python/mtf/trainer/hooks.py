@@ -116,7 +116,7 @@ class TrainerHooks:
         """
 
     def on_exception(self, trainer: Trainer, error: BaseException) -> None:
-        """``fit`` is about to raise ``error``."""
+        """``fit`` is about to raise ``error``. The state is that of the last update; a single rank may save it here."""
 
 
 EVENTS: tuple[str, ...] = tuple(name for name in vars(TrainerHooks) if name.startswith("on_"))

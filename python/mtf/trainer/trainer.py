@@ -240,6 +240,7 @@ class Trainer:
                 self._saver.finish()
             except BaseException as error:
                 self._roll_back()
+                self._saver.is_safe = self.world_size == 1  # several ranks save together, and others may not be here
                 self.hooks.call("on_exception", self, error)
                 raise
 
