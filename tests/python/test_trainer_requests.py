@@ -10,6 +10,7 @@ import torch
 from trainer_tools import config, loader, model, trainer
 
 import mtf
+from mtf import checkpoint
 
 
 def state_of(**arguments: Any) -> mtf.TrainerState:
@@ -104,6 +105,13 @@ def test_a_setting_changed_on_the_way_is_pointed_out(tmp_path: Path, change: dic
     run.save_checkpoint(str(tmp_path / "c"))
     with pytest.warns(UserWarning, match=words):
         trainer(config(**change)).load_checkpoint(str(tmp_path / "c"))
+
+
+@pytest.mark.parametrize("tree", [[1], {"trainer": {}}, {"mine": 1}])
+def test_a_checkpoint_that_no_trainer_saved_is_refused(tmp_path: Path, tree: Any) -> None:
+    checkpoint.write(tmp_path / "c", model={}, state_tree=tree, schedule=b"", manifest={"step": 1})
+    with pytest.raises(mtf.StateMismatch, match="no Trainer saved it"):
+        trainer().load_checkpoint(str(tmp_path / "c"))
 
 
 def _rate() -> Any:

@@ -16,7 +16,7 @@ import mtf
 from mtf import checkpoint
 from mtf.checkpoint.directory import Checkpoint
 from mtf.config.fields import nearest
-from mtf.errors import CheckpointError, ConfigError, MtfError
+from mtf.errors import CheckpointError, ConfigError, MtfError, StateMismatch
 from mtf.trainer import capture, preemption
 from mtf.trainer.rank_save import RanksSave
 
@@ -271,6 +271,8 @@ class Saver:
 
     def _restore(self, found: Checkpoint) -> Callable[[], None]:
         trainer = self._trainer
+        if not isinstance(found.state, Mapping) or not {"trainer", "loggers"} <= set(found.state):
+            raise StateMismatch(f"{found.path}: is whole, but no Trainer saved it; checkpoint.read gives what it holds")
         for name, value in _arithmetic(trainer).items():
             saved = found.manifest.get(name, value)
             if saved != value:
@@ -278,12 +280,13 @@ class Saver:
                     f"{found.path} was saved with {name}={saved}, here it is {value}: last bits may differ",
                     stacklevel=4,
                 )
+        described = trainer.config.describe()
         for place in _COURSE:
-            saved, value = _setting(found.manifest.get("config"), place), _setting(trainer.config.describe(), place)
-            if saved != value:
+            there, here = _setting(found.manifest.get("config"), place), _setting(described, place)
+            if there and there != here:
                 warnings.warn(
-                    f"{found.path} was saved with {'.'.join(place)}={saved}, here it is {value}: training goes on with "
-                    "the new setting, and not as it would have",
+                    f"{found.path} was saved with {'.'.join(place)}={there[0]}, here it is {here[0]}: training goes on "
+                    "with the new setting, and not as it would have",
                     stacklevel=4,
                 )
         loggers, saved_at = trainer.reporter.state_dict(), self._saved_at
@@ -320,14 +323,18 @@ def _nothing() -> None:
     """There is nothing to put back."""
 
 
-def _setting(config: Any, place: tuple[str, ...]) -> Any:
-    """A setting in a described configuration; None where there is none."""
+def _setting(config: Any, place: tuple[str, ...]) -> list[Any]:
+    """A setting in a described configuration; empty where it has none of this name."""
     for name in place:
-        if name == "lr_scale" and isinstance(config, Mapping):  # of each loader whose rule has one
+        if not isinstance(config, Mapping):
+            return []
+        if name == "lr_scale":  # of each loader whose rule has one
             config = {loader: scale for loader, rule in config.items() if (scale := rule.get(name, 1.0)) != 1.0}
+        elif name in config:
+            config = config[name]
         else:
-            config = config.get(name) if isinstance(config, Mapping) else None
-    return config
+            return []
+    return [config]
 
 
 def _arithmetic(trainer: Trainer) -> dict[str, Any]:
