@@ -66,7 +66,12 @@ def measure() -> None:
         "600",
         *_TESTS,
     ]
-    run(sys.executable, "-m", "coverage", "run", *tests, PYTHONPATH=str(PACKAGE), OMP_NUM_THREADS="1")
+    command = [sys.executable, "-m", "coverage", "run", *tests]
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, check=False)
+    # Tests of signals and abrupt ends don't all pass under measurement; what ran has been counted.
+    if done.returncode not in (0, 1):
+        raise SystemExit(f"pytest ended with status {done.returncode}: nothing was measured")
 
 
 def native_lines() -> dict[str, dict[int, bool]]:

@@ -1,4 +1,5 @@
-"""docs/guarantees.md names tests and code that exist, every promise of the README, and every guard on the list."""
+"""docs/guarantees.md names tests and code that exist, every promise of the README, and every guard on the list; what
+docs/coverage.md names exists, too."""
 
 from __future__ import annotations
 
@@ -90,6 +91,14 @@ def test_rows_marked_as_seen_are_those_on_the_list() -> None:
         assert any(entry[2] in tests for entry in here), row
         shown |= here
     assert shown == listed
+
+
+def test_files_on_the_page_of_coverage_exist() -> None:
+    page = (ROOT / "docs" / "coverage.md").read_text(encoding="utf-8")
+    named = sorted(set(re.findall(r"`([\w/]+\.(?:py|cpp|hpp))`", page)))
+    assert len(named) > 20
+    there = [path.as_posix() for area in ("src", "csrc", "python") for path in (ROOT / area).rglob("*")]
+    assert [name for name in named if not any(path.endswith(f"/{name}") for path in there)] == []
 
 
 def test_every_promise_of_the_readme_has_a_row() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -132,6 +133,27 @@ def test_a_validation_that_raises_puts_the_gpus_generator_back(monkeypatch: pyte
         raise Fail
     assert inside != [1]
     assert words == [1]
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_window_that_failed_gives_its_random_numbers_back(number: int) -> None:
+    """Where they run on; numpy's and Python's as well as torch's."""
+
+    def make(fails: Callable[[], None]) -> mtf.Trainer:
+        def noisy(trainer: Any, *place: Any) -> Tensor:
+            noise = 1 + 0.1 * (random.random() + float(np.random.rand()))
+            loss: Tensor = tools.step(trainer, *place)["loss"] * noise
+            fails()
+            return loss
+
+        for seed in (torch.manual_seed, np.random.seed, random.seed):
+            seed(7)
+        window = mtf.PerformanceConfig(gradient_accumulation_steps=2)
+        settings = tools.config(step_rng="saved", performance=window)
+        return tools.trainer(settings, model=tools.model(dropout=0.2), training_step=noisy)
+
+    whole = fits(make(lambda: None), tools.loader(32, 1), 4).get_state()
+    assert fits(make(Once(number)), tools.loader(32, 1), 4).get_state().diff(whole) == []
 
 
 # What an abandoned window noted --------------------------------------------------------------------------------------
