@@ -29,7 +29,7 @@ def hang(index):
     while True: time.sleep(0.1)
 
 class Hanging(Slow):
-    def __getitem__(self, index): return hang(index) if index > 40 else super().__getitem__(index)
+    def __getitem__(self, index): return hang(index) if index > 3 else super().__getitem__(index)
 
 class End(mtf.TrainerHooks):
     def on_train_batch_end(self, trainer, *_):
@@ -43,7 +43,7 @@ config = mtf.TrainerConfig(
 )
 loaders = {
     "workers": DataLoader(Slow(), 2, num_workers=1, persistent_workers=True),
-    "hangs": DataLoader(Hanging(), 2, num_workers=1, prefetch_factor=40),
+    "hangs": DataLoader(Hanging(), 2, num_workers=1),
     "threads": mtf.ThreadLoader(Slow(), 2, num_threads=3),
     "arrays": mtf.ArrayLoader(torch.ones(400, 4), 2),
 }
@@ -74,13 +74,19 @@ def test_the_interpreter_ends_in_the_middle_of_training(tmp_path: Path, ending: 
     child = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], stderr=subprocess.PIPE, text=True, env=env, start_new_session=True
     )
-    try:
-        _, errors = child.communicate(timeout=60)
-    finally:
-        leftover = _members(child.pid)
-        for pid in leftover:
-            os.kill(pid, signal.SIGKILL)
+    # Nobody is left to end the worker that hangs, which keeps the pipe of the errors open.
+    is_abrupt = "os._exit" in ending or status == -signal.SIGTERM
+    with child:
+        try:
+            child.wait(timeout=60)
+        finally:
+            leftover = _members(child.pid, 1.0 if is_abrupt else 10.0)
+            for pid in leftover:
+                os.kill(pid, signal.SIGKILL)
+        assert child.stderr is not None
+        errors = child.stderr.read()
     assert child.returncode == status, errors
+    assert bool(leftover) == is_abrupt
     assert words in errors
     assert "terminate called" not in errors
     assert "Fatal Python error" not in errors
@@ -93,9 +99,9 @@ def test_the_interpreter_ends_in_the_middle_of_training(tmp_path: Path, ending: 
         assert saved.name == ("step-00000007" if "os.kill" in ending else "step-00000006")
 
 
-def _members(session: int) -> list[int]:
-    """Processes of a session that are still there a moment later."""
-    deadline = time.monotonic() + 10
+def _members(session: int, after_s: float) -> list[int]:
+    """Processes of a session that are still there some seconds later."""
+    deadline = time.monotonic() + after_s
     while True:
         found = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _session(pid) == session]
         if not found or time.monotonic() > deadline:
