@@ -20,7 +20,7 @@ import torch
 import trainer_tools as tools
 from broken_loaders import Batches
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 import mtf
 from mtf.data import fetch_guard
@@ -169,6 +169,46 @@ def test_a_workers_death_does_not_tear_an_update_apart(tmp_path: Path) -> None:
     assert died_at == [2, 2]
     assert trainer.global_step >= 3
     trainer.multi_loader_manager.close()
+
+
+VALIDATION = {
+    "in the process": lambda fault: DataLoader(broken.Rows(fault), 3, collate_fn=fault.collate),
+    "workers": lambda fault: DataLoader(broken.Rows(fault), 3, collate_fn=fault.collate, num_workers=1),
+    "persistent workers": lambda fault: DataLoader(
+        broken.Rows(fault), 3, collate_fn=fault.collate, num_workers=1, persistent_workers=True
+    ),
+    "threads": lambda fault: mtf.ThreadLoader(broken.Rows(fault), 3, collate_fn=fault.collate),
+    "own iterable": Batches,
+}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    ("kind", "fault"),
+    [(k, f) for k in VALIDATION for f in ("raises", "none", "hangs", "killed") if f != "killed" or "worker" in k],
+)
+def test_a_validation_loader_is_named_and_mended_the_run_goes_on(kind: str, fault: str, tmp_path: Path) -> None:
+    def run(loader: Any, limit_s: float | None = None) -> tuple[mtf.Trainer, Any]:
+        trainer = make("in the process", fetch_timeout_s=limit_s)
+        trainer.set_validation_step(lambda trainer, batch, *_: {"loss": trainer.model(batch / 14).square().mean()})
+        return trainer, {"rows": loader}
+
+    nowhere = broken.Fault("raises", tmp_path / "off")
+    whole, validation = run(VALIDATION[kind](nowhere))
+    whole.fit(given("in the process", nowhere), validation, max_epochs=2)
+    switch = tmp_path / "switch"
+    switch.touch()
+    trainer, validation = run(VALIDATION[kind](broken.Fault(fault, switch)), HANGS_FOR_S if fault == "hangs" else None)
+    train = given("in the process", nowhere)
+    words = {"raises": "row 7 is missing", "none": "gave None", "hangs": "no batch within", "killed": "SIGKILL"}[fault]
+    expected = mtf.errors.FetchTimeout if fault == "hangs" else mtf.SourceError
+    with pytest.raises(expected, match=rf"(?s)validation loader 'rows', batch [12]: .*{words}"):
+        trainer.fit(train, validation, max_epochs=2)
+    switch.unlink()
+    trainer.fit(train, validation, max_epochs=2)
+    assert trainer.get_state().diff(whole.get_state()) == []
+    trainer.multi_loader_manager.close()
+    whole.multi_loader_manager.close()
 
 
 class Counting(Dataset[Tensor]):

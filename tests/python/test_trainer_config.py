@@ -126,8 +126,8 @@ def test_bad_settings_are_refused(data: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: mtf.TrainerConfig(seed=1.5), "seed must be an integer in .*it is 1.5"),  # type: ignore[arg-type]
-        (lambda: mtf.TrainerConfig(seed=None), "seed must be an integer in .*it is None"),  # type: ignore[arg-type]
+        (lambda: mtf.TrainerConfig(seed=1.5), "seed must be an int, it is 1.5"),  # type: ignore[arg-type]
+        (lambda: mtf.TrainerConfig(seed=None), "seed must be an int, it is None"),  # type: ignore[arg-type]
         (
             lambda: mtf.ValidationConfig(validation_weights={"a": 1.0}),  # type: ignore[arg-type]
             "validation_weights must be a list, one weight per validation loader in their order, got {'a': 1.0}",

@@ -230,9 +230,12 @@ def test_errors_say_in_which_validation_loader(what: str) -> None:
             raise OSError("broken step")
         return {"loss": 1.0, "text": "no number" if what == "metric" and batch_idx == 1 else 1}
 
-    with pytest.raises((OSError, mtf.ConfigError)) as caught:
+    with pytest.raises((OSError, mtf.ConfigError, mtf.SourceError)) as caught:
         trainer(validation_step=broken).validate({"one": values([1.0], 1), "two": batches()})
-    assert caught.value.__notes__ == ["in the validation on loader 'two', at batch 1"]
+    if what == "loader":
+        assert str(caught.value) == "validation loader 'two', batch 1: OSError: broken loader"
+    else:
+        assert caught.value.__notes__ == ["in the validation on loader 'two', at batch 1"]
 
 
 class MeanMetric:

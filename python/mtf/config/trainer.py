@@ -360,8 +360,8 @@ class TrainerConfig(Config):
                 value.require_valid()
             elif kind is dict and not isinstance(value, Mapping):
                 raise ConfigError(f"{f.name} must be a dict of names and their values, got {value!r}")
-        if type(self.seed) is not int or not 0 <= self.seed < 2**64:
-            raise ConfigError(f"seed must be an integer in [0, 2**64), it is {self.seed!r}")
+        if not 0 <= self.seed < 2**64:
+            raise ConfigError(f"seed must be an integer in [0, 2**64), it is {self.seed}")
         _one_of("step_rng", self.step_rng, ("derived", "saved"))
         clash = sorted(set(self.extras) & _FIELDS)
         if clash:

@@ -12,8 +12,9 @@ from torch import Tensor
 from mtf.config.fields import nearest
 from mtf.config.trainer import ValidationConfig
 from mtf.data.device import move_to
+from mtf.data.fetch_guard import FetchGuard
 from mtf.enums import ValAggregation
-from mtf.errors import ConfigError
+from mtf.errors import ConfigError, FetchTimeout, SourceError
 from mtf.trainer.batch import add_note, length_of, num_samples
 from mtf.trainer.distributed import SingleProcess
 from mtf.trainer.metrics import computed, is_metric_object, scalar
@@ -269,9 +270,11 @@ def _run_loader(
     hooks = trainer.hooks
     shows = trainer.config.logging.progress_bar and trainer.rank == 0
     progress = Progress(f"validation {name}", length_of(loader), is_shown=shows)
+    limit_s = trainer.config.performance.fetch_timeout_s
+    guard = None if limit_s is None else FetchGuard(limit_s)
     batch_idx = 0
     try:
-        for batch, counts in validation_batches(loader, name, trainer.ranks):
+        for batch, counts in validation_batches(loader, name, trainer.ranks, guard):
             if leaves():
                 raise ValidationLeft
             data = move_to(batch, trainer.device, non_blocking=True)
@@ -287,8 +290,12 @@ def _run_loader(
                 progress.advance(1)
             batch_idx += 1
         table.end_loader(name, trainer.ranks)
+    except (SourceError, FetchTimeout):  # which say it themselves
+        raise
     except Exception as error:
         add_note(error, f"in the validation on loader {name!r}, at batch {batch_idx}")
         raise
     finally:
         progress.close()
+        if guard is not None:
+            guard.close()

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count
 from typing import Any
 
 from mtf.data.adapters import as_source
+from mtf.data.fetch_guard import FetchGuard
 from mtf.data.source import Source
-from mtf.errors import ConfigError
+from mtf.data.worker_watch import adopt, forget_ended
+from mtf.errors import ConfigError, FetchTimeout, MtfError, SourceError
 from mtf.trainer.batch import one_pass
 from mtf.trainer.distributed import SingleProcess
 
 
-def validation_batches(loader: Any, name: str, ranks: SingleProcess) -> Iterator[tuple[Any, bool]]:
+def validation_batches(
+    loader: Any, name: str, ranks: SingleProcess, guard: FetchGuard | None
+) -> Iterator[tuple[Any, bool]]:
     """This rank's batches of one validation, each with whether it counts.
 
     What mtf can divide (ArrayLoader, map-style DataLoader, a list of batches) is divided among the ranks; everything
@@ -20,11 +25,11 @@ def validation_batches(loader: Any, name: str, ranks: SingleProcess) -> Iterator
     ranks must run equally many forward passes: a rank that has no batch left goes on with one that doesn't count.
     """
     if ranks.world_size == 1:
-        for batch in one_pass(loader):
+        for batch in _located(one_pass(loader), name, guard):
             yield batch, True
         return
     source = _divided(loader, name, ranks)
-    batches = one_pass(loader) if source is None else _first_pass(source)
+    batches = _located(one_pass(loader) if source is None else _first_pass(source), name, guard)
     try:
         if ranks.is_sharded:
             yield from _together(iter(batches), ranks)
@@ -34,6 +39,33 @@ def validation_batches(loader: Any, name: str, ranks: SingleProcess) -> Iterator
     finally:
         if source is not None:
             source.close()
+
+
+def _located(batches: Iterable[Any], name: str, guard: FetchGuard | None) -> Iterator[Any]:
+    """``batches``, whose errors name the loader and the batch.
+
+    Raises:
+        SourceError: The loader raised, gave None or lost a worker.
+        FetchTimeout: It gave no batch within the guard's limit.
+    """
+    take: Callable[[], Any] | None = None
+    for number in count():
+        try:
+            if take is None:
+                forget_ended(batches)
+                take = adopt(iter(batches))
+            batch = take() if guard is None else guard.call(take)
+        except StopIteration:
+            return
+        except Exception as error:  # a loader may raise anything; it is named and chained
+            if isinstance(error, MtfError) and not isinstance(error, SourceError):
+                raise
+            kind = FetchTimeout if isinstance(error, FetchTimeout) else SourceError
+            text = str(error) if isinstance(error, MtfError) else f"{type(error).__name__}: {error}"
+            raise kind(f"validation loader {name!r}, batch {number}: {text}") from error
+        if batch is None:
+            raise SourceError(f"validation loader {name!r}, batch {number}: the loader gave None instead of a batch")
+        yield batch
 
 
 def _divided(loader: Any, name: str, ranks: SingleProcess) -> Source | None:
