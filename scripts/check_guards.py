@@ -237,6 +237,20 @@ GUARDS = [
         "tests/python/test_ranks.py::test_another_global_batch_is_refused_with_the_way_out",
     ),
     Guard(
+        "trainer that can't resume",
+        "python/mtf/trainer/trainer.py",
+        "            put_back()\n            raise",
+        "            raise",
+        "tests/python/test_trainer_requests.py::test_a_checkpoint_of_another_run_is_refused_by_name",
+    ),
+    Guard(
+        "limit in the main thread",
+        "python/mtf/data/fetch_guard.py",
+        "if threading.get_ident() != threading.main_thread().ident:",
+        "if False:",
+        f"{_LOADER_FAULTS}::test_a_fetch_in_another_thread_is_not_limited_and_disturbs_nobody",
+    ),
+    Guard(
         "place of an error",
         _LOADER,
         'return kind(f"{self._location(source, pass_, batch)}: {text}")',
