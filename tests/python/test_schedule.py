@@ -812,3 +812,17 @@ def test_schedules_need_no_torch() -> None:
 
 def test_a_schedule_that_was_refused_can_be_shown() -> None:
     assert repr(Schedule.__new__(Schedule)) == "Schedule(not constructed)"
+
+
+def test_edits_at_one_step_commute_where_a_sequential_round_ends() -> None:
+    """The source that was added belongs to the round before: its block comes first, whichever edit was made first."""
+    config = MultiDataLoaderConfig(epoch_length_policy=EpochLengthPolicy.FIXED_NUM_STEPS, steps_per_epoch=6)
+    edits = [lambda s: s.set_strategy(SamplingStrategy.SEQUENTIAL), lambda s: s.add_source("e", length=1)]
+    drawn = []
+    for order in (edits, edits[::-1]):
+        schedule = Schedule(config, [1] * 4, 0)
+        schedule.seek(1, 4)
+        for edit in order:
+            edit(schedule)
+        drawn.append([draw.name for draw in schedule])
+    assert drawn == [["e", "dl0"]] * 2

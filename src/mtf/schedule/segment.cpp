@@ -118,8 +118,7 @@ void Segment::make_pattern(Key key) {
       return;
     }
     case Strategy::sequential: {
-      begin_round_if_due(knot_, active_);
-      const Blocks blocks = find_blocks(knot_, active_);
+      const Blocks blocks = find_blocks(begun_knot(), active_);
       pattern_.emplace(Sequential(blocks.first, blocks.later));
       return;
     }
@@ -210,16 +209,24 @@ void Segment::counts(std::uint64_t step, std::span<std::uint64_t> out) const {
   }
 }
 
-Knot Segment::continued_knot(std::uint64_t step, std::span<const std::uint64_t> counts) const {
+/// SEQUENTIAL: what is known once the first step was drawn. Before it another edit may still add to the round before.
+Knot Segment::begun_knot() const {
   Knot knot = knot_;
+  begin_round_if_due(knot, active_);
+  return knot;
+}
+
+Knot Segment::continued_knot(std::uint64_t step, std::span<const std::uint64_t> counts) const {
+  const bool is_sequential = pattern_ && std::holds_alternative<Sequential>(*pattern_);
+  Knot knot = is_sequential && step > start() ? begun_knot() : knot_;
+  const Blocks blocks = is_sequential ? find_blocks(knot, active_) : Blocks{};
   knot.step = step;
   std::vector<std::uint64_t> round_counts(knot.sources.size());
   for (std::size_t i = 0; i < knot.sources.size(); ++i) {
     round_counts[i] = add_steps(knot.sources[i].round_count, counts[i] - knot.sources[i].count);
   }
-  if (pattern_ && std::holds_alternative<Sequential>(*pattern_)) {
+  if (is_sequential) {
     // Rounds that were completed on the way are taken off; the draws of the current one stay.
-    const Blocks blocks = find_blocks(knot_, active_);
     const std::uint64_t first = std::accumulate(blocks.first.begin(), blocks.first.end(), std::uint64_t{0}, add_steps);
     const std::uint64_t later = std::accumulate(blocks.later.begin(), blocks.later.end(), std::uint64_t{0}, add_steps);
     const std::uint64_t since = step - knot_.origin;

@@ -117,6 +117,7 @@ class Segment {
  private:
   void choose_sources(std::uint64_t training_step);
   void make_pattern(Key key);
+  [[nodiscard]] Knot begun_knot() const;
   void make_weighted(Key key, std::span<const std::uint64_t> limits);
 
   Knot knot_;
