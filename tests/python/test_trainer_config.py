@@ -572,20 +572,21 @@ def _(path: Path) -> None:
 def _(path: Path) -> None:
     import threading
 
-    threads: list[bool] = []
-
-    class Watch(mtf.TrainerHooks):
-        def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
-            threads.append(threading.active_count() > before)
-
-    before = threading.active_count()
+    fsync = os.fsync
     for asynchronous in (False, True):
+        writers: set[threading.Thread] = set()
+
+        def note(file: int, writers: set[threading.Thread] = writers) -> None:
+            writers.add(threading.current_thread())
+            fsync(file)
+
         saving = mtf.CheckpointConfig(
             root_dir=str(path / str(asynchronous)), save_every_n_steps=1, asynchronous=asynchronous
         )
-        fitted(hooks=[Watch()], checkpoint=saving)
-    assert not any(threads[:8])
-    assert any(threads[8:])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "fsync", note)
+            fitted(checkpoint=saving)
+        assert (writers == {threading.main_thread()}) != asynchronous
 
 
 @case(mtf.CheckpointConfig, "filename_template")
