@@ -174,3 +174,22 @@ def test_seed_everything(seed: int) -> None:
 def test_seed_everything_refuses_other_seeds(seed: Any) -> None:
     with pytest.raises(mtf.ConfigError, match="seed must be an integer in"):
         mtf.seed_everything(seed)
+
+
+def test_ctrl_c_keeps_no_generator_from_being_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    before, seed = states(), BatchSeed()
+    seed.enter(1)
+    draw()
+    with monkeypatch.context() as patch:
+        patch.setattr(batch_seed, "end_batch", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            seed.exit()
+    assert states() == before
+    own = np.random.mtrand.get_bit_generator()
+    BatchSeed().enter(2)  # Ctrl-C where its exit would begin
+    with seeded(3):
+        draw()
+    assert np.random.mtrand.get_bit_generator() is own

@@ -67,9 +67,14 @@ class _NumpyState:
         self._words = b""
         self._cached_gauss = False
         self._spare = np.random.MT19937(0)
+        self._replaced: Any = None
 
     def save(self) -> tuple[Any, dict[str, Any] | None]:
         bits = np.random.mtrand.get_bit_generator()
+        if bits is self._spare:  # Ctrl-C kept it from being given back
+            bits = self._replaced
+            np.random.mtrand.set_bit_generator(bits)
+        self._replaced = bits
         if not isinstance(bits, np.random.MT19937):
             return bits, None
         if bits is not self._bits:
@@ -222,15 +227,22 @@ class BatchSeed:
             raise
 
     def exit(self) -> None:
-        try:
+        if self._threads != 1:
+            torch.set_num_threads(self._threads)
+        try:  # each, also where Ctrl-C comes during another
             end_batch()
-            if self._restores:
-                _TORCH.set_state(self._torch)
-                _numpy.restore(self._numpy)
-                _python.restore(self._python)
         finally:
-            if self._threads != 1:
-                torch.set_num_threads(self._threads)
+            if self._restores:
+                self._put_back()
+
+    def _put_back(self) -> None:
+        try:
+            _TORCH.set_state(self._torch)
+        finally:
+            try:
+                _numpy.restore(self._numpy)
+            finally:
+                _python.restore(self._python)
 
 
 @contextmanager
