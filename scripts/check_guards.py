@@ -267,8 +267,8 @@ GUARDS = [
     Guard(
         "generators of the process",
         "python/mtf/data/batch_seed.py",
-        "if self._restores:\n                _TORCH.set_state(self._torch)",
-        "if False:\n                _TORCH.set_state(self._torch)",
+        "if self._restores:\n                self._put_back()",
+        "if False:\n                self._put_back()",
         f"{_TORCH_TESTS}::test_process_wide_generators_are_untouched",
     ),
     Guard(
