@@ -21,7 +21,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loaders import Rows, Sized, StatefulStream, shuffled
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, WeightedRandomSampler
 
 import mtf
 from mtf.data.content_hash import content_hash
@@ -630,3 +630,28 @@ def test_a_pass_left_behind_by_the_epochs_end_is_left_as_after_a_resume(steps_pe
     begun = take(first, cut)
     second.load_state_dict(first.state_dict())
     assert begun + take(second, 12 - cut) == whole
+
+
+@pytest.mark.parametrize(
+    ("here", "message"),
+    [
+        (lambda data: DataLoader(data, 2), "gives its samples in order here, but shuffled in the state"),
+        (lambda data: DataLoader(data, 2, sampler=WeightedRandomSampler([1.0] * 12, 12)), "by WeightedRandomSampler here"),
+        (
+            lambda data: DataLoader(data, 2, shuffle=True, generator=torch.Generator().manual_seed(5)),
+            "shuffled by a generator of seed 5 here, but shuffled in the state",
+        ),
+        (lambda data: mtf.ArrayLoader(data, 2), "in order here, but shuffled in the state"),
+    ],
+    ids=["in order", "another sampler", "a generator of its own", "an array"],
+)
+def test_samples_in_another_order_are_refused(here: Any, message: str) -> None:
+    data = torch.arange(12)
+    began = mtf.MultiLoader({"a": DataLoader(data, 2, shuffle=True)})  # type: ignore[arg-type]
+    next(iter(began))
+    state = began.state_dict()
+    with pytest.raises(mtf.StateMismatch, match=message):
+        mtf.MultiLoader({"a": here(data)}).load_state_dict(state)
+    mtf.MultiLoader({"a": mtf.ArrayLoader(data, 2, shuffle=True)}).load_state_dict(state)
+    del state["orders"]  # as in states that were saved before it was noted
+    mtf.MultiLoader({"a": here(data)}).load_state_dict(state)

@@ -237,6 +237,9 @@ class ArrayLoader(IteratedAlone):
     def global_batch_size_on(self, world_size: int) -> int:
         return self.global_batch_size
 
+    def order(self) -> str | None:
+        return "shuffled" if self._shuffle else "in order"
+
     def _shape(self) -> dict[str, int | None]:
         return {"num_rows": self._num_rows, "global_batch_size": self.global_batch_size}
 

@@ -51,6 +51,10 @@ class IndexOrder(ABC):
         """Samples that a full batch has on all ranks together; None where the user's sampler decides."""
         return None
 
+    @abstractmethod
+    def describe(self) -> str:
+        """What decides which samples come when, in words."""
+
     replays_indices: bool = False
     """Whether a position is reached by drawing the indices before it, O(position), instead of computing it."""
 
@@ -102,6 +106,9 @@ class FlatOrder(IndexOrder):
     def global_batch_size(self, world_size: int) -> int | None:
         return (self.batch_size or 1) * world_size
 
+    def describe(self) -> str:
+        return self.samples.describe()
+
     def _part(self, whole: list[Any]) -> list[Any]:
         """This rank's part of a global batch: contiguous, sizes differ by one at most (as in sampling/shard.hpp)."""
         share, num_greater = divmod(len(whole), self.world_size)
@@ -149,6 +156,9 @@ class SamplerBatches(IndexOrder):
             return self
         return SamplerBatches(self.sampler, rank, world_size)
 
+    def describe(self) -> str:
+        return f"by {type(self.sampler).__name__}"
+
     def open(self, pass_: int, key: int, batch: int) -> Iterator[Any]:
         draws = ReplayedDraws(self.sampler, pass_, key)
         draws.skip(batch * self.world_size)
@@ -176,6 +186,9 @@ class EveryNth(IndexOrder):
     def shard(self, rank: int, world_size: int) -> IndexOrder:
         raise ConfigError("these batches are already divided among ranks")
 
+    def describe(self) -> str:
+        return self.order.describe()
+
     def open(self, pass_: int, key: int, batch: int) -> Iterator[Any]:
         return islice(self.order.open(pass_, key, batch * self.world_size), self.rank, None, self.world_size)
 
@@ -193,6 +206,10 @@ class SampleOrder(ABC):
     def open(self, pass_: int, key: int, start: int) -> Callable[[int], list[Any]]:
         """A function that gives the next ``n`` samples from ``start`` on; fewer at the pass's end."""
 
+    @abstractmethod
+    def describe(self) -> str:
+        """What decides which sample comes when, in words."""
+
     def divides(self, rank: int, world_size: int) -> bool:
         """Whether the order is already the part of one rank."""
         return False
@@ -206,6 +223,9 @@ class SequentialOrder(SampleOrder):
 
     def num_samples(self) -> int:
         return len(self._sampler)
+
+    def describe(self) -> str:
+        return "in order"
 
     def open(self, pass_: int, key: int, start: int) -> Callable[[int], list[Any]]:
         samples = iter(range(start, self.num_samples()))
@@ -226,6 +246,10 @@ class PermutedOrder(SampleOrder):
 
     def num_samples(self) -> int:
         return len(self._sampler)
+
+    def describe(self) -> str:
+        generator = getattr(self._sampler, "generator", None)
+        return "shuffled" if generator is None else f"shuffled by a generator of seed {generator.initial_seed()}"
 
     def open(self, pass_: int, key: int, start: int) -> Callable[[int], list[Any]]:
         num, indices = self.num_samples(), self._indices
@@ -257,6 +281,9 @@ class ReplayedOrder(SampleOrder):
 
     def num_samples(self) -> int | None:
         return length_of(self._sampler)
+
+    def describe(self) -> str:
+        return f"by {type(self._sampler).__name__}"
 
     def open(self, pass_: int, key: int, start: int) -> Callable[[int], list[Any]]:
         draws = ReplayedDraws(self._sampler, pass_, key)

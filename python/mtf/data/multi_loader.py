@@ -454,12 +454,13 @@ class MultiLoader:
         # Those in the mixture at that position: a batch handed out since may have been followed by an edit.
         sources = schedule["setups"][schedule["tail"]["setup"]]["sources"]
         names = [source["name"] for source in sources if source["present"]]
-        sizes = self._global_batch_sizes()
+        sizes = self._global_batch_sizes({})
         additions = self._additions if self._committed is None else self._committed_additions
         return {
             "version": _STATE_VERSION,
             "schedule": schedule,
             "global_batch_sizes": {name: sizes[name] for name in names},
+            "orders": {name: self._readers[name].source.order() for name in names},
             "sources": {name: to_dict(snapshots.get(name)) for name in names},
             "last_batches": {} if self._last_batches is None else self._last_batches.state_dict(),
             **({"additions": dict(additions)} if additions else {}),
@@ -482,6 +483,7 @@ class MultiLoader:
             additions = {str(name): int(number) for name, number in state.get("additions", {}).items()}
             added = self._others(state["schedule"], list(snapshots), additions)
             self._check_global_batches(state["global_batch_sizes"], added)
+            self._check_orders(state.get("orders", {}), added)
             last_batches = dict(state["last_batches"])
             self._leave_draws()
             self._schedule.load_state_dict(state["schedule"])
@@ -523,8 +525,11 @@ class MultiLoader:
             if is_committed:
                 self.commit()
 
-    def _global_batch_sizes(self, added: Mapping[str, Source] | None = None) -> dict[str, int | None]:
-        sources = {**{name: reader.source for name, reader in self._readers.items()}, **(added or {})}
+    def _with_added(self, added: Mapping[str, Source]) -> dict[str, Source]:
+        return {**{name: reader.source for name, reader in self._readers.items()}, **added}
+
+    def _global_batch_sizes(self, added: Mapping[str, Source]) -> dict[str, int | None]:
+        sources = self._with_added(added)
         return {name: source.global_batch_size_on(self._world_size) for name, source in sources.items()}
 
     def _check_global_batches(self, saved: Mapping[str, int | None], added: Mapping[str, Source]) -> None:
@@ -541,6 +546,16 @@ class MultiLoader:
                 f"source {name!r} has global batches of {here} samples here ({self._world_size} ranks), but {there} in "
                 f"the state, so the batches would be others: {way_out}"
             )
+
+    def _check_orders(self, saved: Mapping[str, str | None], added: Mapping[str, Source]) -> None:
+        """Raises if a source would give its samples in another kind of order than that of the state."""
+        for name, source in self._with_added(added).items():
+            here, there = source.order(), saved.get(name)
+            if here is not None and there is not None and here != there:
+                raise StateMismatch(
+                    f"source {name!r} gives its samples {here} here, but {there} in the state, so the batches would be "
+                    "others: give it the sampler and shuffling that the run began with"
+                )
 
     def _others(
         self, schedule: Mapping[str, Any], names: Sequence[str], additions: Mapping[str, int]

@@ -155,6 +155,11 @@ class Source(ABC):
         """Samples in a full batch of all ranks together; None where that isn't known."""
         return None
 
+    def order(self) -> str | None:
+        """How the samples of a pass are ordered, in words; None where the source doesn't say. A state goes on with the
+        same order only."""
+        return None
+
     def notes(self) -> list[str]:
         """What doesn't hold for this source, in words; empty when every promise does."""
         return []

@@ -117,6 +117,9 @@ class TorchSource(Source):
     def global_batch_size_on(self, world_size: int) -> int | None:
         return self._order.global_batch_size(world_size)
 
+    def order(self) -> str | None:
+        return self._order.describe()
+
     def notes(self) -> list[str]:
         notes = []
         if self._order.replays_indices:
