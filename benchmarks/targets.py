@@ -156,8 +156,8 @@ _STEP_COST = (
     "nothing of it reads the device or the clock more than it must."
 )
 _IMPORT_COST = (
-    "mtf's own modules, safetensors and numpy.random take 26 ms after torch; the rest is a full garbage collection among "
-    "torch's objects, which falls due meanwhile."
+    "mtf's own modules, safetensors and numpy.random take 26 ms after torch; the rest is a full garbage collection "
+    "among torch's objects, which falls due meanwhile."
 )
 
 TARGETS = (

@@ -636,7 +636,10 @@ def test_a_pass_left_behind_by_the_epochs_end_is_left_as_after_a_resume(steps_pe
     ("here", "message"),
     [
         (lambda data: DataLoader(data, 2), "gives its samples in order here, but shuffled in the state"),
-        (lambda data: DataLoader(data, 2, sampler=WeightedRandomSampler([1.0] * 12, 12)), "by WeightedRandomSampler here"),
+        (
+            lambda data: DataLoader(data, 2, sampler=WeightedRandomSampler([1.0] * 12, 12)),
+            "by WeightedRandomSampler here",
+        ),
         (
             lambda data: DataLoader(data, 2, shuffle=True, generator=torch.Generator().manual_seed(5)),
             "shuffled by a generator of seed 5 here, but shuffled in the state",
