@@ -28,7 +28,7 @@ _PUBLIC: dict[str, str] = {
     "fold_in": "mtf.random",
     "Permutation": "mtf.random",
     "MultiLoader": "mtf.data.multi_loader",
-    "Batch": "mtf.data.multi_loader",
+    "Batch": "mtf.data.batch",
     "check_source": "mtf.data.check",
     "SamplingStrategy": "mtf.enums",
     "WeightedOrder": "mtf.enums",

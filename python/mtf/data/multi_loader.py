@@ -7,13 +7,14 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from mtf._core import fold_in
 from mtf.config.multi import MultiDataLoaderConfig, require_mixture
 from mtf.data.adapters import as_source
+from mtf.data.batch import Batch, place_of
 from mtf.data.fetch_guard import FetchGuard
 from mtf.data.last_batches import LastBatches, from_dict, to_dict
 from mtf.data.lookahead import Lookahead
@@ -23,7 +24,7 @@ from mtf.data.reader import PassEnded, Reader
 from mtf.data.source import Addressing, Snapshot, Source
 from mtf.errors import Closed, ConfigError, FetchTimeout, MtfError, SourceError, StateMismatch
 from mtf.schedule import Schedule
-from mtf.showing import html_table, outline
+from mtf.showing import html_table
 
 if TYPE_CHECKING:
     import torch
@@ -34,45 +35,6 @@ if TYPE_CHECKING:
 # The next block is taken when this many are left: they are what can be asked for ahead.
 _SMALLEST_BLOCK, _LARGEST_BLOCK, _LEFT = 256, 1024, 128
 _STATE_VERSION = 1
-
-
-@dataclass(slots=True, repr=False)
-class Batch:
-    """One batch and where it comes from.
-
-    Attributes:
-        data: What the loader gave, on the device if there is one.
-        source: Index of the source.
-        name: Name of the source.
-        step: Step within the epoch.
-        pass_: The source's pass, counted over the whole training.
-        batch: Number of the batch in its pass.
-        batch_idx: Batches of this source drawn before it in this epoch.
-        epoch: The epoch.
-        weight: What this rank's loss counts: its share of the global batch times the number of ranks, so 1.0 where
-            shares are equal, and 0.0 where it had no sample left and repeats one.
-    """
-
-    data: Any
-    source: int
-    name: str
-    step: int
-    pass_: int
-    batch: int
-    batch_idx: int
-    epoch: int
-    weight: float = 1.0
-
-    @property
-    def place(self) -> str:
-        """Where it is in the schedule, in words."""
-        return _place(self.name, self.pass_, self.batch, self.epoch, self.step)
-
-    def __repr__(self) -> str:
-        """Where it comes from, and the structure of its data."""
-        place = f"epoch={self.epoch}, step={self.step}, pass_={self.pass_}, batch={self.batch}"
-        weight = "" if self.weight == 1.0 else f", weight={self.weight:.4g}"
-        return f"Batch({self.name!r}, {place}, data={outline(self.data)}{weight})"
 
 
 class MultiLoader:
@@ -361,7 +323,7 @@ class MultiLoader:
             )
 
     def _location(self, source: int, pass_: int, batch: int) -> str:
-        return _place(self._names[source], pass_, batch, self._epoch, self._first_step + self._place)
+        return place_of(self._names[source], pass_, batch, self._epoch, self._first_step + self._place)
 
     def _located(self, error: Exception, source: int, pass_: int, batch: int) -> Exception:
         """``error`` with the loader, pass, batch and step in its message; what mtf refuses stays what it is."""
@@ -782,10 +744,6 @@ class _Batches(Iterator[Batch]):
         except StopIteration:
             self._loader = None
             raise
-
-
-def _place(name: str, pass_: int, batch: int, epoch: int, step: int) -> str:
-    return f"loader {name!r}, pass {pass_}, batch {batch} (epoch {epoch}, step {step})"
 
 
 def _named_loaders(loaders: Any, names: Sequence[str]) -> dict[str, Any]:

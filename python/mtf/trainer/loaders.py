@@ -9,7 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mtf.config.multi import MultiDataLoaderConfig
-from mtf.data.multi_loader import Batch, MultiLoader
+from mtf.data.batch import Batch
+from mtf.data.multi_loader import MultiLoader
 from mtf.errors import ConfigError, StateMismatch
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from mtf.showing import shortened
 from mtf.trainer.names import check_names
 
 if TYPE_CHECKING:
-    from mtf.data.multi_loader import Batch
+    from mtf.data.batch import Batch
     from mtf.trainer.distributed import SingleProcess
     from mtf.trainer.hooks import HookList
     from mtf.trainer.trainer import Trainer

@@ -13,16 +13,18 @@ from torch import Tensor, nn
 
 from mtf.config.multi import MultiDataLoaderConfig
 from mtf.config.trainer import TrainerConfig, ValidationFrequency
+from mtf.data.batch import Batch
 from mtf.data.batch_seed import disposable_generators
-from mtf.data.multi_loader import Batch, MultiLoader
+from mtf.data.multi_loader import MultiLoader
 from mtf.data.ranks import check_same_schedule
 from mtf.errors import ConfigError, MtfError
-from mtf.showing import outline
 from mtf.trainer import capture, evaluation, loaders, poison, summary
 from mtf.trainer.accumulate import LossWeights, windows
 from mtf.trainer.batch import add_note, num_samples
 from mtf.trainer.distributed import local_gpu, make_ranks
 from mtf.trainer.hooks import HookList, TrainerHooks, require_arguments
+from mtf.trainer.limits import Limits
+from mtf.trainer.loss import loss_of
 from mtf.trainer.metrics import MetricTable
 from mtf.trainer.nonfinite import NonFiniteGuard
 from mtf.trainer.one_thread import only_this_thread
@@ -226,7 +228,7 @@ class Trainer:
             self._late_error = None
             stack.callback(self._leave)
             stack.enter_context(self.ranks.failures(lambda: f"after {self.global_step} updates"))
-            limits = _Limits(max_epochs, max_steps, self.epoch)
+            limits = Limits(max_epochs, max_steps, self.epoch)
             self._resume(resume_from, train_loaders, val_loaders, limits)
             if self.is_resumed and self.config.fault_tolerance.verify_deterministic_resume:
                 self.multi_loader_manager.check_last_batches()
@@ -362,7 +364,7 @@ class Trainer:
 
     # The loop ----------------------------------------------------------------------------------------------------
 
-    def _train(self, limits: _Limits) -> None:
+    def _train(self, limits: Limits) -> None:
         if self._is_done(limits):
             warnings.warn(
                 f"nothing to do: {limits.reason(self)}; both count from the beginning of training", stacklevel=3
@@ -388,7 +390,7 @@ class Trainer:
         self._tell("on_train_end")
         self._saver.at_end()
 
-    def _is_done(self, limits: _Limits) -> bool:
+    def _is_done(self, limits: Limits) -> bool:
         """Whether nothing is left to do; what an update owes is, and so is the end of an epoch that has begun."""
         is_ending = self.epoch_is_open and self.multi_loader_manager.epoch != self.epoch
         return limits.reached(self) and not is_ending and not self.owed.is_anything
@@ -403,7 +405,7 @@ class Trainer:
         self.epoch_is_open = True
         self._saver.save_what_was_asked_for()
 
-    def _run_epoch(self, limits: _Limits) -> bool:
+    def _run_epoch(self, limits: Limits) -> bool:
         """Trains to the end of the epoch; False when it stopped before."""
         multi = self.multi_loader_manager
         if multi.epoch == self.epoch:  # else all its batches were trained on when fit was left
@@ -441,7 +443,7 @@ class Trainer:
             method(self, data, *place)
         forward = self._autocast_step if self.precision.is_mixed else self.training_step
         result = self.ranks.run(forward, data, *place)
-        loss = _loss_of(result, batch)
+        loss = loss_of(result, batch)
         # On the CPU a number is cheaper than a tensor that is kept; elsewhere reading it would wait for the device.
         value = loss.item() if loss.is_cpu else loss.detach()
         self.nonfinite.add(value, batch.name, batch.batch_idx, self.num_batches)
@@ -533,7 +535,7 @@ class Trainer:
         if self.world_size > 1 and self.multi is not None:
             check_same_schedule(self.multi.schedule, self.world_size, self.multi.state_dict()["schedule"])
 
-    def _require_same_settings(self, limits: _Limits) -> None:
+    def _require_same_settings(self, limits: Limits) -> None:
         """Settings that would make ranks run different numbers of steps or collectives."""
         if self.world_size == 1:
             return
@@ -682,7 +684,7 @@ class Trainer:
         self.scheduler_set.after_row(row)
         self._saver.after_validation(row)
 
-    def _resume(self, source: str | None, train_loaders: Any, val_loaders: Any, limits: _Limits) -> None:
+    def _resume(self, source: str | None, train_loaders: Any, val_loaders: Any, limits: Limits) -> None:
         """Loads the state to go on from and opens the loaders; where one doesn't fit the other, nothing has changed."""
         put_back = self._saver.resume(source)
         try:
@@ -748,31 +750,6 @@ class Trainer:
 GenericTrainer = Trainer
 
 
-class _Limits:
-    """Where ``fit`` ends; both numbers count from the beginning of training."""
-
-    def __init__(self, max_epochs: int | None, max_steps: int | None, epoch: int) -> None:
-        for name, value in (("max_epochs", max_epochs), ("max_steps", max_steps)):
-            if value is not None and (not isinstance(value, int) or value < 0):
-                raise ConfigError(f"{name} must be an int of at least 0, it is {value!r}")
-        self._epochs = epoch + 1 if max_epochs is None and max_steps is None else max_epochs
-        self._steps = max_steps
-
-    def describe(self) -> dict[str, int | None]:
-        return {"max_epochs": self._epochs, "max_steps": self._steps}
-
-    def steps_reached(self, trainer: Trainer) -> bool:
-        return self._steps is not None and trainer.global_step >= self._steps
-
-    def reached(self, trainer: Trainer) -> bool:
-        return self.steps_reached(trainer) or (self._epochs is not None and trainer.epoch >= self._epochs)
-
-    def reason(self, trainer: Trainer) -> str:
-        if self.steps_reached(trainer):
-            return f"the run has {trainer.global_step} updates and max_steps is {self._steps}"
-        return f"the run has {trainer.epoch} epochs and max_epochs is {self._epochs}"
-
-
 def _device(model: nn.Module, given: torch.device | str | None) -> torch.device:
     if given is not None:
         return torch.device(given)
@@ -783,25 +760,3 @@ def _device(model: nn.Module, given: torch.device | str | None) -> torch.device:
     if first is not None and first.device.type not in ("cpu", "meta"):
         return first.device
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-
-
-def _loss_of(result: Any, batch: Batch) -> Tensor:
-    """The loss in what a training step returned.
-
-    Raises:
-        ConfigError: there is none, or it can't be differentiated.
-    """
-    loss = result if isinstance(result, Tensor) else result.get("loss") if isinstance(result, Mapping) else result
-    if isinstance(loss, Tensor) and loss.requires_grad and loss.numel() == 1:
-        return loss if loss.dim() == 0 else loss.reshape(())
-    where = f"the training step of loader {batch.name!r} (batch {batch.batch_idx})"
-    if not isinstance(loss, Tensor):
-        raise ConfigError(
-            f"{where} must return a loss tensor or a dict with 'loss' (a tensor), it returned {outline(result)}"
-        )
-    if loss.numel() != 1:
-        raise ConfigError(f"{where} must return a loss with one element, its shape is {tuple(loss.shape)}: take a mean")
-    raise ConfigError(
-        f"{where} returned a loss without a graph: it depends on no parameter that requires gradients, or was "
-        "detached or computed under no_grad"
-    )

@@ -1,0 +1,52 @@
+"""One batch of a mixture, and where it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mtf.showing import outline
+
+
+def place_of(name: str, pass_: int, batch: int, epoch: int, step: int) -> str:
+    """A place in the schedule, in words."""
+    return f"loader {name!r}, pass {pass_}, batch {batch} (epoch {epoch}, step {step})"
+
+
+@dataclass(slots=True, repr=False)
+class Batch:
+    """One batch and where it comes from.
+
+    Attributes:
+        data: What the loader gave, on the device if there is one.
+        source: Index of the source.
+        name: Name of the source.
+        step: Step within the epoch.
+        pass_: The source's pass, counted over the whole training.
+        batch: Number of the batch in its pass.
+        batch_idx: Batches of this source drawn before it in this epoch.
+        epoch: The epoch.
+        weight: What this rank's loss counts: its share of the global batch times the number of ranks, so 1.0 where
+            shares are equal, and 0.0 where it had no sample left and repeats one.
+    """
+
+    data: Any
+    source: int
+    name: str
+    step: int
+    pass_: int
+    batch: int
+    batch_idx: int
+    epoch: int
+    weight: float = 1.0
+
+    @property
+    def place(self) -> str:
+        """Where it is in the schedule, in words."""
+        return place_of(self.name, self.pass_, self.batch, self.epoch, self.step)
+
+    def __repr__(self) -> str:
+        """Where it comes from, and the structure of its data."""
+        place = f"epoch={self.epoch}, step={self.step}, pass_={self.pass_}, batch={self.batch}"
+        weight = "" if self.weight == 1.0 else f", weight={self.weight:.4g}"
+        return f"Batch({self.name!r}, {place}, data={outline(self.data)}{weight})"
