@@ -252,8 +252,8 @@ GUARDS = [
     ),
     Guard(
         "place of an error",
-        _LOADER,
-        'return kind(f"{self._location(source, pass_, batch)}: {text}")',
+        "python/mtf/data/batch.py",
+        'return kind(f"{place}: {text}")',
         "return kind(text)",
         f"{_TORCH_TESTS}::test_an_exception_names_loader_pass_batch_and_step",
     ),

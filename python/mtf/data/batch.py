@@ -1,16 +1,26 @@
-"""One batch of a mixture, and where it comes from."""
+"""One batch of a mixture, where it comes from, and what goes wrong there."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+from mtf.errors import FetchTimeout, MtfError, SourceError
 from mtf.showing import outline
 
 
 def place_of(name: str, pass_: int, batch: int, epoch: int, step: int) -> str:
     """A place in the schedule, in words."""
     return f"loader {name!r}, pass {pass_}, batch {batch} (epoch {epoch}, step {step})"
+
+
+def located(error: Exception, place: str) -> Exception:
+    """``error`` with the place where a loader raised it in its message; what mtf refuses stays what it is."""
+    if isinstance(error, MtfError) and not isinstance(error, SourceError):
+        return error
+    kind = FetchTimeout if isinstance(error, FetchTimeout) else SourceError
+    text = str(error) if isinstance(error, MtfError) else f"{type(error).__name__}: {error}"
+    return kind(f"{place}: {text}")
 
 
 @dataclass(slots=True, repr=False)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mtf._core import fold_in
 from mtf.config.multi import MultiDataLoaderConfig, require_mixture
 from mtf.data.adapters import as_source
-from mtf.data.batch import Batch, place_of
+from mtf.data.batch import Batch, located, place_of
 from mtf.data.fetch_guard import FetchGuard
 from mtf.data.last_batches import LastBatches, from_dict, to_dict
 from mtf.data.lookahead import Lookahead
@@ -22,7 +22,7 @@ from mtf.data.native_reader import NativeReader
 from mtf.data.ranks import agree_on_lengths, check_same_schedule
 from mtf.data.reader import PassEnded, Reader
 from mtf.data.source import Addressing, Snapshot, Source
-from mtf.errors import Closed, ConfigError, FetchTimeout, MtfError, SourceError, StateMismatch
+from mtf.errors import Closed, ConfigError, MtfError, SourceError, StateMismatch
 from mtf.schedule import Schedule
 from mtf.showing import html_table
 
@@ -191,7 +191,7 @@ class MultiLoader:
                 continue
             except Exception as error:  # a loader may raise anything; it is named and chained
                 self._forget_shared_workers()
-                raise self._located(error, source, pass_, batch) from error
+                raise located(error, self._location(source, pass_, batch)) from error
             except BaseException:
                 self._forget_shared_workers()
                 raise
@@ -325,14 +325,6 @@ class MultiLoader:
     def _location(self, source: int, pass_: int, batch: int) -> str:
         return place_of(self._names[source], pass_, batch, self._epoch, self._first_step + self._place)
 
-    def _located(self, error: Exception, source: int, pass_: int, batch: int) -> Exception:
-        """``error`` with the loader, pass, batch and step in its message; what mtf refuses stays what it is."""
-        if isinstance(error, MtfError) and not isinstance(error, SourceError):
-            return error
-        kind = FetchTimeout if isinstance(error, FetchTimeout) else SourceError
-        text = str(error) if isinstance(error, MtfError) else f"{type(error).__name__}: {error}"
-        return kind(f"{self._location(source, pass_, batch)}: {text}")
-
     def take_ended_passes(self) -> list[tuple[str, int]]:
         """(name, pass) of passes whose end no length had told before, each once: found since the last call."""
         found, self._ended_passes = self._ended_passes, []
@@ -416,13 +408,13 @@ class MultiLoader:
         # Those in the mixture at that position: a batch handed out since may have been followed by an edit.
         sources = schedule["setups"][schedule["tail"]["setup"]]["sources"]
         names = [source["name"] for source in sources if source["present"]]
-        sizes = self._global_batch_sizes({})
+        present = {name: self._readers[name].source for name in names}
         additions = self._additions if self._committed is None else self._committed_additions
         return {
             "version": _STATE_VERSION,
             "schedule": schedule,
-            "global_batch_sizes": {name: sizes[name] for name in names},
-            "orders": {name: self._readers[name].source.order() for name in names},
+            "global_batch_sizes": {n: source.global_batch_size_on(self._world_size) for n, source in present.items()},
+            "orders": {name: source.order() for name, source in present.items()},
             "sources": {name: to_dict(snapshots.get(name)) for name in names},
             "last_batches": {} if self._last_batches is None else self._last_batches.state_dict(),
             **({"additions": dict(additions)} if additions else {}),
@@ -444,8 +436,9 @@ class MultiLoader:
             snapshots = {name: from_dict(entry) for name, entry in state["sources"].items()}
             additions = {str(name): int(number) for name, number in state.get("additions", {}).items()}
             added = self._others(state["schedule"], list(snapshots), additions)
-            self._check_global_batches(state["global_batch_sizes"], added)
-            self._check_orders(state.get("orders", {}), added)
+            sources = {**{name: reader.source for name, reader in self._readers.items()}, **added}
+            self._check_global_batches(state["global_batch_sizes"], sources)
+            _check_orders(state.get("orders", {}), sources)
             last_batches = dict(state["last_batches"])
             self._leave_draws()
             self._schedule.load_state_dict(state["schedule"])
@@ -487,17 +480,10 @@ class MultiLoader:
             if is_committed:
                 self.commit()
 
-    def _with_added(self, added: Mapping[str, Source]) -> dict[str, Source]:
-        return {**{name: reader.source for name, reader in self._readers.items()}, **added}
-
-    def _global_batch_sizes(self, added: Mapping[str, Source]) -> dict[str, int | None]:
-        sources = self._with_added(added)
-        return {name: source.global_batch_size_on(self._world_size) for name, source in sources.items()}
-
-    def _check_global_batches(self, saved: Mapping[str, int | None], added: Mapping[str, Source]) -> None:
+    def _check_global_batches(self, saved: Mapping[str, int | None], sources: Mapping[str, Source]) -> None:
         """Raises if a source would cut its samples into other global batches than those of the state."""
-        for name, here in self._global_batch_sizes(added).items():
-            there = saved.get(name)
+        for name, source in sources.items():
+            here, there = source.global_batch_size_on(self._world_size), saved.get(name)
             if here is None or there is None or here == there:
                 continue
             size, rest = divmod(there, self._world_size)
@@ -508,16 +494,6 @@ class MultiLoader:
                 f"source {name!r} has global batches of {here} samples here ({self._world_size} ranks), but {there} in "
                 f"the state, so the batches would be others: {way_out}"
             )
-
-    def _check_orders(self, saved: Mapping[str, str | None], added: Mapping[str, Source]) -> None:
-        """Raises if a source would give its samples in another kind of order than that of the state."""
-        for name, source in self._with_added(added).items():
-            here, there = source.order(), saved.get(name)
-            if here is not None and there is not None and here != there:
-                raise StateMismatch(
-                    f"source {name!r} gives its samples {here} here, but {there} in the state, so the batches would be "
-                    "others: give it the sampler and shuffling that the run began with"
-                )
 
     def _others(
         self, schedule: Mapping[str, Any], names: Sequence[str], additions: Mapping[str, int]
@@ -744,6 +720,17 @@ class _Batches(Iterator[Batch]):
         except StopIteration:
             self._loader = None
             raise
+
+
+def _check_orders(saved: Mapping[str, str | None], sources: Mapping[str, Source]) -> None:
+    """Raises if a source would give its samples in another kind of order than that of the state."""
+    for name, source in sources.items():
+        here, there = source.order(), saved.get(name)
+        if here is not None and there is not None and here != there:
+            raise StateMismatch(
+                f"source {name!r} gives its samples {here} here, but {there} in the state, so the batches would be "
+                "others: give it the sampler and shuffling that the run began with"
+            )
 
 
 def _named_loaders(loaders: Any, names: Sequence[str]) -> dict[str, Any]:

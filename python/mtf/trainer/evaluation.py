@@ -14,7 +14,7 @@ from mtf.config.trainer import ValidationConfig
 from mtf.data.device import move_to
 from mtf.data.fetch_guard import FetchGuard
 from mtf.enums import ValAggregation
-from mtf.errors import ConfigError, FetchTimeout, SourceError
+from mtf.errors import ConfigError, SourceError
 from mtf.trainer.batch import add_note, length_of, num_samples
 from mtf.trainer.distributed import SingleProcess
 from mtf.trainer.metrics import computed, is_metric_object, scalar
@@ -290,7 +290,7 @@ def _run_loader(
                 progress.advance(1)
             batch_idx += 1
         table.end_loader(name, trainer.ranks)
-    except (SourceError, FetchTimeout):  # which say it themselves
+    except SourceError:  # which says it itself
         raise
     except Exception as error:
         add_note(error, f"in the validation on loader {name!r}, at batch {batch_idx}")

@@ -7,10 +7,11 @@ from itertools import count
 from typing import Any
 
 from mtf.data.adapters import as_source
+from mtf.data.batch import located
 from mtf.data.fetch_guard import FetchGuard
 from mtf.data.source import Source
 from mtf.data.worker_watch import adopt, forget_ended
-from mtf.errors import ConfigError, FetchTimeout, MtfError, SourceError
+from mtf.errors import ConfigError, SourceError
 from mtf.trainer.batch import one_pass
 from mtf.trainer.distributed import SingleProcess
 
@@ -58,11 +59,7 @@ def _located(batches: Iterable[Any], name: str, guard: FetchGuard | None) -> Ite
         except StopIteration:
             return
         except Exception as error:  # a loader may raise anything; it is named and chained
-            if isinstance(error, MtfError) and not isinstance(error, SourceError):
-                raise
-            kind = FetchTimeout if isinstance(error, FetchTimeout) else SourceError
-            text = str(error) if isinstance(error, MtfError) else f"{type(error).__name__}: {error}"
-            raise kind(f"validation loader {name!r}, batch {number}: {text}") from error
+            raise located(error, f"validation loader {name!r}, batch {number}") from error
         if batch is None:
             raise SourceError(f"validation loader {name!r}, batch {number}: the loader gave None instead of a batch")
         yield batch
