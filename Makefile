@@ -19,7 +19,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 SOURCES := $(shell find src csrc -name '*.[ch]pp' 2>/dev/null) $(shell find . -maxdepth 2 -name CMakeLists.txt -not -path './build/*' 2>/dev/null)
 
-.PHONY: help demo gpu-check cluster test native-test asan-python bench bench-quick bench-docs lint wheel wheels docs faults coverage guards fuzz clean
+.PHONY: help demo gpu-check cluster test native-test asan-python bench bench-quick bench-docs lint wheel wheels docs docs-check faults coverage guards fuzz clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -95,6 +95,9 @@ wheels:  ## Build _core and run the torch-free tests on every Python from 3.10 t
 
 docs: $(VENV)/.docs  ## Build the documentation into docs/_build (offline, warnings are errors)
 	$(PY) -m sphinx -q -W --keep-going docs docs/_build
+
+docs-check: $(VENV)/.built  ## Run every block of the README and docs/ as it stands; compare pages with sources, messages and tests
+	OMP_NUM_THREADS=1 $(PY) -m pytest tests/docs $(PYTEST_ARGS)
 
 faults: $(VENV)/.built  ## Kills, full disks, damaged files: the long form of the fault tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest tests/faults $(PYTEST_ARGS)

@@ -24,7 +24,8 @@ project = "mtf"
 author = "The mtf authors"
 copyright = f"2026, {author}"
 release = version = mtf.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+myst_enable_extensions = ["alert", "deflist"]
 html_theme = "furo"
 html_title = f"mtf {release}"
 html_static_path = ["_static"]

@@ -13,7 +13,7 @@ import pytest
 import mtf
 from mtf.config.base import Config
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,12 @@
-"""Every Python example in the README and in docs/ runs; pages added later are covered as they come.
+"""Every Python example in the README and in docs/ runs as it can be read; pages added later are covered as they come.
 
-The blocks of a page run in order and share their names, in an empty folder. Comments in a page's source steer this:
-`<!-- setup` ... `-->` holds code that runs but isn't shown; `<!-- not run: reason -->` before a block leaves it out;
-`<!-- needs: package -->` does where the package is missing, and ignores warnings, which aren't ours.
-A `text` block after `<!-- prints -->` is what the code above it prints. A block whose first line is `# file: NAME` is
-written to that file and not run.
+The blocks of a page run in order and share their names, in an empty folder; on the pages in `ALONE` each section runs
+on its own after the page's setup. Nothing is hidden: a reader who pastes the blocks one after the other has what the
+test has. Setup that would distract stands in a `<details>` of the page. Comments in a page's source may only leave
+something out: `<!-- not run: reason -->` the block that follows, `<!-- needs: package -->` the one that follows where
+that package is missing (warnings of such blocks are ignored, because they aren't ours). A `text` block after
+`<!-- prints -->` is what the code above it prints. A block whose first line is `# file: NAME` is written to that file
+and not run.
 """
 
 from __future__ import annotations
@@ -29,25 +31,25 @@ import mtf
 
 pytest.importorskip("torch")
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
+ALONE = ("migration.md", "recipes.md")  # each section runs with the page's setup alone
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 
 _PART = re.compile(
-    r"<!-- setup\n(?P<setup>.*?)-->"
-    r"|<!-- prints -->\s*```text\n(?P<printed>.*?)^```"
+    r"<!-- prints -->\s*```text\n(?P<printed>.*?)^```"
     r"|(?P<skip><!-- not run: [^>]+-->\s*)?(?:<!-- needs: (?P<needs>\w+) -->\s*)?"
     r"^```(?P<language>python|yaml)[^\n]*\n(?P<code>.*?)^```",
     re.DOTALL | re.MULTILINE,
 )
+_COMMENT = re.compile(r"<!--(.*?)-->", re.DOTALL)
+_ALLOWED = re.compile(r" (not run: \S.*|needs: \w+|prints|sources: [\w/., -]+) ")
 _FILE = re.compile(r"# file: (\S+)\n")
 
 
 def parts(text: str) -> Iterator[tuple[str, str, int]]:
     """Yields (language, code, line number of the first line of code)."""
     for found in _PART.finditer(text):
-        if found["setup"] is not None:
-            yield "python", found["setup"], text.count("\n", 0, found.start("setup")) + 1
-        elif found["printed"] is not None:
+        if found["printed"] is not None:
             yield "printed", found["printed"], text.count("\n", 0, found.start("printed")) + 1
         elif found["skip"] is None:
             language = found["language"] if found["needs"] is None else f"needs {found['needs']}"
@@ -58,29 +60,53 @@ def pages_with_code() -> list[Path]:
     return [page for page in PAGES if "_build" not in page.parts and any(parts(page.read_text(encoding="utf-8")))]
 
 
-@pytest.mark.parametrize("page", pages_with_code(), ids=lambda page: str(page.relative_to(ROOT)))
-def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def sections(page: Path) -> dict[str, str]:
+    """The page in pieces that run on their own: setup before the first heading, then one section. Else the whole page.
+
+    Other text is replaced by blank lines, so that lines keep their numbers.
+    """
+    lines = page.read_text(encoding="utf-8").splitlines(keepends=True)
+    starts = [i for i, line in enumerate(lines) if line.startswith("## ")] if page.name in ALONE else []
+    if not starts:
+        return {"": "".join(lines)}
+    ends = [*starts[1:], len(lines)]
+    setup = lines[: starts[0]]
+    return {
+        lines[start][3:].strip(): "".join([*setup, *"\n" * (start - len(setup)), *lines[start:end]])
+        for start, end in zip(starts, ends, strict=True)
+    }
+
+
+EXAMPLES = [
+    pytest.param(text, id=f"{page.relative_to(ROOT)}{heading and f': {heading}'}")
+    for page in pages_with_code()
+    for heading, text in sections(page).items()
+    if any(parts(text))
+]
+
+
+@pytest.mark.parametrize("text", EXAMPLES)
+def test_examples_run(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     # A module of its own, so that classes in examples can be found by worker processes and dataclasses.
     module = types.ModuleType("docs_example")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     printed = io.StringIO()
-    for language, code, line in parts(page.read_text(encoding="utf-8")):
+    for language, code, line in parts(text):
         named = _FILE.match(code)
+        code_at_line = "\n" * (line - 1) + code  # tracebacks with the page's own line numbers
         if language == "printed":
-            assert printed.getvalue() == code, f"{page.name}:{line} shows what isn't printed"
+            assert printed.getvalue() == code, f"line {line} shows what isn't printed"
             printed = io.StringIO()
         elif named:
             Path(named[1]).write_text(code, encoding="utf-8")
         elif language == "python":
-            # Blank lines before the code give tracebacks the page's own line numbers.
-            code = "\n" * (line - 1) + code
             with contextlib.redirect_stdout(printed):
-                exec(compile(code, str(page), "exec", dont_inherit=True), module.__dict__)
+                exec(compile(code_at_line, "page", "exec", dont_inherit=True), module.__dict__)
         elif language.startswith("needs ") and importlib.util.find_spec(language.split()[1]):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                exec(compile("\n" * (line - 1) + code, str(page), "exec", dont_inherit=True), module.__dict__)
+                exec(compile(code_at_line, "page", "exec", dont_inherit=True), module.__dict__)
 
 
 @pytest.mark.timeout(300)
@@ -117,19 +143,37 @@ def test_the_first_run_of_the_quickstart_goes_on_after_ctrl_c(tmp_path: Path) ->
 
 def test_parts_are_found() -> None:
     text = (
-        "<!-- setup\nhidden = 1\n-->\n```python\nshown = 2\n```\n"
+        "<details>\n<summary>Setup</summary>\n\n```python\nshown = 1\n```\n\n</details>\n\n```python\nshown = 2\n```\n"
         "<!-- not run: needs two machines -->\n```python\nboom\n```\n"
         "<!-- needs: lightning -->\n```python\ntheirs\n```\n"
         "```yaml\n# file: a.yaml\nx: 1\n```\n```bash\nls\n```\n"
         "<!-- prints -->\n```text\n2\n```\n```text\nnever looked at\n```\n"
     )
     assert list(parts(text)) == [
-        ("python", "hidden = 1\n", 2),
-        ("python", "shown = 2\n", 5),
-        ("needs lightning", "theirs\n", 13),
-        ("yaml", "# file: a.yaml\nx: 1\n", 16),
-        ("printed", "2\n", 24),
+        ("python", "shown = 1\n", 5),
+        ("python", "shown = 2\n", 11),
+        ("needs lightning", "theirs\n", 19),
+        ("yaml", "# file: a.yaml\nx: 1\n", 22),
+        ("printed", "2\n", 30),
     ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_nothing_is_hidden_from_the_reader(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for comment in _COMMENT.findall(text):
+        assert _ALLOWED.fullmatch(comment), f"{page.name} hides {comment!r}"
+
+
+def test_the_diff_of_the_readme_is_the_code_below_it() -> None:
+    """What the reader is told to change is what the whole example has."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    after, _, rest = text.partition("```diff\n")[2].partition("```")
+    code = next(code for language, code, _ in parts(rest) if language == "python")
+    changed = [line[1:] for line in after.splitlines() if line[0] in "+ "]
+    assert len(changed) > 5
+    assert [line for line in code.splitlines() if line in changed] == changed
+    assert not any(line[1:] in code.splitlines() for line in after.splitlines() if line.startswith("-"))
 
 
 def test_links_lead_somewhere() -> None:
