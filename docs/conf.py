@@ -21,9 +21,9 @@ from sphinx.util.nodes import nested_parse_with_titles
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 sys.path.insert(0, str(HERE.parent / "python"))
-import configuration_reference
+import configuration_reference  # noqa: E402
 
-import mtf
+import mtf  # noqa: E402
 
 
 def repository() -> str | None:

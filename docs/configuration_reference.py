@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 import mtf.config
-from mtf.config.fields import Config
+from mtf.config.base import Config
 
 
 class Setting(NamedTuple):

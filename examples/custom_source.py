@@ -31,7 +31,7 @@ class LineSource(mtf.Source):
         batch_bytes: most bytes in a batch, padding included.
     """
 
-    addressing = mtf.Addressing.POSITION
+    resume_mode = mtf.ResumeMode.SEEK
 
     def __init__(self, lines: list[bytes], batch_bytes: int = 4096) -> None:
         self.lines = sorted(lines, key=len)

@@ -41,22 +41,22 @@ class Guard(NamedTuple):
     test: str
 
 
-_MANIFEST = "python/mtf/checkpoint/manifest.py"
+_MANIFEST = "python/mtf/checkpoint/format/manifest.py"
 _LOADER = "python/mtf/data/multi_loader.py"
 _PREFETCHER = "src/mtf/prefetch/prefetcher.cpp"
 _DAMAGE = "tests/faults/test_checkpoint_damage.py"
 _LOADER_FAULTS = "tests/faults/test_loader_faults.py"
 _RANK_FAULTS = "tests/distributed/test_faults.py"
-_MANAGER_TESTS = "tests/python/test_checkpoint_manager.py"
-_LOADER_TESTS = "tests/python/test_multi_loader.py"
-_TORCH_TESTS = "tests/python/test_torch_loader.py"
-_GRADIENT_TESTS = "tests/python/test_trainer_gradients.py"
+_MANAGER_TESTS = "tests/python/checkpoint/test_checkpoint_manager.py"
+_LOADER_TESTS = "tests/python/data/test_multi_loader.py"
+_TORCH_TESTS = "tests/python/data/test_torch_map.py"
+_GRADIENT_TESTS = "tests/python/trainer/test_trainer_gradients.py"
 _ENGINE_TESTS = "tests/cpp/prefetch/test_prefetcher.cpp"
 
 GUARDS = [
     Guard(
         "same schedule on all ranks",
-        "python/mtf/data/ranks.py",
+        "python/mtf/data/agreed_lengths.py",
         'require_equal("the schedule", fields, collectives.largest, collectives.gather)',
         "pass",
         "tests/distributed/test_exact.py::test_ranks_that_differ_are_named_with_the_field",
@@ -91,24 +91,24 @@ GUARDS = [
     ),
     Guard(
         "position with other loaders",
-        "python/mtf/trainer/loaders.py",
+        "python/mtf/trainer/data_setup.py",
         "trainer.multi.load_state_dict(state)",
         "pass",
-        "tests/python/test_trainer_machine.py::test_any_sequence_ends_where_one_run_ends",
+        "tests/python/trainer/test_trainer_machine.py::test_any_sequence_ends_where_one_run_ends",
     ),
     Guard(
         "state of an optimizer",
-        "python/mtf/trainer/capture.py",
+        "python/mtf/trainer/snapshot.py",
         '_load_optimizer(optimizer, _place_optimizer(trainer, optimizer, entry["state"]))',
         "pass",
-        "tests/python/test_trainer_saving.py::test_resume_from_every_kind_of_boundary",
+        "tests/python/trainer/test_trainer_saving.py::test_resume_from_every_kind_of_boundary",
     ),
     Guard(
         "state from before the first fit",
-        "python/mtf/trainer/capture.py",
+        "python/mtf/trainer/snapshot.py",
         "trainer.multi.close()\n        trainer.multi = trainer.pending_multi_state = None",
         "pass",
-        "tests/python/test_trainer_machine.py::test_a_state_from_before_the_first_fit_goes_back_to_the_start",
+        "tests/python/trainer/test_trainer_machine.py::test_a_state_from_before_the_first_fit_goes_back_to_the_start",
     ),
     Guard(
         "file digest",
@@ -129,18 +129,18 @@ GUARDS = [
         _MANIFEST,
         "or not all(_COMPONENT.fullmatch(part) for part in parts)",
         "",
-        "tests/python/test_checkpoint_directory.py::test_names_that_lead_elsewhere",
+        "tests/python/checkpoint/test_checkpoint_layout.py::test_names_that_lead_elsewhere",
     ),
     Guard(
         "kill while replacing",
-        "python/mtf/checkpoint/files.py",
+        "python/mtf/checkpoint/storage/local.py",
         "os.rename(target, old)",
         "os.rename(target, old); shutil.rmtree(old); old.mkdir()",
         "tests/faults/test_checkpoint_kills.py::test_kill_while_one_is_replaced_without_exchange",
     ),
     Guard(
         "fresh start",
-        "python/mtf/checkpoint/scan.py",
+        "python/mtf/checkpoint/discovery.py",
         "if result is None and candidates:",
         "if False:",
         f"{_MANAGER_TESTS}::test_checkpoints_of_which_none_is_valid_are_an_error",
@@ -154,17 +154,17 @@ GUARDS = [
     ),
     Guard(
         "directory lock",
-        "python/mtf/checkpoint/lock.py",
+        "python/mtf/checkpoint/storage/lock.py",
         "self._refuse_if_taken(owner)",
         "pass",
         f"{_MANAGER_TESTS}::test_two_processes",
     ),
     Guard(
         "save of a bad loss",
-        "python/mtf/trainer/saving.py",
+        "python/mtf/trainer/checkpointing.py",
         "trainer.nonfinite.window_is_finite()",
         "pass",
-        "tests/python/test_trainer_saving.py::test_a_loss_that_is_not_finite_is_never_saved",
+        "tests/python/trainer/test_trainer_saving.py::test_a_loss_that_is_not_finite_is_never_saved",
     ),
     Guard(
         "committed positions",
@@ -182,21 +182,21 @@ GUARDS = [
     ),
     Guard(
         "position after a failure",
-        "python/mtf/data/reader.py",
+        "python/mtf/data/prefetch/source_reader.py",
         "self.close()  # nobody knows where the loader stands, or whether its workers live",
         "self.discard()",
         f"{_LOADER_FAULTS}::test_it_is_named_and_mended_the_run_goes_on",
     ),
     Guard(
         "death of a worker",
-        "python/mtf/data/worker_watch.py",
+        "python/mtf/data/workers/supervision.py",
         "if iterator._worker_pids_set:",
         "if False:",
         f"{_LOADER_FAULTS}::test_a_workers_death_does_not_tear_an_update_apart",
     ),
     Guard(
         "malformed state",
-        "python/mtf/trainer/capture.py",
+        "python/mtf/trainer/snapshot.py",
         "if before is not None:",
         "if False:",
         "tests/faults/test_hostile_resume.py::test_states_with_a_forged_member_are_refused_whole_or_go_on",
@@ -210,21 +210,21 @@ GUARDS = [
     ),
     Guard(
         "report of a rank",
-        "python/mtf/trainer/distributed.py",
+        "python/mtf/distributed/ranks.py",
         "if is_own:\n            group.roll_call.report(error, where())",
         "if is_own:",
         f"{_RANK_FAULTS}::test_a_loader_that_raises_on_one_rank_is_named_on_all",
     ),
     Guard(
         "weights of rank 0",
-        "python/mtf/trainer/fsdp.py",
+        "python/mtf/distributed/fsdp.py",
         "dist.broadcast(tensor.data, src=0)",
         "pass",
         f"{_RANK_FAULTS}::test_a_rank_that_is_slow_and_began_with_other_weights_changes_nothing",
     ),
     Guard(
         "position of a batch",
-        "python/mtf/data/reader.py",
+        "python/mtf/data/prefetch/source_reader.py",
         "if stream is None or batch != self._batch or pass_ != self._pass:",
         "if stream is None:",
         f"{_LOADER_TESTS}::TestOrder::test_it_follows_the_schedule",
@@ -234,18 +234,18 @@ GUARDS = [
         _LOADER,
         "if here is None or there is None or here == there:",
         "if True:",
-        "tests/python/test_ranks.py::test_another_global_batch_is_refused_with_the_way_out",
+        "tests/python/distributed/test_ranks.py::test_another_global_batch_is_refused_with_the_way_out",
     ),
     Guard(
         "trainer that can't resume",
         "python/mtf/trainer/trainer.py",
         "            put_back()\n            raise",
         "            raise",
-        "tests/python/test_trainer_requests.py::test_a_checkpoint_of_another_run_is_refused_by_name",
+        "tests/python/trainer/test_trainer_requests.py::test_a_checkpoint_of_another_run_is_refused_by_name",
     ),
     Guard(
         "limit in the main thread",
-        "python/mtf/data/fetch_guard.py",
+        "python/mtf/data/workers/fetch_timeout.py",
         "if threading.get_ident() != threading.main_thread().ident:",
         "if False:",
         f"{_LOADER_FAULTS}::test_a_fetch_in_another_thread_is_not_limited_and_disturbs_nobody",
@@ -259,14 +259,14 @@ GUARDS = [
     ),
     Guard(
         "seed of a batch",
-        "python/mtf/data/batch_seed.py",
+        "python/mtf/data/rng/generators.py",
         "seed_generators(key)\n            begin_batch(key)",
         "begin_batch(key)",
         f"{_TORCH_TESTS}::test_workers_change_nothing",
     ),
     Guard(
         "generators of the process",
-        "python/mtf/data/batch_seed.py",
+        "python/mtf/data/rng/generators.py",
         "if self._restores:\n                self._put_back()",
         "if False:\n                self._put_back()",
         f"{_TORCH_TESTS}::test_process_wide_generators_are_untouched",
@@ -287,31 +287,31 @@ GUARDS = [
     ),
     Guard(
         "random numbers of a step",
-        "python/mtf/trainer/step_rng.py",
+        "python/mtf/trainer/rng.py",
         "self._seed(_core.fold_in(key, self._rank) if self._rank else key)",
         "pass",
-        "tests/python/test_trainer_fit.py::test_saved_random_numbers_go_on_and_derived_ones_do_not_care",
+        "tests/python/trainer/test_trainer_fit.py::test_saved_random_numbers_go_on_and_derived_ones_do_not_care",
     ),
     Guard(
         "mode after validation",
-        "python/mtf/trainer/evaluation.py",
+        "python/mtf/trainer/validation.py",
         "module.training = mode",
         "pass",
-        "tests/python/test_trainer_validation.py::test_mode_of_every_module_and_random_numbers_come_back",
+        "tests/python/trainer/test_trainer_validation.py::test_mode_of_every_module_and_random_numbers_come_back",
     ),
     Guard(
         "bad loss",
         "python/mtf/trainer/nonfinite.py",
         'if self.policy == "raise":',
         "if False:",
-        "tests/python/test_trainer_fit.py::test_nonfinite_losses",
+        "tests/python/trainer/test_trainer_fit.py::test_nonfinite_losses",
     ),
     Guard(
         "second signal",
         "python/mtf/trainer/preemption.py",
         "            self._exit_at_once(received)",
         "            pass",
-        "tests/python/test_preemption.py::test_a_second_signal_exits_at_once",
+        "tests/python/trainer/test_preemption.py::test_a_second_signal_exits_at_once",
     ),
     Guard(
         "checksum of a state",

@@ -63,8 +63,8 @@ def worker(rank: int, world_size: int, port: int) -> None:
         RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
     os.environ["OMP_NUM_THREADS"] = "1"
-    from mtf.data.ranks import agree_on_lengths, check_same_schedule
-    from mtf.trainer.distributed import make_ranks
+    from mtf.data.agreed_lengths import agree_on_lengths, check_same_schedule
+    from mtf.distributed.ranks import make_ranks
 
     ranks = make_ranks(mtf.DDPConfig(), "cpu")
     look = best_ms(lambda: ranks.largest([0, 0, 0]), 50)

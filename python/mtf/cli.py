@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import mtf
-from mtf.config.fields import nearest
-from mtf.config.multi import MultiDataLoaderConfig
+from mtf.config.base import nearest
+from mtf.config.mixture import MultiDataLoaderConfig
 from mtf.enums import SamplingStrategy, WeightedOrder
 from mtf.errors import CheckpointError, ConfigError, MtfError, StateMismatch
 
 if TYPE_CHECKING:
-    from mtf.speed import Mixture
+    from mtf.bench import Mixture
 
 _STRATEGIES = [strategy.value for strategy in SamplingStrategy]
 _ORDERS = [order.value for order in WeightedOrder]
@@ -228,7 +228,7 @@ def _read_mixture(arguments: argparse.Namespace) -> tuple[MultiDataLoaderConfig,
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from mtf.schedule import Schedule
+    from mtf.schedule.schedule import Schedule
 
     config, lengths, seed = _read_mixture(arguments)
     seed = seed if arguments.seed is None else arguments.seed
@@ -244,31 +244,31 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    from mtf import speed
+    from mtf import bench
 
     mixtures = _mixtures(arguments)
-    rows = [row for mixture in mixtures for row in speed.measure_schedule(mixture)]
+    rows = [row for mixture in mixtures for row in bench.measure_schedule(mixture)]
     try:
         # How the next source is chosen is nothing beside a batch: one order of each size is enough.
         for mixture in {len(mixture.lengths): mixture for mixture in mixtures}.values():
-            rows += speed.measure_delivery(mixture, arguments.threads, arguments.row_bytes, arguments.batch_size)
+            rows += bench.measure_delivery(mixture, arguments.threads, arguments.row_bytes, arguments.batch_size)
     except ImportError as error:
         _say(f"no batches are delivered: {error}")
     if arguments.json:
         _print_json([row.to_dict() for row in rows])
     else:
-        print(speed.table(rows))
+        print(bench.table(rows))
     return OK
 
 
 def _mixtures(arguments: argparse.Namespace) -> list[Mixture]:
     """What `bench` measures: the file's mixture, or examples."""
-    from mtf import speed
+    from mtf import bench
 
     if arguments.config:
         if arguments.weights or arguments.sources:
             raise ConfigError("--sources and --weights are for mixtures without a file, which has its own")
-        return [speed.Mixture(str(arguments.config), *_read_mixture(arguments))]
+        return [bench.Mixture(str(arguments.config), *_read_mixture(arguments))]
     if arguments.lengths:
         raise ConfigError("--lengths belongs to a configuration: name its file")
     weights = None
@@ -284,7 +284,7 @@ def _mixtures(arguments: argparse.Namespace) -> list[Mixture]:
     sizes = [len(weights)] if weights else arguments.sources or [4, 64, 1024]
     strategy = SamplingStrategy(arguments.strategy)
     orders = arguments.order if strategy is SamplingStrategy.WEIGHTED else ["random"]
-    return [speed.mixture_of(n, strategy, WeightedOrder(order), weights) for n in sizes for order in orders]
+    return [bench.mixture_of(n, strategy, WeightedOrder(order), weights) for n in sizes for order in orders]
 
 
 def _env(arguments: argparse.Namespace) -> int:
@@ -312,7 +312,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 def _checkpoint(path: Path) -> Path:
     """The path, unless it is a run's folder, which holds checkpoints and is none."""
-    from mtf.checkpoint.manifest import MANIFEST_NAME
+    from mtf.checkpoint.format.manifest import MANIFEST_NAME
 
     if path.is_dir() and not (path / MANIFEST_NAME).exists():
         inside = sorted(found.parent.name for found in path.glob(f"*/{MANIFEST_NAME}"))
@@ -352,7 +352,7 @@ def _diff(arguments: argparse.Namespace) -> int:
 
 
 def _check_source(arguments: argparse.Namespace) -> int:
-    from mtf.data.check import check_source
+    from mtf.data.check_source import check_source
 
     loader = _find_loader(arguments.loader)
     try:

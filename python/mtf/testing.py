@@ -7,8 +7,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mtf.config.multi import MultiDataLoaderConfig
-from mtf.data.content_hash import content_hash
+from mtf.config.mixture import MultiDataLoaderConfig
+from mtf.data.determinism.content_hash import content_hash
 from mtf.data.multi_loader import MultiLoader
 from mtf.enums import EpochLengthPolicy
 

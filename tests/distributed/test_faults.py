@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from distributed import launch, models
-from mtf.checkpoint.manifest import verify
+from mtf.checkpoint.format.manifest import verify
 
 pytestmark = pytest.mark.timeout(400)  # several processes each import torch; every launch has a limit of its own
 

@@ -185,7 +185,7 @@ def lengths() -> Found:
     loader = torch.utils.data.DataLoader(torch.arange(21), batch_size=3, sampler=part)  # type: ignore[arg-type]
     with mtf.MultiLoader({"d": loader}, rank=RANK, world_size=WORLD) as multi:
         ids = [i for batch in multi for i in batch.data.tolist()]
-    from mtf.data.ranks import agree_on_lengths
+    from mtf.data.agreed_lengths import agree_on_lengths
 
     agreed = agree_on_lengths(["u", "v"], [5 - RANK, 3], True, RANK, WORLD)
     return {"agreed": agreed, "ids": ids, "left alone": list(part) == ids}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import mtf
-from mtf.config.fields import Config
+from mtf.config.base import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 

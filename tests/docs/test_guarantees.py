@@ -57,8 +57,8 @@ def test_every_named_test_exists() -> None:
     "test",
     [
         "tests/python/test_nothing.py::test_a",
-        "tests/python/test_schedule.py::test_pla",
-        "tests/python/test_multi_loader.py::TestOrder::test_closed",
+        "tests/python/schedule/test_schedule.py::test_pla",
+        "tests/python/data/test_multi_loader.py::TestOrder::test_closed",
         "tests/cpp/state/test_codec.cpp::Codec.Nothing",
     ],
 )

@@ -6,4 +6,4 @@ import sys
 from pathlib import Path
 
 _HERE = Path(__file__).parent
-sys.path[:0] = [str(_HERE), str(_HERE.parent / "python")]
+sys.path[:0] = [str(_HERE), str(_HERE.parent / "helpers")]

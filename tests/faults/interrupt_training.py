@@ -24,8 +24,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import mtf
-from mtf.checkpoint.files import CheckpointWarning
-from mtf.data.content_hash import content_hash
+from mtf.checkpoint.storage.local import CheckpointWarning
+from mtf.data.determinism.content_hash import content_hash
 from mtf.trainer.trainer import Trainer
 
 MAX_STEPS = 150

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from mtf.checkpoint import files
+from mtf.checkpoint.storage import local
 
 Entries = dict[str, int]
 
@@ -167,7 +167,7 @@ def follow(disk: Disk, root: Path, patch: pytest.MonkeyPatch, after_call: Callab
     wrap(os, "rmdir", disk.removed)
     wrap(os, "rename", disk.renamed)
     wrap(os, "symlink", lambda target, link: disk.created(link, _File(link, b"", str(target))))
-    wrap(files, "exchange", disk.exchanged)
+    wrap(local, "exchange", disk.exchanged)
 
     real_open, real_fsync = open, os.fsync
 
@@ -185,5 +185,5 @@ def follow(disk: Disk, root: Path, patch: pytest.MonkeyPatch, after_call: Callab
             disk.synced(path)
             after_call()
 
-    patch.setattr(files, "open", open_, raising=False)
+    patch.setattr(local, "open", open_, raising=False)
     patch.setattr(os, "fsync", fsync)

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from mtf.checkpoint.manager import CheckpointManager
-from mtf.checkpoint.transaction import Transaction
+from mtf.checkpoint.storage.transaction import Transaction
 
 FILES = ("model.safetensors", "state.safetensors", "state.json", "schedule.mtf")
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import save_once
 
-from mtf.checkpoint.files import parse_hidden_sibling
+from mtf.checkpoint.format.manifest import verify
 from mtf.checkpoint.manager import CheckpointManager
-from mtf.checkpoint.manifest import verify
+from mtf.checkpoint.storage.local import parse_hidden_sibling
 
 # Saves without a pause, on the writer's thread, and prints each step once its save is told to be durable.
 ENDLESS = """

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mtf.checkpoint import directory
-from mtf.checkpoint.manifest import verify
+from mtf.checkpoint.format import layout
+from mtf.checkpoint.format.manifest import verify
 from mtf.errors import CheckpointError
 
 FILES = ("manifest.json", "model.safetensors", "state.safetensors", "state.json", "schedule.mtf")
@@ -25,12 +25,12 @@ def make(path: Path, step: int = 3) -> Path:
     optimizer.step()
     state = {"optimizer": optimizer.state_dict(), "rng": torch.get_rng_state()[:64], "step": step, "loss": 0.1 * step}
     manifest = {"step": step, "epoch": 0, "metrics": {"loss": 0.1 * step}}
-    return directory.write(path, model=model.state_dict(), state_tree=state, schedule=b"s" * 40, manifest=manifest)
+    return layout.write(path, model=model.state_dict(), state_tree=state, schedule=b"s" * 40, manifest=manifest)
 
 
 def refused(path: Path, name: str) -> None:
     with pytest.raises(CheckpointError) as caught:
-        directory.read(path)
+        layout.read(path)
     assert str(path) in str(caught.value)
     assert name in str(caught.value)
 
@@ -76,7 +76,7 @@ def test_a_manifest_of_another_step(tmp_path: Path) -> None:
     older, newer = make(tmp_path / "a", 3), make(tmp_path / "b", 4)
     shutil.copy(older / "manifest.json", newer / "manifest.json")
     with pytest.raises(CheckpointError, match="is damaged"):
-        directory.read(newer)
+        layout.read(newer)
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -17,8 +17,8 @@ import pytest
 import save_once
 import torch
 
-from mtf.checkpoint.files import CheckpointWarning
 from mtf.checkpoint.manager import CheckpointManager
+from mtf.checkpoint.storage.local import CheckpointWarning
 from mtf.errors import CheckpointError
 
 

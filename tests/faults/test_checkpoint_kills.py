@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import save_once
 
-from mtf.checkpoint.files import parse_hidden_sibling
-from mtf.checkpoint.lock import LOCK_NAME
+from mtf.checkpoint.format.manifest import verify
 from mtf.checkpoint.manager import CheckpointManager
-from mtf.checkpoint.manifest import verify
+from mtf.checkpoint.storage.local import parse_hidden_sibling
+from mtf.checkpoint.storage.lock import LOCK_NAME
 
 STRACE = shutil.which("strace")
 SCRIPT = Path(save_once.__file__)

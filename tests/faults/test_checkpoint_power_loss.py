@@ -10,9 +10,9 @@ import pytest
 import save_once
 from power_loss import Disk, follow
 
-from mtf.checkpoint import files
+from mtf.checkpoint.format.manifest import verify
 from mtf.checkpoint.manager import CheckpointManager
-from mtf.checkpoint.manifest import verify
+from mtf.checkpoint.storage import local
 
 
 class Observer:
@@ -70,7 +70,7 @@ def watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[int]) -> 
 @pytest.mark.parametrize("steps", [[3], [2], [3, 4]])
 def test_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[int], exchange: bool) -> None:
     if not exchange:
-        monkeypatch.setattr(files, "exchange", lambda a, b: False)
+        monkeypatch.setattr(local, "exchange", lambda a, b: False)
     observer = watch(tmp_path, monkeypatch, steps)
     assert observer.lost == []
     assert observer.num_states > 40
@@ -78,7 +78,7 @@ def test_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps:
 
 def test_without_syncing_directories_something_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model sees what it is there for."""
-    monkeypatch.setattr(files, "sync_directory", lambda path: None)
+    monkeypatch.setattr(local, "sync_directory", lambda path: None)
     assert watch(tmp_path, monkeypatch, [3]).lost != []
 
 
@@ -88,6 +88,6 @@ def test_without_syncing_files_something_is(tmp_path: Path, monkeypatch: pytest.
             patch.setattr(os, "fsync", lambda fd: None)
             return real(path, chunks)
 
-    real = files.write_file
-    monkeypatch.setattr(files, "write_file", write_file)
+    real = local.write_file
+    monkeypatch.setattr(local, "write_file", write_file)
     assert watch(tmp_path, monkeypatch, [3]).lost != []

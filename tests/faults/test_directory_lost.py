@@ -18,8 +18,8 @@ import pytest
 import trainer_tools as tools
 
 import mtf
-from mtf.checkpoint.files import CheckpointWarning
 from mtf.checkpoint.manager import CheckpointManager
+from mtf.checkpoint.storage.local import CheckpointWarning
 from mtf.trainer import preemption
 
 LOST_AT, STEPS = 3, 6

@@ -19,7 +19,7 @@ import torch
 import trainer_tools as tools
 
 import mtf
-from mtf.checkpoint import directory, manifest
+from mtf.checkpoint.format import layout, manifest
 from mtf.errors import CheckpointError, MtfError, StateMismatch
 
 FILES = ("manifest.json", "model.safetensors", "state.safetensors", "state.json", "schedule.mtf")
@@ -202,7 +202,7 @@ CHANGES = {
 @pytest.mark.parametrize("what", CHANGES)
 def test_states_with_a_forged_member_are_refused_whole_or_go_on(good: Path, what: str) -> None:
     """Every checksum is right, and a member of the state is missing or makes no sense: never half of it is loaded."""
-    state = directory.read(good)
+    state = layout.read(good)
     trainer = make()
     trainer.fit(loaders(), max_steps=1)
     before = trainer.get_state()

@@ -10,7 +10,7 @@ import torch
 import trainer_tools as tools
 
 import mtf
-from mtf.checkpoint import directory
+from mtf.checkpoint.format import layout
 from mtf.checkpoint.manager import CheckpointManager
 
 POWERS = [2**31, 2**32, 2**53]
@@ -78,7 +78,7 @@ def test_resume_is_exact_across_the_boundary(power: int, tmp_path: Path) -> None
         again = make()
         again.fit(loaders(), max_steps=first + 12, max_epochs=2**60, resume_from=str(path))
         assert again.get_state().diff(expected) == []
-        assert directory.read(path).manifest["step"] == int(path.name[5:])
+        assert layout.read(path).manifest["step"] == int(path.name[5:])
     for cut in range(1, 12):
         part, _ = run(far(first), first + cut)
         later, _ = run(part.get_state(), first + 12)

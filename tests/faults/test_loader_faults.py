@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import mtf
-from mtf.data import fetch_guard
+from mtf.data.workers import fetch_timeout
 
 MAX_STEPS = 14  # both passes of the broken loader meet the bad row, in one window or in two
 HANGS_FOR_S = 3.0  # longer than a busy machine takes to start workers
@@ -269,7 +269,7 @@ def limited(tmp_path: Path) -> tuple[Hanging, Iterator[Any], mtf.MultiLoader]:
 @pytest.mark.parametrize("closes_first", [False, True])
 def test_each_of_several_mixtures_keeps_its_limit(tmp_path: Path, closes_first: bool) -> None:
     """Also while others come and go; then what was in charge of the signal before is so again."""
-    before = signal.getsignal(fetch_guard._SIGNAL)
+    before = signal.getsignal(fetch_timeout._SIGNAL)
     first, second, third = limited(tmp_path), limited(tmp_path), limited(tmp_path)
     gone, rest = (first, (second, third)) if closes_first else (third, (first, second))
     gone[2].close()
@@ -278,7 +278,7 @@ def test_each_of_several_mixtures_keeps_its_limit(tmp_path: Path, closes_first: 
         with pytest.raises(mtf.errors.FetchTimeout, match=r"loader 'a', pass 0, batch 1"):
             next(batches)
         mixture.close()
-    assert signal.getsignal(fetch_guard._SIGNAL) == before
+    assert signal.getsignal(fetch_timeout._SIGNAL) == before
 
 
 def test_a_fetch_in_another_thread_is_not_limited_and_disturbs_nobody(tmp_path: Path) -> None:

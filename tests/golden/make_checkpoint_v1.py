@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 import mtf
-from mtf.checkpoint import directory
+from mtf.checkpoint.format import layout
 
 
 def model() -> dict[str, Any]:
@@ -88,4 +88,4 @@ def schedule() -> mtf.Schedule:
 
 
 if __name__ == "__main__":
-    directory.write(sys.argv[1], model=model(), state_tree=state(), schedule=schedule().to_bytes(), manifest=manifest())
+    layout.write(sys.argv[1], model=model(), state_tree=state(), schedule=schedule().to_bytes(), manifest=manifest())

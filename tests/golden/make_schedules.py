@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from mtf.config.multi import MultiDataLoaderConfig, WeightCurve
+from mtf.config.mixture import MultiDataLoaderConfig, WeightCurve
 from mtf.enums import EpochLengthPolicy, Interpolation, SamplingStrategy, WeightedOrder
-from mtf.schedule import Schedule
+from mtf.schedule.schedule import Schedule
 
 VERSION = 1
 NUM_DRAWS = 60

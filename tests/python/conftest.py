@@ -7,7 +7,9 @@ import importlib.util
 import re
 from pathlib import Path
 
-_NEEDS_TORCH = re.compile(r"(torch|trainer_tools|loaders|mtf\.(trainer|data(?!\.engine)|checkpoint|loggers|testing))\b")
+_NEEDS_TORCH = re.compile(
+    r"(torch|trainer_tools|loaders|mtf\.(trainer|data(?!\.prefetch\.engine)|checkpoint|loggers|testing))\b"
+)
 
 
 def needs_torch(path: Path) -> bool:
@@ -24,5 +26,5 @@ def needs_torch(path: Path) -> bool:
 collect_ignore = (
     []
     if importlib.util.find_spec("torch")
-    else [path.name for path in Path(__file__).parent.glob("test_*.py") if needs_torch(path)]
+    else [str(path) for path in Path(__file__).parent.rglob("test_*.py") if needs_torch(path)]
 )

@@ -330,7 +330,7 @@ def test_ctrl_c_and_a_closed_pipe(
     def interrupt(mixture: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mtf.speed.measure_schedule", interrupt)
+    monkeypatch.setattr("mtf.bench.measure_schedule", interrupt)
     assert cli.main(["bench"]) == cli.INTERRUPTED
     assert failure(capsys) == "mtf: interrupted\n"
     command = [sys.executable, "-m", "mtf", "plan", str(mixture), "--epochs", "200"]

@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 from trainer_tools import config, loader, model, rows, step, trainer
 
 import mtf
-from mtf.data.adapters import as_source
+from mtf.data.sources.resolve import as_source
 
 
 def loaders() -> dict[str, Any]:

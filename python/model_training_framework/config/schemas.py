@@ -1,8 +1,8 @@
 """Every configuration and the enums that they use."""
 
-from mtf.config.multi import MultiDataLoaderConfig as MultiDataLoaderConfig
-from mtf.config.multi import WeightCurve as WeightCurve
-from mtf.config.ranks import DDPConfig as DDPConfig
+from mtf.config.distributed import DDPConfig as DDPConfig
+from mtf.config.mixture import MultiDataLoaderConfig as MultiDataLoaderConfig
+from mtf.config.mixture import WeightCurve as WeightCurve
 from mtf.config.trainer import CheckpointConfig as CheckpointConfig
 from mtf.config.trainer import FaultToleranceConfig as FaultToleranceConfig
 from mtf.config.trainer import GenericTrainerConfig as GenericTrainerConfig

@@ -10,17 +10,17 @@ import importlib
 from typing import Any
 
 _PUBLIC: dict[str, str] = {
-    "Checkpoint": "mtf.checkpoint.directory",
+    "Checkpoint": "mtf.checkpoint.format.layout",
     "CheckpointManager": "mtf.checkpoint.manager",
-    "CheckpointWarning": "mtf.checkpoint.files",
-    "SaveSchedule": "mtf.checkpoint.frequency",
-    "Transaction": "mtf.checkpoint.transaction",
+    "CheckpointWarning": "mtf.checkpoint.storage.local",
+    "SavePolicy": "mtf.checkpoint.policy",
+    "Transaction": "mtf.checkpoint.storage.transaction",
     "diff_checkpoints": "mtf.checkpoint.diff",
     "inspect_checkpoint": "mtf.checkpoint.inspect",
-    "read": "mtf.checkpoint.directory",
-    "read_manifest": "mtf.checkpoint.manifest",
-    "verify": "mtf.checkpoint.manifest",
-    "write": "mtf.checkpoint.directory",
+    "read": "mtf.checkpoint.format.layout",
+    "read_manifest": "mtf.checkpoint.format.manifest",
+    "verify": "mtf.checkpoint.format.manifest",
+    "write": "mtf.checkpoint.format.layout",
 }
 
 __all__ = sorted(_PUBLIC)

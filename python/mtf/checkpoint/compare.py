@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mtf.checkpoint.tree_path import TreePath, format_path
+from mtf.checkpoint.format.tree_path import TreePath, format_path
 
 CLOCK_METRICS = "throughput/"
 """What the names of metrics begin with that depend on the machine and not on the run."""

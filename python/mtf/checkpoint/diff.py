@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mtf.checkpoint.compare import CLOCK_METRICS, differences
-from mtf.checkpoint.directory import Checkpoint, read
-from mtf.checkpoint.tree_path import format_path
+from mtf.checkpoint.format.layout import Checkpoint, read
+from mtf.checkpoint.format.tree_path import format_path
 
 # Members of the manifest that differ between any two saves and say nothing about training.
 _INCIDENTAL = ("sha256", "files", "sequence", "time", "time_s", "created", "mtf_version", "torch_version")

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtf.checkpoint import files
-from mtf.checkpoint.json_file import MAX_JSON_BYTES, load_json
-from mtf.checkpoint.manifest import MODEL_FILE, SCHEDULE_FILE, STATE_FILE, read_manifest, verify
+from mtf.checkpoint.format.json_io import MAX_JSON_BYTES, load_json
+from mtf.checkpoint.format.manifest import MODEL_FILE, SCHEDULE_FILE, STATE_FILE, read_manifest, verify
+from mtf.checkpoint.storage import local
 from mtf.errors import CheckpointError
-from mtf.showing import html_table
+from mtf.formatting import html_table
 
 _MAX_HEADER_BYTES = 100 << 20
 _OWN_MEMBERS = ("sha256", "kind", "files")
@@ -122,7 +122,7 @@ def inspect_checkpoint(path: str | Path, *, verify_files: bool = True) -> Inspec
 
 def read_weight_table(path: Path) -> list[Weight]:
     """Names, dtypes and shapes from the header of a safetensors file."""
-    with files.open_inside(path.parent, path.name) as fd, open(fd, "rb", closefd=False) as file:
+    with local.open_inside(path.parent, path.name) as fd, open(fd, "rb", closefd=False) as file:
         length = int.from_bytes(file.read(8), "little")
         if length > _MAX_HEADER_BYTES:
             raise CheckpointError(f"{path}: is not a valid safetensors file: a header of {length} bytes")
@@ -139,8 +139,8 @@ def read_weight_table(path: Path) -> list[Weight]:
 
 def _state_parts(path: Path) -> list[str]:
     label = str(path / STATE_FILE)
-    with files.open_inside(path, STATE_FILE) as fd:
-        encoded = load_json(files.read_bounded(fd, MAX_JSON_BYTES, label), label)
+    with local.open_inside(path, STATE_FILE) as fd:
+        encoded = load_json(local.read_bounded(fd, MAX_JSON_BYTES, label), label)
     try:
         state = encoded["tree"]["state"]
     except (KeyError, TypeError):
@@ -150,12 +150,12 @@ def _state_parts(path: Path) -> list[str]:
 
 def _schedule(path: Path) -> dict[str, Any] | None:
     try:
-        from mtf.schedule import Schedule
+        from mtf.schedule.schedule import Schedule
     except ImportError:  # a package without its compiled part can still show the rest
         return None
     label = str(path / SCHEDULE_FILE)
-    with files.open_inside(path, SCHEDULE_FILE) as fd:
-        schedule = Schedule.from_bytes(files.read_bounded(fd, MAX_JSON_BYTES, label))
+    with local.open_inside(path, SCHEDULE_FILE) as fd:
+        schedule = Schedule.from_bytes(local.read_bounded(fd, MAX_JSON_BYTES, label))
     return {
         "epoch": schedule.epoch,
         "step": schedule.step,

@@ -12,19 +12,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from mtf.checkpoint import files
-from mtf.checkpoint.frequency import SaveSchedule
-from mtf.checkpoint.held_signals import held_signals
-from mtf.checkpoint.lock import DirectoryLock
-from mtf.checkpoint.manifest import verify
-from mtf.checkpoint.naming import NameTemplate
-from mtf.checkpoint.scan import Candidate, T, best, is_better, metric_value, newest_valid, scan
-from mtf.checkpoint.transaction import Transaction
-from mtf.checkpoint.writer import BackgroundWriter
+from mtf.checkpoint.async_writer import BackgroundWriter
+from mtf.checkpoint.discovery import Candidate, T, best, is_better, metric_value, newest_valid, scan
+from mtf.checkpoint.format.manifest import verify
+from mtf.checkpoint.format.naming import NameTemplate
+from mtf.checkpoint.policy import SavePolicy
+from mtf.checkpoint.storage import local
+from mtf.checkpoint.storage.lock import DirectoryLock
+from mtf.checkpoint.storage.signals import defer_signals
+from mtf.checkpoint.storage.transaction import Transaction
 from mtf.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from mtf.checkpoint.directory import Checkpoint, Snapshot
+    from mtf.checkpoint.format.layout import Checkpoint, Snapshot
 
 
 Fill = Callable[[Transaction], None]
@@ -59,9 +59,7 @@ class CheckpointManager:
                 asynchronous save that is in :meth:`poll`, :meth:`wait` or the next save.
         """
         self.root = Path(os.path.abspath(config.root_dir))
-        self.frequency = SaveSchedule(
-            config.save_every_n_steps, config.save_every_n_epochs, config.save_every_n_minutes
-        )
+        self.frequency = SavePolicy(config.save_every_n_steps, config.save_every_n_epochs, config.save_every_n_minutes)
         self.last_error: CheckpointError | None = None
         self._config = config
         self._template = NameTemplate(config.filename_template)
@@ -105,7 +103,7 @@ class CheckpointManager:
             step: updates done.
             epoch: epoch that training goes on in.
             model: the model's ``state_dict()``.
-            state_tree: see :mod:`mtf.checkpoint.tree`.
+            state_tree: see :mod:`mtf.checkpoint.format.codec`.
             schedule: the native scheduler's bytes.
             metrics: newest metrics, for ``monitor_metric`` and for people.
             manifest: further members of the manifest.
@@ -119,19 +117,19 @@ class CheckpointManager:
             CheckpointError: another run holds the directory; the state holds something that no checkpoint holds; or,
                 with ``required``, the write failed.
         """
-        from mtf.checkpoint import directory
+        from mtf.checkpoint.format import layout
 
         self._settle(required=False)
         asynchronous = self._config.asynchronous and not required
         # The writer is idle now, so the copy before is free to be written over.
-        snapshot = directory.Snapshot.take(model, state_tree, schedule, copy=asynchronous, spare=self._spare)
+        snapshot = layout.Snapshot.take(model, state_tree, schedule, copy=asynchronous, spare=self._spare)
         self._spare = snapshot if asynchronous else None
-        fields = directory.manifest_fields(
+        fields = layout.manifest_fields(
             {"step": step, "epoch": epoch, "metrics": dict(metrics or {}), **(manifest or {})}
         )
 
         def fill(transaction: Transaction) -> None:
-            directory.fill(transaction, snapshot)
+            layout.fill(transaction, snapshot)
 
         return self._save(self.path_for(step, epoch), fill, fields, asynchronous, required)
 
@@ -196,7 +194,7 @@ class CheckpointManager:
         try:
             self._settle(required=False)
         finally:
-            with held_signals():
+            with defer_signals():
                 self._spare = None
                 self._lock.release()
 
@@ -222,7 +220,7 @@ class CheckpointManager:
         if required or not isinstance(error.__cause__, OSError):
             raise error
         warnings.warn(
-            f"{error}. The run goes on; older checkpoints are still there.", files.CheckpointWarning, stacklevel=4
+            f"{error}. The run goes on; older checkpoints are still there.", local.CheckpointWarning, stacklevel=4
         )
 
     # The directory
@@ -240,16 +238,16 @@ class CheckpointManager:
         """Removes what killed saves left behind, and puts back a checkpoint that one had moved aside."""
         for entry in sorted(os.listdir(self.root)):
             path = self.root / entry
-            hidden = files.parse_hidden_sibling(entry)
-            if hidden is None or not files.is_stale(path, locked=True):
+            hidden = local.parse_hidden_sibling(entry)
+            if hidden is None or not local.is_stale(path, locked=True):
                 continue
             target = self.root / hidden[0]
             with contextlib.suppress(OSError):
-                if hidden[1] == files.ROLE_OLD and not target.exists():
+                if hidden[1] == local.ROLE_OLD and not target.exists():
                     os.rename(path, target)
-                    files.sync_directory(self.root)
+                    local.sync_directory(self.root)
                 else:
-                    files.remove(path)
+                    local.remove(path)
 
     def _tidy(self, newest: Path) -> None:
         """After a commit: prunes and renews the links. What goes wrong here doesn't undo the save."""
@@ -258,7 +256,7 @@ class CheckpointManager:
             candidates = [] if keep_all else scan(self.root, self._template)
             best_one = self._best(candidates)
             for candidate in self._superfluous(candidates, newest, best_one):
-                files.remove(candidate.path)
+                local.remove(candidate.path)
             if newest.parent == self.root:
                 _link(self.root / "latest", newest.name)
             if best_one is not None:
@@ -266,7 +264,7 @@ class CheckpointManager:
         except (OSError, CheckpointError) as error:
             warnings.warn(
                 f"{self.root}: old checkpoints can't be tidied up: {error}. The new one is safe; remove the old ones",
-                files.CheckpointWarning,
+                local.CheckpointWarning,
                 stacklevel=4,
             )
 
@@ -308,9 +306,9 @@ class CheckpointManager:
 
     def load_latest(self) -> Checkpoint | None:
         """Like :meth:`latest`, but reads it."""
-        from mtf.checkpoint import directory
+        from mtf.checkpoint.format import layout
 
-        return self._newest(directory.read)
+        return self._newest(layout.read)
 
     def _newest(self, load: Callable[[Path], T]) -> T | None:
         self._settle(required=False)
@@ -345,6 +343,6 @@ def _link(link: Path, target: str) -> None:
         return
     if link.is_symlink() and os.readlink(link) == target:
         return
-    temporary = files.hidden_sibling(link, files.ROLE_TEMP)
+    temporary = local.hidden_sibling(link, local.ROLE_TEMP)
     os.symlink(target, temporary)
     os.rename(temporary, link)

@@ -1,4 +1,4 @@
-"""Sharded tensors in a checkpoint: one safetensors file per rank, which any number of ranks reads back.
+"""FSDPStrategy tensors in a checkpoint: one safetensors file per rank, which any number of ranks reads back.
 
 The files have the layout of ``torch.distributed.checkpoint``'s safetensors storage (a tensor's name, its piece, and
 the piece's offsets in the file's metadata), so ``HuggingFaceStorageReader`` reads them. They are written here, so that
@@ -20,9 +20,9 @@ from typing import Any, Protocol
 import torch
 from torch.distributed.tensor import DTensor
 
-from mtf.checkpoint import files
-from mtf.checkpoint.tensor_file import FILE_DTYPES, host_block, tensor_chunks
-from mtf.checkpoint.transaction import Transaction
+from mtf.checkpoint.format.safetensors_io import FILE_DTYPES, host_block, tensor_chunks
+from mtf.checkpoint.storage import local
+from mtf.checkpoint.storage.transaction import Transaction
 from mtf.errors import CheckpointError
 
 FOLDER = "sharded"
@@ -65,7 +65,7 @@ class Pieces:
         return tensor_chunks(self.blocks, {"format": "pt", "DCP_VERSION": "1.0", "DCP_SHARDING_INFO": json.dumps(info)})
 
 
-def take_apart(tree: Any, *, copy: bool) -> tuple[Any, Pieces]:
+def split_shards(tree: Any, *, copy: bool) -> tuple[Any, Pieces]:
     """Splits ``tree`` into a tree without sharded tensors, equal on all ranks, and this rank's pieces.
 
     Args:
@@ -111,7 +111,7 @@ def holds_pieces(manifest: Mapping[str, Any]) -> bool:
 
 
 def put_together(tree: Any, path: Path, allocate: Callable[[str], Allocate]) -> Any:
-    """The opposite of :func:`take_apart` on any number of ranks; each reads what it needs, without collectives.
+    """The opposite of :func:`split_shards` on any number of ranks; each reads what it needs, without collectives.
 
     Args:
         tree: as read from the checkpoint.
@@ -153,7 +153,7 @@ def put_together(tree: Any, path: Path, allocate: Callable[[str], Allocate]) -> 
     return result
 
 
-class Meeting:
+class SaveCoordinator:
     """One save of all ranks: rank 0 makes the directory, each rank writes its file, rank 0 publishes.
 
     Args:
@@ -195,7 +195,7 @@ class Meeting:
                     f"rank {rank} can't write its part of the checkpoint: {answer['error']}"
                 ) from _LOST
             transaction.adopt_hashed(file_name(rank), int(answer["size"]), str(answer["sha256"]))
-        files.sync_directory(transaction.directory / FOLDER)
+        local.sync_directory(transaction.directory / FOLDER)
 
     def follow(self, pieces: Pieces) -> None:
         """Every other rank: writes its file and says so.
@@ -208,8 +208,8 @@ class Meeting:
             return  # rank 0 gave the save up, and says why
         path = Path(directory) / file_name(self._rank)
         try:
-            size, digest = files.write_file(path, pieces.chunks())
-            files.sync_directory(path.parent)
+            size, digest = local.write_file(path, pieces.chunks())
+            local.sync_directory(path.parent)
         except OSError as error:
             hint = "" if path.parent.is_dir() else "; all ranks must see checkpoint.root_dir, on a shared file system"
             self._store.set(f"{self._key}/{self._rank}", json.dumps({"error": f"{path}: {error.strerror}{hint}"}))

@@ -12,9 +12,9 @@ from enum import Enum
 from numbers import Real
 from typing import Any, Literal
 
-from mtf.config.fields import Config, nearest, parse_enum, require_kinds
-from mtf.config.multi import MultiDataLoaderConfig
-from mtf.config.ranks import DDPConfig
+from mtf.config.base import Config, nearest, parse_enum, require_kinds
+from mtf.config.distributed import DDPConfig
+from mtf.config.mixture import MultiDataLoaderConfig
 from mtf.enums import ValAggregation
 from mtf.errors import ConfigError
 

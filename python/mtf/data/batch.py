@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mtf.errors import FetchTimeout, MtfError, SourceError
-from mtf.showing import outline
+from mtf.formatting import outline
 
 
 def place_of(name: str, pass_: int, batch: int, epoch: int, step: int) -> str:

@@ -12,24 +12,24 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from mtf._core import fold_in
-from mtf.config.multi import MultiDataLoaderConfig, require_mixture
-from mtf.data.adapters import as_source
+from mtf.config.mixture import MultiDataLoaderConfig, require_mixture
+from mtf.data.agreed_lengths import agree_on_lengths, check_same_schedule
 from mtf.data.batch import Batch, located, place_of
-from mtf.data.fetch_guard import FetchGuard
-from mtf.data.last_batches import LastBatches, from_dict, to_dict
-from mtf.data.lookahead import Lookahead
-from mtf.data.native_reader import NativeReader
-from mtf.data.ranks import agree_on_lengths, check_same_schedule
-from mtf.data.reader import PassEnded, Reader
-from mtf.data.source import Addressing, Snapshot, Source
+from mtf.data.determinism.recent_batches import RecentBatches, from_dict, to_dict
+from mtf.data.prefetch.native_reader import NativeReader
+from mtf.data.prefetch.scheduler import PrefetchScheduler
+from mtf.data.prefetch.source_reader import PassEnded, SourceReader
+from mtf.data.sources.base import ResumeMode, Snapshot, Source
+from mtf.data.sources.resolve import as_source
+from mtf.data.workers.fetch_timeout import FetchGuard
 from mtf.errors import Closed, ConfigError, MtfError, SourceError, StateMismatch
-from mtf.schedule import Schedule
-from mtf.showing import html_table
+from mtf.formatting import html_table
+from mtf.schedule.schedule import Schedule
 
 if TYPE_CHECKING:
     import torch
 
-    from mtf.data.shared_workers import SharedWorkers
+    from mtf.data.workers.shared import SharedWorkers
 
 # Draws are taken from the schedule in blocks that grow, so that an edit, after which all are taken anew, wastes few.
 # The next block is taken when this many are left: they are what can be asked for ahead.
@@ -56,7 +56,7 @@ class MultiLoader:
         fetch_timeout_s: Seconds after which a fetch is given up, None for no limit.
         pin_memory: Copy to the device from pinned memory; None: where the device is CUDA.
         device_prefetch: On CUDA, copy on a stream of its own, which overlaps with the step before.
-        remember_batches: Keep hashes of each source's last batches in the state, for ``check_last_batches``.
+        remember_batches: Keep hashes of each source's last batches in the state, for ``verify_recent_batches``.
 
     Attributes:
         config: A copy of what was given, kept up to date with edits and loaded states. ``rebuild_schedule`` reads what
@@ -97,9 +97,9 @@ class MultiLoader:
         self._schedule = Schedule(self.config, self._agreed_lengths(sources), seed=self._seed)
         check_same_schedule(self._schedule, world_size)
         self._shared_workers = self._share_workers(list(sources.values()))
-        self._ahead = Lookahead(self.config, list(sources.values()), fetch_timeout_s)
-        self._readers: dict[str, Reader | NativeReader] = {}
-        self._with_state: dict[str, Reader] = {}  # those of which a position doesn't say everything
+        self._ahead = PrefetchScheduler(self.config, list(sources.values()), fetch_timeout_s)
+        self._readers: dict[str, SourceReader | NativeReader] = {}
+        self._with_state: dict[str, SourceReader] = {}  # those of which a position doesn't say everything
         for name, source in sources.items():
             self._add_reader(name, source)
         self._initial = sources  # those that the schedule began with
@@ -116,7 +116,7 @@ class MultiLoader:
         # Where the schedule can't tell it any more: its epoch was left, or the end of a pass was found behind it.
         self._committed_schedule: dict[str, Any] | None = None
         self._committed_additions: Mapping[str, int] = {}
-        self._last_batches = LastBatches() if remember_batches else None
+        self._recent_batches = RecentBatches() if remember_batches else None
         self._num_steps = 0
         self._wait_s: list[float] = []  # by source; only ever grows, also when loaders come and go
         self._ended_passes: list[tuple[str, int]] = []
@@ -129,7 +129,7 @@ class MultiLoader:
         self._is_stale = False  # the schedule was moved or edited, and isn't followed yet
         self._block = _SMALLEST_BLOCK
         self._names: list[str] = []
-        self._order: list[Reader | NativeReader] = []
+        self._order: list[SourceReader | NativeReader] = []
         self._counts: list[int] = []  # draws of each source in this epoch so far
         self._follow_schedule()
 
@@ -166,7 +166,7 @@ class MultiLoader:
         for index, (name, length, present) in enumerate(schedule.source_table):
             if present:
                 source = self._readers[name].source
-                row = (name, type(source).__name__, source.addressing.name, "unknown" if length is None else length)
+                row = (name, type(source).__name__, source.resume_mode.name, "unknown" if length is None else length)
                 rows.append((*row, weights[index] if weights else None, self._counts[index]))
         columns = ("source", "read as", "addressed by", "batches per pass", "weight", "drawn in this epoch")
         return html_table(repr(self), columns, rows)
@@ -182,7 +182,7 @@ class MultiLoader:
                     raise StopIteration
             source, pass_, batch = self._sources[place], self._passes[place], self._batches[place]
             reader = self._order[source]
-            before = None if self._last_batches is None else reader.saved()
+            before = None if self._recent_batches is None else reader.saved()
             start = time.perf_counter()
             try:
                 data = reader.take(pass_, batch) if self._guard is None else self._guard.call(reader.take, pass_, batch)
@@ -211,15 +211,15 @@ class MultiLoader:
                 self._epoch,
                 1.0 if self._world_size == 1 else reader.source.weight(pass_, batch),
             )
-            if self._last_batches is not None:
-                self._last_batches.note(self._names[source], pass_, batch, data, before)
+            if self._recent_batches is not None:
+                self._recent_batches.note(self._names[source], pass_, batch, data, before)
             # Whatever interrupts what is above, the position still stands before this batch, which comes again then.
             # Nothing interrupts these: Python looks at signals where functions are called and loops go round.
             self._counts[source] = index + 1
             self._num_steps += 1
             self._place = place + 1
-            reader.kept = None
-            if reader.late:
+            reader.pending_batch = None
+            if reader.overruns:
                 self._on_late_end(source)
             return handed
 
@@ -227,7 +227,7 @@ class MultiLoader:
         """After an error that ended them: what they had fetched for any source is fetched again."""
         if self._shared_workers is not None and self._shared_workers.closed:
             for reader in self._readers.values():
-                if isinstance(reader, Reader) and reader.source.worker_group is self._shared_workers:
+                if isinstance(reader, SourceReader) and reader.source.worker_group is self._shared_workers:
                     reader.discard()
 
     def _refill(self) -> None:
@@ -310,9 +310,9 @@ class MultiLoader:
 
     def _on_late_end(self, source: int) -> None:
         reader = self._order[source]
-        late = list(reader.late)
-        if isinstance(reader, Reader):
-            reader.late.clear()
+        late = list(reader.overruns)
+        if isinstance(reader, SourceReader):
+            reader.overruns.clear()
         self._sync()
         self._schedule.extend_pass(source, late[-1][1] + 1)
         for pass_, length in late:
@@ -381,8 +381,8 @@ class MultiLoader:
         self._committed_additions = self._additions
         if self._replaced and self._num_steps != self._replaced_at:
             self._replaced.clear()
-        if self._last_batches is not None:
-            self._last_batches.commit()
+        if self._recent_batches is not None:
+            self._recent_batches.commit()
 
     def rewind(self) -> None:
         """Goes back to the last ``commit()``: the next iteration gives batches handed out since again."""
@@ -416,7 +416,7 @@ class MultiLoader:
             "global_batch_sizes": {n: source.global_batch_size_on(self._world_size) for n, source in present.items()},
             "orders": {name: source.order() for name, source in present.items()},
             "sources": {name: to_dict(snapshots.get(name)) for name in names},
-            "last_batches": {} if self._last_batches is None else self._last_batches.state_dict(),
+            "last_batches": {} if self._recent_batches is None else self._recent_batches.state_dict(),
             **({"additions": dict(additions)} if additions else {}),
         }
 
@@ -454,27 +454,27 @@ class MultiLoader:
         self._initial = {name: source for name, source in self._initial.items() if name in began_with}
         for name, reader in self._readers.items():
             reader.discard()
-            if isinstance(reader, Reader):
+            if isinstance(reader, SourceReader):
                 reader.source.close()
                 reader.snapshot = snapshots.get(name)
         self._committed, self._committed_schedule = None, None
         self._ended_passes.clear()
-        if self._last_batches is not None:
-            self._last_batches.load_state_dict(last_batches)
+        if self._recent_batches is not None:
+            self._recent_batches.load_state_dict(last_batches)
         self._follow_schedule()
         self._show_config()
 
-    def check_last_batches(self) -> None:
+    def verify_recent_batches(self) -> None:
         """Fetches the last batches of every source again and compares; the position stays. Needs ``remember_batches``.
 
         Raises:
             SourceError: Sources aren't deterministic; the message names each.
         """
-        if self._last_batches is None:
-            raise ConfigError("check_last_batches needs a MultiLoader with remember_batches=True")
+        if self._recent_batches is None:
+            raise ConfigError("verify_recent_batches needs a MultiLoader with remember_batches=True")
         state, is_committed = self.state_dict(), self._committed is not None
         try:
-            self._last_batches.check(self._readers)
+            self._recent_batches.check(self._readers)
         finally:
             self.load_state_dict(state)
             if is_committed:
@@ -601,8 +601,8 @@ class MultiLoader:
         """Takes a source out from the next step on."""
         self._edit(lambda: self._schedule.remove_source(name))
         self._readers[name].close()
-        if self._last_batches is not None:
-            self._last_batches.forget(name, is_committed=self._committed == self._schedule.position)
+        if self._recent_batches is not None:
+            self._recent_batches.forget(name, is_committed=self._committed == self._schedule.position)
 
     def _edit(self, edit: Callable[[], Any]) -> None:
         self._check_usable()
@@ -684,7 +684,7 @@ class MultiLoader:
     def _share_workers(self, sources: Sequence[Source]) -> SharedWorkers | None:
         if self.config.shared_workers is None:
             return None
-        from mtf.data.shared_workers import SharedWorkers
+        from mtf.data.workers.shared import SharedWorkers
 
         return SharedWorkers(sources, self.config.shared_workers, fold_in(self._seed, "workers"))
 
@@ -697,7 +697,7 @@ class MultiLoader:
         reader = self._ahead.reader(source, fold_in(fold_in(self._seed, "source"), name))
         self._readers[name] = reader
         self._with_state.pop(name, None)  # of a source removed before
-        if isinstance(reader, Reader) and source.addressing is Addressing.STATE:
+        if isinstance(reader, SourceReader) and source.resume_mode is ResumeMode.STATEFUL:
             self._with_state[name] = reader
 
 
@@ -759,7 +759,7 @@ def _mover(
     """What puts a batch on the device."""
     if device is None:
         return None
-    from mtf.data.device import DeviceMover, move_to
+    from mtf.data.transfer import DeviceMover, move_to
 
     mover = DeviceMover(device, pin_memory=pin_memory)
     if mover.device.type == "cpu" or not device_prefetch:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mtf.showing import plain_repr
+from mtf.formatting import plain_repr
 
 
 @dataclass(frozen=True)

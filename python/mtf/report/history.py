@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtf.errors import ConfigError
-from mtf.plan import Plan
-from mtf.schedule import Schedule
+from mtf.schedule.plan import Plan
+from mtf.schedule.schedule import Schedule
 
 MAX_BINS = 600
 _MAX_COUNTED = 50_000_000  # steps up to which every one of them is looked at for the largest deviation

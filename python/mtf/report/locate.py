@@ -6,9 +6,9 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mtf.checkpoint.transaction import is_checkpoint
+from mtf.checkpoint.storage.transaction import is_checkpoint
 from mtf.errors import ConfigError
-from mtf.loggers.journal import JOURNAL_NAME
+from mtf.loggers.run_log import JOURNAL_NAME
 from mtf.report.metrics import ROWS_NAMES
 
 _MAX_DEPTH = 4

@@ -12,8 +12,8 @@ import mtf
 from mtf.report.style import svg
 
 if TYPE_CHECKING:
-    from mtf.report.journal import Session
     from mtf.report.run import RunReport, SourceSummary
+    from mtf.report.run_log import Session
 
 _STYLE = """
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #1c1e22; --muted: #6a707a; --line: #e2e5ea; --soft: #f5f6f8;

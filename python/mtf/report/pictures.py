@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mtf.plan import Plan
 from mtf.report.history import History, plan_history
 from mtf.report.series import Series
 from mtf.report.style import (
@@ -21,6 +20,7 @@ from mtf.report.style import (
     shorten,
     thousands,
 )
+from mtf.schedule.plan import Plan
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,16 +8,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtf.checkpoint.manifest import MANIFEST_NAME, SCHEDULE_FILE, read_manifest
+from mtf.checkpoint.format.manifest import MANIFEST_NAME, SCHEDULE_FILE, read_manifest
 from mtf.errors import CheckpointError, ConfigError, MtfError
 from mtf.report.history import History
-from mtf.report.journal import JournalContent, Session, read_journal
 from mtf.report.locate import checkpoints_in, locate
 from mtf.report.metrics import Metrics, read_events, read_rows, rows_of
+from mtf.report.run_log import RunLogContent, Session, read_run_log
 from mtf.report.series import Series
 from mtf.report.style import Palette
 from mtf.report.timeline import Timeline
-from mtf.schedule import Schedule
+from mtf.schedule.schedule import Schedule
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -252,7 +252,7 @@ def read_run(path: str | Path) -> RunReport:
     """
     place = locate(Path(path))
     notes: list[str] = []
-    journal = read_journal(place.journal) if place.journal is not None else JournalContent()
+    journal = read_run_log(place.journal) if place.journal is not None else RunLogContent()
     notes += journal.errors
     if not place.checkpoints and journal.checkpoints is not None:
         place.checkpoints = checkpoints_in(journal.checkpoints)
@@ -313,7 +313,7 @@ def _read_metrics(path: Path | None, manifests: Sequence[dict[str, Any]], notes:
 
 
 def _read_checkpoints(
-    paths: Sequence[Path], journal: JournalContent, notes: list[str]
+    paths: Sequence[Path], journal: RunLogContent, notes: list[str]
 ) -> tuple[list[CheckpointEntry], list[tuple[int, Schedule]], list[dict[str, Any]]]:
     """Entries and manifests, oldest first, and the states of schedules with their updates."""
     monitor = journal.config.get("checkpoint", {}).get("monitor_metric")

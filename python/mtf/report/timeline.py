@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from mtf.config.multi import MultiDataLoaderConfig
+from mtf.config.mixture import MultiDataLoaderConfig
 from mtf.errors import ConfigError
 from mtf.report.history import MAX_BINS, History, make_history
-from mtf.schedule import Schedule
+from mtf.schedule.schedule import Schedule
 
 
 class Timeline:

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from mtf.data import stateful
-from mtf.data.source import Source
+from mtf.data.sources import stateful
+from mtf.data.sources.base import Source
 
 
 def num_samples(batch: Any) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mtf.data.batch import Batch
 from mtf.errors import ConfigError
-from mtf.showing import outline
+from mtf.formatting import outline
 
 
 def loss_of(result: Any, batch: Batch) -> Tensor:

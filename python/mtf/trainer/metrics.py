@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtf.distributed.ranks import SingleRank
 from mtf.errors import ConfigError
-from mtf.trainer.distributed import SingleProcess
 
 _MAX_PENDING = 4096  # values kept on the device at most: memory stays bounded however rarely is logged
 
@@ -129,7 +129,7 @@ class MetricTable:
         self._pending.clear()
         self._num_pending = 0
 
-    def means(self, ranks: SingleProcess, *, per_loader: bool) -> dict[str, float]:
+    def means(self, ranks: SingleRank, *, per_loader: bool) -> dict[str, float]:
         """``train/<metric>``, ``train/<loader>/<metric>``, and values without a loader under their own name.
 
         Reads the device once.

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mtf.config.fields import nearest
+from mtf.config.base import nearest
 from mtf.errors import ConfigError
-from mtf.showing import shortened
+from mtf.formatting import shortened
 from mtf.trainer.names import check_names
 
 if TYPE_CHECKING:
     from mtf.data.batch import Batch
-    from mtf.trainer.distributed import SingleProcess
-    from mtf.trainer.hooks import HookList
+    from mtf.distributed.ranks import SingleRank
+    from mtf.trainer.hooks.base import HookList
     from mtf.trainer.trainer import Trainer
 
 
@@ -181,7 +181,7 @@ class OptimizerSet:
         window: Sequence[Batch],
         trainer: Trainer,
         hooks: HookList,
-        ranks: SingleProcess,
+        ranks: SingleRank,
         scaler: torch.amp.GradScaler | None,
     ) -> dict[int, float]:
         """Everything of the end of ``window`` that may fail: unscale, clip, tell the hooks. Changes no parameter.

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from mtf.checkpoint.files import replace_file
+from mtf.checkpoint.storage.local import replace_file
 
 EXIT_CODE = 75  # EX_TEMPFAIL: a temporary failure, the caller is invited to try again
 MARKER_NAME = "PREEMPTED"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mtf.checkpoint.compare import first_differences
-from mtf.checkpoint.tree import copy_tree, split
+from mtf.checkpoint.format.codec import copy_tree, split
 
 
 class TrainerState:
@@ -22,7 +22,7 @@ class TrainerState:
     def __init__(self, tree: Mapping[str, Any]) -> None:
         """
         Args:
-            tree: see :mod:`mtf.checkpoint.tree`; it is copied.
+            tree: see :mod:`mtf.checkpoint.format.codec`; it is copied.
 
         Raises:
             CheckpointError: a value that no checkpoint holds; names its path.

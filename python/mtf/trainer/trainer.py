@@ -11,32 +11,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtf.config.multi import MultiDataLoaderConfig
+from mtf.config.mixture import MultiDataLoaderConfig
 from mtf.config.trainer import TrainerConfig, ValidationFrequency
+from mtf.data.agreed_lengths import check_same_schedule
 from mtf.data.batch import Batch
-from mtf.data.batch_seed import disposable_generators
 from mtf.data.multi_loader import MultiLoader
-from mtf.data.ranks import check_same_schedule
+from mtf.data.rng.generators import discard_rng_changes
+from mtf.distributed.ranks import local_gpu, make_ranks
 from mtf.errors import ConfigError, MtfError
-from mtf.trainer import capture, evaluation, loaders, poison, summary
+from mtf.trainer import _repr, data_setup, poison, snapshot
+from mtf.trainer._exclusive import only_this_thread
 from mtf.trainer.accumulate import LossWeights, windows
 from mtf.trainer.batch import add_note, num_samples
-from mtf.trainer.distributed import local_gpu, make_ranks
-from mtf.trainer.hooks import HookList, TrainerHooks, require_arguments
-from mtf.trainer.limits import Limits
+from mtf.trainer.checkpointing import Saver
+from mtf.trainer.hooks.base import HookList, TrainerHooks, require_arguments
+from mtf.trainer.init_only import init_only_settings_of
 from mtf.trainer.loss import loss_of
 from mtf.trainer.metrics import MetricTable
 from mtf.trainer.nonfinite import NonFiniteGuard
-from mtf.trainer.one_thread import only_this_thread
 from mtf.trainer.optimizers import OptimizerSet, SchedulerSet, as_list
-from mtf.trainer.owed import Owed
+from mtf.trainer.pending_work import PendingWork
 from mtf.trainer.precision import Precision, compile_in_place, deterministic_algorithms
 from mtf.trainer.preemption import PreemptionGuard
-from mtf.trainer.read_once import read_once
-from mtf.trainer.reporting import Reporter
-from mtf.trainer.saving import Saver
+from mtf.trainer.reporting.reporter import Reporter
+from mtf.trainer.rng import StepRng
 from mtf.trainer.state import TrainerState
-from mtf.trainer.step_rng import StepRng
+from mtf.trainer.stop_condition import StopCondition
+from mtf.trainer.validation import ValidationLeft, check_validation, run_validation
 
 StepFunction = Callable[..., Any]
 _STEP_ARGUMENTS = ("trainer", "batch", "batch_idx", "dataloader_idx", "dataloader_name")
@@ -119,13 +120,13 @@ class Trainer:
         """Whether the current epoch has begun: its ``on_epoch_start`` was called."""
         self.epoch_end_parts = 0
         """How many parts of the current epoch's end are done; 0 before its last update."""
-        self.owed = Owed()
+        self.pending_work = PendingWork()
         """What follows the last update and isn't done yet."""
-        self.is_torn = False
+        self.is_mid_update = False
         """Whether an update broke off between its first and its last change."""
         self.logged: dict[str, float] = {}
         """The latest value of everything that was logged at intervals or validated; part of the state."""
-        self.unfinished: dict[str, float] = {}
+        self.partial_row: dict[str, float] = {}
         """Between two calls of ``fit``: means of the interval that goes on in the next call."""
 
         self.multi: MultiLoader | None = None
@@ -148,7 +149,7 @@ class Trainer:
         """Whether ``fit`` returns after this update, on all ranks."""
         if performance.compile_model:
             compile_in_place(self.model)
-        self.made_with = read_once(self.config)
+        self.init_only_settings = init_only_settings_of(self.config)
         """Settings that are read once, here."""
         self._saver = Saver(self)
         self.reporter = Reporter(self)
@@ -228,12 +229,12 @@ class Trainer:
             self._late_error = None
             stack.callback(self._leave)
             stack.enter_context(self.ranks.failures(lambda: f"after {self.global_step} updates"))
-            limits = Limits(max_epochs, max_steps, self.epoch)
+            limits = StopCondition(max_epochs, max_steps, self.epoch)
             self._resume(resume_from, train_loaders, val_loaders, limits)
             if self.is_resumed and self.config.fault_tolerance.verify_deterministic_resume:
-                self.multi_loader_manager.check_last_batches()
+                self.multi_loader_manager.verify_recent_batches()
             self.is_resumed = False
-            stack.enter_context(disposable_generators(self.step_rng.is_derived))
+            stack.enter_context(discard_rng_changes(self.step_rng.is_derived))
             stack.enter_context(deterministic_algorithms(self.config.performance.deterministic))
             preemption = self.config.preemption
             self._saver.guard = stack.enter_context(PreemptionGuard(preemption.signals, preemption.exit_code))
@@ -249,9 +250,9 @@ class Trainer:
     def validate(self, val_loaders: Any) -> dict[str, float]:
         """Runs every batch of ``val_loaders`` once; returns ``val/<metric>`` and ``val/<loader>/<metric>``."""
         names = self.config.multi.dataloader_names if self.multi is None else self.multi.initial_names
-        named = loaders.name_validation(val_loaders, self.config.val_loader_config, names)
+        named = data_setup.name_validation(val_loaders, self.config.val_loader_config, names)
         with deterministic_algorithms(self.config.performance.deterministic):
-            return evaluation.run(self, named)
+            return run_validation(self, named)
 
     def save_checkpoint(self, path: str) -> None:
         """Saves to ``path``; asked for inside an update, an epoch's start or its end, it happens right after it."""
@@ -278,13 +279,13 @@ class Trainer:
             raise ConfigError(
                 "get_state was called inside a window: call it in an epoch or validation hook, or after fit"
             )
-        return capture.capture(self)
+        return snapshot.capture(self)
 
     def load_state(self, saved: TrainerState) -> None:
         """Puts ``get_state()`` of this or another trainer of the same kind in place."""
         if self._is_fitting:
             raise ConfigError("load_state was called inside fit: request_stop, then call it")
-        capture.restore(self, saved.tree)
+        snapshot.restore(self, saved.tree)
         self._saver.forget()
 
     def add_dataloader(self, loader: Any, name: str, weight: float | None = None) -> None:
@@ -326,7 +327,7 @@ class Trainer:
     @property
     def metrics(self) -> dict[str, float]:
         """The latest value of every metric."""
-        return {**self.logged, **self.unfinished}
+        return {**self.logged, **self.partial_row}
 
     @property
     def is_fitting(self) -> bool:
@@ -357,14 +358,14 @@ class Trainer:
 
     def __repr__(self) -> str:
         """Model, optimizers, place and position."""
-        return summary.line(self)
+        return _repr.line(self)
 
     def _repr_html_(self) -> str:
-        return summary.page(self)
+        return _repr.page(self)
 
     # The loop ----------------------------------------------------------------------------------------------------
 
-    def _train(self, limits: Limits) -> None:
+    def _train(self, limits: StopCondition) -> None:
         if self._is_done(limits):
             warnings.warn(
                 f"nothing to do: {limits.reason(self)}; both count from the beginning of training", stacklevel=3
@@ -375,7 +376,7 @@ class Trainer:
         self.reporter.open()
         self._saver.is_safe = False
         while not self.is_stopping and not self._is_done(limits):
-            if self.owed.is_anything:  # after an error, or from a state taken in a hook
+            if self.pending_work.is_anything:  # after an error, or from a state taken in a hook
                 self._finish_update(self.multi_loader_manager.epoch != self.epoch, limits.steps_reached(self))
                 continue
             if not self.epoch_is_open:
@@ -390,10 +391,10 @@ class Trainer:
         self._tell("on_train_end")
         self._saver.at_end()
 
-    def _is_done(self, limits: Limits) -> bool:
+    def _is_done(self, limits: StopCondition) -> bool:
         """Whether nothing is left to do; what an update owes is, and so is the end of an epoch that has begun."""
         is_ending = self.epoch_is_open and self.multi_loader_manager.epoch != self.epoch
-        return limits.reached(self) and not is_ending and not self.owed.is_anything
+        return limits.reached(self) and not is_ending and not self.pending_work.is_anything
 
     def _tell(self, event: str, *args: Any) -> None:
         """Tells every hook of something between two windows. What they log stays when none of them raised."""
@@ -405,7 +406,7 @@ class Trainer:
         self.epoch_is_open = True
         self._saver.save_what_was_asked_for()
 
-    def _run_epoch(self, limits: Limits) -> bool:
+    def _run_epoch(self, limits: StopCondition) -> bool:
         """Trains to the end of the epoch; False when it stopped before."""
         multi = self.multi_loader_manager
         if multi.epoch == self.epoch:  # else all its batches were trained on when fit was left
@@ -483,7 +484,7 @@ class Trainer:
         scaler = self.precision.scaler
         if not self.nonfinite.every_window or self._window_is_finite():
             stepping = self.optimizer_set.prepare(window, self, self.hooks, self.ranks, scaler)
-        self.is_torn = True  # an error from here on could leave half an update
+        self.is_mid_update = True  # an error from here on could leave half an update
         self.optimizer_set.step(stepping, scaler)
         if self.hooks.on_after_optimizer_step:
             self._tell_steps(stepping)
@@ -493,7 +494,7 @@ class Trainer:
         self.multi_loader_manager.commit()
         self.metric_table.commit()
         self._num_batches_committed = self.num_batches
-        self.is_torn = False
+        self.is_mid_update = False
 
     def _tell_steps(self, stepped: Iterable[int]) -> None:
         """Tells every hook; an error waits until the update is whole."""
@@ -506,7 +507,7 @@ class Trainer:
 
     def require_whole(self) -> None:
         """Raises ``ConfigError`` where the weights are between two states."""
-        if self.is_torn:
+        if self.is_mid_update:
             raise ConfigError(
                 f"update {self.global_step + 1} broke off in the middle (an optimizer or a scheduler raised, or a "
                 "second signal came), so the weights belong to no state: load_checkpoint or load_state goes on from one"
@@ -535,7 +536,7 @@ class Trainer:
         if self.world_size > 1 and self.multi is not None:
             check_same_schedule(self.multi.schedule, self.world_size, self.multi.state_dict()["schedule"])
 
-    def _require_same_settings(self, limits: Limits) -> None:
+    def _require_same_settings(self, limits: StopCondition) -> None:
         """Settings that would make ranks run different numbers of steps or collectives."""
         if self.world_size == 1:
             return
@@ -576,54 +577,54 @@ class Trainer:
     def _after_update(self, window: list[Batch], is_last: bool, is_final: bool) -> None:
         """What happens between two windows; ``is_last``: the epoch's end follows and saves after itself;
         ``is_final``: ``fit`` ends here."""
-        owed, validation = self.owed, self.config.validation
+        pending_work, validation = self.pending_work, self.config.validation
         if self.hooks.on_source_pass_end:
-            owed.passes += loaders.ended_passes(self.multi_loader_manager, window)
-        owed.row = self.reporter.is_due()
+            pending_work.passes += data_setup.ended_passes(self.multi_loader_manager, window)
+        pending_work.row = self.reporter.is_due()
         if validation.frequency is ValidationFrequency.EVERY_N_STEPS and self._val_loaders:
             assert validation.every_n_steps is not None
-            owed.validation = self.global_step % validation.every_n_steps == 0
+            pending_work.validation = self.global_step % validation.every_n_steps == 0
         if self._late_error is not None:
             error, self._late_error = self._late_error, None
-            owed.save = True
+            pending_work.save = True
             raise error
         self._finish_update(is_last, is_final)
 
     def _finish_update(self, is_last: bool, is_final: bool) -> None:
         """Does what the last update owes, and saves. Parts that are done aren't done again after an error in a
         later one."""
-        owed = self.owed
-        if owed.passes:
+        pending_work = self.pending_work
+        if pending_work.passes:
             self._tell_ended_passes()
-        if owed.row:
+        if pending_work.row:
             self.nonfinite.window_is_finite()
             row = self.reporter.log()
-            owed.row = False
+            pending_work.row = False
             self.scheduler_set.after_row(row)
-        if owed.validation:
+        if pending_work.validation:
             if self._val_loaders:
                 self._validate()
-            owed.validation = False
+            pending_work.validation = False
         if is_last:
-            owed.save = False
-        elif owed.save and not self.epoch_is_open:
+            pending_work.save = False
+        elif pending_work.save and not self.epoch_is_open:
             self._save(self._saver.after_epoch)
         else:
             self._save(partial(self._saver.after_update, is_final=is_final))
 
     def _save(self, save: Callable[[], None]) -> None:
-        """A commit point. After an error of a hook it is still owed; what mtf refused it would refuse again."""
-        self.owed.save = False  # not part of what is saved
+        """A commit point. After an error of a hook it is still pending_work; what mtf refused it would refuse again."""
+        self.pending_work.save = False  # not part of what is saved
         try:
             save()
         except MtfError:
             raise
         except Exception:
-            self.owed.save = True
+            self.pending_work.save = True
             raise
 
     def _tell_ended_passes(self) -> None:
-        passes = self.owed.passes
+        passes = self.pending_work.passes
         while passes:
             told = passes.pop(0)  # a state that a hook takes must not tell of it again
             try:
@@ -641,7 +642,9 @@ class Trainer:
         # Edits made from here on are about the next epoch.
         self.multi_loader_manager.set_epoch(self.epoch + 1)
         if self.hooks.on_source_pass_end:
-            self.owed.passes += loaders.ended_passes(self.multi_loader_manager, ())  # whose end was the epoch's
+            self.pending_work.passes += data_setup.ended_passes(
+                self.multi_loader_manager, ()
+            )  # whose end was the epoch's
             self._tell_ended_passes()
         self.reporter.end_epoch()
         parts = (self._step_epoch_schedulers, self._validate_epoch, self._step_monitoring_schedulers)
@@ -674,8 +677,8 @@ class Trainer:
 
     def _validate(self) -> None:
         try:
-            row = evaluation.run(self, self._val_loaders, self._saver.is_asked_to_leave)
-        except evaluation.ValidationLeft:
+            row = run_validation(self, self._val_loaders, self._saver.is_asked_to_leave)
+        except ValidationLeft:
             self._saver.leave()
             raise
         self.metric_table.commit()
@@ -684,7 +687,7 @@ class Trainer:
         self.scheduler_set.after_row(row)
         self._saver.after_validation(row)
 
-    def _resume(self, source: str | None, train_loaders: Any, val_loaders: Any, limits: Limits) -> None:
+    def _resume(self, source: str | None, train_loaders: Any, val_loaders: Any, limits: StopCondition) -> None:
         """Loads the state to go on from and opens the loaders; where one doesn't fit the other, nothing has changed."""
         put_back = self._saver.resume(source)
         try:
@@ -712,7 +715,9 @@ class Trainer:
             warnings.warn(
                 "checkpoint.save_best has no effect without validation: pass val_loaders to fit", stacklevel=4
             )
-        changed = [name for name, value in read_once(self.config).items() if value != self.made_with[name]]
+        changed = [
+            name for name, value in init_only_settings_of(self.config).items() if value != self.init_only_settings[name]
+        ]
         if changed:
             warnings.warn(
                 f"these settings were changed after the trainer had read them, which has no effect: {changed}; make "
@@ -727,16 +732,16 @@ class Trainer:
             )
         if not self.model.training:
             warnings.warn("the model is in eval mode; call model.train() before fit unless that is meant", stacklevel=4)
-        loaders.open_training(self, train_loaders)
+        data_setup.open_training(self, train_loaders)
         multi = self.multi_loader_manager
         # Settings may name loaders that were removed, and those that a factory makes once they are added.
         names = list(dict.fromkeys((*multi.schedule.names, *self.loader_factories)))
         self.optimizer_set.check(names)
         self.scheduler_set.check(names)
         self.loss_weights.check(names)
-        self._val_loaders = loaders.name_validation(val_loaders, self.config.val_loader_config, multi.initial_names)
+        self._val_loaders = data_setup.name_validation(val_loaders, self.config.val_loader_config, multi.initial_names)
         if self._val_loaders:
-            evaluation.check_validation(self.config.validation, list(self._val_loaders))
+            check_validation(self.config.validation, list(self._val_loaders))
 
     def _leave(self) -> None:
         self._is_fitting = self._in_window = False

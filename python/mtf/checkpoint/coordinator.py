@@ -1,0 +1,192 @@
+"""Writing a checkpoint of all ranks: rank 0 writes what all have, and each its pieces where the model is sharded."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mtf.checkpoint import CheckpointManager
+from mtf.checkpoint.async_writer import BackgroundWriter
+from mtf.checkpoint.format import layout
+from mtf.checkpoint.format.layout import Checkpoint
+from mtf.checkpoint.storage.local import CheckpointWarning
+from mtf.checkpoint.storage.transaction import Transaction
+from mtf.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from mtf.checkpoint.sharded import Allocate, Pieces, SaveCoordinator
+    from mtf.trainer.trainer import Trainer
+
+_FIELDS = ("step", "epoch", "metrics")
+
+
+class RankCheckpointer:
+    """Saves what ``Saver`` has put together on every rank.
+
+    Args:
+        trainer: whose ranks save.
+        manager: of the run's directory; only rank 0's is used for saving.
+    """
+
+    def __init__(self, trainer: Trainer, manager: CheckpointManager) -> None:
+        self._trainer = trainer
+        self._manager = manager
+        self._writer = BackgroundWriter()
+
+    def in_root(self, parts: dict[str, Any], *, required: bool) -> Path | None:
+        """Saves under the template's name; see ``CheckpointManager.save``. With ``required`` it is durable, and its
+        failure is an error, on all ranks when this returns."""
+        trainer = self._trainer
+        path: Path | None = self._manager.path_for(parts["step"], parts["epoch"])
+        if trainer.ranks.is_sharded:
+            path = self._sharded(path, parts, required=required)
+        elif trainer.rank == 0:
+            path = self._manager.save(**parts, required=required)
+        return self._outcome(path) if required else path
+
+    def to_path(self, path: str | Path, parts: dict[str, Any], tell: Callable[[Path], None], *, required: bool) -> None:
+        """Saves under a name that the user gave; durable on all ranks when this returns. Without ``required`` a write
+        that the system refuses (a full disk) is a warning, except where the model is sharded."""
+        trainer = self._trainer
+        if trainer.ranks.is_sharded:
+            self._sharded(Path(path), parts, required=True, tell=tell)
+        elif trainer.rank == 0:
+            contents = {name: parts[name] for name in ("model", "state_tree", "schedule")}
+            try:
+                written = layout.write(path, manifest=_manifest(parts), **contents)
+            except CheckpointError as error:
+                if required or not isinstance(error.__cause__, OSError):
+                    raise
+                warnings.warn(
+                    f"{error}. The run goes on; the checkpoint that was asked for isn't there.",
+                    CheckpointWarning,
+                    stacklevel=5,
+                )
+            else:
+                tell(written)
+        self._outcome(path)
+
+    def state_of(self, found: Checkpoint) -> dict[str, Any]:
+        """The trainer's tree in a checkpoint that was read; sharded tensors as this trainer wants them."""
+        from mtf.checkpoint import sharded
+
+        tree = {**found.state["trainer"], "model": found.model}
+        if not sharded.holds_pieces(found.manifest):
+            return tree
+        tree["model"] = {**found.model, **found.state["sharded_model"]}
+        result: dict[str, Any] = sharded.put_together(tree, found.path, self._allocator())
+        return result
+
+    def wait(self) -> None:
+        """Returns when this rank writes nothing any more."""
+        try:
+            self._writer.wait()
+        except CheckpointError as error:
+            warnings.warn(
+                f"{error}. The run goes on; older checkpoints are still there.", CheckpointWarning, stacklevel=3
+            )
+
+    def _outcome(self, result: Any) -> Any:
+        """Returns on every rank when rank 0 is here. One that failed never comes, and is named by the others."""
+        return self._trainer.ranks.from_first(result)
+
+    def _sharded(
+        self,
+        path: Path | None,
+        parts: dict[str, Any],
+        *,
+        required: bool,
+        tell: Callable[[Path], None] | None = None,
+    ) -> Path | None:
+        from mtf.checkpoint import sharded
+        from mtf.distributed import process_group
+        from mtf.distributed.ranks import MultiRank
+
+        trainer = self._trainer
+        ranks = trainer.ranks
+        assert isinstance(ranks, MultiRank)
+        assert path is not None
+        asynchronous = trainer.config.checkpoint.asynchronous and not required
+        self.wait()
+        ranks.group.num_saves += 1
+        whole = {"model": parts["model"], "state": parts["state_tree"]}
+        tree, pieces = sharded.split_shards(whole, copy=asynchronous)
+        meeting = sharded.SaveCoordinator(
+            ranks.group.store,
+            ranks.group.num_saves,
+            ranks.rank,
+            ranks.world_size,
+            trainer.config.ddp.timeout_s,
+            process_group.is_broken,
+        )
+        if ranks.rank == 0:
+            return self._lead(path, parts, tree, pieces, meeting, asynchronous, required, tell)
+        if asynchronous:
+            self._writer.submit(lambda: meeting.follow(pieces))
+        elif required:
+            meeting.follow(pieces)
+        else:
+            self._writer.submit(lambda: meeting.follow(pieces))
+            self.wait()
+        return path
+
+    def _lead(
+        self,
+        path: Path,
+        parts: Mapping[str, Any],
+        tree: dict[str, Any],
+        pieces: Pieces,
+        meeting: SaveCoordinator,
+        asynchronous: bool,
+        required: bool,
+        tell: Callable[[Path], None] | None,
+    ) -> Path | None:
+        model = {name: value for name, value in tree["model"].items() if isinstance(value, torch.Tensor)}
+        rest = {name: value for name, value in tree["model"].items() if name not in model}
+        state = {**tree["state"], "sharded_model": rest}
+        snapshot = layout.Snapshot.take(model, state, parts["schedule"], copy=asynchronous)
+        fields = layout.manifest_fields(_manifest(parts))
+
+        def fill(transaction: Transaction) -> None:
+            meeting.lead(transaction, pieces)
+            layout.fill(transaction, snapshot)
+
+        try:
+            if tell is None:
+                saved: Path | None = self._manager.save_files(
+                    path, fill, fields, asynchronous=asynchronous, required=required
+                )
+                return saved
+            with Transaction(path) as transaction:
+                fill(transaction)
+                transaction.commit(fields)
+            tell(transaction.path)
+            return path
+        finally:
+            if not asynchronous:
+                meeting.give_up()
+
+    def _allocator(self) -> Callable[[str], Allocate]:
+        """FSDPStrategy as the trainer's model is, or whole where it isn't."""
+        from torch.distributed import tensor as dtensor
+
+        from mtf.distributed.fsdp import FSDPStrategy
+
+        strategy = getattr(self._trainer.ranks, "strategy", None)
+        if not isinstance(strategy, FSDPStrategy):
+            return lambda name: lambda shape, dtype: torch.zeros(shape, dtype=dtype)
+        mesh = strategy.mesh
+
+        def allocate(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+            placement = dtensor.Shard(0) if shape else dtensor.Replicate()
+            return dtensor.zeros(*shape, dtype=dtype, device_mesh=mesh, placements=[placement])
+
+        return lambda name: allocate
+
+
+def _manifest(parts: Mapping[str, Any]) -> dict[str, Any]:
+    return {**{name: parts[name] for name in _FIELDS}, **parts["manifest"]}

@@ -1,0 +1,96 @@
+"""What the ranks of one training have to agree on before the first batch."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from mtf.distributed import collectives
+from mtf.distributed.consistency import require_equal
+from mtf.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mtf.schedule.schedule import Schedule
+
+_UNKNOWN = 2**62  # in place of a length
+
+
+def agree_on_lengths(
+    names: list[str], lengths: list[int | None], cycling: bool, rank: int, world_size: int
+) -> list[int | None]:
+    """The lengths that every rank can give: the shortest of each source. Collective when there are several ranks.
+
+    One reduction of two integers per source, whatever the number of ranks. Without a process group the ranks can't be
+    asked, and are taken to be like this one.
+
+    Args:
+        names: Names of the sources.
+        lengths: Batches in a pass on this rank, None where unknown.
+        cycling: Whether sources that run out start again.
+        rank: This process among ``world_size``.
+        world_size: Number of processes.
+
+    Raises:
+        ConfigError: The ranks have different sources, or a source that ends at an unknown place, differently on each
+            rank.
+    """
+    if world_size == 1:
+        return lengths
+    for name, length in zip(names, lengths, strict=True):
+        if length is None and not cycling:
+            raise ConfigError(
+                f"source {name!r} has no known length, so {world_size} ranks could end it at different steps: set "
+                "cycle_short_loaders=True, or give it a length"
+            )
+    if not collectives.is_joined():
+        return lengths
+    require_equal("the sources", {"names": names}, collectives.largest, collectives.gather)
+    known = [_UNKNOWN if length is None else length for length in lengths]
+    reduced = collectives.largest([*known, *(-length for length in known)])
+    agreed: list[int | None] = []
+    for name, longest, shortest in zip(names, reduced[: len(known)], reduced[len(known) :], strict=True):
+        if longest == _UNKNOWN:
+            agreed.append(None)
+            continue
+        if longest != -shortest and rank == 0:
+            warnings.warn(
+                f"{name}: the ranks have between {-shortest} and {longest} batches in a pass; all give {-shortest}. "
+                "Divide the data evenly, or let mtf divide it (map-style DataLoader, ArrayLoader)",
+                stacklevel=4,
+            )
+        agreed.append(-shortest)
+    return agreed
+
+
+def check_same_schedule(schedule: Schedule, world_size: int, state: Any = None) -> None:
+    """Raises if the ranks would draw from different schedules. Collective when there are several ranks.
+
+    Args:
+        schedule: This rank's.
+        world_size: Number of processes.
+        state: Of the schedule, where the position and the edits so far are compared as well.
+
+    Raises:
+        ConfigError: On every rank; names the ranks and fields that differ.
+    """
+    if world_size > 1 and collectives.is_joined():
+        fields = describe(schedule, state)
+        require_equal("the schedule", fields, collectives.largest, collectives.gather)
+
+
+def describe(schedule: Schedule, state: Any = None) -> dict[str, Any]:
+    """What decides a schedule, as plain data by field."""
+    config = _plain(schedule.config)
+    sources = dict(zip(schedule.names, schedule.lengths, strict=True))
+    fields = {"config": config, "seed": str(schedule.seed), "lengths": sources}
+    return fields if state is None else {**fields, "position": [schedule.epoch, schedule.step], "log": _plain(state)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.name
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return value

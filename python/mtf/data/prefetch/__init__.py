@@ -1,0 +1,1 @@
+"""Fetching batches before they are due, under one budget."""

@@ -1,0 +1,1 @@
+"""Random numbers of batches: seeded from a batch's position, put back afterwards."""

@@ -1,0 +1,1 @@
+"""The order of samples in a pass, as a function of the pass and its key."""

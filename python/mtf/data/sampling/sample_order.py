@@ -1,0 +1,436 @@
+"""The order of a map-style loader's indices in a pass: a function of the pass and its key, never of history."""
+
+from __future__ import annotations
+
+import copy
+import random
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import BatchSampler, RandomSampler, Sampler, SequentialSampler, SubsetRandomSampler
+from torch.utils.data.distributed import DistributedSampler
+
+from mtf._core import Permutation, fold_in
+from mtf.data.rng.generators import fresh_torch_generator, seed_generators, untouched
+from mtf.data.sources.stateful import length_of
+from mtf.errors import ConfigError
+
+_MAX_CHUNK = 64  # batches of indices drawn at once: bounds memory, and spreads the cost of swapping generators (100 us)
+
+
+class IndexOrder(ABC):
+    """What to read for each batch of a pass: a list of indices, or one index where the loader doesn't batch."""
+
+    @abstractmethod
+    def num_batches(self) -> int | None:
+        """Batches in a pass, None when the sampler has no length."""
+
+    @abstractmethod
+    def open(self, pass_: int, key: int, batch: int) -> Iterator[Any]:
+        """The indices of batch ``batch`` and those after it, of the pass whose key is ``key``. Reads no data."""
+
+    def drop_last(self) -> IndexOrder:
+        """The order without an incomplete last batch; the same order where the user's sampler makes the batches."""
+        return self
+
+    @abstractmethod
+    def shard(self, rank: int, world_size: int) -> IndexOrder:
+        """The part of every global batch that rank ``rank`` reads."""
+
+    def weight(self, batch: int) -> float:
+        """This rank's share of a global batch, times the number of ranks: 1.0 where all have equally many samples,
+        0.0 where it has none left and repeats one of another rank."""
+        return 1.0
+
+    def global_batch_size(self, world_size: int) -> int | None:
+        """Samples that a full batch has on all ranks together; None where the user's sampler decides."""
+        return None
+
+    @abstractmethod
+    def describe(self) -> str:
+        """What decides which samples come when, in words."""
+
+    replays_indices: bool = False
+    """Whether a position is reached by drawing the indices before it, O(position), instead of computing it."""
+
+
+class FlatOrder(IndexOrder):
+    """Samples in one order, cut into batches. ``world_size`` ranks share a global batch in contiguous parts.
+
+    Args:
+        samples: Gives the order of a pass.
+        batch_size: Samples per batch and rank; None gives single indices.
+        drop_last: Leave out the incomplete last batch.
+    """
+
+    def __init__(
+        self, samples: SampleOrder, batch_size: int | None, drop_last: bool, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.samples = samples
+        self.batch_size = batch_size
+        self.incomplete = not drop_last
+        self.rank, self.world_size = rank, world_size
+        self.replays_indices = samples.replays_indices
+
+    def num_batches(self) -> int | None:
+        num = self.samples.num_samples()
+        if num is None:
+            return None
+        size = (self.batch_size or 1) * self.world_size
+        return -(-num // size) if self.incomplete else num // size
+
+    def drop_last(self) -> IndexOrder:
+        return (
+            self
+            if self.batch_size is None
+            else FlatOrder(self.samples, self.batch_size, True, self.rank, self.world_size)
+        )
+
+    def shard(self, rank: int, world_size: int) -> IndexOrder:
+        if self.samples.divides(rank, world_size):
+            return self
+        return FlatOrder(self.samples, self.batch_size, not self.incomplete, rank, world_size)
+
+    def weight(self, batch: int) -> float:
+        num, size = self.samples.num_samples(), (self.batch_size or 1) * self.world_size
+        if self.world_size == 1 or num is None or num >= (batch + 1) * size:
+            return 1.0
+        share, num_greater = divmod(num - batch * size, self.world_size)
+        return (share + (self.rank < num_greater)) * self.world_size / (num - batch * size)
+
+    def global_batch_size(self, world_size: int) -> int | None:
+        return (self.batch_size or 1) * world_size
+
+    def describe(self) -> str:
+        return self.samples.describe()
+
+    def _part(self, whole: list[Any]) -> list[Any]:
+        """This rank's part of a global batch: contiguous, sizes differ by one at most (as in sampling/shard.hpp)."""
+        share, num_greater = divmod(len(whole), self.world_size)
+        begin = self.rank * share + min(self.rank, num_greater)
+        return whole[begin : begin + share + (self.rank < num_greater)]
+
+    def open(self, pass_: int, key: int, batch: int) -> Iterator[Any]:
+        per_step = (self.batch_size or 1) * self.world_size
+        num_batches = self.num_batches()
+        block = max(1, 4096 // per_step) * per_step
+        take = self.samples.open(pass_, key, batch * per_step)
+        while num_batches is None or batch < num_batches:
+            samples = take(min(block, per_step * _MAX_CHUNK))
+            for start in range(0, len(samples), per_step):
+                whole = samples[start : start + per_step]
+                if len(whole) < per_step and not self.incomplete:
+                    return
+                # A rank without a sample of its own repeats the first one; its batch has weight zero.
+                mine = whole if self.world_size == 1 else (self._part(whole) or whole[:1])
+                yield mine if self.batch_size is not None else mine[0]
+                batch += 1
+            if len(samples) < min(block, per_step * _MAX_CHUNK):
+                return
+
+
+class SamplerBatches(IndexOrder):
+    """Batches as the user's batch sampler makes them, drawn again for each pass from its key.
+
+    On several ranks a global batch is ``world_size`` consecutive batches, one for each rank; an incomplete last group
+    is left out, since a batch of nothing has no shape.
+    """
+
+    replays_indices = True
+
+    def __init__(self, sampler: Any, rank: int = 0, world_size: int = 1) -> None:
+        self.sampler = sampler
+        self.rank, self.world_size = rank, world_size
+
+    def num_batches(self) -> int | None:
+        num = length_of(self.sampler)
+        return None if num is None else num // self.world_size
+
+    def shard(self, rank: int, world_size: int) -> IndexOrder:
+        if _divides(self.sampler, rank, world_size):
+            return self
+        return SamplerBatches(self.sampler, rank, world_size)
+
+    def describe(self) -> str:
+        return f"by {type(self.sampler).__name__}"
+
+    def open(self, pass_: int, key: int, batch: int) -> Iterator[Any]:
+        draws = ReplayedDraws(self.sampler, pass_, key)
+        draws.skip(batch * self.world_size)
+        while True:
+            group = draws.take(self.world_size)
+            if len(group) < self.world_size:
+                return
+            yield group[self.rank]
+
+
+class EveryNth(IndexOrder):
+    """Batches ``rank``, ``rank + world_size`` ... of another order: nothing is left out, and ranks may have unequal
+    numbers of batches."""
+
+    replays_indices = True
+
+    def __init__(self, order: IndexOrder, rank: int, world_size: int) -> None:
+        self.order = order
+        self.rank, self.world_size = rank, world_size
+
+    def num_batches(self) -> int | None:
+        num = self.order.num_batches()
+        return None if num is None else len(range(self.rank, num, self.world_size))
+
+    def shard(self, rank: int, world_size: int) -> IndexOrder:
+        raise ConfigError("these batches are already divided among ranks")
+
+    def describe(self) -> str:
+        return self.order.describe()
+
+    def open(self, pass_: int, key: int, batch: int) -> Iterator[Any]:
+        return islice(self.order.open(pass_, key, batch * self.world_size), self.rank, None, self.world_size)
+
+
+class SampleOrder(ABC):
+    """The samples of a pass, one after the other."""
+
+    replays_indices: bool = False
+
+    @abstractmethod
+    def num_samples(self) -> int | None:
+        """Samples in a pass, None when that isn't known."""
+
+    @abstractmethod
+    def open(self, pass_: int, key: int, start: int) -> Callable[[int], list[Any]]:
+        """A function that gives the next ``n`` samples from ``start`` on; fewer at the pass's end."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """What decides which sample comes when, in words."""
+
+    def divides(self, rank: int, world_size: int) -> bool:
+        """Whether the order is already the part of one rank."""
+        return False
+
+
+class SequentialOrder(SampleOrder):
+    """0, 1, 2 ... up to the length that the dataset has when a pass is opened."""
+
+    def __init__(self, sampler: SequentialSampler) -> None:
+        self._sampler = sampler
+
+    def num_samples(self) -> int:
+        return len(self._sampler)
+
+    def describe(self) -> str:
+        return "in order"
+
+    def open(self, pass_: int, key: int, start: int) -> Callable[[int], list[Any]]:
+        samples = iter(range(start, self.num_samples()))
+        return lambda n: list(islice(samples, n))
+
+
+class PermutedOrder(SampleOrder):
+    """A permutation of [0, n) computed at any index in O(1) memory, or of a given list of indices.
+
+    Args:
+        sampler: A RandomSampler without replacement, or a SubsetRandomSampler.
+        indices: What is permuted; None for 0 ... n-1.
+    """
+
+    def __init__(self, sampler: Any, indices: Any | None) -> None:
+        self._sampler = sampler
+        self._indices = indices
+
+    def num_samples(self) -> int:
+        return len(self._sampler)
+
+    def describe(self) -> str:
+        generator = getattr(self._sampler, "generator", None)
+        return "shuffled" if generator is None else f"shuffled by a generator of seed {generator.initial_seed()}"
+
+    def open(self, pass_: int, key: int, start: int) -> Callable[[int], list[Any]]:
+        num, indices = self.num_samples(), self._indices
+        generator = getattr(self._sampler, "generator", None)
+        if generator is not None:
+            key = fold_in(key, generator.initial_seed())
+        permutation = Permutation(num, key)
+        position = start
+
+        def take(count: int) -> list[Any]:
+            nonlocal position
+            stop = min(position + count, num)
+            if stop <= position:
+                return []
+            samples: list[Any] = permutation.fill(position, stop).tolist()
+            position = stop
+            return samples if indices is None else [indices[i] for i in samples]
+
+        return take
+
+
+class ReplayedOrder(SampleOrder):
+    """Samples as any other sampler gives them, drawn again for each pass from its key. A position costs O(position)."""
+
+    replays_indices = True
+
+    def __init__(self, sampler: Any) -> None:
+        self._sampler = sampler
+
+    def num_samples(self) -> int | None:
+        return length_of(self._sampler)
+
+    def describe(self) -> str:
+        return f"by {type(self._sampler).__name__}"
+
+    def open(self, pass_: int, key: int, start: int) -> Callable[[int], list[Any]]:
+        draws = ReplayedDraws(self._sampler, pass_, key)
+        draws.skip(start)
+        return draws.take
+
+    def divides(self, rank: int, world_size: int) -> bool:
+        return _divides(self._sampler, rank, world_size)
+
+
+class ReplayedDraws:
+    """What a user's sampler gives in one pass, under generators of its own that start at the pass's key.
+
+    The sampler is copied, not deeply (that would copy the dataset), its generators are replaced, ``set_epoch`` is
+    called, and the process-wide generators are swapped for the sampler's while it runs: it may draw lazily and
+    without end.
+    """
+
+    def __init__(self, sampler: Any, pass_: int, key: int) -> None:
+        with untouched():
+            seed_generators(key)
+            copied = _copy_sampler(sampler, key, {})
+            set_epoch = getattr(copied, "set_epoch", None)
+            if callable(set_epoch):
+                set_epoch(pass_)
+            self._draws: Iterator[Any] = iter(copied)
+            self._states = _get_states()
+
+    def take(self, count: int) -> list[Any]:
+        with untouched():
+            _set_states(self._states)
+            drawn = list(islice(self._draws, count))
+            self._states = _get_states()
+        return drawn
+
+    def skip(self, count: int) -> None:
+        if count:
+            with untouched():
+                _set_states(self._states)
+                deque(islice(self._draws, count), maxlen=0)
+                self._states = _get_states()
+
+
+def index_order(batch_sampler: Any | None, sampler: Any, name: str) -> IndexOrder:
+    """The order of a DataLoader.
+
+    Args:
+        batch_sampler: The loader's; None when it doesn't batch (``batch_size=None``).
+        sampler: The loader's; unused when there is a batch sampler, since it may be a dummy.
+        name: The source's, for messages.
+    """
+    if batch_sampler is None:
+        return FlatOrder(_sample_order(sampler, name), None, False)
+    if type(batch_sampler) is BatchSampler:
+        samples = _sample_order(batch_sampler.sampler, name)
+        return FlatOrder(samples, batch_sampler.batch_size, batch_sampler.drop_last)
+    _refuse_one_shot(batch_sampler, name)
+    return SamplerBatches(batch_sampler)
+
+
+def _sample_order(sampler: Any, name: str) -> SampleOrder:
+    _refuse_one_shot(sampler, name)
+    if type(sampler) is SequentialSampler:
+        return SequentialOrder(sampler)
+    if type(sampler) is RandomSampler and not sampler.replacement and len(sampler) == len(sampler.data_source):
+        return PermutedOrder(sampler, None)
+    if type(sampler) is SubsetRandomSampler:
+        return PermutedOrder(sampler, sampler.indices)
+    return ReplayedOrder(sampler)
+
+
+def _refuse_one_shot(sampler: Any, name: str) -> None:
+    if isinstance(sampler, Iterator):
+        raise ConfigError(
+            f"loader {name!r}: its sampler is a one-shot iterator ({type(sampler).__name__}), which can be neither "
+            "started again nor skipped; pass a list or a Sampler"
+        )
+
+
+def _divides(sampler: Any, rank: int, world_size: int) -> bool:
+    """Whether the sampler (or the one inside it) is the user's own division among ranks.
+
+    Raises:
+        ConfigError: It divides among other ranks than there are.
+    """
+    inner = getattr(sampler, "sampler", None)
+    if not isinstance(sampler, DistributedSampler):
+        return inner is not None and inner is not sampler and _divides(inner, rank, world_size)
+    if (sampler.num_replicas, sampler.rank) != (world_size, rank):
+        raise ConfigError(
+            f"a DistributedSampler for rank {sampler.rank} of {sampler.num_replicas} is used on rank {rank} of "
+            f"{world_size}; make it with these numbers, or leave it out: mtf divides a map-style DataLoader among ranks"
+        )
+    return True
+
+
+def _copy_sampler(value: Any, key: int, copies: dict[int, Any]) -> Any:
+    """A copy of a sampler and of the samplers inside it, each with generators seeded from ``key``.
+
+    An object met twice is copied once, so that what is shared stays shared.
+    """
+    if id(value) in copies:
+        return copies[id(value)]
+    result = copies[id(value)] = copy.copy(value)
+    attributes = getattr(result, "__dict__", {})
+    for attribute, inner in list(attributes.items()):
+        replaced = _fresh_generator(inner, fold_in(key, attribute), copies)
+        if replaced is None and (
+            isinstance(inner, Sampler) or (attribute.endswith("sampler") and _is_reiterable(inner))
+        ):
+            replaced = _copy_sampler(inner, fold_in(key, attribute), copies)
+        if replaced is not None:
+            attributes[attribute] = replaced
+    return result
+
+
+def _is_reiterable(value: Any) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, Iterator)
+
+
+def _fresh_generator(value: Any, key: int, copies: dict[int, Any]) -> Any | None:
+    """A generator like ``value`` that starts at ``key`` (torch's: and at its initial seed); None for other objects."""
+    if id(value) in copies:
+        return copies[id(value)]
+    fresh: Any
+    if isinstance(value, torch.Generator):
+        fresh = fresh_torch_generator(value, key)
+    elif isinstance(value, random.Random):
+        fresh = random.Random(key)
+    elif isinstance(value, np.random.Generator):
+        fresh = np.random.Generator(type(value.bit_generator)(key))
+    elif isinstance(value, np.random.RandomState):
+        fresh = np.random.RandomState(np.random.MT19937(key))
+    else:
+        return None
+    copies[id(value)] = fresh
+    return fresh
+
+
+_States = tuple[torch.Tensor, Any, Any]
+
+
+def _get_states() -> _States:
+    return torch.default_generator.get_state(), np.random.get_state(), random.getstate()
+
+
+def _set_states(states: _States) -> None:
+    torch.default_generator.set_state(states[0])
+    np.random.set_state(states[1])
+    random.setstate(states[2])

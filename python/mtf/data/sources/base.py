@@ -1,0 +1,174 @@
+"""What a mixture draws batches from: the protocol that every loader is adapted to, and that users may implement."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from mtf.errors import ConfigError
+from mtf.formatting import plain_repr
+
+if TYPE_CHECKING:
+    from mtf._core import NativeSource
+
+
+class ResumeMode(Enum):
+    """How a source gets to a position, which decides what a resume costs."""
+
+    SEEK = "position"
+    """Any (pass, batch) opens directly; no data is read to get there."""
+    STATEFUL = "state"
+    """The source saves its own state; the state travels with the batch that it follows."""
+    REPLAY = "replay"
+    """Batches before the position are produced again and dropped."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a STATEFUL source said about itself after it had given ``batch`` batches of pass ``pass_``.
+
+    Attributes:
+        pass_: The pass that was open, counted over the whole training.
+        batch: Batches of that pass handed out so far, so also the number of the next one.
+        data: The source's own state: nested containers of plain values and tensors.
+        ended: Whether the pass was found to have no more.
+    """
+
+    pass_: int
+    batch: int
+    data: Any = field(repr=False)
+    ended: bool = False
+
+
+class Stream(ABC):
+    """One pass of a source, being read. The consumer calls it from one thread."""
+
+    @abstractmethod
+    def __next__(self) -> Any:
+        """The next batch of the pass.
+
+        Raises:
+            StopIteration: The pass has ended; every later call raises it again.
+        """
+
+    def request(self, num_batches: int) -> None:
+        """Says that ``num_batches`` more batches will be wanted, so that workers may start on them.
+
+        The requests of one pass add up to the batches that are taken from it, or run ahead of them. A stream that
+        fetches when it is asked for a batch ignores this.
+        """
+
+    def state(self) -> Any:
+        """A snapshot after the batch just given, for sources with ``ResumeMode.STATEFUL``; it never changes later."""
+        return None
+
+    def close(self) -> None:
+        """Releases workers and files. May be called several times, also before the pass ended."""
+
+    def __repr__(self) -> str:
+        """The class and its plain attributes."""
+        return plain_repr(self)
+
+
+class Source(ABC):
+    """Batches of one dataset, addressed by pass and batch. Implement it to plug in anything.
+
+    Attributes:
+        name: The name in the mixture; random numbers of the source depend on it.
+        resume_mode: How ``open`` reaches a position.
+        max_in_flight: How many requested batches its workers can hold at once; 0 when a batch is fetched in ``next``.
+        worker_group: Where several sources share their workers: the same object for each of them.
+        opens_ahead: Whether the next pass may be opened before the current one has ended.
+        num_threads: Threads that should fetch it, for a source with ``native``.
+        ahead_bytes: Bytes that are worth holding ahead where ``prefetch_bytes`` sets no limit, for a source with
+            ``native``; None: any number.
+    """
+
+    name: str = ""
+    resume_mode: ResumeMode = ResumeMode.SEEK
+    max_in_flight: int = 0
+    worker_group: object | None = None
+    opens_ahead: bool = False
+    num_threads: int = 1
+    ahead_bytes: int | None = None
+
+    @abstractmethod
+    def num_batches(self) -> int | None:
+        """Batches in one pass, or None when that can't be known before reading."""
+
+    @abstractmethod
+    def open(self, pass_: int, batch: int, key: int, snapshot: Snapshot | None = None) -> Stream:
+        """Starts reading pass ``pass_`` at batch ``batch``.
+
+        Args:
+            pass_: The pass, counted from 0 over the whole training; each shuffles differently.
+            batch: The first batch to give. With ``ResumeMode.SEEK`` no earlier batch is produced.
+            key: Key of the source's random numbers. That of a pass is ``fold_in(key, pass_)``, that of a batch
+                ``fold_in(fold_in(key, pass_), batch * world_size + rank)``: ranks draw different numbers.
+            snapshot: The last known state, at or before the position. Only for ``ResumeMode.STATEFUL``.
+        """
+
+    def native(self, key: int) -> NativeSource | None:
+        """The source as the prefetch engine fetches it on its threads, or None; ``open`` isn't used when it has one.
+
+        Args:
+            key: Key of the source's random numbers, as for ``open``.
+        """
+        return None
+
+    def initial_state(self) -> Any:
+        """The state before the first batch, for sources with ``ResumeMode.STATEFUL``; None if there is none to save."""
+        return None
+
+    def drop_last(self) -> Source:
+        """The source without its incomplete last batch. The source itself where batches have no common size."""
+        return self
+
+    def shard(self, rank: int, world_size: int) -> Source:
+        """The part of each global batch that belongs to ``rank`` of ``world_size``.
+
+        Raises:
+            ConfigError: The source can't be divided; the message says what to do.
+        """
+        raise ConfigError(
+            f"source {self.name!r} ({type(self).__name__}) can't be divided over {world_size} ranks: implement "
+            "shard(), or use a map-style DataLoader or mtf.ArrayLoader"
+        )
+
+    def spread(self, rank: int, world_size: int) -> Source:
+        """Batches ``rank``, ``rank + world_size`` ...: each on exactly one rank, so ranks may have unequal numbers.
+
+        Raises:
+            ConfigError: Each rank reads the source as it is.
+        """
+        raise ConfigError(f"source {self.name!r} ({type(self).__name__}) isn't divided over {world_size} ranks")
+
+    def weight(self, pass_: int, batch: int) -> float:
+        """This rank's share of a global batch, times the number of ranks: 1.0 where all have equally many samples,
+        0.0 where it has none left and repeats one. The mean over ranks of their weighted losses is then the mean over
+        the samples of the global batch."""
+        return 1.0
+
+    def global_batch_size_on(self, world_size: int) -> int | None:
+        """Samples in a full batch of all ranks together; None where that isn't known."""
+        return None
+
+    def order(self) -> str | None:
+        """How the samples of a pass are ordered, in words; None where the source doesn't say. A state goes on with the
+        same order only."""
+        return None
+
+    def notes(self) -> list[str]:
+        """What doesn't hold for this source, in words; empty when every promise does."""
+        return []
+
+    def close(self) -> None:
+        """Releases what outlives a pass. May be called several times."""
+
+    def __repr__(self) -> str:
+        """Name, length and plain attributes."""
+        num = self.num_batches()
+        what = f"{'unknown' if num is None else num} batches per pass, addressed by {self.resume_mode.value}"
+        return plain_repr(self, *([repr(self.name)] if self.name else []), what, leave_out=Source.__annotations__)

@@ -1,0 +1,235 @@
+"""Iterables without a state: lists of batches by index, everything else by producing batches again."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from mtf._core import fold_in
+from mtf.data.rng.generators import BatchSeed, fresh_torch_generator, seeded
+from mtf.data.sources.base import ResumeMode, Snapshot, Source, Stream
+from mtf.data.sources.stateful import length_of, set_epoch
+from mtf.data.workers.pool import WorkerInit
+from mtf.data.workers.supervision import end_kept_workers, end_workers, forget_ended, iterate, supervise
+from mtf.errors import ConfigError
+from mtf.formatting import shortened
+
+_log = logging.getLogger("mtf")
+
+
+def is_sequence(loader: Any) -> bool:
+    """Whether batches can be taken by index: a list, a tuple, or a map-style dataset of HF ``datasets``."""
+    cls = type(loader)
+    return isinstance(loader, Sequence) or (cls.__name__ == "Dataset" and cls.__module__ == "datasets.arrow_dataset")
+
+
+class SequenceSource(Source):
+    """Each element is a batch, addressed by its index; the order is the same in every pass.
+
+    On several ranks a step takes ``world_size`` consecutive elements, one for each rank.
+    """
+
+    def __init__(
+        self,
+        batches: Sequence[Any],
+        name: str,
+        *,
+        seed_each_batch: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+        keeps_rest: bool = False,
+    ) -> None:
+        self.name = name
+        self._batches = batches
+        self._seed_each_batch = seed_each_batch
+        self._rank, self._world_size = rank, world_size
+        self._keeps_rest = keeps_rest
+
+    def num_batches(self) -> int:
+        whole = len(self._batches)
+        return len(range(self._rank, whole, self._world_size)) if self._keeps_rest else whole // self._world_size
+
+    def open(self, pass_: int, batch: int, key: int, snapshot: Snapshot | None = None) -> Stream:
+        size = self._world_size
+        places = range(batch * size + self._rank, self.num_batches() * size + self._rank, size)
+        elements = (self._batches[place] for place in places)
+        return IteratorStream(elements, batch, fold_in(key, pass_), self._seed_each_batch, self._rank, size)
+
+    def shard(self, rank: int, world_size: int) -> Source:
+        return SequenceSource(
+            self._batches, self.name, seed_each_batch=self._seed_each_batch, rank=rank, world_size=world_size
+        )
+
+    def spread(self, rank: int, world_size: int) -> Source:
+        return SequenceSource(self._batches, self.name, rank=rank, world_size=world_size, keeps_rest=True)
+
+
+class IterableSource(Source):
+    """Anything that can be iterated. A position is reached by producing the batches before it again; a warning says so.
+
+    Each batch is produced under generators seeded from its position, so that what is produced again is the same as
+    far as the iterable draws from the process-wide generators and depends on nothing else that changes.
+
+    A one-shot iterator (a generator, an open file) goes forward only, and stays alive as long as the source.
+
+    Attributes:
+        is_one_shot: Whether the loader is one.
+    """
+
+    resume_mode = ResumeMode.REPLAY
+
+    def __init__(self, loader: Any, name: str, *, seed_each_batch: bool = True) -> None:
+        self.name = name
+        self.is_one_shot = isinstance(loader, Iterator)
+        is_iterable = hasattr(type(loader), "__iter__") or hasattr(type(loader), "__getitem__")
+        # Keys and letters are no batches.
+        if not is_iterable or isinstance(loader, (dict, str, bytes)):
+            raise ConfigError(
+                f"loader {name!r} must be a Source, a DataLoader or an iterable of batches, but is "
+                f"{shortened(repr(loader))}"
+            )
+        self.loader = loader
+        self._num_workers = loader.num_workers if isinstance(loader, DataLoader) else 0
+        self._seed_inline = seed_each_batch and self._num_workers == 0
+        self._num_taken = 0  # of a one-shot iterator
+        self._is_over = False  # a generator that has raised gives nothing more
+
+    def num_batches(self) -> int | None:
+        return length_of(self.loader)
+
+    def open(self, pass_: int, batch: int, key: int, snapshot: Snapshot | None = None) -> Stream:
+        pass_key = fold_in(key, pass_)
+        if self.is_one_shot:
+            return self._open_one_shot(pass_, batch, pass_key)
+        # torch draws the workers' seed from the process-wide generator when an iterator is made.
+        with seeded(pass_key):
+            set_epoch(self.loader, pass_)
+            forget_ended(self.loader)
+            iterator = iterate(self._prepared(pass_key))
+        stream = IteratorStream(iterator, 0, pass_key, self._seed_inline)
+        self._replay(stream, pass_, batch)
+        return stream
+
+    def _open_one_shot(self, pass_: int, batch: int, pass_key: int) -> Stream:
+        way_out = "pass an object that can be iterated again (a class with __iter__, a DataLoader), or save its state"
+        if pass_ > 0:
+            raise ConfigError(f"loader {self.name!r} is a one-shot iterator and can't start pass {pass_}: {way_out}")
+        if self._is_over:
+            raise ConfigError(f"loader {self.name!r} is a generator that has raised, and so it is over: {way_out}")
+        if batch < self._num_taken:
+            raise ConfigError(
+                f"loader {self.name!r} is a one-shot iterator that has given {self._num_taken} batches and can't go "
+                f"back to batch {batch}: {way_out}"
+            )
+        stream = IteratorStream(self._counted(), self._num_taken, pass_key, self._seed_inline)
+        self._replay(stream, pass_, batch - self._num_taken)
+        return stream
+
+    def _counted(self) -> Iterator[Any]:
+        try:
+            for data in self.loader:
+                self._num_taken += 1
+                yield data
+        except GeneratorExit:
+            raise
+        except BaseException:  # Ctrl-C ends a generator as well
+            self._is_over = inspect.isgenerator(self.loader)
+            raise
+
+    def _prepared(self, pass_key: int) -> Any:
+        """The loader with a generator of its own, from which torch seeds workers, and with their signals ignored."""
+        loader = self.loader
+        if not isinstance(loader, DataLoader) or loader.persistent_workers:
+            return loader
+        prepared = copy.copy(loader)
+        if loader.generator is not None:
+            prepared.generator = fresh_torch_generator(loader.generator, pass_key)
+        if self._num_workers:
+            prepared.worker_init_fn = WorkerInit(loader.worker_init_fn, unwrap=False)
+        return prepared
+
+    def _replay(self, stream: Stream, pass_: int, num_batches: int) -> None:
+        if num_batches == 0:
+            return
+        warnings.warn(
+            f"loader {self.name!r} can't be opened at a position and has no state_dict: to get to batch "
+            f"{num_batches} of pass {pass_}, the {num_batches} batches before it are produced again and dropped",
+            stacklevel=2,
+        )
+        start = time.perf_counter()
+        for done in range(num_batches):
+            try:
+                next(stream)
+            except StopIteration:
+                raise ConfigError(
+                    f"loader {self.name!r} ended after {done} batches of pass {pass_} while going to batch "
+                    f"{num_batches}: it gives less than when the state was saved"
+                ) from None
+        _log.info("%s: produced %d batches again in %.1f s", self.name, num_batches, time.perf_counter() - start)
+
+    def close(self) -> None:
+        end_kept_workers(self.loader)
+
+    def shard(self, rank: int, world_size: int) -> Source:
+        return self
+
+    def notes(self) -> list[str]:
+        notes = ["a resume produces the batches before the position again and drops them"]
+        if self.is_one_shot:
+            notes[0] = (
+                "a one-shot iterator: it can't cycle or go back; a resume in a new process produces the batches "
+                "before the position and drops them"
+            )
+        if self._num_workers:
+            notes.append(
+                f"{self._num_workers} worker processes fetch ahead by themselves, outside the prefetch budget; batches "
+                "depend on the number of workers"
+            )
+        return notes
+
+
+class IteratorStream(Stream):
+    """Batches of an iterator, each produced under generators seeded from its position."""
+
+    def __init__(
+        self,
+        iterator: Iterator[Any],
+        batch: int,
+        pass_key: int,
+        seed_each_batch: bool,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self._iterator = iterator
+        self._take: Callable[[], Any] | None = supervise(iterator)
+        # Of the next batch, among those of all ranks.
+        self._number, self._stride = batch * world_size + rank, world_size
+        self._pass_key = pass_key
+        self._seed = BatchSeed() if seed_each_batch else None
+
+    def __next__(self) -> Any:
+        if self._take is None:
+            raise StopIteration
+        seed = self._seed
+        if seed is None:
+            data = self._take()
+        else:
+            seed.enter(fold_in(self._pass_key, self._number))
+            try:
+                data = self._take()
+            finally:
+                seed.exit()
+        self._number += self._stride
+        return data
+
+    def close(self) -> None:
+        if self._take is not None:
+            self._take = None
+            end_workers(self._iterator)

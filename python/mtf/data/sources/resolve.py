@@ -1,0 +1,57 @@
+"""Which adapter reads a user's loader."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from mtf.data.sources import iterable, stateful, torch_map
+from mtf.data.sources.base import Source
+from mtf.errors import ConfigError
+
+
+def as_source(loader: Any, name: str, *, seed_each_batch: bool = True) -> Source:
+    """The adapter for ``loader``.
+
+    Args:
+        loader: A Source, a torch DataLoader, a torchdata StatefulDataLoader, or anything that can be iterated.
+        name: The source's name in the mixture.
+        seed_each_batch: Produce each batch under generators seeded from its position.
+
+    Raises:
+        ConfigError: Nothing here can read ``loader``; the message says what to pass instead.
+    """
+    if isinstance(loader, Source):
+        loader.name = name
+        return loader
+    _refuse_wrapped(loader, name)
+    if isinstance(loader, Dataset) and not hasattr(type(loader), "__iter__"):
+        raise ConfigError(
+            f"loader {name!r} is a dataset, {type(loader).__name__}, whose samples would be taken for batches: pass "
+            "DataLoader(dataset, batch_size=...), with batch_size=None where its items are batches"
+        )
+    if torch_map.can_rebuild(loader):
+        return torch_map.TorchSource(loader, name, seed_each_batch=seed_each_batch)
+    if iterable.is_sequence(loader):
+        return iterable.SequenceSource(loader, name, seed_each_batch=seed_each_batch)
+    if stateful.has_state(loader):
+        return stateful.StatefulSource(loader, name, seed_each_batch=seed_each_batch)
+    return iterable.IterableSource(loader, name, seed_each_batch=seed_each_batch)
+
+
+def _refuse_wrapped(loader: Any, name: str) -> None:
+    """Raises when another framework's wrapper would decide order, ranks and devices next to mtf."""
+    cls = type(loader)
+    wrapped = {
+        "_FabricDataLoader": "Fabric.setup_dataloaders",
+        "DataLoaderShard": "Accelerator.prepare",
+        "DataLoaderDispatcher": "Accelerator.prepare",
+        "SkipDataLoader": "accelerate.skip_first_batches",
+    }
+    if cls.__name__ in wrapped and cls.__module__.split(".")[0] in ("lightning", "lightning_fabric", "accelerate"):
+        raise ConfigError(
+            f"loader {name!r} is a {cls.__module__}.{cls.__name__}: pass the DataLoader itself, as it was before "
+            f"{wrapped[cls.__name__]}; mtf divides it among ranks and moves batches "
+            "to the device (rank, world_size and device of MultiLoader)"
+        )

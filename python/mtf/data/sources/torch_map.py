@@ -1,0 +1,236 @@
+"""A torch DataLoader over a map-style dataset, rebuilt so that any (pass, batch) opens without reading data."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data._utils.pin_memory import pin_memory
+
+from mtf._core import fold_in
+from mtf.data.rng.generators import BatchSeed, SeededDataset
+from mtf.data.sampling.sample_order import EveryNth, IndexOrder, index_order
+from mtf.data.sources.base import ResumeMode, Snapshot, Source, Stream
+from mtf.data.sources.stateful import has_state_methods, plain_copy
+from mtf.data.workers.pool import WorkerPool, Workers
+from mtf.errors import ConfigError
+
+# A subclass that changes one of these decides itself what its iteration means.
+_ITERATION = ("__iter__", "__len__", "_get_iterator", "_index_sampler", "_auto_collation")
+
+
+def can_rebuild(loader: Any) -> bool:
+    """Whether ``loader`` is a DataLoader over a map-style dataset that iterates as torch's own does."""
+    cls = type(loader)  # some wrappers fake __class__
+    return (
+        issubclass(cls, DataLoader)
+        and all(getattr(cls, name) is getattr(DataLoader, name) for name in _ITERATION)
+        and not isinstance(loader.dataset, IterableDataset)
+    )
+
+
+class TorchSource(Source):
+    """Batches of a map-style DataLoader: its dataset, sampler, collate function and workers, addressed by position.
+
+    With ``num_workers=0`` a batch is fetched when its step comes. With workers it is fetched when the schedule is
+    going to want it; ``prefetch_factor`` is an upper bound.
+
+    Args:
+        loader: The user's DataLoader. It isn't iterated itself.
+        name: The source's name.
+        seed_each_batch: Seed torch, numpy and random from the batch's position before it is fetched.
+        order: The order of indices; that of the loader's sampler if None.
+
+    Attributes:
+        dataset: The user's, as workers get it.
+        workers: Processes shared with other sources, in place of the loader's own; None: it has its own.
+    """
+
+    workers: Workers | None = None
+    _rank = 0
+    _world_size = 1
+
+    def __init__(
+        self, loader: DataLoader[Any], name: str, *, seed_each_batch: bool = True, order: IndexOrder | None = None
+    ) -> None:
+        self.name = name
+        self.loader = loader
+        self.seed_each_batch = seed_each_batch
+        self._order = order or index_order(loader.batch_sampler, loader.sampler, name)
+        self.dataset = SeededDataset(loader.dataset)
+        self._pool: WorkerPool | None = None
+        self.opens_ahead = loader.num_workers > 0 and loader.persistent_workers
+        self.max_in_flight = loader.num_workers * int(loader.prefetch_factor or 2) if loader.num_workers else 0
+        if has_state_methods(loader.dataset) and loader.num_workers == 0:
+            self.resume_mode = ResumeMode.STATEFUL
+        if order is None and loader._iterator is not None:
+            warnings.warn(
+                f"loader {name!r} has a live iterator, whose {loader.num_workers} worker processes stay next to those "
+                "that are started now; drop it, or pass a new DataLoader",
+                stacklevel=4,
+            )
+
+    def num_batches(self) -> int | None:
+        return self._order.num_batches()
+
+    def open(self, pass_: int, batch: int, key: int, snapshot: Snapshot | None = None) -> Stream:
+        pass_key = fold_in(key, pass_)
+        indices = self._order.open(pass_, pass_key, batch)
+        if self.workers is not None:
+            return _WorkerStream(self, self.workers, indices, batch, pass_key, owns_workers=False)
+        if self.loader.num_workers == 0:
+            if snapshot is not None:
+                self.loader.dataset.load_state_dict(plain_copy(snapshot.data))  # type: ignore[attr-defined]
+            return _InlineStream(self, indices, batch, pass_key)
+        if not self.loader.persistent_workers:
+            # A new set for each pass: users rely on the fork seeing what they changed in the dataset.
+            pool = WorkerPool(self.dataset, self.loader, pass_key)
+            return _WorkerStream(self, pool, indices, batch, pass_key, owns_workers=True)
+        if self._pool is None or self._pool.closed:
+            self._pool = WorkerPool(self.dataset, self.loader, key)
+        return _WorkerStream(self, self._pool, indices, batch, pass_key, owns_workers=False)
+
+    def initial_state(self) -> Any:
+        return plain_copy(self.loader.dataset.state_dict()) if self.resume_mode is ResumeMode.STATEFUL else None  # type: ignore[attr-defined]
+
+    def drop_last(self) -> Source:
+        return self._with_order(self._order.drop_last())
+
+    def shard(self, rank: int, world_size: int) -> Source:
+        return self._part(self._order.shard(rank, world_size), rank, world_size)
+
+    def spread(self, rank: int, world_size: int) -> Source:
+        if self._order.shard(rank, world_size) is self._order:
+            raise ConfigError(f"source {self.name!r} is already the part of rank {rank}")
+        return self._part(EveryNth(self._order, rank, world_size), rank, world_size)
+
+    def batch_key(self, pass_key: int, batch: int) -> int:
+        """Key of a batch's random numbers: of its number among the batches of all ranks."""
+        return fold_in(pass_key, batch * self._world_size + self._rank)
+
+    def weight(self, pass_: int, batch: int) -> float:
+        return self._order.weight(batch)
+
+    def global_batch_size_on(self, world_size: int) -> int | None:
+        return self._order.global_batch_size(world_size)
+
+    def order(self) -> str | None:
+        return self._order.describe()
+
+    def notes(self) -> list[str]:
+        notes = []
+        if self._order.replays_indices:
+            notes.append(
+                f"{type(self.loader.batch_sampler or self.loader.sampler).__name__}: a resume draws the pass's indices "
+                "again up to the position; no data is read for it"
+            )
+        if has_state_methods(self.loader.dataset) and self.loader.num_workers:
+            notes.append(
+                "the dataset has a state_dict, but its copies live in worker processes: their state isn't saved"
+            )
+        return notes
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+    def _part(self, order: IndexOrder, rank: int, world_size: int) -> TorchSource:
+        part = self._with_order(order)
+        part._rank, part._world_size = rank, world_size
+        return part
+
+    def _with_order(self, order: IndexOrder) -> TorchSource:
+        other = TorchSource(self.loader, self.name, seed_each_batch=self.seed_each_batch, order=order)
+        other._rank, other._world_size = self._rank, self._world_size
+        return other
+
+
+class _InlineStream(Stream):
+    """A pass fetched in the training process, each batch when it is asked for."""
+
+    def __init__(self, source: TorchSource, indices: Iterator[Any], batch: int, pass_key: int) -> None:
+        loader = source.loader
+        self._indices = indices
+        self._batch = batch
+        self._pass_key = pass_key
+        self._batch_key = source.batch_key
+        self._seed = BatchSeed() if source.seed_each_batch else None
+        self._dataset = source.dataset
+        self._fetch = self._dataset.__getitems__ if loader.batch_sampler is not None else self._dataset.__getitem__
+        self._collate = loader.collate_fn
+        self._pin = loader.pin_memory and torch.accelerator.is_available()
+        self._stateful = source.resume_mode is ResumeMode.STATEFUL
+
+    def __next__(self) -> Any:
+        index = next(self._indices)
+        seed = self._seed
+        try:
+            if seed is None:
+                data = self._collate(self._fetch((None, index)))
+            else:
+                key = self._batch_key(self._pass_key, self._batch)
+                seed.enter(None)  # the dataset seeds
+                try:
+                    data = self._collate(self._fetch((key, index)))
+                finally:
+                    seed.exit()
+        except StopIteration as error:
+            raise RuntimeError(f"the dataset or collate function raised StopIteration for {index!r}") from error
+        finally:
+            self._batch += 1
+        return pin_memory(data) if self._pin else data
+
+    def state(self) -> Any:
+        return plain_copy(self._dataset.dataset.state_dict()) if self._stateful else None
+
+
+class _WorkerStream(Stream):
+    """A pass fetched by worker processes, as far ahead as was requested."""
+
+    def __init__(
+        self,
+        source: TorchSource,
+        workers: Workers,
+        indices: Iterator[Any],
+        batch: int,
+        pass_key: int,
+        *,
+        owns_workers: bool,
+    ) -> None:
+        self._workers = workers
+        self._tag = object()  # names this stream to the workers, which mustn't refer back to it
+        self._owns_workers = owns_workers
+        self._indices = indices
+        self._batch = batch  # the next to be sent
+        self._in_flight = 0
+        self._pass_key = pass_key
+        self._batch_key = source.batch_key if source.seed_each_batch else None
+
+    def request(self, num_batches: int) -> None:
+        for _ in range(num_batches):
+            index = next(self._indices, None)
+            if index is None:
+                return
+            key = self._batch_key(self._pass_key, self._batch) if self._batch_key else None
+            self._workers.send(self._tag, (key, index))
+            self._batch += 1
+            self._in_flight += 1
+
+    def __next__(self) -> Any:
+        if self._in_flight == 0:
+            self.request(1)
+            if self._in_flight == 0:
+                self.close()
+                raise StopIteration
+        self._in_flight -= 1
+        return self._workers.take(self._tag)
+
+    def close(self) -> None:
+        if self._owns_workers:
+            self._workers.close()
+        elif not self._workers.closed:
+            self._workers.forget(self._tag)

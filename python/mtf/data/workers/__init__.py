@@ -1,0 +1,1 @@
+"""Worker processes: pools, supervision, and the time limit of a fetch."""

@@ -1,0 +1,92 @@
+"""DDP around the user's model: every rank holds the whole model and gradients are averaged."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mtf.config.distributed import DDPConfig
+from mtf.distributed.forward_wrapper import run_as_forward
+from mtf.distributed.process_group import ProcessGroup
+
+# Newer releases of torch warn about the older name.
+_NAMES = inspect.signature(DistributedDataParallel.__init__).parameters
+_BUFFERS_OPTION = "forward_sync_buffers" if "forward_sync_buffers" in _NAMES else "broadcast_buffers"
+
+
+class DDPStrategy:
+    """The whole model on every rank.
+
+    Args:
+        group: the ranks.
+        config: buckets, buffers, unused parameters.
+    """
+
+    is_sharded = False
+
+    def __init__(self, group: ProcessGroup, config: DDPConfig) -> None:
+        self._config = config
+        self._model: nn.Module | None = None
+        self._wrapper: DistributedDataParallel | None = None
+        self._finds_unused = False
+
+    def wrap(self, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """Notes the model; DDP itself comes with ``open``, as it depends on the number of loaders."""
+        self._model = model
+
+    def open(self, num_loaders: int) -> None:
+        """Makes DDP, which gives every rank the weights of rank 0; again when a second loader has come."""
+        assert self._model is not None
+        asked = self._config.find_unused_parameters
+        finds = num_loaders > 1 if asked is None else asked
+        if self._wrapper is not None and (self._finds_unused or not finds):
+            return
+        if not any(p.requires_grad for p in self._model.parameters()):
+            return
+        self._finds_unused = finds
+        options: dict[str, Any] = {_BUFFERS_OPTION: self._config.broadcast_buffers}
+        self._wrapper = DistributedDataParallel(
+            self._model,
+            find_unused_parameters=finds,
+            **options,
+            bucket_cap_mb=self._config.bucket_cap_mb,
+            gradient_as_bucket_view=self._config.gradient_as_bucket_view,
+        )
+
+    def run(self, step: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """``step(*args)`` as one forward pass. Without gradients nothing has to be reduced, so ranks may then run
+        different numbers of steps."""
+        if self._wrapper is None or not torch.is_grad_enabled():
+            return step(*args)
+        assert self._model is not None
+        return run_as_forward(self._wrapper, self._model, lambda *inner: only_loss_has_graph(step(*inner)), args)
+
+    def window(self, is_last: bool, is_mixed: bool) -> AbstractContextManager[Any]:
+        """Gradients are reduced in the last step of a window only."""
+        if is_last or self._wrapper is None:
+            return nullcontext()
+        return self._wrapper.no_sync()
+
+    def clip_grad_norm(self, parameters: Sequence[Tensor], max_norm: float) -> Tensor:
+        """Gradients are the same on every rank, and so is their norm."""
+        return nn.utils.clip_grad_norm_(parameters, max_norm)
+
+
+def only_loss_has_graph(result: Any) -> Any:
+    """What a step returned, with every metric detached.
+
+    DDP waits for the gradient of each parameter that any output depends on; one that only a metric depends on would
+    never get any.
+    """
+    if not isinstance(result, Mapping):
+        return result
+    return {
+        name: value.detach() if isinstance(value, Tensor) and name != "loss" else value
+        for name, value in result.items()
+    }

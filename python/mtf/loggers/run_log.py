@@ -1,0 +1,86 @@
+"""What a report needs beside the rows: when a run began, went on and ended, its configuration, and its schedule."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import platform
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mtf.config.trainer import LoggingConfig
+from mtf.loggers.base import RunInfo
+
+JOURNAL_NAME = "run.jsonl"
+FORMAT = 1
+
+
+def run_log_directory(config: LoggingConfig, name: str) -> Path | None:
+    """Where the journal of run ``name`` lies: beside the file of its logger; None if no logger writes files."""
+    kinds = {config.logger_type, *config.composite_loggers}
+    if kinds & {"jsonl", "csv"}:
+        return Path(config.log_dir) / name
+    if "tensorboard" in kinds:
+        return Path(config.tensorboard_log_dir or Path(config.log_dir) / name)
+    return None
+
+
+class RunLog:
+    """Appends events to ``run.jsonl``, one JSON object per line: ``start``, ``schedule`` and ``pause``.
+
+    A new run starts the file afresh, one that goes on appends. Readers take the later of two events about one place.
+
+    Args:
+        directory: of the journal; made if it is missing. Where it can't be written, one warning says so.
+        info: the run, as its loggers get it.
+        world_size: number of ranks.
+    """
+
+    def __init__(self, directory: Path, info: RunInfo, world_size: int) -> None:
+        self._path = directory / JOURNAL_NAME
+        self._failed = False
+        root = info.config.get("checkpoint", {}).get("root_dir")
+        self._write(
+            "start",
+            format=FORMAT,
+            name=info.name,
+            update=info.step,
+            world_size=world_size,
+            versions=_versions(),
+            # Relative, so that a folder that was moved or copied as a whole still says where they are.
+            checkpoints=None if root is None else os.path.relpath(root, directory),
+            config=dict(info.config),
+        )
+
+    def note_schedule(self, state: bytes, update: int) -> None:
+        """Notes ``Schedule.to_bytes()`` after ``update``: it tells what is drawn in its own epoch and later ones."""
+        self._write("schedule", update=update, state=base64.b64encode(state).decode("ascii"))
+
+    def note_pause(self, update: int, epoch: int, reason: str | None) -> None:
+        """Notes that ``fit`` returned after ``update``, and why if it was asked to."""
+        self._write("pause", update=update, epoch=epoch, reason=reason)
+
+    def _write(self, event: str, **facts: Any) -> None:
+        line = json.dumps({"event": event, "time_s": round(time.time(), 3), **facts})
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            is_new = event == "start" and facts["update"] == 0
+            with self._path.open("w" if is_new else "a", encoding="utf-8") as file:
+                # A killed process may have left half a line; readers skip it, and empty lines.
+                file.write(("\n" if event == "start" and not is_new else "") + line + "\n")
+        except OSError as error:
+            if not self._failed:
+                self._failed = True
+                warnings.warn(f"{self._path} can't be written ({error}); training goes on", stacklevel=4)
+
+
+def _versions() -> Mapping[str, str]:
+    import torch
+
+    import mtf
+
+    return {"mtf": mtf.__version__, "torch": str(torch.__version__), "python": platform.python_version()}

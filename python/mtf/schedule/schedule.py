@@ -1,0 +1,378 @@
+"""Which source gives the batch of every step: a pure function of configuration, lengths, seed, edits and position."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mtf import _core
+from mtf._core import Draw
+from mtf.config.base import nearest, parse_enum
+from mtf.config.mixture import MultiDataLoaderConfig, WeightCurve, require_mixture
+from mtf.enums import EpochLengthPolicy, Interpolation, SamplingStrategy, WeightedOrder
+from mtf.errors import ConfigError
+from mtf.formatting import html_table
+
+if TYPE_CHECKING:
+    from mtf.schedule.plan import Plan
+
+__all__ = ["Draw", "Schedule"]
+
+_logger = logging.getLogger("mtf.schedule")
+
+#: Fields of the configuration that `Schedule.set_strategy` takes besides the strategy.
+_EDITABLE = (
+    "dataloader_weights",
+    "alternating_pattern",
+    "burst_size",
+    "weighted_order",
+    "epoch_length_policy",
+    "steps_per_epoch",
+    "cycle_short_loaders",
+    "continue_across_epochs",
+    "weight_curve",
+)
+
+
+class Schedule(_core.Schedule):
+    """The schedule of a mixture, with a cursor.
+
+    Indices of sources never change: a source that is added comes last, one that is removed keeps its index. Wherever
+    ``epoch`` is left out, the cursor's epoch is meant.
+
+    Args:
+        config: how the sources are mixed; None: ROUND_ROBIN with its defaults.
+        lengths: batches per pass of each source, None where unknown; in the order of the configuration's names, or
+            by name.
+        seed: in ``[0, 2**64)``; ``config.seed`` wins where it is set.
+
+    Raises:
+        ConfigError: the first rule that the configuration or a length breaks.
+    """
+
+    def __init__(
+        self,
+        config: MultiDataLoaderConfig | None = None,
+        lengths: Sequence[int | None] | Mapping[str, int | None] = (),
+        seed: int = 0,
+    ) -> None:
+        """See the class."""
+        config = MultiDataLoaderConfig() if config is None else config
+        require_mixture(config)
+        names, counts = _name_sources(config.dataloader_names, lengths)
+        mixture = _to_core(config, len(names))
+        super().__init__(mixture, names, counts, _check_seed(seed if config.seed is None else config.seed))
+        self._template = config
+        for message in mixture.useless_options:
+            warnings.warn(message, UserWarning, stacklevel=2)
+        self._report_inactive()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Schedule:
+        """The schedule that ``to_bytes`` wrote, cursor included.
+
+        Raises:
+            StateMismatch: damaged bytes, or a newer format.
+        """
+        schedule = cls.__new__(cls)
+        _core.Schedule.__init__(schedule, bytes(data))
+        schedule._template = MultiDataLoaderConfig()
+        return schedule
+
+    # Sources and position.
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all sources, by index; removed ones included."""
+        return [name for name, _, _ in self.source_table]
+
+    @property
+    def lengths(self) -> list[int | None]:
+        """Batches per pass of each source, by index; None where unknown."""
+        return [length for _, length, _ in self.source_table]
+
+    @property
+    def present(self) -> list[bool]:
+        """Whether each source is part of the mixture, by index; False once it was removed."""
+        return [present for _, _, present in self.source_table]
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Where the cursor stands, that is the next draw, as ``(epoch, step)``."""
+        return self.epoch, self.step
+
+    @property
+    def config(self) -> MultiDataLoaderConfig:
+        """The configuration in force at the cursor, edits included, for the sources that are present."""
+        mixture, table = self.mixture, self.source_table
+        kept = [i for i, (_, _, present) in enumerate(table) if present]
+        weights, pattern = mixture.weights, mixture.pattern  # each look at the native mixture copies them
+        curve = None
+        if mixture.curve is not None:
+            points, interpolation, every = mixture.curve
+            curve = WeightCurve([(s, [w[i] for i in kept]) for s, w in points], Interpolation[interpolation], every)
+        return dataclasses.replace(
+            self._template,
+            sampling_strategy=SamplingStrategy[mixture.strategy],
+            dataloader_weights=[weights[i] for i in kept] if weights else None,
+            alternating_pattern=[kept.index(i) for i in pattern] if pattern else None,
+            burst_size=mixture.burst,
+            dataloader_names=[table[i][0] for i in kept],
+            epoch_length_policy=EpochLengthPolicy[mixture.policy],
+            steps_per_epoch=mixture.steps_per_epoch,
+            cycle_short_loaders=mixture.cycle,
+            weighted_order=WeightedOrder[mixture.order],
+            continue_across_epochs=mixture.continue_across_epochs,
+            weight_curve=curve,
+        )
+
+    @property
+    def start_counts(self) -> list[tuple[int, int]]:
+        """Per source ``(pass, batch)`` that it would give next at step 0 of the cursor's epoch."""
+        return self.opening_places()
+
+    def batch_index(self, source: int, step: int | None = None) -> int:
+        """Draws of a source since the beginning of the cursor's epoch, before ``step`` (default: the cursor)."""
+        return int(self.counts(self.step if step is None else step)[source])
+
+    def epochs(self, num_epochs: int | None = None) -> Iterator[Draw]:
+        """Iterates from the cursor over the rest of this epoch and further ones.
+
+        Args:
+            num_epochs: epochs to iterate over, this one included; None: without end.
+        """
+        return self.iterate(num_epochs)
+
+    # Edits: each takes effect at the cursor and becomes part of the state.
+
+    def update_weights(self, weights: Sequence[float] | Mapping[str, float]) -> None:
+        """New weights for all sources that are present: in their order, or by name. Replaces a weight curve.
+
+        Raises:
+            ConfigError: wrong number or names; negative, infinite, NaN or all-zero weights.
+        """
+        if isinstance(weights, Mapping):
+            present = [name for name, _, here in self.source_table if here]
+            _match_names(present, weights, "dataloader_weights")
+            weights = [weights[name] for name in present]
+        self._warn_unless_weighted("update_weights")
+        self.change_weights([float(w) for w in weights])
+
+    def set_weight(self, name: str, weight: float) -> None:
+        """A new weight for one source; the others keep theirs. Replaces a weight curve by its weights here.
+
+        Raises:
+            ConfigError: no such source, or a weight that isn't finite and not negative.
+        """
+        self._warn_unless_weighted("set_weight")
+        self.change_weight(name, float(weight))
+
+    def add_source(self, name: str, length: int | None = None, weight: float | None = None) -> None:
+        """Adds a source behind all others, or brings back one that was removed.
+
+        Args:
+            name: not the name of a source that is present.
+            length: batches in one pass, None if unknown.
+            weight: WEIGHTED: relative to the weights of the others; needed where these are set.
+        """
+        self.append_source(name, _check_length(length, name), None if weight is None else float(weight))
+        if self.mixture.strategy == "ALTERNATING" and self.names.index(name) not in self.mixture.pattern:
+            warnings.warn(
+                f"dataloader {name!r} was added, but alternating_pattern doesn't name it: it is never drawn",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    def remove_source(self, name: str) -> None:
+        """Takes a source out of the mixture; its index stays, and its entries leave the alternating pattern."""
+        self.drop_source(name)
+
+    def set_strategy(self, strategy: SamplingStrategy | str, **options: Any) -> None:
+        """Another strategy, with options named as in ``MultiDataLoaderConfig``; options left out keep their values.
+
+        Indices in ``alternating_pattern`` count the sources that are present.
+        """
+        for name in options:
+            if name not in _EDITABLE:
+                raise ConfigError(f"set_strategy has no option {name!r}{nearest(name, _EDITABLE)}")
+        kind = parse_enum(SamplingStrategy, strategy, "sampling_strategy")
+        self.set_config(dataclasses.replace(self.config, sampling_strategy=kind, **options))
+
+    def set_config(self, config: MultiDataLoaderConfig) -> None:
+        """All options of ``config`` that concern the schedule, from the cursor on (its names must be those present)."""
+        table = self.source_table
+        kept = [i for i, (_, _, present) in enumerate(table) if present]
+        if config.dataloader_names and config.dataloader_names != [table[i][0] for i in kept]:
+            raise ConfigError(
+                f"dataloader_names can't be changed by an edit: {config.dataloader_names} instead of "
+                f"{[table[i][0] for i in kept]}; use add_source and remove_source"
+            )
+        mixture = _to_core(config, len(table), kept)
+        self.change_config(mixture)
+        for message in mixture.useless_options:
+            warnings.warn(message, UserWarning, stacklevel=3)
+
+    # Fingerprint and plan.
+
+    def fingerprint(self) -> int:
+        """A 64-bit number that is equal for schedules with the same configuration, lengths, seed and log."""
+        key = 0
+        for field in sorted(self.fingerprints):
+            key = _core.fold_in(key, self.fingerprints[field])
+        return key
+
+    def plan(self, epochs: int = 1) -> Plan:
+        """What will be drawn in ``epochs`` epochs from the cursor's on."""
+        from mtf.schedule.plan import make_plan
+
+        return make_plan(self, epochs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles as bytes of the state."""
+        return Schedule.from_bytes, (self.to_bytes(),)
+
+    def __repr__(self) -> str:
+        """Strategy, sources and position."""
+        if "_template" not in self.__dict__:  # a traceback shows the object whose constructor has raised
+            return "Schedule(not constructed)"
+        names = ", ".join(n for n, _, present in self.source_table if present)
+        return f"Schedule({self.mixture.strategy}, [{names}], seed={self.seed}, epoch={self.epoch}, step={self.step})"
+
+    def _repr_html_(self) -> str:
+        drawn, weights = self.counts(self.step), self.mixture.weights
+        rows = [
+            (name, "unknown" if length is None else length, weights[i] if weights else None, int(drawn[i]))
+            for i, (name, length, present) in enumerate(self.source_table)
+            if present
+        ]
+        title = f"Schedule: {self.mixture.strategy}, seed {self.seed}, epoch {self.epoch}, step {self.step}"
+        return html_table(title, ("source", "batches per pass", "weight", "drawn in this epoch"), rows)
+
+    def _warn_unless_weighted(self, what: str) -> None:
+        if self.mixture.strategy != "WEIGHTED":
+            warnings.warn(
+                f"{what} has no effect with sampling_strategy={self.mixture.strategy}", UserWarning, stacklevel=3
+            )
+
+    def _report_inactive(self) -> None:
+        mixture, names = self.mixture, self.names
+        if mixture.strategy == "ALTERNATING":
+            idle = [name for i, name in enumerate(names) if i not in mixture.pattern]
+            if idle:
+                _logger.info("never drawn, since alternating_pattern doesn't name them: %s", ", ".join(idle))
+        elif mixture.strategy == "WEIGHTED" and mixture.weights and mixture.curve is None:
+            idle = [name for name, weight in zip(names, mixture.weights, strict=True) if weight == 0]
+            if idle:
+                _logger.info("never drawn, since their weight is 0: %s", ", ".join(idle))
+
+
+def _name_sources(
+    names: Sequence[str], lengths: Sequence[int | None] | Mapping[str, int | None]
+) -> tuple[list[str], list[int | None]]:
+    """Names and lengths in index order."""
+    for name in [*names, *(lengths if isinstance(lengths, Mapping) else ())]:
+        if not isinstance(name, str):
+            raise ConfigError(f"names of dataloaders must be strings, got {name!r}")
+    if isinstance(lengths, Mapping):
+        if names:
+            _match_names(names, lengths, "dataloader_names")
+        ordered = list(names or lengths)
+        return ordered, [_check_length(lengths[name], name) for name in ordered]
+    if names and len(names) != len(lengths):
+        raise ConfigError(
+            f"lengths must have one entry for each of the {len(names)} dataloader_names ({', '.join(names)}), "
+            f"got {len(lengths)}"
+        )
+    ordered = list(names) or [f"dl{i}" for i in range(len(lengths))]
+    return ordered, [_check_length(length, name) for name, length in zip(ordered, lengths, strict=True)]
+
+
+def _match_names(names: Sequence[str], given: Mapping[str, Any], parameter: str) -> None:
+    for name in given:
+        if name not in names:
+            raise ConfigError(
+                f"{name!r} is not among the {parameter}{nearest(name, names)} (known: {', '.join(names)})"
+            )
+    for name in names:
+        if name not in given:
+            raise ConfigError(f"{parameter}: nothing is given for {name!r}")
+
+
+def _check_length(length: int | None, name: str) -> int | None:
+    if length is None:
+        return None
+    if not isinstance(length, int) or isinstance(length, bool) or length < 0:
+        raise ConfigError(f"the length of dataloader {name!r} must be a number of batches or None, got {length!r}")
+    return length
+
+
+def _check_seed(seed: int) -> int:
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**64:
+        raise ConfigError(f"seed must be an integer in [0, 2**64), got {seed!r}")
+    return seed
+
+
+def _integer(value: object, parameter: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not -(2**63) <= value < 2**63:
+        raise ConfigError(f"{parameter} must be an integer, got {value!r}")
+    return value
+
+
+def _to_core(config: MultiDataLoaderConfig, num_sources: int, kept: Sequence[int] | None = None) -> _core.MixtureConfig:
+    """The configuration for the core; ``kept``: index of each source that the configuration speaks of."""
+    kept = range(num_sources) if kept is None else kept
+
+    def spread(weights: Sequence[float], parameter: str) -> list[float]:
+        """Weights by index, 0 for removed sources. A wrong number goes through when nothing was removed: the core
+        has the message for it."""
+        try:
+            numbers = [float(w) for w in weights]
+        except (TypeError, ValueError):
+            raise ConfigError(f"{parameter} must be numbers, one per dataloader in order, got {weights!r}") from None
+        if len(kept) == num_sources:
+            return numbers
+        if len(numbers) != len(kept):
+            raise ConfigError(f"{parameter} must have one weight per dataloader ({len(kept)}), got {len(numbers)}")
+        out = [0.0] * num_sources
+        for index, weight in zip(kept, numbers, strict=True):
+            out[index] = weight
+        return out
+
+    pattern = [_integer(p, f"alternating_pattern[{i}]") for i, p in enumerate(config.alternating_pattern or [])]
+    for i, entry in enumerate(pattern):
+        if not 0 <= entry < len(kept):
+            raise ConfigError(
+                f"alternating_pattern[{i}] must be the index of a dataloader, in [0, {len(kept)}), got {entry}"
+            )
+    weights = config.dataloader_weights
+    if weights is not None and len(weights) == 0:
+        raise ConfigError(f"dataloader_weights must have one weight per dataloader ({len(kept)}), got 0")
+    curve = None
+    if config.weight_curve is not None:
+        given = config.weight_curve
+        points = []
+        for i, (step, point_weights) in enumerate(given.points):
+            where = f"weight_curve.points[{i}]"
+            if _integer(step, f"{where}: the step") < 0:
+                raise ConfigError(f"{where}: the step must not be negative, got {step}")
+            points.append((step, spread(point_weights, where)))
+        every = _integer(given.every, "weight_curve.every")
+        if every < 1:
+            raise ConfigError(f"weight_curve.every must be at least 1, got {every}")
+        curve = (points, given.interpolation.name, every)
+    steps = config.steps_per_epoch
+    return _core.MixtureConfig(
+        strategy=parse_enum(SamplingStrategy, config.sampling_strategy, "sampling_strategy").name,
+        order=parse_enum(WeightedOrder, config.weighted_order, "weighted_order").name,
+        weights=[] if weights is None else spread(weights, "dataloader_weights"),
+        pattern=[kept[entry] for entry in pattern],
+        burst=_integer(config.burst_size, "burst_size"),
+        policy=parse_enum(EpochLengthPolicy, config.epoch_length_policy, "epoch_length_policy").name,
+        steps_per_epoch=None if steps is None else _integer(steps, "steps_per_epoch"),
+        cycle=bool(config.cycle_short_loaders),
+        continue_across_epochs=config.continue_across_epochs,
+        curve=curve,
+    )

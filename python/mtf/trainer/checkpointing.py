@@ -1,0 +1,342 @@
+"""When the trainer saves, what a checkpoint of it holds, and how it goes on from one."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import mtf
+from mtf import checkpoint
+from mtf.checkpoint.coordinator import RankCheckpointer
+from mtf.checkpoint.format.layout import Checkpoint
+from mtf.config.base import nearest
+from mtf.errors import CheckpointError, ConfigError, MtfError, StateMismatch
+from mtf.trainer import preemption, snapshot
+
+if TYPE_CHECKING:
+    from mtf.trainer.trainer import Trainer
+
+_log = logging.getLogger("mtf")
+
+# Settings that may be changed on the way, after which training isn't what it would have been.
+_COURSE = (
+    ("performance", "precision"),
+    ("performance", "gradient_accumulation_steps"),
+    ("performance", "clip_grad_norm"),
+    ("loss_weights_per_loader",),
+    ("per_loader_optimizers", "lr_scale"),
+)
+
+
+class Saver:
+    """Saves at commit points only: between two windows, or between two epochs.
+
+    A state that still owes something of its update (a validation) is saved again when that is done.
+
+    Attributes:
+        guard: tells of signals that ask the run to stop; None outside of ``fit``.
+        is_safe: whether a state taken now is one from which training goes on exactly; inside ``fit`` only where
+            it begins and ends.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self._manager = checkpoint.CheckpointManager(trainer.config.checkpoint, on_saved=self._tell)
+        self._asked: list[str] = []
+        self._best_is_due = False
+        self._saved_at: tuple[int, int] | None = None
+        self._ranks_save = RankCheckpointer(trainer, self._manager)
+        self._leaves = False
+        self._misses_metric = False
+        self.guard: preemption.PreemptionGuard | None = None
+        self.is_safe = True
+
+    # Saving
+
+    def ask(self, path: str) -> None:
+        """Saves to ``path`` at the next commit point."""
+        self._asked.append(path)
+
+    def save(self, path: str, *, required: bool = True) -> None:
+        """Saves to ``path`` now; ``required``: a full disk is an error."""
+        self._ranks_save.to_path(path, self._parts(), self._tell, required=required)
+
+    def after_update(self, *, is_final: bool) -> None:
+        """A commit point inside an epoch; ``is_final``: ``fit`` ends here."""
+        self._commit_point(self._manager.frequency.due(self._trainer.global_step), is_final=is_final)
+
+    def after_epoch(self) -> None:
+        """A commit point between two epochs."""
+        due = self._manager.frequency.due(self._trainer.global_step)
+        due = due or self._manager.frequency.due_after_epoch(self._trainer.epoch)
+        self._commit_point(due, is_epoch_end=True)
+
+    def at_end(self) -> None:
+        """The last commit point of ``fit``: for what was asked for, and signals that came, after the one before."""
+        due = "end of fit" if self._trainer.config.checkpoint.save_at_end else None
+        if due and self._trainer.ranks.any(bool(self._trainer.hooks.on_train_end)):
+            self._saved_at = None  # a hook may have changed what was saved at this update, averaged the weights for one
+        self._commit_point(due, is_final=True)
+
+    def is_asked_to_leave(self) -> bool:
+        """Whether a signal has come and nobody else has to be asked."""
+        return self.guard is not None and self.guard.requested is not None and self._trainer.world_size == 1
+
+    def leave(self) -> None:
+        """Saves and leaves on the signal that has come, where an update still owes something."""
+        self._commit_point(None)
+
+    def after_validation(self, row: dict[str, float]) -> None:
+        """Under ``save_best``, a better metric makes the next commit point save.
+
+        Raises:
+            ConfigError: the metric that decides isn't there.
+        """
+        monitor = self._trainer.config.checkpoint.monitor_metric
+        if self._trainer.config.checkpoint.save_best:
+            if monitor not in row:
+                raise ConfigError(
+                    f"checkpoint.monitor_metric: the validation gives no {monitor!r}{nearest(str(monitor), row)}; "
+                    f"there are {list(row)}"
+                )
+            # Only rank 0 knows what is in the directory.
+            improves = self._trainer.rank == 0 and self._manager.improves(row)
+            self._best_is_due = self._trainer.ranks.any(improves) or self._best_is_due
+        elif monitor is not None and monitor not in self._trainer.metrics and not self._misses_metric:
+            self._misses_metric = True
+            warnings.warn(
+                f"checkpoint.monitor_metric: there is no metric {monitor!r} so far"
+                f"{nearest(monitor, self._trainer.metrics)}; without it no checkpoint can be called best",
+                stacklevel=2,
+            )
+
+    def forget(self) -> None:
+        """After another state was put in place: its position may be one at which another run was saved."""
+        self._asked = []
+        self._best_is_due = False
+        self._saved_at = None
+
+    def forget_what_was_asked_for(self) -> None:
+        """After an error in a window: it is trained on again, and what asked for a save asks again."""
+        self._asked = []
+
+    def save_what_was_asked_for(self) -> None:
+        """Paths given to ``save_checkpoint`` where it wasn't safe to save."""
+        asked, self._asked = list(dict.fromkeys(self._asked)), []
+        try:
+            while asked:
+                self.save(asked[0], required=False)
+                asked.pop(0)
+        except MtfError:  # the path is no good
+            self._asked = asked[1:] + self._asked
+            raise
+        except Exception:  # of a hook
+            self._asked = asked + self._asked
+            raise
+
+    def _commit_point(self, due: str | None, *, is_epoch_end: bool = False, is_final: bool = False) -> None:
+        if self._asked:
+            self.save_what_was_asked_for()
+        assert self.guard is not None
+        wants_save = due is not None or self._best_is_due
+        if self._trainer.world_size > 1:
+            wants_save = self._agree(self.guard, wants_save, is_epoch_end=is_epoch_end, is_final=is_final)
+        signalled = self.guard.requested is not None if self._trainer.world_size == 1 else self._leaves
+        if signalled:
+            self._leave_on_signal(self.guard)
+        elif wants_save:
+            self._save_in_root(required=False)
+        elif self._trainer.config.checkpoint.asynchronous:
+            self._manager.poll()
+
+    def _agree(
+        self, guard: preemption.PreemptionGuard, wants_save: bool, *, is_epoch_end: bool, is_final: bool
+    ) -> bool:
+        """Every ``agree_every`` updates, and at each end, the ranks tell each other of signals, of wishes to stop and
+        of minutes passed.
+
+        Returns:
+            Whether all ranks save now.
+        """
+        trainer = self._trainer
+        config = trainer.config
+        by_time = config.checkpoint.save_every_n_minutes is not None
+        if not (is_epoch_end or is_final) and trainer.global_step % config.preemption.agree_every:
+            # What the clock says differs between ranks; what counts updates doesn't.
+            return self._counts_say(is_epoch_end=False) or self._best_is_due
+        signalled = 0 if guard.requested is None else int(guard.requested)
+        saves = wants_save and (trainer.rank == 0 or not by_time or self._counts_say(is_epoch_end=is_epoch_end))
+        number, stops, save = trainer.ranks.largest([signalled, int(trainer.stop_reason is not None), int(saves)])
+        if number:
+            guard.request(signal.Signals(number))
+            self._leaves = True
+        trainer.is_stopping = trainer.is_stopping or bool(stops)
+        return bool(save)
+
+    def _counts_say(self, *, is_epoch_end: bool) -> bool:
+        config, trainer = self._trainer.config.checkpoint, self._trainer
+        steps, epochs = config.save_every_n_steps, config.save_every_n_epochs
+        return bool(steps and trainer.global_step % steps == 0) or bool(
+            is_epoch_end and epochs and trainer.epoch % epochs == 0
+        )
+
+    def _save_in_root(self, *, required: bool) -> Path | None:
+        parts = self._parts()
+        here = (parts["step"], parts["epoch"])
+        saved = None
+        if self._saved_at != here or required:
+            saved = self._ranks_save.in_root(parts, required=required)
+        self._best_is_due, self._saved_at = False, None if self._trainer.pending_work.is_anything else here
+        return saved
+
+    def _leave_on_signal(self, guard: preemption.PreemptionGuard) -> None:
+        assert guard.requested is not None
+        path = self._save_in_root(required=True)
+        if self._trainer.rank == 0:
+            preemption.write_marker(self._manager.root, guard.requested, self._trainer.global_step, path)
+            if self._trainer.config.preemption.requeue_job:
+                preemption.requeue_slurm_job()
+        # A launcher kills the other ranks as soon as one has ended.
+        self._trainer.ranks.any(False)
+        guard.leave(path)
+
+    def _parts(self) -> dict[str, Any]:
+        """What is saved. A loss that isn't finite is never part of it."""
+        trainer = self._trainer
+        trainer.nonfinite.window_is_finite()
+        trainer.require_same_schedule()
+        tree = snapshot.tree(trainer)
+        return {
+            "step": trainer.global_step,
+            "epoch": trainer.epoch,
+            "model": tree.pop("model"),
+            "state_tree": {"trainer": tree, "loggers": trainer.reporter.state_dict()},
+            "schedule": trainer.multi.schedule.to_bytes() if trainer.multi is not None else b"",
+            "metrics": dict(trainer.metrics),
+            "manifest": {
+                "experiment": trainer.config.experiment_name,
+                "mtf": mtf.__version__,
+                "torch": str(torch.__version__),
+                **_arithmetic(trainer),
+                "config": trainer.config.describe(),
+            },
+        }
+
+    def _tell(self, path: Path) -> None:
+        self._trainer.hooks.call("on_checkpoint_save", self._trainer, str(path))
+
+    # Going on
+
+    def resume(self, source: str | None) -> Callable[[], None]:
+        """Loads what ``fit`` was told to go on from.
+
+        Args:
+            source: a checkpoint's path, ``"latest"``, or None: then only ``auto_resume``, in a trainer that hasn't
+                trained yet.
+
+        Returns:
+            What puts the state before it back.
+        """
+        trainer = self._trainer
+        if source is not None and not isinstance(source, (str, os.PathLike)):
+            raise ConfigError(f"resume_from must be 'latest' or a checkpoint's path, it is {source!r}")
+        put_back: Callable[[], None] = _nothing
+        is_new = trainer.global_step == 0 and trainer.pending_multi_state is None
+        if source is not None and source != "latest":
+            put_back = self.load(source)
+        elif source == "latest" or (trainer.config.fault_tolerance.auto_resume and is_new):
+            path = trainer.ranks.from_first(self._manager.latest() if trainer.rank == 0 else None)
+            if path is not None:
+                put_back = self.load(path)
+            elif source == "latest":
+                raise CheckpointError(
+                    f"resume_from='latest': there is no checkpoint in {self._manager.root}; "
+                    "fault_tolerance.auto_resume=True begins from scratch then"
+                )
+        if trainer.rank == 0:
+            preemption.clear_marker(self._manager.root)
+        self._manager.frequency.start()
+        return put_back
+
+    def load(self, path: str | Path) -> Callable[[], None]:
+        """Verifies the checkpoint at ``path`` and puts it in place; returns what puts the state before it back."""
+        return self._restore(checkpoint.read(Path(path)))
+
+    def _restore(self, found: Checkpoint) -> Callable[[], None]:
+        trainer = self._trainer
+        if not isinstance(found.state, Mapping) or not {"trainer", "loggers"} <= set(found.state):
+            raise StateMismatch(f"{found.path}: is whole, but no Trainer saved it; checkpoint.read gives what it holds")
+        for name, value in _arithmetic(trainer).items():
+            saved = found.manifest.get(name, value)
+            if saved != value:
+                warnings.warn(
+                    f"{found.path} was saved with {name}={saved}, here it is {value}: last bits may differ",
+                    stacklevel=4,
+                )
+        described = trainer.config.describe()
+        for place in _COURSE:
+            there, here = _setting(found.manifest.get("config"), place), _setting(described, place)
+            if there and there != here:
+                warnings.warn(
+                    f"{found.path} was saved with {'.'.join(place)}={there[0]}, here it is {here[0]}: training goes on "
+                    "with the new setting, and not as it would have",
+                    stacklevel=4,
+                )
+        loggers, saved_at = trainer.reporter.state_dict(), self._saved_at
+        put_back = snapshot.restore(trainer, self._ranks_save.state_of(found))
+        trainer.reporter.load_state_dict(found.state["loggers"])
+        self._saved_at = None if trainer.pending_work.is_anything else (trainer.global_step, trainer.epoch)
+        _log.info("goes on from %s: update %d, epoch %d", found.path, trainer.global_step, trainer.epoch)
+        trainer.hooks.call("on_checkpoint_load", trainer, str(found.path))
+
+        def put_all_back() -> None:
+            put_back()
+            trainer.reporter.load_state_dict(loggers)
+            self._saved_at = saved_at
+
+        return put_all_back
+
+    def finish(self) -> None:
+        """Returns when nothing is being written; errors of the writer surface here. A signal that came meanwhile, or
+        while there was nothing to do, is obeyed like any other."""
+        self._manager.wait()
+        self._ranks_save.wait()
+        self._commit_point(None, is_final=True)
+
+    def close(self) -> None:
+        """Waits, and gives the directory's lock back."""
+        self.guard = None
+        self.is_safe = True
+        self._manager.close()
+        self._ranks_save.wait()
+        self._leaves = False
+
+
+def _nothing() -> None:
+    """There is nothing to put back."""
+
+
+def _setting(config: Any, place: tuple[str, ...]) -> list[Any]:
+    """A setting in a described configuration; empty where it has none of this name."""
+    for name in place:
+        if not isinstance(config, Mapping):
+            return []
+        if name == "lr_scale":  # of each loader whose rule has one
+            config = {loader: scale for loader, rule in config.items() if (scale := rule.get(name, 1.0)) != 1.0}
+        elif name in config:
+            config = config[name]
+        else:
+            return []
+    return [config]
+
+
+def _arithmetic(trainer: Trainer) -> dict[str, Any]:
+    """What changes the last bits of results besides the state."""
+    return {"num_threads": torch.get_num_threads(), "compile_model": trainer.config.performance.compile_model}
