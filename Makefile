@@ -1,5 +1,5 @@
 # Every target has one line of help: `make help`. On a fresh clone python3, a C++20 compiler and make are enough.
-# Variables: VENV (environment to use), PYTHON (interpreter it is made from), PRESET (native-test), PYTEST_ARGS.
+# Variables: VENV (environment to use), PYTHON (interpreter it is made from), PRESET (native-test), PYTEST_ARGS, FORM (cluster).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
@@ -7,6 +7,7 @@ VENV ?= .venv
 PYTHON ?= python3
 PRESET ?= dev
 PYTEST_ARGS ?= -n 2 --dist loadfile
+FORM ?= short
 FUZZ_SECONDS ?= 30
 FUZZ_SEED ?= 0
 FUZZ_RUNS ?= -1
@@ -18,7 +19,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 SOURCES := $(shell find src csrc -name '*.[ch]pp' 2>/dev/null) $(shell find . -maxdepth 2 -name CMakeLists.txt -not -path './build/*' 2>/dev/null)
 
-.PHONY: help demo gpu-check test native-test asan-python bench bench-quick bench-docs lint wheel wheels docs docs-check faults coverage guards fuzz clean
+.PHONY: help demo gpu-check cluster test native-test asan-python bench bench-quick bench-docs lint wheel wheels docs docs-check faults coverage guards fuzz clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +55,9 @@ test: $(VENV)/.built  ## Run the Python tests (PYTEST_ARGS="-k name" to choose)
 
 gpu-check: $(VENV)/.built  ## Check what only a GPU can show; says so where there is none
 	@$(PY) scripts/gpu_check.py || test $$? = 77
+
+cluster: $(VENV)/.built  ## Tests on hosts of their own and a real Slurm (FORM=long: all of them, about an hour); needs root
+	PYTHON=$(PY) scripts/cluster $(FORM) -q --durations=5
 
 native-test: $(VENV)/.tools  ## Build and run the C++ tests (PRESET=dev, asan or tsan)
 	scripts/native-test $(PRESET)
