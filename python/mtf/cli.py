@@ -76,7 +76,7 @@ def _run(arguments: argparse.Namespace) -> int:
     except MtfError as error:
         return _fail(error, USAGE)
     except ImportError as error:
-        return _fail(f"{error} (pip install 'mtf[all]' brings every optional package)", USAGE)
+        return _fail(f"{error} (pip install 'mtf-torch[all]' brings every optional package)", USAGE)
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
 

@@ -104,11 +104,11 @@ class Config(metaclass=_Keywords):
 
     @classmethod
     def from_yaml(cls: type[C], path: str | Path) -> C:
-        """As ``from_dict`` from a YAML file. Needs PyYAML (``pip install mtf[yaml]``)."""
+        """As ``from_dict`` from a YAML file. Needs PyYAML (``pip install mtf-torch[yaml]``)."""
         try:
             import yaml
         except ImportError as error:
-            raise ConfigError("reading YAML needs PyYAML: pip install 'mtf[yaml]'") from error
+            raise ConfigError("reading YAML needs PyYAML: pip install 'mtf-torch[yaml]'") from error
         try:
             text = Path(path).read_text(encoding="utf-8")
             data = yaml.safe_load(text)
