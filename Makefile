@@ -32,6 +32,7 @@ $(VENV)/.tools: requirements/constraints.txt
 
 # Changed native sources are rebuilt in part; changed Python sources need nothing (the install is editable).
 $(VENV)/.built: $(VENV)/.tools pyproject.toml $(SOURCES)
+	@$(PY) -m pip uninstall -q -y mtf 2> /dev/null  # what was installed before the distribution was called mtf-torch
 	@if [ $(VENV)/.installed -nt pyproject.toml ]; then \
 	  $(PIP) --no-build-isolation --no-deps -e . ; \
 	else \
