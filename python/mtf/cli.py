@@ -35,7 +35,7 @@ OK, DIFFERENT, USAGE, DAMAGED, INTERRUPTED = 0, 1, 2, 3, 130
 EXIT_CODES = {
     OK: "done; diff: equal; check-source: exact",
     DIFFERENT: "diff: different; check-source: something doesn't hold",
-    USAGE: "a mistake in the command, the configuration or the loader",
+    USAGE: "an error in the command, the configuration or the loader",
     DAMAGED: "a checkpoint or state that can't be used",
     INTERRUPTED: "interrupted by Ctrl-C",
 }
