@@ -105,11 +105,11 @@ class Config(metaclass=_Keywords):
 
     @classmethod
     def from_yaml(cls: type[C], path: str | Path) -> C:
-        """As ``from_dict`` from a YAML file. Needs PyYAML (``pip install pyyaml``)."""
+        """As ``from_dict`` from a YAML file. Needs PyYAML (``pip install mtf-torch[yaml]``)."""
         try:
             import yaml
         except ImportError as error:
-            raise ConfigError("reading YAML needs PyYAML: pip install pyyaml") from error
+            raise ConfigError("reading YAML needs PyYAML: pip install 'mtf-torch[yaml]'") from error
         try:
             text = Path(path).read_text(encoding="utf-8")
             data = yaml.safe_load(text)
