@@ -46,7 +46,7 @@ def read_command_line(cls: type, args: Sequence[str] | None, description: str | 
         from omegaconf import OmegaConf
         from omegaconf.errors import OmegaConfBaseException
     except ImportError as error:
-        raise ConfigError("reading settings from a command line needs OmegaConf: pip install 'mtf-torch[cli]'") from error
+        raise ConfigError("reading a command line needs OmegaConf: pip install 'mtf-torch[cli]'") from error
     merged: Any = OmegaConf.create({})
     for path in known.config:
         try:
