@@ -27,7 +27,9 @@ struct RowField {
   /// Bytes of one row, which lie together in a batch.
   [[nodiscard]] std::size_t row_bytes() const noexcept {
     std::size_t bytes = item_bytes;
-    for (const std::uint64_t size : shape) bytes *= size;
+    for (const std::uint64_t size : shape) {
+      bytes *= size;
+    }
     return bytes;
   }
 
