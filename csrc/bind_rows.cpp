@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <utility>
@@ -85,6 +86,34 @@ py::array_t<std::int64_t> find_rows(
   return rows;
 }
 
+/// Rows in a stack of their own, one tensor per field.
+py::list read(
+    const PyRowSource& self, std::uint64_t key, std::uint64_t pass,
+    const py::array_t<std::uint64_t, py::array::c_style | py::array::forcecast>& places,
+    const std::vector<std::tuple<std::vector<std::int64_t>, std::uint8_t, std::uint8_t, py::object>>& columns) {
+  const std::span<const RowField> fields = self.native()->fields();
+  if (columns.size() != fields.size()) {
+    throw py::value_error("columns must be one per field");
+  }
+  const auto num_rows = static_cast<std::size_t>(places.size());
+  std::vector<std::uint32_t> slots(num_rows);
+  std::iota(slots.begin(), slots.end(), 0U);
+  std::vector<Buffer> buffers;
+  std::vector<std::byte*> starts;
+  for (const RowField& field : fields) {
+    buffers.push_back(batch_memory()->acquire(num_rows * field.row_bytes()));
+    starts.push_back(buffers.back().data());
+  }
+  self.native()->write(Key{key}, pass, {places.data(), num_rows}, slots, starts);
+  py::list out(fields.size());
+  for (std::size_t k = 0; k < fields.size(); ++k) {
+    const auto& [shape, code, bits, importer] = columns[k];
+    const Column column{.row_shape = shape, .type = {code, bits, 1}, .import = importer};
+    out[k] = to_tensor(std::move(buffers[k]), num_rows, column);
+  }
+  return out;
+}
+
 }  // namespace
 
 void bind_rows(py::module_& module) {
@@ -95,7 +124,10 @@ void bind_rows(py::module_& module) {
       .def_property_readonly("fields", &fields_of,
                              "Per array of a batch `(name, dtype, shape of one row, whether it counts positions)`.")
       .def("find_rows", &find_rows, py::arg("key"), py::arg("pass_"), py::arg("places"),
-           "The numbers of the rows at `places` of a pass: int64, as long as `places`. Reads no data.");
+           "The numbers of the rows at `places` of a pass: int64, as long as `places`. Reads no data.")
+      .def("read", &read, py::arg("key"), py::arg("pass_"), py::arg("places"), py::arg("columns"),
+           "The rows at `places` of a pass as tensors, one per field: a row's shape, DLPack's code and bits, and what "
+           "makes a tensor of a capsule are given per field.");
   py::class_<PyArrayRows, PyRowSource, std::shared_ptr<PyArrayRows>>(module, "ArrayRows", "Rows or windows of arrays.")
       .def(py::init(&make_array_rows), py::arg("arrays"), py::arg("names"), py::arg("dtypes"), py::kw_only(),
            py::arg("shuffle") = true, py::arg("windows") = py::none(),

@@ -77,12 +77,15 @@ class ArraySource(NativeSource):
 def count_windows(num_rows: int, length: int, stride: int) -> int: ...
 def batch_memory_stats() -> dict[str, int]: ...
 
+_ColumnSpec = tuple[Sequence[int], int, int, Callable[[Any], Any]]
+
 class RowSource:
     @property
     def num_rows(self) -> int: ...
     @property
     def fields(self) -> list[tuple[str, str, tuple[int, ...], bool]]: ...
     def find_rows(self, key: int, pass_: int, places: NDArray[Any]) -> NDArray[np.int64]: ...
+    def read(self, key: int, pass_: int, places: NDArray[Any], columns: Sequence[_ColumnSpec]) -> list[Any]: ...
 
 class ArrayRows(RowSource):
     def __init__(
@@ -106,7 +109,7 @@ class BatchSizes:
     def largest(self) -> int: ...
 
 _Parts = Sequence[tuple[RowSource, int] | None]
-_Columns = Sequence[Sequence[tuple[Sequence[int], int, int, Callable[[Any], Any]]]]
+_Columns = Sequence[Sequence[_ColumnSpec]]
 
 class BlendSource(NativeSource):
     def __init__(

@@ -40,17 +40,10 @@ void copy_dense(const ArrayView& view, std::size_t num_rows, RowAt row_at, SlotA
     request_row(at(k), num_lines);
   }
   for (std::size_t k = 0; k < num_rows; ++k) {
-<<<<<<< HEAD
-    if (k + ahead < num_rows) {
-      request_row(at(k + ahead), num_lines);
-    }
-    std::memcpy(out + k * row_bytes, at(k), row_bytes);
-=======
     if (k + ahead < num_rows) {
       request_row(at(k + ahead), num_lines);
     }
     std::memcpy(out + slot_at(k) * row_bytes, at(k), row_bytes);
->>>>>>> 2a7a535 (Gather batches whose samples come from several sources natively)
   }
 }
 
@@ -83,20 +76,12 @@ void copy_strided_row(const ArrayView& view, const std::byte* row, std::byte* ou
   }
 }
 
-<<<<<<< HEAD
-template <typename RowAt>
-void copy_rows(const ArrayView& view, std::size_t num_rows, RowAt row_at, std::byte* out) {
-  if (view.row_bytes == 0) {
-    return;
-  }
-=======
 /// Row `row_at(k)` goes to slot `slot_at(k)`.
 template <typename RowAt, typename SlotAt>
 void copy_rows(const ArrayView& view, std::size_t num_rows, RowAt row_at, SlotAt slot_at, std::byte* out) {
   if (view.row_bytes == 0) {
     return;
   }
->>>>>>> 2a7a535 (Gather batches whose samples come from several sources natively)
   if (!view.axes.empty()) {
     for (std::size_t k = 0; k < num_rows; ++k) {
       copy_strided_row(view, view.row(static_cast<std::uint64_t>(row_at(k))), out + slot_at(k) * view.row_bytes);
