@@ -272,7 +272,7 @@ class Saver:
 
     def load(self, path: str | Path) -> Callable[[], None]:
         """Verifies the checkpoint at ``path`` and puts it in place; returns what puts the state before it back."""
-        return self._restore(checkpoint.read(Path(path)))
+        return self._restore(checkpoint.read(path))
 
     def _restore(self, found: Checkpoint) -> Callable[[], None]:
         trainer = self._trainer

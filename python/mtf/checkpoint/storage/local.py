@@ -299,7 +299,7 @@ class LocalStorage:
             CheckpointError: it is missing, is a link or lies behind one, or is no regular file.
         """
         with open_inside(self.root, name) as fd, open(fd, "rb", buffering=0, closefd=False) as file:
-            yield file  # type: ignore[misc]  # a FileIO is what typing calls a BinaryIO
+            yield file
 
     def write_atomic(self, name: str, chunks: Iterable[bytes | memoryview]) -> None:
         """Writes or replaces a file; it is durable when this returns."""
