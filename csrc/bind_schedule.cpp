@@ -148,9 +148,13 @@ py::dict report(PySchedule& self, std::uint64_t epoch) {
   if (!end) {
     throw ConfigError(format_message("epoch {} cannot be counted: how many steps it has is not known yet", epoch));
   }
-  const auto ranges = self.core.ranges(epoch, 0, *end);
+  const auto ranges = self.core.ranges(epoch, self.core.known_from(epoch), *end);
+  const std::vector<PassPosition> opening = self.core.opening_positions(epoch);
   EpochReport made;
   without_gil([&] { made = make_report(ranges); });
+  for (std::size_t i = 0; i < opening.size() && i < made.sources.size(); ++i) {
+    made.sources[i].begin = opening[i];
+  }
   py::list sources;
   for (const SourceReport& source : made.sources) {
     sources.append(py::make_tuple(source.num_steps, source.expected, source.max_deviation,
@@ -164,12 +168,13 @@ py::dict report(PySchedule& self, std::uint64_t epoch) {
   return out;
 }
 
-Value state_value(PySchedule& self, std::optional<std::uint64_t> step) {
-  return to_value(self.core.state(step.value_or(self.core.step())));
+ScheduleState state_at(PySchedule& self, std::optional<std::uint64_t> step) {
+  return self.core.state(step.value_or(self.core.step()));
 }
 
 py::bytes to_bytes(PySchedule& self, std::optional<std::uint64_t> step) {
-  return py::bytes(encode(kScheduleKind, kScheduleVersion, state_value(self, step)));
+  const ScheduleState state = state_at(self, step);
+  return py::bytes(encode(kScheduleKind, version_of(state), to_value(state)));
 }
 
 ScheduleState decode_state(const std::string& bytes) {
@@ -220,7 +225,9 @@ py::object iterate_epoch(py::object self) { return make_draw_iterator(std::move(
 
 void seek(PySchedule& self, std::uint64_t epoch, std::uint64_t step) { self.core.seek(self.reach(epoch), step); }
 
-bool change_weights(PySchedule& self, const std::vector<double>& weights) { return self.core.update_weights(weights); }
+bool change_weights(PySchedule& self, const std::vector<double>& weights, bool keep_curve) {
+  return self.core.update_weights(weights, keep_curve);
+}
 
 bool append_source(PySchedule& self, const std::string& name, std::optional<std::uint64_t> length,
                    std::optional<double> weight) {
@@ -230,11 +237,11 @@ bool append_source(PySchedule& self, const std::string& name, std::optional<std:
 }
 
 py::object state_dict(PySchedule& self, std::optional<std::uint64_t> step) {
-  return to_python(state_value(self, step));
+  return to_python(to_value(state_at(self, step)));
 }
 
 void load_state_dict(PySchedule& self, const py::object& state) {
-  self.core.load(schedule_state_from(from_python(state, "state"), kScheduleVersion));
+  self.core.load(schedule_state_from(from_python(state, "state")));
   self.refresh_names();
 }
 
@@ -352,8 +359,9 @@ void bind_draws(ScheduleClass& schedule) {
 }
 
 void bind_edits(ScheduleClass& schedule) {
-  schedule.def("change_weights", &change_weights, py::arg("weights"))
-      .def("change_weight", on_core<&Schedule::set_weight>, py::arg("name"), py::arg("weight"))
+  schedule.def("change_weights", &change_weights, py::arg("weights"), py::arg("keep_curve") = false)
+      .def("change_weight", on_core<&Schedule::set_weight>, py::arg("name"), py::arg("weight"),
+           py::arg("keep_curve") = false)
       .def("append_source", &append_source, py::arg("name"), py::arg("length"), py::arg("weight"))
       .def("drop_source", on_core<&Schedule::remove_source>, py::arg("name"))
       .def("change_config", on_core<&Schedule::set_config>, py::arg("config"))
