@@ -196,6 +196,10 @@ py::array_t<std::int64_t> counts(PySchedule& self, std::uint64_t step, std::opti
   return as_array(self.core.counts(step, epoch_or_current(self, epoch)));
 }
 
+std::uint64_t known_from(PySchedule& self, std::optional<std::uint64_t> epoch) {
+  return self.core.known_from(epoch_or_current(self, epoch));
+}
+
 std::vector<double> expected_counts(PySchedule& self, std::uint64_t step, std::optional<std::uint64_t> epoch) {
   return self.core.expected_counts(step, epoch_or_current(self, epoch));
 }
@@ -331,6 +335,9 @@ void bind_draws(ScheduleClass& schedule) {
            "its sources end.")
       .def("first_step", &first_step, py::arg("epoch") = py::none(),
            "first_step(self, epoch=None) -> int\n\nSteps drawn in the whole training before an epoch.")
+      .def("known_from", &known_from, py::arg("epoch") = py::none(),
+           "known_from(self, epoch=None) -> int\n\nThe first step of an epoch whose draw is known: above 0 only after "
+           "more edits in the epoch than a state, or a long run, keeps.")
       .def("sources", &sources, py::arg("epoch") = py::none(), py::arg("start") = 0, py::arg("stop") = py::none(),
            "sources(self, epoch=None, start=0, stop=None) -> numpy.ndarray\n\nIndex of the source of each step in "
            "[start, stop) of an epoch, cut at its end: int32, shape (steps,).\n\nRaises:\n    ConfigError: `stop` is "

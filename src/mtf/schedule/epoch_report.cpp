@@ -74,8 +74,9 @@ EpochReport make_report(std::span<const Epoch::SegmentRange> ranges) {
     }
     // A segment that continues one counts what the sources were owed in; others count from their own start.
     const bool counts_on = segment.breakpoint().continues || &range == &ranges.front();
-    is_certain = is_certain && counts_on && segment.deviation_bound() > 0;
-    report.deviation_bound = is_certain ? std::max(report.deviation_bound, segment.deviation_bound()) : 0.0;
+    const std::optional<double> bound = segment.deviation_bound();
+    is_certain = is_certain && counts_on && bound;
+    report.deviation_bound = is_certain ? std::max(report.deviation_bound, *bound) : 0.0;
     report.num_steps = range.end;
   }
   return report;

@@ -99,12 +99,12 @@ void Segment::remember(std::uint64_t step, std::span<const std::uint64_t> counts
   std::get<WeightedRandom>(*pattern_).remember(step - breakpoint_.origin, drawn);
 }
 
-double Segment::deviation_bound() const noexcept {
+std::optional<double> Segment::deviation_bound() const noexcept {
   if (!is_certain_) {
-    return 0.0;
+    return std::nullopt;
   }
   const auto* even = pattern_ ? std::get_if<WeightedEven>(&*pattern_) : nullptr;
-  return even == nullptr ? 0.0 : even->deviation_bound();
+  return even == nullptr ? std::nullopt : std::optional(even->deviation_bound());
 }
 
 void Segment::choose_sources(std::uint64_t training_step) {

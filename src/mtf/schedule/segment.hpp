@@ -96,9 +96,9 @@ class Segment {
   /// Takes over the draws of each source in [0, step) of the epoch, as saved, where they can't be computed cheaply.
   /// Throws StateMismatch when they contradict the step or a limit.
   void remember(std::uint64_t step, std::span<const std::uint64_t> counts) const;
-  /// How far the draws of a source may be from its share times the steps since the pattern began; 0 where no bound is
-  /// published.
-  [[nodiscard]] double deviation_bound() const noexcept;
+  /// EVEN: how far the draws of a source may be from what the weights promise, from the pattern's beginning on, or from
+  /// the epoch's on where the pattern continues another; nothing where no bound is published.
+  [[nodiscard]] std::optional<double> deviation_bound() const noexcept;
   /// Draws that the weights in force promise each source per step; empty outside of WEIGHTED.
   [[nodiscard]] std::span<const double> shares() const noexcept { return shares_; }
 

@@ -444,3 +444,31 @@ def test_plain_data_is_json(tmp_path: Path) -> None:
     assert repr(report.metrics.series["val/loss"]).startswith("Series(3 values, first ")
     assert repr(report.metrics).endswith("up to update 70)")
     assert repr(report.palette) == "Palette(web: #0b78b8, code: #e69a0c, books: #05a077, 0 others)"
+
+
+def test_a_timeline_tells_of_more_edits_than_a_state_keeps() -> None:
+    from mtf.report.timeline import Timeline
+
+    config = MultiDataLoaderConfig(
+        sampling_strategy="WEIGHTED",
+        weighted_order="EVEN",
+        dataloader_weights=[1.0, 1.0],
+        epoch_length_policy="FIXED_NUM_STEPS",
+        steps_per_epoch=400,
+    )
+    schedule = Schedule(config, [50, 50], seed=0)
+    states, drawn = [Schedule.from_bytes(schedule.to_bytes())], []
+    for step in range(400):
+        if step % 8 == 0:
+            schedule.update_weights([1.0, 1.0 + step / 100])
+            states.append(Schedule.from_bytes(schedule.to_bytes()))
+        drawn.append(schedule.at(step).source)
+        schedule.advance(1)
+    assert states[-1].known_from() > 0
+    history = Timeline(states).history(0, 400, max_bins=400)
+    assert history.counts[1].tolist() == [0, *np.cumsum(drawn).tolist()]
+    assert np.abs(history.counts - history.expected).max() < 2
+    # With a state for every fifth edit only, what lies between them is interpolated.
+    some = Timeline(states[::5]).history(0, 400, max_bins=400)
+    assert np.abs(some.counts - history.counts).max() < 20
+    assert some.counts[:, -1].sum() == 400
