@@ -38,7 +38,7 @@ class Timeline:
         return self._by_epoch[self._epochs[bisect_right(self._epochs, epoch) - 1]]
 
     def states_of(self, epoch: int) -> list[Schedule]:
-        """The schedules that tell of ``epoch``, oldest first: more than one where the last doesn't know its beginning."""
+        """The schedules that tell of ``epoch``, oldest first: several where the last doesn't know its beginning."""
         last = self.schedule_of(epoch)
         if last.known_from(epoch) == 0:
             return [last]

@@ -449,19 +449,19 @@ def test_plain_data_is_json(tmp_path: Path) -> None:
 def test_a_timeline_tells_of_more_edits_than_a_state_keeps() -> None:
     from mtf.report.timeline import Timeline
 
-    config = MultiDataLoaderConfig(
+    settings = mtf.MultiDataLoaderConfig(
         sampling_strategy="WEIGHTED",
         weighted_order="EVEN",
         dataloader_weights=[1.0, 1.0],
         epoch_length_policy="FIXED_NUM_STEPS",
         steps_per_epoch=400,
     )
-    schedule = Schedule(config, [50, 50], seed=0)
-    states, drawn = [Schedule.from_bytes(schedule.to_bytes())], []
+    schedule = mtf.Schedule(settings, [50, 50], seed=0)
+    states, drawn = [mtf.Schedule.from_bytes(schedule.to_bytes())], []
     for step in range(400):
         if step % 8 == 0:
             schedule.update_weights([1.0, 1.0 + step / 100])
-            states.append(Schedule.from_bytes(schedule.to_bytes()))
+            states.append(mtf.Schedule.from_bytes(schedule.to_bytes()))
         drawn.append(schedule.at(step).source)
         schedule.advance(1)
     assert states[-1].known_from() > 0

@@ -512,7 +512,7 @@ def test_an_edit_says_what_becomes_of_the_rest_of_a_curve() -> None:
     points = [(0, [1, 1]), (50, [3, 1]), (80, [0, 1])]
     schedule = curved(points)
     schedule.advance(20)
-    with pytest.warns(UserWarning, match="update_weights replaces weight_curve at step 20 .* 2 points at steps 50, 80 "):
+    with pytest.warns(UserWarning, match="replaces weight_curve at step 20 .* 2 points at steps 50, 80 "):
         schedule.update_weights([1, 2])
     assert schedule.config.weight_curve is None
     late = curved(points)
