@@ -88,6 +88,13 @@ class DictStore:
     def check(self, keys: list[str]) -> bool:
         return all(key in self.values for key in keys)
 
+    def add(self, key: str, amount: int) -> int:
+        self.values[key] = str(int(self.values.get(key, "0")) + amount)
+        return int(self.values[key])
+
+    def delete_key(self, key: str) -> bool:
+        return self.values.pop(key, None) is not None
+
 
 def roll_calls(number: int) -> tuple[DictStore, list[RankMonitor]]:
     store = DictStore()
