@@ -19,7 +19,9 @@ void bind_errors(py::module_&) {
   // By value, as pybind11 declares it.
   py::register_exception_translator([](std::exception_ptr pointer) {  // NOLINT(performance-unnecessary-value-param)
     try {
-      if (pointer) std::rethrow_exception(pointer);
+      if (pointer) {
+        std::rethrow_exception(pointer);
+      }
     } catch (const ConfigError& error) {
       raise("ConfigError", error.what());
     } catch (const StateMismatch& error) {

@@ -75,11 +75,15 @@ py::object to_tensor(Buffer buffer, std::uint64_t num_rows, const Column& column
   // Whoever takes the capsule over renames it; one that still has its first name owns the tensor.
   py::object capsule =
       py::reinterpret_steal<py::object>(PyCapsule_New(&owner->managed, dlpack::kCapsuleName, [](PyObject* self) {
-        if (PyCapsule_IsValid(self, dlpack::kCapsuleName) == 0) return;
+        if (PyCapsule_IsValid(self, dlpack::kCapsuleName) == 0) {
+          return;
+        }
         auto* managed = static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(self, dlpack::kCapsuleName));
         managed->release(managed);
       }));
-  if (!capsule) throw py::error_already_set();
+  if (!capsule) {
+    throw py::error_already_set();
+  }
   static_cast<void>(owner.release());
   return column.import(std::move(capsule));
 }
@@ -91,7 +95,9 @@ class PyArraySource final : public PySource {
 
   [[nodiscard]] py::object to_python(std::unique_ptr<Payload> payload) const override {
     auto& batch = static_cast<ArrayBatch&>(*payload);
-    if (build_.is_none()) return to_tensor(std::move(batch.buffers[0]), batch.num_rows, columns_[0]);
+    if (build_.is_none()) {
+      return to_tensor(std::move(batch.buffers[0]), batch.num_rows, columns_[0]);
+    }
     py::list tensors(columns_.size());
     for (std::size_t k = 0; k < columns_.size(); ++k) {
       tensors[k] = to_tensor(std::move(batch.buffers[k]), batch.num_rows, columns_[k]);
@@ -131,15 +137,21 @@ std::shared_ptr<PyArraySource> make_array_source(const std::vector<py::array>& a
     throw py::value_error("arrays, dtypes and importers must be equally long");
   }
   std::optional<Window> window;
-  if (windows) window = Window{windows->first, windows->second};
+  if (windows) {
+    window = Window{windows->first, windows->second};
+  }
   std::vector<ArrayView> views;
   std::vector<Column> columns;
   for (std::size_t k = 0; k < arrays.size(); ++k) {
     const py::array& array = arrays[k];
     views.push_back(view(array, window));
     Column column{.row_shape = {}, .type = {dtypes[k].first, dtypes[k].second, 1}, .import = importers[k]};
-    if (window) column.row_shape.push_back(static_cast<std::int64_t>(window->length));
-    for (py::ssize_t d = 1; d < array.ndim(); ++d) column.row_shape.push_back(array.shape(d));
+    if (window) {
+      column.row_shape.push_back(static_cast<std::int64_t>(window->length));
+    }
+    for (py::ssize_t d = 1; d < array.ndim(); ++d) {
+      column.row_shape.push_back(array.shape(d));
+    }
     columns.push_back(std::move(column));
   }
   SamplerSpec spec{.num_samples = views.empty() ? 0 : views[0].num_rows,

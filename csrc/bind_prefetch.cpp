@@ -13,6 +13,7 @@
 
 #include "bindings.hpp"
 #include "gil.hpp"
+#include "mtf/message.hpp"
 #include "mtf/prefetch/prefetcher.hpp"
 #include "py_source.hpp"
 
@@ -33,7 +34,9 @@ std::chrono::nanoseconds duration(double seconds) {
 }
 
 void check_signals() {
-  if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+  if (PyErr_CheckSignals() != 0) {
+    throw py::error_already_set();
+  }
 }
 
 class PyPayload final : public Payload {
@@ -73,7 +76,9 @@ class CallableSource final : public NativeSource {
 
  private:
   static OwnedObject result(PyObject* object) {
-    if (object == nullptr) throw py::error_already_set();
+    if (object == nullptr) {
+      throw py::error_already_set();
+    }
     return OwnedObject(py::reinterpret_steal<py::object>(object));
   }
 
@@ -123,7 +128,9 @@ class PyPrefetcher {
     std::unique_ptr<Payload> payload;
     try {
       payload = core_.take_ready(source);
-      if (payload == nullptr) payload = wait_for(source, timeout_s);
+      if (payload == nullptr) {
+        payload = wait_for(source, timeout_s);
+      }
     } catch (const OwnedError& error) {
       error.raise();
     }
@@ -135,9 +142,13 @@ class PyPrefetcher {
     while (true) {
       bool has_ended = false;
       without_gil([&] { has_ended = core_.close(slice_until(deadline)); });
-      if (has_ended) return true;
+      if (has_ended) {
+        return true;
+      }
       check_signals();
-      if (Clock::now() >= deadline) return false;
+      if (Clock::now() >= deadline) {
+        return false;
+      }
     }
   }
 
@@ -189,7 +200,9 @@ class PyPrefetcher {
  private:
   static std::vector<std::shared_ptr<NativeSource>> natives(const std::vector<SourceHandle>& sources) {
     std::vector<std::shared_ptr<NativeSource>> result;
-    for (const SourceHandle& source : sources) result.push_back(source->native());
+    for (const SourceHandle& source : sources) {
+      result.push_back(source->native());
+    }
     return result;
   }
 
@@ -202,12 +215,14 @@ class PyPrefetcher {
     while (true) {
       std::unique_ptr<Payload> payload;
       without_gil([&] { payload = core_.take(source, slice_until(deadline)); });
-      if (payload != nullptr) return payload;
+      if (payload != nullptr) {
+        return payload;
+      }
       check_signals();
       if (Clock::now() >= deadline) {
         const py::object type = py::module_::import("mtf.errors").attr("FetchTimeout");
-        const std::string text = "source " + std::to_string(source) + ": its next batch wasn't there after " +
-                                 std::to_string(timeout_s.value_or(0)) + " s";
+        const std::string text =
+            format_message("source {}: its next batch wasn't there after {} s", source, timeout_s.value_or(0));
         PyErr_SetString(type.ptr(), text.c_str());
         throw py::error_already_set();
       }
@@ -221,7 +236,9 @@ class PyPrefetcher {
 void close_all() {
   const std::vector<PyPrefetcher*> engines(PyPrefetcher::live().begin(), PyPrefetcher::live().end());
   for (PyPrefetcher* engine : engines) {
-    if (PyPrefetcher::live().contains(engine)) engine->close(std::chrono::duration<double>(Prefetcher::kGrace).count());
+    if (PyPrefetcher::live().contains(engine)) {
+      engine->close(std::chrono::duration<double>(Prefetcher::kGrace).count());
+    }
   }
   ExitGate::close();  // a thread that was left behind may end its fetch at any moment from here on
 }

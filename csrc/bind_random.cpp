@@ -10,6 +10,7 @@
 #include "bindings.hpp"
 #include "gil.hpp"
 #include "mtf/error.hpp"
+#include "mtf/message.hpp"
 #include "mtf/random/key.hpp"
 #include "mtf/random/permutation.hpp"
 #include "mtf/random/philox_fill.hpp"
@@ -37,8 +38,7 @@ py::array_t<T> filled(std::uint64_t size, Fill fill) {
 
 IndexArray permutation_range(const Permutation& permutation, std::uint64_t start, std::uint64_t stop) {
   if (stop < start || stop > permutation.size()) {
-    throw py::index_error("[" + std::to_string(start) + ", " + std::to_string(stop) + ") is not a range within [0, " +
-                          std::to_string(permutation.size()) + ").");
+    throw py::index_error(format_message("[{}, {}) is not a range within [0, {}).", start, stop, permutation.size()));
   }
   return filled<std::int64_t>(stop - start, [&](auto out) { permutation.fill(start, out); });
 }
@@ -46,8 +46,7 @@ IndexArray permutation_range(const Permutation& permutation, std::uint64_t start
 std::uint64_t permutation_item(const Permutation& permutation, std::int64_t index) {
   const auto size = static_cast<std::int64_t>(permutation.size());
   if (index < -size || index >= size) {
-    throw py::index_error("index " + std::to_string(index) + " is out of range for a permutation of " +
-                          std::to_string(size) + " elements.");
+    throw py::index_error(format_message("index {} is out of range for a permutation of {} elements.", index, size));
   }
   return permutation(static_cast<std::uint64_t>(index < 0 ? index + size : index));
 }
@@ -63,8 +62,9 @@ std::unique_ptr<Sampler> make_sampler(std::uint64_t num_samples, std::uint64_t b
                    .world_size = world_size,
                    .key = Key{key}};
   if (indices) {
-    if (indices->ndim() != 1)
-      throw ConfigError("`indices` must have one dimension, but has " + std::to_string(indices->ndim()) + ".");
+    if (indices->ndim() != 1) {
+      throw ConfigError(format_message("`indices` must have one dimension, but has {}.", indices->ndim()));
+    }
     const auto values = indices->unchecked<1>();
     auto samples = std::make_shared<std::vector<std::int64_t>>(static_cast<std::size_t>(values.shape(0)));
     for (py::ssize_t i = 0; i < values.shape(0); ++i) {
@@ -82,16 +82,16 @@ IndexArray sampler_batch(const Sampler& sampler, std::uint64_t pass, std::uint64
 
 IndexArray sampler_order(const Sampler& sampler, std::uint64_t pass, std::uint64_t start, std::uint64_t stop) {
   if (stop < start || stop > sampler.spec().num_samples) {
-    throw py::index_error("[" + std::to_string(start) + ", " + std::to_string(stop) + ") is not a range within [0, " +
-                          std::to_string(sampler.spec().num_samples) + ").");
+    throw py::index_error(
+        format_message("[{}, {}) is not a range within [0, {}).", start, stop, sampler.spec().num_samples));
   }
   return filled<std::int64_t>(stop - start, [&](auto out) { sampler.fill_order(pass, start, out); });
 }
 
 std::uint64_t checked_batch(const Sampler& sampler, std::uint64_t batch) {
   if (batch >= sampler.num_batches()) {
-    throw py::index_error("a pass has " + std::to_string(sampler.num_batches()) + " batches, but batch " +
-                          std::to_string(batch) + " is asked for.");
+    throw py::index_error(
+        format_message("a pass has {} batches, but batch {} is asked for.", sampler.num_batches(), batch));
   }
   return batch;
 }
@@ -116,7 +116,9 @@ void bind_random(py::module_& module) {
   module.def(
       "philox_fill",
       [](std::uint64_t key, std::uint64_t start, std::uint64_t stop) {
-        if (stop < start) throw py::index_error("`stop` must not be less than `start`.");
+        if (stop < start) {
+          throw py::index_error("`stop` must not be less than `start`.");
+        }
         return filled<std::uint32_t>(stop - start, [&](auto out) { philox_fill(Key{key}, start, out); });
       },
       py::arg("key"), py::arg("start"), py::arg("stop"),

@@ -6,6 +6,7 @@
 #include "bindings.hpp"
 #include "gil.hpp"
 #include "mtf/error.hpp"
+#include "mtf/message.hpp"
 #include "mtf/schedule/epoch_report.hpp"
 #include "mtf/schedule/schedule.hpp"
 #include "mtf/state/codec.hpp"
@@ -18,60 +19,61 @@ namespace mtf::python {
 
 namespace {
 
-template <class Enum>
-Enum named(const std::string& name, int num_members) {
-  for (int i = 0; i < num_members; ++i) {
-    if (name_of(static_cast<Enum>(i)) == name) return static_cast<Enum>(i);
+template <NamedEnum Enum>
+Enum member(const std::string& name) {
+  if (const std::optional<Enum> found = find_member<Enum>(name)) {
+    return *found;
   }
-  throw py::value_error(name);
+  throw py::value_error("'" + name + "' is none of " + list_names<Enum>());
 }
 
 using Lengths = std::vector<std::optional<std::uint64_t>>;
 using Points = std::vector<std::pair<std::uint64_t, std::vector<double>>>;
-
-std::optional<std::uint64_t> known(std::uint64_t value) {
-  return value == kEndless ? std::nullopt : std::optional(value);
-}
 
 MixtureConfig make_config(const std::string& strategy, const std::string& order, std::vector<double> weights,
                           std::vector<std::int32_t> pattern, std::int64_t burst, const std::string& policy,
                           std::optional<std::int64_t> steps_per_epoch, bool cycle,
                           std::optional<bool> continue_across_epochs,
                           const std::optional<std::tuple<Points, std::string, std::uint64_t>>& curve) {
-  MixtureConfig config{.strategy = named<Strategy>(strategy, 4),
-                       .order = named<WeightedOrder>(order, 3),
+  MixtureConfig config{.strategy = member<Strategy>(strategy),
+                       .order = member<WeightedOrder>(order),
                        .weights = std::move(weights),
                        .pattern = std::move(pattern),
                        .burst = burst,
-                       .policy = named<EpochPolicy>(policy, 4),
+                       .policy = member<EpochPolicy>(policy),
                        .steps_per_epoch = steps_per_epoch,
                        .cycle = cycle,
                        .continue_across_epochs = continue_across_epochs,
                        .curve = std::nullopt};
   if (curve) {
     WeightCurve& made = config.curve.emplace();
-    for (const auto& [step, point_weights] : std::get<0>(*curve)) made.points.push_back({step, point_weights});
-    made.interpolation = std::get<1>(*curve) == "STEP" ? Interpolation::step : Interpolation::linear;
+    for (const auto& [step, point_weights] : std::get<0>(*curve)) {
+      made.points.push_back({step, point_weights});
+    }
+    made.interpolation = member<Interpolation>(std::get<1>(*curve));
     made.every = std::get<2>(*curve);
   }
   return config;
 }
 
 std::optional<std::tuple<Points, std::string, std::uint64_t>> curve_of(const MixtureConfig& config) {
-  if (!config.curve) return std::nullopt;
+  if (!config.curve) {
+    return std::nullopt;
+  }
   Points points;
-  for (const WeightCurve::Point& point : config.curve->points) points.emplace_back(point.step, point.weights);
-  return std::tuple(points, config.curve->interpolation == Interpolation::step ? "STEP" : "LINEAR",
-                    config.curve->every);
+  for (const WeightCurve::Point& point : config.curve->points) {
+    points.emplace_back(point.step, point.weights);
+  }
+  return std::tuple(points, std::string(name_of(config.curve->interpolation)), config.curve->every);
 }
 
 std::unique_ptr<PySchedule> make_schedule(const MixtureConfig& config, const std::vector<std::string>& names,
                                           const Lengths& lengths, std::uint64_t seed) {
-  Setup setup{.config = config, .sources = {}};
+  MixtureSpec spec{.config = config, .sources = {}};
   for (std::size_t i = 0; i < names.size(); ++i) {
-    setup.sources.push_back({.name = names[i], .length = lengths.at(i).value_or(kEndless), .present = true});
+    spec.sources.push_back({.name = names[i], .length = lengths.at(i), .present = true});
   }
-  return std::make_unique<PySchedule>(Schedule(std::move(setup), seed));
+  return std::make_unique<PySchedule>(Schedule(std::move(spec), seed));
 }
 
 std::uint64_t epoch_or_current(PySchedule& self, std::optional<std::uint64_t> epoch) {
@@ -81,17 +83,19 @@ std::uint64_t epoch_or_current(PySchedule& self, std::optional<std::uint64_t> ep
 py::array_t<std::int32_t> sources(PySchedule& self, std::optional<std::uint64_t> epoch, std::uint64_t start,
                                   std::optional<std::uint64_t> stop) {
   const std::uint64_t number = epoch_or_current(self, epoch);
-  const std::uint64_t end = stop ? *stop : self.core.num_steps(number);
-  if (end == kEndless) {
-    throw ConfigError("stop must be given: how many steps epoch " + std::to_string(number) + " has is not known yet");
+  const std::optional<std::uint64_t> end = stop ? stop : self.core.num_steps(number);
+  if (!end) {
+    throw ConfigError(format_message("stop must be given: how many steps epoch {} has is not known yet", number));
   }
-  const auto pieces = self.core.pieces(number, std::min(start, end), end);
+  const auto ranges = self.core.ranges(number, std::min(start, *end), *end);
   std::uint64_t num_steps = 0;
-  for (const auto& piece : pieces) num_steps += piece.end - piece.begin;
+  for (const auto& range : ranges) {
+    num_steps += range.end - range.begin;
+  }
   py::array_t<std::int32_t> out(static_cast<py::ssize_t>(num_steps));
   const std::span<std::int32_t> span(out.mutable_data(), num_steps);
   OwnedObject owned(std::move(out));
-  without_gil([&] { Schedule::fill(pieces, span); });
+  without_gil([&] { Schedule::fill(ranges, span); });
   return py::reinterpret_steal<py::array_t<std::int32_t>>(owned.take().release());
 }
 
@@ -125,7 +129,9 @@ py::list as_list(const std::vector<Int>& values, std::size_t num) {
   py::list out(num);
   for (std::size_t i = 0; i < num; ++i) {
     PyObject* value = PyLong_FromLongLong(values[i]);
-    if (value == nullptr) throw py::error_already_set();
+    if (value == nullptr) {
+      throw py::error_already_set();
+    }
     PyList_SET_ITEM(out.ptr(), static_cast<py::ssize_t>(i), value);
   }
   return out;
@@ -138,13 +144,13 @@ py::tuple draw_lists(PySchedule& self, std::size_t n) {
 }
 
 py::dict report(PySchedule& self, std::uint64_t epoch) {
-  const std::uint64_t end = self.core.num_steps(self.reach(epoch));
-  if (end == kEndless) {
-    throw ConfigError("epoch " + std::to_string(epoch) + " cannot be counted: how many steps it has is not known yet");
+  const std::optional<std::uint64_t> end = self.core.num_steps(self.reach(epoch));
+  if (!end) {
+    throw ConfigError(format_message("epoch {} cannot be counted: how many steps it has is not known yet", epoch));
   }
-  const auto pieces = self.core.pieces(epoch, 0, end);
+  const auto ranges = self.core.ranges(epoch, 0, *end);
   EpochReport made;
-  without_gil([&] { made = make_report(pieces); });
+  without_gil([&] { made = make_report(ranges); });
   py::list sources;
   for (const SourceReport& source : made.sources) {
     sources.append(py::make_tuple(source.num_steps, source.expected, source.max_deviation,
@@ -171,14 +177,113 @@ ScheduleState decode_state(const std::string& bytes) {
   return schedule_state_from(decoded.value, decoded.version);
 }
 
+// What Schedule's methods do that the core's don't: defaults, and steps in between that look for signals.
+
+std::optional<std::uint64_t> num_steps(PySchedule& self, std::optional<std::uint64_t> epoch) {
+  return self.core.num_steps(epoch_or_current(self, epoch));
+}
+
+std::uint64_t first_step(PySchedule& self, std::optional<std::uint64_t> epoch) {
+  return self.core.first_step(epoch_or_current(self, epoch));
+}
+
+py::array_t<std::int64_t> counts(PySchedule& self, std::uint64_t step, std::optional<std::uint64_t> epoch) {
+  return as_array(self.core.counts(step, epoch_or_current(self, epoch)));
+}
+
+std::vector<double> expected_counts(PySchedule& self, std::uint64_t step, std::optional<std::uint64_t> epoch) {
+  return self.core.expected_counts(step, epoch_or_current(self, epoch));
+}
+
+std::vector<std::pair<std::uint64_t, std::uint64_t>> opening_positions(PySchedule& self,
+                                                                       std::optional<std::uint64_t> epoch) {
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> out;
+  for (const PassPosition& position : self.core.opening_positions(epoch_or_current(self, epoch))) {
+    out.emplace_back(position.pass, position.batch);
+  }
+  return out;
+}
+
+std::vector<std::tuple<std::string, std::optional<std::uint64_t>, bool>> source_table(PySchedule& self) {
+  std::vector<std::tuple<std::string, std::optional<std::uint64_t>, bool>> out;
+  for (const SourceSpec& source : self.core.spec().sources) {
+    out.emplace_back(source.name, source.length, source.present);
+  }
+  return out;
+}
+
+py::object iterate(py::object self, std::optional<std::int64_t> num_epochs) {
+  return make_draw_iterator(std::move(self), num_epochs.value_or(-1));
+}
+
+py::object iterate_epoch(py::object self) { return make_draw_iterator(std::move(self), 1); }
+
+void seek(PySchedule& self, std::uint64_t epoch, std::uint64_t step) { self.core.seek(self.reach(epoch), step); }
+
+bool change_weights(PySchedule& self, const std::vector<double>& weights) { return self.core.update_weights(weights); }
+
+bool append_source(PySchedule& self, const std::string& name, std::optional<std::uint64_t> length,
+                   std::optional<double> weight) {
+  const bool changed = self.core.add_source(name, length, weight);
+  self.refresh_names();
+  return changed;
+}
+
+py::object state_dict(PySchedule& self, std::optional<std::uint64_t> step) {
+  return to_python(state_value(self, step));
+}
+
+void load_state_dict(PySchedule& self, const py::object& state) {
+  self.core.load(schedule_state_from(from_python(state, "state"), kScheduleVersion));
+  self.refresh_names();
+}
+
+void load_bytes(PySchedule& self, const std::string& bytes) {
+  self.core.load(decode_state(bytes));
+  self.refresh_names();
+}
+
+std::unique_ptr<PySchedule> schedule_from_bytes(const py::bytes& data) {
+  return std::make_unique<PySchedule>(Schedule::from_state(decode_state(data)));
+}
+
+/// A method of the core, called on the core of a PySchedule.
+template <auto Method>
+constexpr auto on_core = []<class Result, class... Args>(Result (Schedule::*)(Args...)) {
+  return [](PySchedule& self, Args... args) -> Result { return (self.core.*Method)(std::forward<Args>(args)...); };
+}(Method);
+
+template <NamedEnum Enum, Enum MixtureConfig::* Field>
+std::string name_in(const MixtureConfig& config) {
+  return std::string(name_of(config.*Field));
+}
+
+template <NamedEnum Enum>
+py::list names_of() {
+  py::list names;
+  for (const EnumRow<Enum>& row : kEnumRows<Enum>) {
+    names.append(py::str(row.name));
+  }
+  return names;
+}
+
+py::dict enum_names() {
+  py::dict out;
+  out["SamplingStrategy"] = names_of<Strategy>();
+  out["WeightedOrder"] = names_of<WeightedOrder>();
+  out["EpochLengthPolicy"] = names_of<EpochPolicy>();
+  out["Interpolation"] = names_of<Interpolation>();
+  return out;
+}
+
 void bind_config(py::module_& module) {
   py::class_<MixtureConfig>(module, "MixtureConfig")
       .def(py::init(&make_config), py::kw_only(), py::arg("strategy"), py::arg("order"), py::arg("weights"),
            py::arg("pattern"), py::arg("burst"), py::arg("policy"), py::arg("steps_per_epoch"), py::arg("cycle"),
            py::arg("continue_across_epochs"), py::arg("curve"))
-      .def_property_readonly("strategy", [](const MixtureConfig& c) { return std::string(name_of(c.strategy)); })
-      .def_property_readonly("order", [](const MixtureConfig& c) { return std::string(name_of(c.order)); })
-      .def_property_readonly("policy", [](const MixtureConfig& c) { return std::string(name_of(c.policy)); })
+      .def_property_readonly("strategy", &name_in<Strategy, &MixtureConfig::strategy>)
+      .def_property_readonly("order", &name_in<WeightedOrder, &MixtureConfig::order>)
+      .def_property_readonly("policy", &name_in<EpochPolicy, &MixtureConfig::policy>)
       .def_readonly("weights", &MixtureConfig::weights)
       .def_readonly("pattern", &MixtureConfig::pattern)
       .def_readonly("burst", &MixtureConfig::burst)
@@ -189,84 +294,49 @@ void bind_config(py::module_& module) {
       .def_property_readonly("useless_options", &find_useless_options);
 }
 
-}  // namespace
+using ScheduleClass = py::class_<PySchedule>;
 
-void bind_schedule(py::module_& module) {
-  // Each docstring begins with a signature in Python's own types.
-  py::options options;
-  options.disable_function_signatures();
-  bind_draw(module);
-  bind_config(module);
-  py::class_<PySchedule> schedule(module, "Schedule");
-  bind_random_access(schedule);
-  schedule.def(py::init(&make_schedule), py::arg("config"), py::arg("names"), py::arg("lengths"), py::arg("seed"))
-      .def_property_readonly(
-          "seed", [](const PySchedule& s) { return s.core.seed(); }, "The seed.")
+void bind_position(ScheduleClass& schedule) {
+  schedule.def_property_readonly(
+              "seed", [](const PySchedule& s) { return s.core.seed(); }, "The seed.")
       .def_property_readonly(
           "epoch", [](const PySchedule& s) { return s.core.epoch(); }, "Epoch of the cursor.")
       .def_property_readonly(
           "step", [](const PySchedule& s) { return s.core.step(); },
           "Step of the cursor in its epoch, that is the next draw.")
-      .def_property_readonly(
-          "epoch_done", [](PySchedule& s) { return s.core.epoch_done(); },
-          "Whether the cursor is at the end of its epoch.")
-      .def_property_readonly("mixture", [](PySchedule& s) { return s.core.setup().config; })
-      .def_property_readonly("initial_mixture", [](PySchedule& s) { return s.core.initial().config; })
-      .def_property_readonly("source_table",
-                             [](PySchedule& s) {
-                               py::list out;
-                               for (const SourceSpec& source : s.core.setup().sources) {
-                                 out.append(py::make_tuple(source.name, known(source.length), source.present));
-                               }
-                               return out;
-                             })
+      .def_property_readonly("epoch_done", on_core<&Schedule::epoch_done>,
+                             "Whether the cursor is at the end of its epoch.")
       .def(
-          "num_steps",
-          [](PySchedule& s, std::optional<std::uint64_t> epoch) {
-            return known(s.core.num_steps(epoch_or_current(s, epoch)));
-          },
-          py::arg("epoch") = py::none(),
-          "num_steps(self, epoch=None) -> int | None\n\nSteps (batches) of an epoch; None if it isn't known before its "
-          "sources end.")
-      .def(
-          "first_step",
-          [](PySchedule& s, std::optional<std::uint64_t> epoch) {
-            return s.core.first_step(epoch_or_current(s, epoch));
-          },
-          py::arg("epoch") = py::none(),
-          "first_step(self, epoch=None) -> int\n\nSteps drawn in the whole training before an epoch.")
+          "advance", on_core<&Schedule::advance>, py::arg("n"),
+          "advance(self, n) -> None\n\nMoves the cursor on by `n` steps of its epoch.\n\nRaises:\n    ConfigError: the "
+          "epoch has fewer steps.")
+      .def("next_epoch", on_core<&Schedule::next_epoch>,
+           "next_epoch(self) -> None\n\nOpens the next epoch; the cursor must be at the end of its own.")
+      .def("seek", &seek, py::arg("epoch"), py::arg("step"),
+           "seek(self, epoch, step) -> None\n\nMoves the cursor.\n\nRaises:\n    ConfigError: an epoch before the last "
+           "edit or loaded state, or a step beyond the epoch's end.");
+}
+
+void bind_draws(ScheduleClass& schedule) {
+  schedule
+      .def("num_steps", &num_steps, py::arg("epoch") = py::none(),
+           "num_steps(self, epoch=None) -> int | None\n\nSteps (batches) of an epoch; None if it isn't known before "
+           "its sources end.")
+      .def("first_step", &first_step, py::arg("epoch") = py::none(),
+           "first_step(self, epoch=None) -> int\n\nSteps drawn in the whole training before an epoch.")
       .def("sources", &sources, py::arg("epoch") = py::none(), py::arg("start") = 0, py::arg("stop") = py::none(),
            "sources(self, epoch=None, start=0, stop=None) -> numpy.ndarray\n\nIndex of the source of each step in "
            "[start, stop) of an epoch, cut at its end: int32, shape (steps,).\n\nRaises:\n    ConfigError: `stop` is "
            "left out and the epoch's length isn't known yet.")
-      .def(
-          "counts",
-          [](PySchedule& s, std::uint64_t step, std::optional<std::uint64_t> epoch) {
-            return as_array(s.core.counts(step, epoch_or_current(s, epoch)));
-          },
-          py::arg("step"), py::arg("epoch") = py::none(),
-          "counts(self, step, epoch=None) -> numpy.ndarray\n\nDraws of each source in steps [0, step) of an epoch: "
-          "int64, shape (sources,).\n\nRaises:\n    ConfigError: the epoch has fewer steps.")
-      .def(
-          "expected_counts",
-          [](PySchedule& s, std::uint64_t step, std::optional<std::uint64_t> epoch) {
-            return s.core.expected_counts(step, epoch_or_current(s, epoch));
-          },
-          py::arg("step"), py::arg("epoch") = py::none(),
-          "expected_counts(self, step, epoch=None) -> list[float]\n\nAs `counts`, with the draws that the weights "
-          "promise in place of those that were made.")
-      .def(
-          "opening_places",
-          [](PySchedule& s, std::optional<std::uint64_t> epoch) {
-            std::vector<std::pair<std::uint64_t, std::uint64_t>> out;
-            for (const Place& place : s.core.opening_places(epoch_or_current(s, epoch))) {
-              out.emplace_back(place.pass, place.batch);
-            }
-            return out;
-          },
-          py::arg("epoch") = py::none(),
-          "opening_places(self, epoch=None) -> list[tuple[int, int]]\n\nPer source `(pass, batch)` that it would give "
-          "next when an epoch begins.")
+      .def("counts", &counts, py::arg("step"), py::arg("epoch") = py::none(),
+           "counts(self, step, epoch=None) -> numpy.ndarray\n\nDraws of each source in steps [0, step) of an epoch: "
+           "int64, shape (sources,).\n\nRaises:\n    ConfigError: the epoch has fewer steps.")
+      .def("expected_counts", &expected_counts, py::arg("step"), py::arg("epoch") = py::none(),
+           "expected_counts(self, step, epoch=None) -> list[float]\n\nAs `counts`, with the draws that the weights "
+           "promise in place of those that were made.")
+      .def("opening_places", &opening_positions, py::arg("epoch") = py::none(),
+           "opening_places(self, epoch=None) -> list[tuple[int, int]]\n\nPer source `(pass, batch)` that it would give "
+           "next when an epoch begins.")
       .def("report", &report, py::arg("epoch"))
       .def("draws", &draws, py::arg("n"),
            "draws(self, n) -> tuple\n\nThe next `n` draws from the cursor, which stays, or as many as the epoch has: "
@@ -274,94 +344,64 @@ void bind_schedule(py::module_& module) {
       .def("draw_lists", &draw_lists, py::arg("n"),
            "draw_lists(self, n) -> tuple\n\nThe same as lists, for a loop in Python: integers of arrays are made "
            "slower.")
-      .def("__iter__", [](py::object self) { return make_draw_iterator(std::move(self), 1); })
+      .def("__iter__", &iterate_epoch)
       .def(
-          "iterate",
-          [](py::object self, std::optional<std::int64_t> num_epochs) {
-            return make_draw_iterator(std::move(self), num_epochs.value_or(-1));
-          },
-          py::arg("num_epochs") = py::none(),
+          "iterate", &iterate, py::arg("num_epochs") = py::none(),
           "iterate(self, num_epochs=None) -> Iterator[Draw]\n\nIterates from the cursor, which it moves, to the end of "
-          "`num_epochs` epochs; None: without end.")
-      .def(
-          "advance", [](PySchedule& s, std::uint64_t n) { s.core.advance(n); }, py::arg("n"),
-          "advance(self, n) -> None\n\nMoves the cursor on by `n` steps of its epoch.\n\nRaises:\n    ConfigError: the "
-          "epoch has fewer steps.")
-      .def(
-          "next_epoch", [](PySchedule& s) { s.core.next_epoch(); },
-          "next_epoch(self) -> None\n\nOpens the next epoch; the cursor must be at the end of its own.")
-      .def(
-          "seek", [](PySchedule& s, std::uint64_t epoch, std::uint64_t step) { s.core.seek(s.reach(epoch), step); },
-          py::arg("epoch"), py::arg("step"),
-          "seek(self, epoch, step) -> None\n\nMoves the cursor.\n\nRaises:\n    ConfigError: an epoch before the last "
-          "edit or loaded state, or a step beyond the epoch's end.")
-      .def(
-          "change_weights",
-          [](PySchedule& s, const std::vector<double>& weights) { return s.core.update_weights(weights); },
-          py::arg("weights"))
-      .def(
-          "change_weight",
-          [](PySchedule& s, const std::string& name, double weight) { return s.core.set_weight(name, weight); },
-          py::arg("name"), py::arg("weight"))
-      .def(
-          "append_source",
-          [](PySchedule& s, const std::string& name, std::optional<std::uint64_t> length,
-             std::optional<double> weight) {
-            const bool changed = s.core.add_source(name, length.value_or(kEndless), weight);
-            s.refresh_names();
-            return changed;
-          },
-          py::arg("name"), py::arg("length"), py::arg("weight"))
-      .def(
-          "drop_source", [](PySchedule& s, const std::string& name) { return s.core.remove_source(name); },
-          py::arg("name"))
-      .def(
-          "change_config", [](PySchedule& s, const MixtureConfig& config) { return s.core.set_config(config); },
-          py::arg("config"))
-      .def(
-          "end_pass",
-          [](PySchedule& s, std::int32_t source, std::uint64_t num_batches) { s.core.end_pass(source, num_batches); },
-          py::arg("source"), py::arg("num_batches"),
-          "end_pass(self, source, num_batches) -> None\n\nThe pass in which `source` (an index) stands ended after "
-          "`num_batches` batches, whatever its length said.")
-      .def(
-          "extend_pass",
-          [](PySchedule& s, std::int32_t source, std::uint64_t num_batches) {
-            s.core.extend_pass(source, num_batches);
-          },
-          py::arg("source"), py::arg("num_batches"),
-          "extend_pass(self, source, num_batches) -> None\n\nThe pass in which `source` (an index) stands goes on "
-          "beyond its length: to `num_batches` batches at least.")
-      .def(
-          "state_dict",
-          [](PySchedule& s, std::optional<std::uint64_t> step) { return to_python(state_value(s, step)); },
-          py::arg("step") = py::none(),
-          "state_dict(self, step=None) -> dict\n\nThe state at the cursor, or at a step of its epoch before it: plain "
-          "data, as docs/state-format.md describes it.")
+          "`num_epochs` epochs; None: without end.");
+}
+
+void bind_edits(ScheduleClass& schedule) {
+  schedule.def("change_weights", &change_weights, py::arg("weights"))
+      .def("change_weight", on_core<&Schedule::set_weight>, py::arg("name"), py::arg("weight"))
+      .def("append_source", &append_source, py::arg("name"), py::arg("length"), py::arg("weight"))
+      .def("drop_source", on_core<&Schedule::remove_source>, py::arg("name"))
+      .def("change_config", on_core<&Schedule::set_config>, py::arg("config"))
+      .def("end_pass", on_core<&Schedule::end_pass>, py::arg("source"), py::arg("num_batches"),
+           "end_pass(self, source, num_batches) -> None\n\nThe pass in which `source` (an index) stands ended after "
+           "`num_batches` batches, whatever its length said.")
+      .def("extend_pass", on_core<&Schedule::extend_pass>, py::arg("source"), py::arg("num_batches"),
+           "extend_pass(self, source, num_batches) -> None\n\nThe pass in which `source` (an index) stands is longer "
+           "than its length says: it has `num_batches` batches at least.");
+}
+
+void bind_state(ScheduleClass& schedule) {
+  schedule
+      .def("state_dict", &state_dict, py::arg("step") = py::none(),
+           "state_dict(self, step=None) -> dict\n\nThe state at the cursor, or at a step of its epoch before it: plain "
+           "data, as docs/state-format.md describes it.")
       .def("to_bytes", &to_bytes, py::arg("step") = py::none(),
            "to_bytes(self, step=None) -> bytes\n\nAs `state_dict`, as bytes with a checksum.")
-      .def(
-          "load_state_dict",
-          [](PySchedule& s, py::object state) {
-            s.core.load(schedule_state_from(from_python(state, "state"), kScheduleVersion));
-            s.refresh_names();
-          },
-          py::arg("state"),
-          "load_state_dict(self, state) -> None\n\nPuts the state from `state_dict` in place, cursor and "
-          "log.\n\nRaises:\n    StateMismatch: damaged, newer, or of another seed, configuration, names or lengths; "
-          "nothing has been changed.")
-      .def(
-          "load_bytes",
-          [](PySchedule& s, const std::string& bytes) {
-            s.core.load(decode_state(bytes));
-            s.refresh_names();
-          },
-          py::arg("data"), "load_bytes(self, data) -> None\n\nAs `load_state_dict`, from the bytes of `to_bytes`.")
-      .def_property_readonly("fingerprints", [](PySchedule& s) { return s.core.fingerprints(); })
-      .def(py::init([](const py::bytes& data) {
-             return std::make_unique<PySchedule>(Schedule::from_state(decode_state(data)));
-           }),
-           py::arg("data"));
+      .def("load_state_dict", &load_state_dict, py::arg("state"),
+           "load_state_dict(self, state) -> None\n\nPuts the state from `state_dict` in place, cursor and "
+           "log.\n\nRaises:\n    StateMismatch: damaged, newer, or of another seed, configuration, names or lengths; "
+           "nothing has been changed.")
+      .def("load_bytes", &load_bytes, py::arg("data"),
+           "load_bytes(self, data) -> None\n\nAs `load_state_dict`, from the bytes of `to_bytes`.")
+      .def_property_readonly("fingerprints", on_core<&Schedule::fingerprints>)
+      .def(py::init(&schedule_from_bytes), py::arg("data"));
+}
+
+}  // namespace
+
+void bind_schedule(py::module_& module) {
+  // Each docstring begins with a signature in Python's own types.
+  py::options options;
+  options.disable_function_signatures();
+  module.def("enum_names", &enum_names,
+             "enum_names() -> dict[str, list[str]]\n\nThe members of each enum of options, as the core names them.");
+  bind_draw(module);
+  bind_config(module);
+  ScheduleClass schedule(module, "Schedule");
+  bind_random_access(schedule);
+  schedule.def(py::init(&make_schedule), py::arg("config"), py::arg("names"), py::arg("lengths"), py::arg("seed"))
+      .def_property_readonly("mixture", [](PySchedule& s) { return s.core.spec().config; })
+      .def_property_readonly("initial_mixture", [](PySchedule& s) { return s.core.initial().config; })
+      .def_property_readonly("source_table", &source_table);
+  bind_position(schedule);
+  bind_draws(schedule);
+  bind_edits(schedule);
+  bind_state(schedule);
 }
 
 }  // namespace mtf::python

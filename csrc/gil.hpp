@@ -45,7 +45,9 @@ class ExitGate {
     closed = true;
     const pybind11::gil_scoped_release released;
     const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(1);
-    while (inside != 0 && std::chrono::steady_clock::now() < deadline) std::this_thread::yield();
+    while (inside != 0 && std::chrono::steady_clock::now() < deadline) {
+      std::this_thread::yield();
+    }
   }
 
  private:
@@ -62,27 +64,33 @@ class WithGil {
   WithGil& operator=(const WithGil&) = delete;
   ~WithGil() {
     // A thread that Python ends at interpreter exit is unwound through here without the GIL.
-    if (interpreter_is_alive()) PyGILState_Release(state_);
+    if (interpreter_is_alive()) {
+      PyGILState_Release(state_);
+    }
   }
 
  private:
   /// Gives a native thread one Python thread state for its whole life: made anew for each call, it would lose what
   /// Python code keeps in `threading.local` (open files, connections).
   static void keep_thread_state() {
-    struct Kept {
+    struct PrefixCountCache {
       PyGILState_STATE state = PyGILState_Ensure();
       PyThreadState* thread = PyEval_SaveThread();
-      Kept() = default;
-      Kept(const Kept&) = delete;
-      Kept& operator=(const Kept&) = delete;
-      ~Kept() {
+      PrefixCountCache() = default;
+      PrefixCountCache(const PrefixCountCache&) = delete;
+      PrefixCountCache& operator=(const PrefixCountCache&) = delete;
+      ~PrefixCountCache() {
         const ExitGate gate;
-        if (!gate.is_open()) return;
+        if (!gate.is_open()) {
+          return;
+        }
         PyEval_RestoreThread(thread);
         PyGILState_Release(state);
       }
     };
-    if (PyGILState_GetThisThreadState() == nullptr) thread_local const Kept kept;
+    if (PyGILState_GetThisThreadState() == nullptr) {
+      thread_local const PrefixCountCache kept;
+    }
   }
 
   PyGILState_STATE state_;
@@ -107,7 +115,9 @@ void without_gil(const Call& call) {
     error = std::current_exception();
   }
   PyEval_RestoreThread(thread);
-  if (error) std::rethrow_exception(std::move(error));
+  if (error) {
+    std::rethrow_exception(std::move(error));
+  }
 }
 
 /// A Python object that may die on any thread, with or without the GIL.
@@ -120,7 +130,9 @@ class OwnedObject {
   OwnedObject& operator=(const OwnedObject&) = delete;
   OwnedObject& operator=(OwnedObject&&) = delete;
   ~OwnedObject() {
-    if (!object_) return;
+    if (!object_) {
+      return;
+    }
     const ExitGate gate;
     if (!gate.is_open()) {
       object_.release();  // the process is ending: nobody may touch it
@@ -146,7 +158,9 @@ class OwnedError : public std::exception {
   explicit OwnedError(const pybind11::error_already_set& error)
       : error_(new pybind11::error_already_set(error), [](const pybind11::error_already_set* held) {
           const ExitGate gate;
-          if (gate.is_open()) delete held;
+          if (gate.is_open()) {
+            delete held;
+          }
         }) {}
 
   /// Requires the GIL.

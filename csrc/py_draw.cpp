@@ -8,6 +8,7 @@
 #include <string>
 
 #include "mtf/error.hpp"
+#include "mtf/message.hpp"
 
 namespace py = pybind11;
 
@@ -109,8 +110,12 @@ PyObject* next_draw(PyObject* self) {
         return iterator->schedule->make_draw(*draw).release().ptr();
       }
       iterator->schedule->core.next_epoch();
-      if (iterator->num_epochs > 0) --iterator->num_epochs;
-      if (PyErr_CheckSignals() != 0) return nullptr;
+      if (iterator->num_epochs > 0) {
+        --iterator->num_epochs;
+      }
+      if (PyErr_CheckSignals() != 0) {
+        return nullptr;
+      }
     }
   } catch (...) {
     set_error();
@@ -131,9 +136,13 @@ std::uint64_t to_count(PyObject* number, const char* name) {
 /// The native object of a Schedule, which a subclass may not have initialised.
 PySchedule& schedule_of(PyObject* self) {
   auto* const instance = reinterpret_cast<py::detail::instance*>(self);
-  if (!instance->simple_layout) return py::cast<PySchedule&>(py::handle(self));  // several native bases
+  if (!instance->simple_layout) {
+    return py::cast<PySchedule&>(py::handle(self));  // several native bases
+  }
   const py::detail::value_and_holder held = instance->get_value_and_holder();
-  if (!held.holder_constructed()) throw py::type_error("Schedule.__init__() must be called first");
+  if (!held.holder_constructed()) {
+    throw py::type_error("Schedule.__init__() must be called first");
+  }
   return *held.value_ptr<PySchedule>();
 }
 
@@ -142,18 +151,23 @@ PyObject* draw_at(PyObject* self, PyObject* const* args, Py_ssize_t num_args, Py
   try {
     const Py_ssize_t num_keywords = keywords == nullptr ? 0 : PyTuple_GET_SIZE(keywords);
     std::array<PyObject*, 2> given{};
-    if (num_args > 2) throw py::type_error("at() takes step and epoch, got " + std::to_string(num_args) + " arguments");
+    if (num_args > 2) {
+      throw py::type_error(format_message("at() takes step and epoch, got {} arguments", num_args));
+    }
     std::copy_n(args, num_args, given.begin());
     for (Py_ssize_t i = 0; i < num_keywords; ++i) {
       PyObject* const keyword = PyTuple_GET_ITEM(keywords, i);
       const bool is_step = PyUnicode_CompareWithASCIIString(keyword, "step") == 0;
       PyObject*& value = given[is_step ? 0 : 1];
       if ((!is_step && PyUnicode_CompareWithASCIIString(keyword, "epoch") != 0) || value != nullptr) {
-        throw py::type_error("at() takes step and epoch once each, got " + py::repr(keyword).cast<std::string>());
+        throw py::type_error(
+            format_message("at() takes step and epoch once each, got {}", py::repr(keyword).cast<std::string>()));
       }
       value = args[num_args + i];
     }
-    if (given[0] == nullptr) throw py::type_error("at() needs step");
+    if (given[0] == nullptr) {
+      throw py::type_error("at() needs step");
+    }
     PySchedule& schedule = schedule_of(self);
     const std::uint64_t step = to_count(given[0], "step");
     const bool is_current = given[1] == nullptr || given[1] == Py_None;
@@ -183,7 +197,7 @@ PyType_Spec iterator_spec = {"mtf._core.DrawIterator", sizeof(DrawIterator), 0,
 
 void PySchedule::refresh_names() {
   names_.clear();
-  for (const SourceSpec& source : core.setup().sources) {
+  for (const SourceSpec& source : core.spec().sources) {
     py::str name(source.name);
     names_.push_back(name);
   }
@@ -192,14 +206,18 @@ void PySchedule::refresh_names() {
 std::uint64_t PySchedule::reach(std::uint64_t epoch) {
   constexpr std::uint64_t kEpochsPerLook = 64;
   while (!core.approach(epoch, kEpochsPerLook)) {
-    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+    if (PyErr_CheckSignals() != 0) {
+      throw py::error_already_set();
+    }
   }
   return epoch;
 }
 
 py::object PySchedule::make_draw(const Draw& draw) const {
   PyObject* out = draw_type->tp_alloc(draw_type, kNumDrawFields);
-  if (out == nullptr) throw py::error_already_set();
+  if (out == nullptr) {
+    throw py::error_already_set();
+  }
   const py::str& name = names_[static_cast<std::size_t>(draw.source)];
   PyTuple_SET_ITEM(out, 0, PyLong_FromUnsignedLongLong(draw.step));
   PyTuple_SET_ITEM(out, 1, PyLong_FromLong(draw.source));
@@ -211,7 +229,9 @@ py::object PySchedule::make_draw(const Draw& draw) const {
 
 py::object make_draw_iterator(py::object schedule, std::int64_t num_epochs) {
   PyObject* out = iterator_type->tp_alloc(iterator_type, 0);
-  if (out == nullptr) throw py::error_already_set();
+  if (out == nullptr) {
+    throw py::error_already_set();
+  }
   auto* iterator = reinterpret_cast<DrawIterator*>(out);
   iterator->schedule = schedule.cast<PySchedule*>();
   iterator->num_epochs = num_epochs;
@@ -221,17 +241,23 @@ py::object make_draw_iterator(py::object schedule, std::int64_t num_epochs) {
 
 void bind_random_access(py::handle schedule_type) {
   PyObject* method = PyDescr_NewMethod(reinterpret_cast<PyTypeObject*>(schedule_type.ptr()), &draw_at_method);
-  if (method == nullptr) throw py::error_already_set();
+  if (method == nullptr) {
+    throw py::error_already_set();
+  }
   schedule_type.attr("at") = py::reinterpret_steal<py::object>(method);
 }
 
 void bind_draw(py::module_& module) {
   py::tuple fields(kDrawFields.size());
-  for (std::size_t i = 0; i < kDrawFields.size(); ++i) fields[i] = py::str(kDrawFields[i]);
+  for (std::size_t i = 0; i < kDrawFields.size(); ++i) {
+    fields[i] = py::str(kDrawFields[i]);
+  }
   const py::tuple bases = py::make_tuple(py::handle(reinterpret_cast<PyObject*>(&PyTuple_Type)));
   draw_type = reinterpret_cast<PyTypeObject*>(PyType_FromSpecWithBases(&draw_spec, bases.ptr()));
   iterator_type = reinterpret_cast<PyTypeObject*>(PyType_FromSpec(&iterator_spec));
-  if (draw_type == nullptr || iterator_type == nullptr) throw py::error_already_set();
+  if (draw_type == nullptr || iterator_type == nullptr) {
+    throw py::error_already_set();
+  }
   const auto type = py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject*>(draw_type));
   type.attr("__match_args__") = fields;
   module.add_object("Draw", type);

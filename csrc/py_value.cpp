@@ -1,6 +1,7 @@
 #include "py_value.hpp"
 
 #include "mtf/error.hpp"
+#include "mtf/message.hpp"
 
 namespace py = pybind11;
 
@@ -15,12 +16,16 @@ py::object to_python(const Value& value) {
     py::object operator()(const std::string& v) const { return py::str(v); }
     py::object operator()(const ValueList& v) const {
       py::list out(v.size());
-      for (std::size_t i = 0; i < v.size(); ++i) out[i] = to_python(v[i]);
+      for (std::size_t i = 0; i < v.size(); ++i) {
+        out[i] = to_python(v[i]);
+      }
       return out;
     }
     py::object operator()(const ValueMap& v) const {
       py::dict out;
-      for (const auto& [name, item] : v) out[py::str(name)] = to_python(item);
+      for (const auto& [name, item] : v) {
+        out[py::str(name)] = to_python(item);
+      }
       return out;
     }
   };
@@ -28,23 +33,36 @@ py::object to_python(const Value& value) {
 }
 
 Value from_python(py::handle object, const std::string& path, int depth) {
-  if (depth > kMaxDepth) throw StateMismatch(path + " lies deeper than " + std::to_string(kMaxDepth) + " levels");
-  if (object.is_none()) return {};
-  if (py::isinstance<py::bool_>(object)) return object.cast<bool>();
+  if (depth > kMaxDepth) {
+    throw StateMismatch(format_message("{} lies deeper than {} levels", path, kMaxDepth));
+  }
+  if (object.is_none()) {
+    return {};
+  }
+  if (py::isinstance<py::bool_>(object)) {
+    return object.cast<bool>();
+  }
   if (py::isinstance<py::int_>(object)) {
     const std::uint64_t value = PyLong_AsUnsignedLongLong(object.ptr());
     if (PyErr_Occurred() != nullptr) {
       PyErr_Clear();
-      throw StateMismatch(path + " must be an integer in [0, 2^64), got " + py::str(object).cast<std::string>());
+      throw StateMismatch(
+          format_message("{} must be an integer in [0, 2^64), got {}", path, py::str(object).cast<std::string>()));
     }
     return value;
   }
-  if (py::isinstance<py::float_>(object)) return object.cast<double>();
-  if (py::isinstance<py::str>(object)) return object.cast<std::string>();
+  if (py::isinstance<py::float_>(object)) {
+    return object.cast<double>();
+  }
+  if (py::isinstance<py::str>(object)) {
+    return object.cast<std::string>();
+  }
   if (py::isinstance<py::dict>(object)) {
     ValueMap out;
     for (const auto& [name, item] : py::reinterpret_borrow<py::dict>(object)) {
-      if (!py::isinstance<py::str>(name)) throw StateMismatch(path + " must have strings as keys");
+      if (!py::isinstance<py::str>(name)) {
+        throw StateMismatch(format_message("{} must have strings as keys", path));
+      }
       auto key = name.cast<std::string>();
       Value inner = from_python(item, path + "." + key, depth + 1);
       out.emplace_back(std::move(key), std::move(inner));
@@ -58,7 +76,8 @@ Value from_python(py::handle object, const std::string& path, int depth) {
     }
     return out;
   }
-  throw StateMismatch(path + " must be plain data, got " + py::str(py::type::of(object)).cast<std::string>());
+  throw StateMismatch(
+      format_message("{} must be plain data, got {}", path, py::str(py::type::of(object)).cast<std::string>()));
 }
 
 }  // namespace mtf::python

@@ -73,11 +73,9 @@ def default(field: dataclasses.Field[Any]) -> str:
 
 def enums() -> list[type[Enum]]:
     """The sets of choices that fields name."""
-    from mtf.config import trainer
-
     module = importlib.import_module("mtf.enums")
     found = [value for value in vars(module).values() if inspect.isclass(value) and issubclass(value, Enum)]
-    return [value for value in [*found, trainer.ValidationFrequency] if value is not Enum]
+    return [value for value in found if value is not Enum]
 
 
 def page() -> str:

@@ -3,7 +3,7 @@
     python examples/curriculum_by_curve.py
 
 Handwritten digits at three levels of noise. The curve starts with clean images and ends with noisy ones; it is part of
-the configuration, so a resume needs none of this script's code to go on along it.
+the configuration, so a resume follows it without any of this script's code.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     torchrun --nproc-per-node 3 examples/several_ranks.py --steps 120
     python examples/several_ranks.py --steps 180
 
-Each command goes on where the one before it stopped: the checkpoint in ``--folder`` says where. The batch size is that
+Each command resumes from the checkpoint in ``--folder``, where the one before it stopped. The batch size is that
 of all ranks together, so every number of ranks trains on the same global batches, and the weights agree up to the
 order in which floating-point sums are taken.
 """
@@ -46,7 +46,7 @@ def step(
 
 
 def make_trainer(folder: str) -> mtf.Trainer:
-    """Saves every 20 updates and goes on from there; under torchrun it makes the process group itself."""
+    """Saves every 20 updates and resumes from there; under torchrun it makes the process group itself."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     config = mtf.TrainerConfig(

@@ -1,10 +1,10 @@
-"""A run that outlives its time limit: saved on Slurm's warning, put back into the queue, gone on exactly.
+"""A run that outlives its time limit: saved on Slurm's warning, requeued, and resumed exactly.
 
     sbatch examples/slurm_run.sbatch
 
 The batch script asks Slurm for SIGUSR1 before the time is up. On the signal all ranks finish the same update and save,
 rank 0 calls ``scontrol requeue``, and the processes exit with 75. The job starts again with the same command, and
-``auto_resume`` goes on from the checkpoint. Without Slurm the script runs as it is; a signal then only saves and stops:
+``auto_resume`` resumes from the checkpoint. Without Slurm the script runs as it is; a signal then only saves and stops:
 
     python examples/slurm_run.py & sleep 5; kill -USR1 $!; wait $!; echo "exit code $?"
     python examples/slurm_run.py

@@ -1,10 +1,10 @@
-"""Metrics in Weights & Biases without a network: a run logged to files, stopped, and gone on as the same W&B run.
+"""Metrics in Weights & Biases without a network: a run logged to files, stopped, and resumed as the same W&B run.
 
     pip install wandb
     python examples/wandb_offline.py --epochs 2
     python examples/wandb_offline.py --epochs 4
 
-The second command goes on from the checkpoint of the first. The checkpoint keeps the id of the W&B run, so these
+The second command resumes from the checkpoint of the first. The checkpoint keeps the id of the W&B run, so these
 epochs appear behind the others and not as another run. ``wandb sync``, printed at the end, sends all parts to a
 server.
 """

@@ -43,7 +43,7 @@ class Guard(NamedTuple):
 
 _MANIFEST = "python/mtf/checkpoint/format/manifest.py"
 _LOADER = "python/mtf/data/multi_loader.py"
-_PREFETCHER = "src/mtf/prefetch/prefetcher.cpp"
+_ENGINE = "src/mtf/prefetch/engine.cpp"
 _DAMAGE = "tests/faults/test_checkpoint_damage.py"
 _LOADER_FAULTS = "tests/faults/test_loader_faults.py"
 _RANK_FAULTS = "tests/distributed/test_faults.py"
@@ -63,14 +63,14 @@ GUARDS = [
     ),
     Guard(
         "chunks of a call",
-        "src/mtf/schedule/rotation.cpp",
-        "order.subspan(place.rank, before_wrap)",
+        "src/mtf/schedule/patterns/rotation.cpp",
+        "order.subspan(position.rank, before_wrap)",
         "order.first(before_wrap)",
         "tests/cpp/schedule/test_rotation.cpp::RoundRobin.ChunksAgreeWithAndWithoutLimits",
     ),
     Guard(
         "order of requests",
-        _PREFETCHER,
+        _ENGINE,
         "queues_[task->source].fifo.push_back(task);",
         "queues_[task->source].fifo.push_front(task);",
         f"{_ENGINE_TESTS}::WithThreads.GivesEachSourceItsBatchesInOrder",
@@ -323,13 +323,13 @@ GUARDS = [
     Guard(
         "counts in a state",
         "src/mtf/state/codec.cpp",
-        "if (value > left() / bytes_each) fail(",
-        "if (false) fail(",
+        "if (value > left() / bytes_each) {",
+        "if (false) {",
         "tests/cpp/state/test_codec.cpp::Codec.SaysWhatIsWrong",
     ),
     Guard(
         "rounding in EVEN",
-        "src/mtf/schedule/even_tree.cpp",
+        "src/mtf/schedule/patterns/even_build.cpp",
         "const std::uint64_t middle = (weight - 1) / 2;",
         "const std::uint64_t middle = 0;",
         "tests/cpp/schedule/test_weighted_even.cpp::WeightedEven.StaysWithinItsCertificate",
@@ -337,8 +337,8 @@ GUARDS = [
     Guard(
         "walk into the domain",
         "src/mtf/random/permutation.cpp",
-        "while (image >= size_) image = encrypt(image);",
-        "if (image >= size_) image = encrypt(image) % size_;",
+        "while (image >= size_) {\n    image = encrypt(image);",
+        "if (image >= size_) {\n    image = encrypt(image) % size_;",
         "tests/cpp/random/test_permutation.cpp::Permutation.HugeDomainsStayInsideAndInjective",
     ),
     Guard(
@@ -350,23 +350,23 @@ GUARDS = [
     ),
     Guard(
         "one thread per serial source",
-        _PREFETCHER,
-        "return queue.num_running == 0 || queue.source->is_concurrent();",
+        "src/mtf/prefetch/task_queue.hpp",
+        "return num_running == 0 || source->is_concurrent();",
         "return true;",
         f"{_ENGINE_TESTS}::WithThreads.ServesASerialSourceOneAtATimeInItsOrder",
     ),
     Guard(
         "budget in bytes",
-        _PREFETCHER,
-        "return bytes_held_ + expected_bytes(queue) <= options_.max_bytes;",
+        "src/mtf/prefetch/budget.cpp",
+        "return bytes_held_ + expected_bytes(queue) <= max_bytes_;",
         "return true;",
         f"{_ENGINE_TESTS}::WithThreads.HoldsAtMostTheBudgetAndOneBatch",
     ),
     Guard(
         "what is waited for",
-        _PREFETCHER,
-        "if (urgent_ != nullptr && may_begin(queues_[urgent_->source])) return urgent_;",
-        "",
+        _ENGINE,
+        "if (urgent_ != nullptr && queues_[urgent_->source].may_begin()) {",
+        "if (false) {",
         f"{_ENGINE_TESTS}::WithThreads.FetchesABlockingBatchBeyondTheBudgetWhenItIsAskedFor",
     ),
 ]

@@ -7,14 +7,14 @@
 
 #include "harness.hpp"
 #include "mtf/random/key.hpp"
-#include "mtf/schedule/alternating.hpp"
-#include "mtf/schedule/mixture.hpp"
+#include "mtf/schedule/integer_weights.hpp"
 #include "mtf/schedule/pattern.hpp"
-#include "mtf/schedule/round_robin.hpp"
-#include "mtf/schedule/sequential.hpp"
-#include "mtf/schedule/weighted_even.hpp"
-#include "mtf/schedule/weighted_random.hpp"
-#include "mtf/schedule/weighted_shuffled.hpp"
+#include "mtf/schedule/patterns/alternating.hpp"
+#include "mtf/schedule/patterns/even.hpp"
+#include "mtf/schedule/patterns/random.hpp"
+#include "mtf/schedule/patterns/round_robin.hpp"
+#include "mtf/schedule/patterns/sequential.hpp"
+#include "mtf/schedule/patterns/shuffled.hpp"
 
 namespace mtf::bench {
 namespace {

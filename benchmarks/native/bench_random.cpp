@@ -21,7 +21,9 @@ using mtf::bench::measure;
 /// Zipf weights that sum to 2^31.
 std::vector<std::uint32_t> zipf_weights(std::size_t n) {
   double sum = 0;
-  for (std::size_t i = 0; i < n; ++i) sum += 1.0 / static_cast<double>(i + 1);
+  for (std::size_t i = 0; i < n; ++i) {
+    sum += 1.0 / static_cast<double>(i + 1);
+  }
   std::vector<std::uint32_t> weights(n);
   for (std::size_t i = 0; i < n; ++i) {
     weights[i] = static_cast<std::uint32_t>(2147480000.0 / sum / static_cast<double>(i + 1));
@@ -73,7 +75,9 @@ void bench_permutation() {
     }
     std::uint64_t i = 0;
     measure(("permutation single index n=" + std::to_string(n)).c_str(), 1000, [&] {
-      for (int turn = 0; turn < 1000; ++turn) i = permutation((i + 1) % n);
+      for (int turn = 0; turn < 1000; ++turn) {
+        i = permutation((i + 1) % n);
+      }
       keep(i);
     });
   }

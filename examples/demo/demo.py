@@ -111,7 +111,7 @@ def main() -> int:
     state = interrupted.get_state()
     del interrupted
 
-    print(f"3. a fresh trainer, with other initial weights, goes on from update {stopped_at}")
+    print(f"3. a fresh trainer, with other initial weights, resumes from update {stopped_at}")
     resumed = make_trainer(initial_weights=2, hooks=[])
     resumed.load_state(state)
     resumed.fit(train, validation, max_steps=updates)

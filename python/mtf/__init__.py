@@ -46,13 +46,13 @@ _PUBLIC: dict[str, str] = {
     "Draw": "mtf.schedule.schedule",
     "TrainerConfig": "mtf.config.trainer",
     "GenericTrainerConfig": "mtf.config.trainer",
-    "PerformanceConfig": "mtf.config.trainer",
-    "ValidationConfig": "mtf.config.trainer",
-    "ValidationFrequency": "mtf.config.trainer",
-    "CheckpointConfig": "mtf.config.trainer",
-    "FaultToleranceConfig": "mtf.config.trainer",
-    "PreemptionConfig": "mtf.config.trainer",
-    "LoggingConfig": "mtf.config.trainer",
+    "PerformanceConfig": "mtf.config.execution",
+    "ValidationConfig": "mtf.config.validation",
+    "ValidationFrequency": "mtf.enums",
+    "CheckpointConfig": "mtf.config.checkpoint",
+    "FaultToleranceConfig": "mtf.config.execution",
+    "PreemptionConfig": "mtf.config.execution",
+    "LoggingConfig": "mtf.config.logging",
     "DDPConfig": "mtf.config.distributed",
     "TrainerState": "mtf.trainer.state",
     "Preempted": "mtf.trainer.preemption",
@@ -81,7 +81,7 @@ def __getattr__(name: str) -> Any:
     try:
         module = _PUBLIC[name]
     except KeyError:
-        from mtf.config.base import nearest
+        from mtf.config.checks import nearest
 
         raise AttributeError(f"module 'mtf' has no attribute {name!r}{nearest(name, _PUBLIC)}") from None
     value = getattr(importlib.import_module(module), name)

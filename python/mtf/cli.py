@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import mtf
-from mtf.config.base import nearest
+from mtf.config.checks import nearest
 from mtf.config.mixture import MultiDataLoaderConfig
 from mtf.enums import SamplingStrategy, WeightedOrder
 from mtf.errors import CheckpointError, ConfigError, MtfError, StateMismatch

@@ -47,3 +47,11 @@ class ValAggregation(Enum):
     MACRO_AVG_EQUAL_LOADERS = "macro_avg_equal_loaders"
     PRIMARY_METRIC_PER_LOADER = "primary_metric_per_loader"
     CUSTOM = "custom"
+
+
+class ValidationFrequency(Enum):
+    """When ``fit`` validates."""
+
+    PER_EPOCH = "per_epoch"
+    EVERY_N_STEPS = "every_n_steps"
+    NEVER = "never"

@@ -186,14 +186,14 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_every_public_name_is_in_the_reference_once() -> None:
-    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-    groups = re.findall(r"\.\. mtf-names::\n((?:   .+\n)+)", page)
+    pages = [page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "api").glob("*.md")]
+    groups = re.findall(r"\.\. mtf-names::\n((?:   .+\n)+)", "".join(pages))
     assert sorted(" ".join(groups).split()) == sorted(mtf.__all__)
 
 
 def test_every_page_is_in_the_table_of_contents() -> None:
     listed = set()
-    for page in ("index.md", "strategies.md"):
+    for page in ("index.md", "strategies.md", "api.md"):
         text = (ROOT / "docs" / page).read_text(encoding="utf-8")
         for table in re.findall(r"^```{toctree}\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
             listed |= {line for line in table.splitlines() if line and not line.startswith(":")}

@@ -38,7 +38,9 @@ class Choices {
 
 /// Ends the program when something doesn't hold; clang 14 has no std::source_location.
 inline void require(bool holds, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
-  if (holds) return;
+  if (holds) {
+    return;
+  }
   std::fprintf(stderr, "%s:%d: what is required here doesn't hold\n", file, line);
   std::abort();
 }

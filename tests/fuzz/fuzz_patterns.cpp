@@ -1,5 +1,5 @@
-// Random weights, limits and bursts: every way to look at a pattern shows what a slow walk draws, at the start and far
-// away; EVEN keeps to its bound at every step, SHUFFLED to EVEN's quotas in every block.
+// Random weights, limits and bursts: every way to look at a pattern shows what a slow cursor draws, at the start and
+// far away; EVEN keeps to its bound at every step, SHUFFLED to EVEN's quotas in every block.
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -11,19 +11,19 @@
 #include <vector>
 
 #include "choices.hpp"
-#include "mtf/schedule/alternating.hpp"
-#include "mtf/schedule/round_robin.hpp"
-#include "mtf/schedule/sequential.hpp"
-#include "mtf/schedule/weighted_even.hpp"
-#include "mtf/schedule/weighted_random.hpp"
-#include "mtf/schedule/weighted_shuffled.hpp"
+#include "mtf/schedule/patterns/alternating.hpp"
+#include "mtf/schedule/patterns/even.hpp"
+#include "mtf/schedule/patterns/random.hpp"
+#include "mtf/schedule/patterns/round_robin.hpp"
+#include "mtf/schedule/patterns/sequential.hpp"
+#include "mtf/schedule/patterns/shuffled.hpp"
 #include "slow_pattern.hpp"
 
 namespace {
 
 using fuzz::Choices;
 using fuzz::Counts;
-using fuzz::kEndless;
+using fuzz::kUnbounded;
 using fuzz::require;
 using fuzz::Slot;
 using Slots = std::vector<Slot>;
@@ -38,12 +38,14 @@ struct Shape {
   mtf::Key key;
 
   [[nodiscard]] std::size_t size() const { return weights.size(); }
-  [[nodiscard]] Counts all_limits() const { return limits.empty() ? Counts(size(), kEndless) : limits; }
+  [[nodiscard]] Counts all_limits() const { return limits.empty() ? Counts(size(), kUnbounded) : limits; }
   /// As many turns as the limits need.
   [[nodiscard]] Counts turn_limits() const {
     Counts turns = limits;
-    for (std::uint64_t& limit : turns) limit = limit == kEndless ? kEndless : (limit + burst - 1) / burst;
-    return std::ranges::all_of(turns, [](std::uint64_t turn) { return turn == kEndless; }) ? Counts{} : turns;
+    for (std::uint64_t& limit : turns) {
+      limit = limit == kUnbounded ? kUnbounded : (limit + burst - 1) / burst;
+    }
+    return std::ranges::all_of(turns, [](std::uint64_t turn) { return turn == kUnbounded; }) ? Counts{} : turns;
   }
 };
 
@@ -51,24 +53,32 @@ Shape make_shape(Choices& choose) {
   Shape shape;
   const std::uint64_t most = choose.one_of<std::uint64_t>({1, 2, 7, 1000, std::uint64_t{1} << 24});
   const std::size_t n = 1 + choose.below(choose.one_in(4) ? 40 : 6);
-  for (std::size_t i = 0; i < n; ++i) shape.weights.push_back(static_cast<std::uint32_t>(1 + choose.below(most)));
+  for (std::size_t i = 0; i < n; ++i) {
+    shape.weights.push_back(static_cast<std::uint32_t>(1 + choose.below(most)));
+  }
   if (choose.one_in(2)) {
-    for (std::size_t i = 0; i < n; ++i) shape.names.push_back("source " + std::to_string((i * 7 + 3) % n * 10 + i));
+    for (std::size_t i = 0; i < n; ++i) {
+      shape.names.push_back("source " + std::to_string((i * 7 + 3) % n * 10 + i));
+    }
   }
   if (choose.one_in(2)) {
     const std::uint64_t longest = 1 + choose.below(60);
-    for (std::size_t i = 0; i < n; ++i) shape.limits.push_back(choose.one_in(8) ? kEndless : 1 + choose.below(longest));
+    for (std::size_t i = 0; i < n; ++i) {
+      shape.limits.push_back(choose.one_in(8) ? kUnbounded : 1 + choose.below(longest));
+    }
   }
   shape.burst = 1 + choose.below(choose.one_in(4) ? 100 : 5);
   shape.key = {choose.below(std::uint64_t{1} << 32)};
   return shape;
 }
 
-Slots walk(fuzz::SlowPattern pattern) {
+Slots cursor(fuzz::SlowPattern pattern) {
   Slots out;
   while (out.size() < kMostSteps) {
     const auto slot = pattern.peek();
-    if (!slot) break;
+    if (!slot) {
+      break;
+    }
     out.push_back(*slot);
     pattern.take();
   }
@@ -98,14 +108,18 @@ void compare(const P& pattern, const Slots& expected, Choices& choose) {
     const Slot slot = expected[step];
     const std::uint64_t index = counts[static_cast<std::size_t>(slot)]++;
     require(pattern.at(step) == mtf::SlotDraw{slot, index});
-    if (kIsWalked && step % 40 != 0) continue;
+    if (kIsWalked && step % 40 != 0) {
+      continue;
+    }
     require(pattern.position(slot, index) == step);
     require(pattern.count(slot, step) == index && pattern.count(slot, step + 1) == index + 1);
   }
-  if (kIsWalked && !is_all) return;
+  if (kIsWalked && !is_all) {
+    return;
+  }
   for (std::size_t slot = 0; slot < counts.size(); ++slot) {
     const std::uint64_t next = pattern.position(static_cast<Slot>(slot), counts[slot]);
-    require(is_all ? next == kEndless : next >= expected.size());
+    require(is_all ? next == kUnbounded : next >= expected.size());
   }
 }
 
@@ -117,7 +131,9 @@ void look_far(const P& pattern, std::uint64_t begin) {
   Counts counts(pattern.num_slots());
   pattern.counts(begin, counts);
   std::uint64_t sum = 0;
-  for (const std::uint64_t count : counts) sum += count;
+  for (const std::uint64_t count : counts) {
+    sum += count;
+  }
   require(sum == begin);
   for (std::size_t i = 0; i < near.size(); ++i) {
     const std::uint64_t index = counts[static_cast<std::size_t>(near[i])]++;
@@ -133,9 +149,13 @@ void check_even(const Shape& shape, const mtf::WeightedEven& pattern, const Slot
   require(pattern.deviation_bound() <= 1.68 * burst);
   const double own = fuzz::SlowEven(shape.weights, shape.names, shape.key).deviation_bound(shape.size()) * burst;
   require(std::abs(pattern.deviation_bound() - own) <= 1e-6 * (1 + own));
-  if (!shape.limits.empty()) return;
+  if (!shape.limits.empty()) {
+    return;
+  }
   double total = 0;
-  for (const std::uint32_t weight : shape.weights) total += weight;
+  for (const std::uint32_t weight : shape.weights) {
+    total += weight;
+  }
   Counts counts(shape.size());
   for (std::size_t step = 0; step < expected.size(); ++step) {
     ++counts[static_cast<std::size_t>(expected[step])];
@@ -155,7 +175,7 @@ void check_quotas(const Shape& shape) {
   Slots shuffled(num_turns);
   blocks.fill(0, shuffled);
   fuzz::SlowPattern even(std::make_unique<fuzz::SlowEven>(shape.weights, shape.names, key), 1,
-                         limits.empty() ? Counts(shape.size(), kEndless) : limits);
+                         limits.empty() ? Counts(shape.size(), kUnbounded) : limits);
   Counts balance(shape.size());
   for (std::size_t turn = 0; turn < num_turns; ++turn) {
     const auto slot = even.peek();
@@ -174,13 +194,15 @@ void check_sequential(const Shape& shape, Choices& choose) {
   const Counts blocks = shape.all_limits();
   Counts later;
   if (choose.one_in(2)) {
-    for (std::size_t i = 0; i < shape.size(); ++i) later.push_back(choose.below(9));
+    for (std::size_t i = 0; i < shape.size(); ++i) {
+      later.push_back(choose.below(9));
+    }
   }
   const bool has_later = std::ranges::any_of(later, [](std::uint64_t block) { return block > 0; });
-  Slots expected = walk({std::make_unique<fuzz::SlowBlocks>(), 1, blocks});
+  Slots expected = cursor({std::make_unique<fuzz::SlowBlocks>(), 1, blocks});
   for (std::size_t last = ~std::size_t{0}; has_later && expected.size() < kMostSteps && last != expected.size();) {
     last = expected.size();
-    const Slots round = walk({std::make_unique<fuzz::SlowBlocks>(), 1, later});
+    const Slots round = cursor({std::make_unique<fuzz::SlowBlocks>(), 1, later});
     expected.insert(expected.end(), round.begin(), round.end());
   }
   expected.resize(std::min(expected.size(), kMostSteps));
@@ -196,29 +218,37 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const std::uint64_t far = choose.below(std::uint64_t{1} << 32) << choose.below(24);
   const auto n = static_cast<std::uint32_t>(shape.size());
   const auto slow = [&](std::unique_ptr<fuzz::SlowTurns> turns) {
-    return walk({std::move(turns), shape.burst, shape.all_limits()});
+    return cursor({std::move(turns), shape.burst, shape.all_limits()});
   };
-  const bool is_endless = std::ranges::find(shape.limits, kEndless) != shape.limits.end() || shape.limits.empty();
+  const bool is_endless = std::ranges::find(shape.limits, kUnbounded) != shape.limits.end() || shape.limits.empty();
   switch (kind) {
     case 0: {
       Slots entries(n);
-      for (std::uint32_t i = 0; i < n; ++i) entries[i] = static_cast<Slot>(i);
+      for (std::uint32_t i = 0; i < n; ++i) {
+        entries[i] = static_cast<Slot>(i);
+      }
       const mtf::RoundRobin pattern(n, shape.burst, shape.limits);
       compare(pattern, slow(std::make_unique<fuzz::SlowRotation>(entries)), choose);
-      if (is_endless) look_far(pattern, far);
+      if (is_endless) {
+        look_far(pattern, far);
+      }
       break;
     }
     case 1: {
       // Every slot is somewhere in the pattern, as the schedule makes it.
       Slots entries;
-      for (std::uint32_t i = 0; i < n; ++i) entries.push_back(static_cast<Slot>(i));
+      for (std::uint32_t i = 0; i < n; ++i) {
+        entries.push_back(static_cast<Slot>(i));
+      }
       for (std::uint64_t i = choose.below(12); i > 0; --i) {
         const auto entry = static_cast<Slot>(choose.below(n));
         entries.insert(entries.begin() + static_cast<std::ptrdiff_t>(choose.below(entries.size() + 1)), entry);
       }
       const mtf::Alternating pattern(entries, n, shape.burst, shape.limits);
       compare(pattern, slow(std::make_unique<fuzz::SlowRotation>(entries)), choose);
-      if (is_endless) look_far(pattern, far);
+      if (is_endless) {
+        look_far(pattern, far);
+      }
       break;
     }
     case 2:
@@ -234,7 +264,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       mtf::ShuffledBlocks blocks(mtf::EvenTree(shape.weights, shape.names, shape.turn_limits(), shape.key), shape.key);
       compare(pattern, slow(std::make_unique<fuzz::CoreShuffled>(std::move(blocks))), choose);
       check_quotas(shape);
-      if (is_endless) look_far(pattern, far);
+      if (is_endless) {
+        look_far(pattern, far);
+      }
       break;
     }
     default: {
@@ -242,7 +274,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       const Slots expected = slow(std::make_unique<fuzz::SlowEven>(shape.weights, shape.names, shape.key));
       compare(pattern, expected, choose);
       check_even(shape, pattern, expected);
-      if (is_endless) look_far(pattern, far);
+      if (is_endless) {
+        look_far(pattern, far);
+      }
       break;
     }
   }

@@ -13,7 +13,7 @@
 #include "mtf/error.hpp"
 #include "mtf/schedule/epoch_report.hpp"
 #include "mtf/schedule/schedule.hpp"
-#include "mtf/schedule/schedule_state.hpp"
+#include "mtf/schedule/state.hpp"
 #include "mtf/state/codec.hpp"
 #include "slow_schedule.hpp"
 
@@ -21,7 +21,7 @@ namespace {
 
 using fuzz::Choices;
 using fuzz::Counts;
-using fuzz::kEndless;
+using fuzz::kUnbounded;
 using fuzz::require;
 
 constexpr std::uint64_t kMostSteps = 150;
@@ -35,14 +35,18 @@ mtf::MixtureConfig choose_config(Choices& choose, std::size_t num_sources) {
       {mtf::Strategy::weighted, mtf::Strategy::round_robin, mtf::Strategy::alternating, mtf::Strategy::sequential});
   config.order = static_cast<mtf::WeightedOrder>(choose.below(3));
   if (config.strategy == mtf::Strategy::weighted && !choose.one_in(8)) {
-    for (std::size_t i = 0; i < num_sources; ++i) config.weights.push_back(choose_weight(choose));
+    for (std::size_t i = 0; i < num_sources; ++i) {
+      config.weights.push_back(choose_weight(choose));
+    }
     if (choose.one_in(5)) {
       mtf::WeightCurve curve{.interpolation = static_cast<mtf::Interpolation>(choose.below(2)),
                              .every = 1 + choose.below(9)};
       std::uint64_t step = choose.below(10);
       for (std::uint64_t left = 1 + choose.below(3); left > 0; --left, step += 1 + choose.below(40)) {
         curve.points.push_back({step, {}});
-        for (std::size_t i = 0; i < num_sources; ++i) curve.points.back().weights.push_back(choose_weight(choose));
+        for (std::size_t i = 0; i < num_sources; ++i) {
+          curve.points.back().weights.push_back(choose_weight(choose));
+        }
       }
       config.curve = std::move(curve);
     }
@@ -54,28 +58,36 @@ mtf::MixtureConfig choose_config(Choices& choose, std::size_t num_sources) {
   }
   config.burst = static_cast<std::int64_t>(1 + choose.below(choose.one_in(5) ? 20 : 4));
   config.policy = static_cast<mtf::EpochPolicy>(choose.below(4));
-  if (config.policy == mtf::EpochPolicy::fixed_num_steps) config.steps_per_epoch = 1 + choose.below(60);
+  if (config.policy == mtf::EpochPolicy::fixed_num_steps) {
+    config.steps_per_epoch = 1 + choose.below(60);
+  }
   config.cycle = choose.one_in(2);
-  if (choose.one_in(3)) config.continue_across_epochs = choose.one_in(2);
+  if (choose.one_in(3)) {
+    config.continue_across_epochs = choose.one_in(2);
+  }
   return config;
 }
 
-std::uint64_t choose_length(Choices& choose) { return choose.one_in(6) ? kEndless : 1 + choose.below(12); }
+std::optional<std::uint64_t> choose_length(Choices& choose) {
+  return choose.one_in(6) ? std::nullopt : std::optional(1 + choose.below(12));
+}
 
 /// What a source really has: its length, or less where the length is unknown or wrong.
 std::uint64_t choose_true_length(Choices& choose, std::uint64_t length, bool may_be_wrong) {
-  if (length == kEndless) return 1 + choose.below(8);
+  if (length == kUnbounded) {
+    return 1 + choose.below(8);
+  }
   return may_be_wrong && choose.one_in(4) ? 1 + choose.below(length) : length;
 }
 
 class Run {
  public:
-  Run(Choices& choose, const mtf::Setup& setup, std::uint64_t seed)
+  Run(Choices& choose, const mtf::MixtureSpec& spec, std::uint64_t seed)
       : choose_(choose),
-        schedule_(setup, seed),
+        schedule_(spec, seed),
         wrong_lengths_(choose.one_in(3)),
-        true_lengths_(choose_true_lengths(setup)),
-        slow_(setup, seed, true_lengths_) {}
+        true_lengths_(choose_true_lengths(spec)),
+        slow_(spec, seed, true_lengths_) {}
 
   void run() {
     for (int epoch = 0; epoch < kMostEpochs && run_epoch(); ++epoch) {
@@ -93,10 +105,10 @@ class Run {
     std::size_t num_draws;
   };
 
-  Counts choose_true_lengths(const mtf::Setup& setup) {
+  Counts choose_true_lengths(const mtf::MixtureSpec& spec) {
     Counts out;
-    for (const auto& source : setup.sources) {
-      out.push_back(choose_true_length(choose_, source.length, wrong_lengths_));
+    for (const auto& source : spec.sources) {
+      out.push_back(choose_true_length(choose_, source.pass_limit(), wrong_lengths_));
     }
     return out;
   }
@@ -119,17 +131,21 @@ class Run {
 
   /// One step as a loop over real loaders takes it.
   std::optional<mtf::Draw> next() {
-    const mtf::Setup setup = schedule_.setup();
+    const mtf::MixtureSpec spec = schedule_.spec();
     bool all_as_told = true;
     for (std::size_t i = 0; i < true_lengths_.size(); ++i) {
-      all_as_told = all_as_told && (!setup.sources[i].present || setup.sources[i].length == true_lengths_[i]);
+      all_as_told = all_as_told && (!spec.sources[i].present || spec.sources[i].length == true_lengths_[i]);
     }
-    if (all_as_told && choose_.one_in(2)) return schedule_.next();
+    if (all_as_told && choose_.one_in(2)) {
+      return schedule_.next();
+    }
     while (true) {
       std::int32_t source = 0;
       std::int64_t pass = 0;
       std::int64_t batch = 0;
-      if (schedule_.draws({&source, 1}, {&pass, 1}, {&batch, 1}) == 0) return std::nullopt;
+      if (schedule_.draws({&source, 1}, {&pass, 1}, {&batch, 1}) == 0) {
+        return std::nullopt;
+      }
       const auto index = static_cast<std::size_t>(source);
       if (static_cast<std::uint64_t>(batch) < true_lengths_[index]) {
         const mtf::Draw draw{schedule_.step(), source, static_cast<std::uint64_t>(pass),
@@ -154,10 +170,14 @@ class Run {
         save_and_load();
         break;
       case 5:
-        if (!bookmark_) bookmark_ = {slow_, true_lengths_, draws_.size()};
+        if (!bookmark_) {
+          bookmark_ = {slow_, true_lengths_, draws_.size()};
+        }
         break;
       case 6:
-        if (bookmark_) go_back();
+        if (bookmark_) {
+          go_back();
+        }
         break;
       case 7:
         schedule_.extend_pass(static_cast<std::int32_t>(choose_.below(true_lengths_.size())), 1 + choose_.below(9));
@@ -175,48 +195,56 @@ class Run {
   }
 
   void edit() {
-    const mtf::Setup before = schedule_.setup();
+    const mtf::MixtureSpec before = schedule_.spec();
     bool changed = false;
     try {
       changed = choose_edit(before);
     } catch (const mtf::ConfigError&) {
-      require(schedule_.setup() == before);
+      require(schedule_.spec() == before);
       return;
     }
-    const mtf::Setup& after = schedule_.setup();
+    const mtf::MixtureSpec& after = schedule_.spec();
     require(changed == !(after == before));
-    if (!changed) return;
+    if (!changed) {
+      return;
+    }
     for (std::size_t i = 0; i < after.sources.size(); ++i) {
       const bool is_new = i >= before.sources.size() || (after.sources[i].present && !before.sources[i].present);
-      if (!is_new) continue;
+      if (!is_new) {
+        continue;
+      }
       true_lengths_.resize(std::max(true_lengths_.size(), i + 1));
-      true_lengths_[i] = choose_true_length(choose_, after.sources[i].length, wrong_lengths_);
+      true_lengths_[i] = choose_true_length(choose_, after.sources[i].pass_limit(), wrong_lengths_);
     }
     slow_.edit(after, true_lengths_);
-    if (bookmark_ && bookmark_->num_draws == draws_.size()) bookmark_.reset();
+    if (bookmark_ && bookmark_->num_draws == draws_.size()) {
+      bookmark_.reset();
+    }
   }
 
-  bool choose_edit(const mtf::Setup& setup) {
-    const std::size_t source = choose_.below(setup.sources.size());
+  bool choose_edit(const mtf::MixtureSpec& spec) {
+    const std::size_t source = choose_.below(spec.sources.size());
     switch (choose_.below(5)) {
       case 0: {
         std::vector<double> weights;
-        for (std::size_t i = 0; i < setup.num_present(); ++i) weights.push_back(choose_weight(choose_));
+        for (std::size_t i = 0; i < spec.num_present(); ++i) {
+          weights.push_back(choose_weight(choose_));
+        }
         return schedule_.update_weights(weights);
       }
       case 1:
-        return schedule_.set_weight(setup.sources[source].name, choose_weight(choose_));
+        return schedule_.set_weight(spec.sources[source].name, choose_weight(choose_));
       case 2: {
         const std::string name =
-            setup.sources[source].present ? "s" + std::to_string(setup.sources.size()) : setup.sources[source].name;
-        const std::uint64_t length = choose_length(choose_);
+            spec.sources[source].present ? "s" + std::to_string(spec.sources.size()) : spec.sources[source].name;
+        const std::optional<std::uint64_t> length = choose_length(choose_);
         return schedule_.add_source(name, length,
                                     choose_.one_in(2) ? std::optional(choose_weight(choose_)) : std::nullopt);
       }
       case 3:
-        return schedule_.remove_source(setup.sources[source].name);
+        return schedule_.remove_source(spec.sources[source].name);
       default:
-        return schedule_.set_config(choose_config(choose_, setup.sources.size()));
+        return schedule_.set_config(choose_config(choose_, spec.sources.size()));
     }
   }
 
@@ -246,12 +274,12 @@ class Run {
     }
     schedule_.seek(schedule_.epoch(), mark.num_draws);
     // An edit, so that the events behind it are dropped; it must change something.
-    mtf::MixtureConfig config = schedule_.setup().config;
+    mtf::MixtureConfig config = schedule_.spec().config;
     config.burst = config.burst % 5 + 1;
     require(schedule_.set_config(config));
     slow_ = mark.slow;
     true_lengths_ = mark.true_lengths;
-    slow_.edit(schedule_.setup(), true_lengths_);
+    slow_.edit(schedule_.spec(), true_lengths_);
     draws_.resize(mark.num_draws);
     bookmark_.reset();
   }
@@ -262,9 +290,11 @@ class Run {
     const std::uint64_t num_steps = draws_.size();
     require(schedule_.step() == num_steps);
     require(schedule_.epoch_done() == is_over || !is_over);
-    if (is_over) require(schedule_.num_steps(epoch) == num_steps);
+    if (is_over) {
+      require(schedule_.num_steps(epoch) == num_steps);
+    }
 
-    Counts counted(schedule_.setup().sources.size());
+    Counts counted(schedule_.spec().sources.size());
     const std::size_t stride = 1 + choose_.below(7);
     for (std::uint64_t step = 0; step < num_steps; ++step) {
       if (step % stride == 0) {
@@ -278,7 +308,7 @@ class Run {
     std::vector<std::int32_t> sources(num_steps);
     for (std::uint64_t begin = 0; begin < num_steps;) {
       const std::uint64_t end = std::min(num_steps, begin + 1 + choose_.below(60));
-      mtf::Schedule::fill(schedule_.pieces(epoch, begin, end), std::span(sources).subspan(begin, end - begin));
+      mtf::Schedule::fill(schedule_.ranges(epoch, begin, end), std::span(sources).subspan(begin, end - begin));
       begin = end;
     }
     std::vector<std::int32_t> again(num_steps);
@@ -293,9 +323,11 @@ class Run {
       require(static_cast<std::uint64_t>(passes[step]) == draw.pass);
       require(static_cast<std::uint64_t>(batches[step]) == draw.batch);
     }
-    const mtf::EpochReport report = make_report(schedule_.pieces(epoch, 0, num_steps));
+    const mtf::EpochReport report = make_report(schedule_.ranges(epoch, 0, num_steps));
     require(report.num_steps == num_steps);
-    for (std::size_t i = 0; i < report.sources.size(); ++i) require(report.sources[i].num_steps == counted[i]);
+    for (std::size_t i = 0; i < report.sources.size(); ++i) {
+      require(report.sources[i].num_steps == counted[i]);
+    }
   }
 
   Choices& choose_;
@@ -311,18 +343,18 @@ class Run {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   Choices choose(std::span(data, size));
-  mtf::Setup setup;
+  mtf::MixtureSpec spec;
   const std::uint64_t n = 1 + choose.below(6);
   for (std::uint64_t i = 0; i < n; ++i) {
-    setup.sources.push_back({.name = "s" + std::to_string(i), .length = choose_length(choose)});
+    spec.sources.push_back({.name = "s" + std::to_string(i), .length = choose_length(choose)});
   }
-  setup.config = choose_config(choose, n);
+  spec.config = choose_config(choose, n);
   const std::uint64_t seed = choose.below(std::uint64_t{1} << 32);
   try {
-    validate(setup);
+    validate(spec);
   } catch (const mtf::ConfigError&) {
     return 0;
   }
-  Run(choose, setup, seed).run();
+  Run(choose, spec, seed).run();
   return 0;
 }

@@ -12,7 +12,7 @@
 
 #include "mtf/error.hpp"
 #include "mtf/schedule/schedule.hpp"
-#include "mtf/schedule/schedule_state.hpp"
+#include "mtf/schedule/state.hpp"
 #include "mtf/state/codec.hpp"
 
 namespace {
@@ -23,7 +23,9 @@ std::span<const std::byte> as_bytes(const std::string& text) { return std::as_by
 std::string framed(std::span<const std::uint8_t> payload) {
   std::string bytes = "MTFSSCHD";
   const auto append = [&](std::uint64_t value, int num_bytes) {
-    for (int i = 0; i < num_bytes; ++i) bytes.push_back(static_cast<char>(value >> (8 * i)));
+    for (int i = 0; i < num_bytes; ++i) {
+      bytes.push_back(static_cast<char>(value >> (8 * i)));
+    }
   };
   append(mtf::kScheduleVersion, 4);
   append(payload.size(), 8);
@@ -38,12 +40,16 @@ void read(std::span<const std::byte> bytes) {
     const std::string again = mtf::encode(mtf::kScheduleKind, decoded.version, decoded.value);
     const mtf::Decoded second = mtf::decode(mtf::kScheduleKind, mtf::kScheduleVersion, as_bytes(again));
     // Compared as bytes: a NaN differs from itself.
-    if (mtf::encode(mtf::kScheduleKind, second.version, second.value) != again) std::abort();
+    if (mtf::encode(mtf::kScheduleKind, second.version, second.value) != again) {
+      std::abort();
+    }
     auto schedule = mtf::Schedule::from_state(mtf::schedule_state_from(decoded.value, decoded.version));
     std::array<std::int32_t, 32> sources{};
     std::array<std::int64_t, 32> passes{};
     std::array<std::int64_t, 32> batches{};
-    if (schedule.setup().sources.size() < 1000) static_cast<void>(schedule.draws(sources, passes, batches));
+    if (schedule.spec().sources.size() < 1000) {
+      static_cast<void>(schedule.draws(sources, passes, batches));
+    }
   } catch (const mtf::StateMismatch&) {
     return;
   } catch (const mtf::ConfigError&) {

@@ -15,13 +15,13 @@
 
 #include "mtf/random/alias_table.hpp"
 #include "mtf/random/key.hpp"
-#include "mtf/schedule/mixture.hpp"
+#include "mtf/schedule/integer_weights.hpp"
 #include "mtf/schedule/pattern.hpp"
-#include "mtf/schedule/weighted_shuffled.hpp"
+#include "mtf/schedule/patterns/shuffled.hpp"
 
 namespace fuzz {
 
-using mtf::kEndless;
+using mtf::kUnbounded;
 using Slot = std::int32_t;
 using Counts = std::vector<std::uint64_t>;
 
@@ -42,7 +42,7 @@ class Copied : public SlowTurns {
   }
 };
 
-/// The entries of a list in order, again and again; those of spent slots are passed over.
+/// The entries of a list in order, again and again; those of exhausted slots are passed over.
 class SlowRotation : public Copied<SlowRotation> {
  public:
   explicit SlowRotation(std::vector<Slot> entries) : entries_(std::move(entries)) {}
@@ -50,7 +50,9 @@ class SlowRotation : public Copied<SlowRotation> {
     while (true) {
       const Slot slot = entries_[at_];
       at_ = (at_ + 1) % entries_.size();
-      if (lives[static_cast<std::size_t>(slot)] > 0) return slot;
+      if (lives[static_cast<std::size_t>(slot)] > 0) {
+        return slot;
+      }
     }
   }
 
@@ -59,7 +61,7 @@ class SlowRotation : public Copied<SlowRotation> {
   std::size_t at_ = 0;
 };
 
-/// One slot after the other until it is spent.
+/// One slot after the other until it is exhausted.
 class SlowBlocks : public Copied<SlowBlocks> {
  public:
   Slot next(const Counts& lives) override {
@@ -67,8 +69,8 @@ class SlowBlocks : public Copied<SlowBlocks> {
   }
 };
 
-/// Independent draws: a word of the key's stream looked up in the table, drawn once more among the living where it
-/// falls on a spent slot.
+/// Independent draws: a word of the key's stream looked up in the table, drawn once more among the active where it
+/// falls on an exhausted slot.
 class SlowRandom : public Copied<SlowRandom> {
  public:
   SlowRandom(std::span<const std::uint32_t> weights, mtf::Key key)
@@ -81,12 +83,18 @@ class SlowRandom : public Copied<SlowRandom> {
     auto slot = static_cast<Slot>(table_(static_cast<std::uint32_t>(turn_ % 2 == 0 ? pair : pair >> 32)));
     if (lives[static_cast<std::size_t>(slot)] == 0) {
       std::uint64_t total = 0;
-      for (std::size_t i = 0; i < weights_.size(); ++i) total += lives[i] > 0 ? weights_[i] : 0;
+      for (std::size_t i = 0; i < weights_.size(); ++i) {
+        total += lives[i] > 0 ? weights_[i] : 0;
+      }
       std::uint64_t unit = mtf::Stream(mtf::fold_in(mtf::fold_in(key_, "again"), turn_)).bounded(total);
       slot = 0;
       for (std::size_t i = 0; i < weights_.size(); ++i, ++slot) {
-        if (lives[i] == 0) continue;
-        if (unit < weights_[i]) break;
+        if (lives[i] == 0) {
+          continue;
+        }
+        if (unit < weights_[i]) {
+          break;
+        }
         unit -= weights_[i];
       }
     }
@@ -108,7 +116,9 @@ class SlowEven : public Copied<SlowEven> {
   SlowEven(std::span<const std::uint32_t> weights, std::span<const std::string> names, mtf::Key key) {
     nodes_.resize(weights.size());
     std::vector<std::size_t> waiting(weights.size());
-    for (std::size_t i = 0; i < weights.size(); ++i) nodes_[i].weight = weights[i];
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+      nodes_[i].weight = weights[i];
+    }
     std::iota(waiting.begin(), waiting.end(), 0U);
     std::ranges::stable_sort(waiting, [&](std::size_t a, std::size_t b) {
       return weights[a] != weights[b] ? weights[a] < weights[b] : !names.empty() && names[a] < names[b];
@@ -176,8 +186,12 @@ class SlowEven : public Copied<SlowEven> {
     mtf::Stream stream(key);
     for (std::size_t begin = 0; begin < leaves.size();) {
       std::size_t num = 1;
-      while (begin + num < leaves.size() && nodes_[leaves[begin + num]].weight == nodes_[leaves[begin]].weight) ++num;
-      for (std::size_t i = num; i-- > 1;) std::swap(leaves[begin + i], leaves[begin + stream.bounded(i + 1)]);
+      while (begin + num < leaves.size() && nodes_[leaves[begin + num]].weight == nodes_[leaves[begin]].weight) {
+        ++num;
+      }
+      for (std::size_t i = num; i-- > 1;) {
+        std::swap(leaves[begin + i], leaves[begin + stream.bounded(i + 1)]);
+      }
       begin += num;
     }
   }
@@ -232,11 +246,12 @@ class CoreShuffled : public Copied<CoreShuffled> {
 /// Turns stretched to bursts, within limits, step by step. Value semantics.
 class SlowPattern {
  public:
-  /// `limits`: steps that each slot may give, kEndless for no end.
+  /// `limits`: steps that each slot may give, kUnbounded for no end.
   SlowPattern(std::unique_ptr<SlowTurns> turns, std::uint64_t burst, Counts limits)
       : turns_(std::move(turns)), burst_(burst), left_(std::move(limits)) {
-    for (const std::uint64_t limit : left_)
-      lives_.push_back(limit == kEndless ? kEndless : (limit + burst - 1) / burst);
+    for (const std::uint64_t limit : left_) {
+      lives_.push_back(limit == kUnbounded ? kUnbounded : (limit + burst - 1) / burst);
+    }
   }
   SlowPattern(const SlowPattern& other)
       : turns_(other.turns_->copy()),
@@ -256,14 +271,20 @@ class SlowPattern {
     return *this;
   }
 
-  /// Who is next; nothing when all are spent. Asking twice is the same as once.
+  /// Who is next; nothing when all are exhausted. Asking twice is the same as once.
   std::optional<Slot> peek() {
-    if (in_turn_ > 0 && left_[static_cast<std::size_t>(slot_)] > 0) return slot_;
-    if (std::ranges::all_of(left_, [](std::uint64_t left) { return left == 0; })) return std::nullopt;
+    if (in_turn_ > 0 && left_[static_cast<std::size_t>(slot_)] > 0) {
+      return slot_;
+    }
+    if (std::ranges::all_of(left_, [](std::uint64_t left) { return left == 0; })) {
+      return std::nullopt;
+    }
     slot_ = turns_->next(lives_);
     in_turn_ = burst_;
     std::uint64_t& lives = lives_[static_cast<std::size_t>(slot_)];
-    if (lives != kEndless && --lives == 0) turns_->leave(slot_);
+    if (lives != kUnbounded && --lives == 0) {
+      turns_->leave(slot_);
+    }
     return slot_;
   }
 
@@ -271,7 +292,7 @@ class SlowPattern {
   void take() {
     --in_turn_;
     std::uint64_t& left = left_[static_cast<std::size_t>(slot_)];
-    left -= left == kEndless ? 0 : 1;
+    left -= left == kUnbounded ? 0 : 1;
   }
 
   /// A slot that turned out to be at its end.

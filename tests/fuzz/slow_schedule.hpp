@@ -11,8 +11,8 @@
 #include <utility>
 #include <vector>
 
-#include "mtf/schedule/mixture.hpp"
-#include "mtf/schedule/mixture_config.hpp"
+#include "mtf/schedule/integer_weights.hpp"
+#include "mtf/schedule/mixture_spec.hpp"
 #include "mtf/schedule/segment.hpp"
 #include "slow_pattern.hpp"
 
@@ -22,46 +22,58 @@ namespace fuzz {
 class SlowSchedule {
  public:
   /// `true_lengths`: batches that each source really has in a pass, at most its length.
-  SlowSchedule(mtf::Setup setup, std::uint64_t seed, Counts true_lengths)
-      : setup_(std::move(setup)), seed_(seed), true_lengths_(std::move(true_lengths)) {
+  SlowSchedule(mtf::MixtureSpec spec, std::uint64_t seed, Counts true_lengths)
+      : spec_(std::move(spec)), seed_(seed), true_lengths_(std::move(true_lengths)) {
     open_epoch();
   }
 
-  /// The setup from here on; `true_lengths` has one entry per source.
-  void edit(const mtf::Setup& setup, Counts true_lengths) {
-    sources_.resize(setup.sources.size());
-    for (std::size_t i = 0; i < setup_.sources.size(); ++i) {
-      if (!setup.sources[i].present || setup_.sources[i].present) continue;
-      if (sources_[i].place.batch > 0) sources_[i].place = {sources_[i].place.pass + 1, 0};
-      sources_[i].spent = false;
+  /// The spec from here on; `true_lengths` has one entry per source.
+  void edit(const mtf::MixtureSpec& spec, Counts true_lengths) {
+    sources_.resize(spec.sources.size());
+    for (std::size_t i = 0; i < spec_.sources.size(); ++i) {
+      if (!spec.sources[i].present || spec_.sources[i].present) {
+        continue;
+      }
+      if (sources_[i].place.batch > 0) {
+        sources_[i].place = {sources_[i].place.pass + 1, 0};
+      }
+      sources_[i].exhausted = false;
     }
-    setup_ = setup;
+    spec_ = spec;
     true_lengths_ = std::move(true_lengths);
     restart();
   }
 
   /// The draw of this step; nothing when the epoch is over.
   std::optional<mtf::Draw> next() {
-    const mtf::MixtureConfig& config = setup_.config;
+    const mtf::MixtureConfig& config = spec_.config;
     while (true) {
       const std::uint64_t now = first_step_ + step_;
       const bool has_curve = config.strategy == mtf::Strategy::weighted && config.curve;
-      if (is_over()) return std::nullopt;
+      if (is_over()) {
+        return std::nullopt;
+      }
       const std::optional<std::size_t> found = peek();
-      if (!found || (config.policy == mtf::EpochPolicy::min_length && !is_alive(*found))) return std::nullopt;
+      if (!found || (config.policy == mtf::EpochPolicy::min_length && !is_alive(*found))) {
+        return std::nullopt;
+      }
       if (has_curve && origin_ < step_ && config.curve->next_change(now - 1) == now) {
         restart();  // an epoch that ends here under the old weights has ended
         continue;
       }
       Source& source = sources_[*found];
-      if (source.place.batch == length(*found)) source.place = {source.place.pass + 1, 0};
+      if (source.place.batch == length(*found)) {
+        source.place = {source.place.pass + 1, 0};
+      }
       if (source.place.batch < true_lengths_[*found]) {
         const mtf::Draw draw{step_, static_cast<Slot>(*found), source.place.pass, source.place.batch};
         ++source.place.batch;
         ++source.count;
-        source.in_round += source.in_round == kEndless ? 0 : 1;
+        source.in_round += source.in_round == kUnbounded ? 0 : 1;
         ++step_;
-        if (config.strategy != mtf::Strategy::sequential) pattern_->take();
+        if (config.strategy != mtf::Strategy::sequential) {
+          pattern_->take();
+        }
         return draw;
       }
       end_pass(*found);
@@ -71,8 +83,8 @@ class SlowSchedule {
   void next_epoch() {
     for (std::size_t i = 0; i < sources_.size(); ++i) {
       Source& source = sources_[i];
-      const bool is_done = source.spent || source.place.batch == length(i);
-      const bool moves_on = setup_.config.continues() ? is_done : source.place.batch > 0;
+      const bool is_done = source.exhausted || source.place.batch == length(i);
+      const bool moves_on = spec_.config.continues() ? is_done : source.place.batch > 0;
       source = {.place = moves_on ? mtf::Place{source.place.pass + 1, 0} : source.place};
     }
     first_step_ += step_;
@@ -84,7 +96,9 @@ class SlowSchedule {
   [[nodiscard]] std::uint64_t step() const noexcept { return step_; }
   [[nodiscard]] Counts counts() const {
     Counts counts;
-    for (const Source& source : sources_) counts.push_back(source.count);
+    for (const Source& source : sources_) {
+      counts.push_back(source.count);
+    }
     return counts;
   }
 
@@ -92,29 +106,33 @@ class SlowSchedule {
   struct Source {
     mtf::Place place{};
     std::uint64_t count = 0;     // in this epoch
-    std::uint64_t in_round = 0;  // SEQUENTIAL: in this round; kEndless: its block is done
-    bool spent = false;
+    std::uint64_t in_round = 0;  // SEQUENTIAL: in this round; kUnbounded: its block is done
+    bool exhausted = false;
   };
 
-  [[nodiscard]] std::uint64_t length(std::size_t i) const { return setup_.sources[i].length; }
-  [[nodiscard]] bool is_alive(std::size_t i) const { return !sources_[i].spent && sources_[i].place.batch < length(i); }
+  [[nodiscard]] std::uint64_t length(std::size_t i) const { return spec_.sources[i].pass_limit(); }
+  [[nodiscard]] bool is_alive(std::size_t i) const {
+    return !sources_[i].exhausted && sources_[i].place.batch < length(i);
+  }
   /// Sources that the strategy draws with the weights of the pattern in force.
   [[nodiscard]] std::vector<std::size_t> drawn() const {
-    const std::vector<double> weights = setup_.weights_at(first_step_ + origin_);
-    const std::vector<Slot>& pattern = setup_.config.pattern;
+    const std::vector<double> weights = spec_.weights_at(first_step_ + origin_);
+    const std::vector<Slot>& pattern = spec_.config.pattern;
     std::vector<std::size_t> out;
-    for (std::size_t i = 0; i < setup_.sources.size(); ++i) {
-      const bool is_in = setup_.config.strategy == mtf::Strategy::weighted ? weights[i] > 0
-                         : setup_.config.strategy == mtf::Strategy::alternating
+    for (std::size_t i = 0; i < spec_.sources.size(); ++i) {
+      const bool is_in = spec_.config.strategy == mtf::Strategy::weighted ? weights[i] > 0
+                         : spec_.config.strategy == mtf::Strategy::alternating
                              ? std::ranges::find(pattern, static_cast<Slot>(i)) != pattern.end()
-                             : setup_.sources[i].present;
-      if (is_in) out.push_back(i);
+                             : spec_.sources[i].present;
+      if (is_in) {
+        out.push_back(i);
+      }
     }
     return out;
   }
 
   void open_epoch() {
-    sources_.resize(setup_.sources.size());
+    sources_.resize(spec_.sources.size());
     restart();
   }
 
@@ -122,19 +140,25 @@ class SlowSchedule {
   void restart() {
     origin_ = step_;
     slots_ = drawn();
-    const mtf::MixtureConfig& config = setup_.config;
-    if (config.drops_out()) std::erase_if(slots_, [this](std::size_t i) { return !is_alive(i); });
+    const mtf::MixtureConfig& config = spec_.config;
+    if (config.drops_out()) {
+      std::erase_if(slots_, [this](std::size_t i) { return !is_alive(i); });
+    }
     pattern_.reset();
-    if (config.strategy == mtf::Strategy::sequential || slots_.empty()) return;
-    Counts limits(slots_.size(), kEndless);
+    if (config.strategy == mtf::Strategy::sequential || slots_.empty()) {
+      return;
+    }
+    Counts limits(slots_.size(), kUnbounded);
     for (std::size_t slot = 0; config.drops_out() && slot < slots_.size(); ++slot) {
-      if (length(slots_[slot]) != kEndless) limits[slot] = length(slots_[slot]) - sources_[slots_[slot]].place.batch;
+      if (length(slots_[slot]) != kUnbounded) {
+        limits[slot] = length(slots_[slot]) - sources_[slots_[slot]].place.batch;
+      }
     }
     pattern_.emplace(make_turns(limits), static_cast<std::uint64_t>(config.burst), limits);
   }
 
   [[nodiscard]] std::unique_ptr<SlowTurns> make_turns(const Counts& limits) const {
-    const mtf::MixtureConfig& config = setup_.config;
+    const mtf::MixtureConfig& config = spec_.config;
     if (config.strategy != mtf::Strategy::weighted) {
       std::vector<Slot> entries;
       const bool is_round_robin = config.strategy == mtf::Strategy::round_robin;
@@ -143,39 +167,50 @@ class SlowSchedule {
       }
       for (std::size_t at = 0; !is_round_robin && at < config.pattern.size(); ++at) {
         const auto found = std::ranges::find(slots_, static_cast<std::size_t>(config.pattern[at]));
-        if (found != slots_.end()) entries.push_back(static_cast<Slot>(found - slots_.begin()));
+        if (found != slots_.end()) {
+          entries.push_back(static_cast<Slot>(found - slots_.begin()));
+        }
       }
       return std::make_unique<SlowRotation>(entries);
     }
-    const std::vector<double> all_weights = setup_.weights_at(first_step_ + origin_);
+    const std::vector<double> all_weights = spec_.weights_at(first_step_ + origin_);
     std::vector<double> weights;
     std::vector<std::string> names;
     for (const std::size_t source : slots_) {
       weights.push_back(all_weights[source]);
-      names.push_back(setup_.sources[source].name);
+      names.push_back(spec_.sources[source].name);
     }
     const std::vector<std::uint32_t> whole = mtf::quantise(weights);
     mtf::Key key = mtf::fold_in(mtf::fold_in(mtf::Key{seed_}, "schedule"), epoch_);
     key = mtf::fold_in(key, origin_);
-    if (config.order == mtf::WeightedOrder::random) return std::make_unique<SlowRandom>(whole, key);
-    if (config.order == mtf::WeightedOrder::even) return std::make_unique<SlowEven>(whole, names, key);
+    if (config.order == mtf::WeightedOrder::random) {
+      return std::make_unique<SlowRandom>(whole, key);
+    }
+    if (config.order == mtf::WeightedOrder::even) {
+      return std::make_unique<SlowEven>(whole, names, key);
+    }
     Counts turns;
     const auto burst = static_cast<std::uint64_t>(config.burst);
-    for (const std::uint64_t limit : limits)
-      turns.push_back(limit == kEndless ? kEndless : (limit + burst - 1) / burst);
-    if (std::ranges::all_of(turns, [](std::uint64_t turn) { return turn == kEndless; })) turns.clear();
+    for (const std::uint64_t limit : limits) {
+      turns.push_back(limit == kUnbounded ? kUnbounded : (limit + burst - 1) / burst);
+    }
+    if (std::ranges::all_of(turns, [](std::uint64_t turn) { return turn == kUnbounded; })) {
+      turns.clear();
+    }
     return std::make_unique<CoreShuffled>(mtf::ShuffledBlocks(mtf::EvenTree(whole, names, turns, key), key));
   }
 
   /// Whether the policy says so, whoever would be next.
   [[nodiscard]] bool is_over() const {
-    const mtf::MixtureConfig& config = setup_.config;
+    const mtf::MixtureConfig& config = spec_.config;
     const std::vector<std::size_t> active = drawn();
     switch (config.policy) {
       case mtf::EpochPolicy::fixed_num_steps:
         return step_ >= static_cast<std::uint64_t>(*config.steps_per_epoch);
       case mtf::EpochPolicy::sum_of_lengths: {
-        if (!config.cycle) return false;
+        if (!config.cycle) {
+          return false;
+        }
         std::uint64_t sum = 0;
         for (std::size_t i = 0; i < sources_.size(); ++i) {
           sum += std::ranges::find(active, i) != active.end() ? length(i) : sources_[i].count;
@@ -192,17 +227,21 @@ class SlowSchedule {
   }
 
   std::optional<std::size_t> peek() {
-    if (setup_.config.strategy == mtf::Strategy::sequential) return peek_block();
-    if (!pattern_) return std::nullopt;
+    if (spec_.config.strategy == mtf::Strategy::sequential) {
+      return peek_block();
+    }
+    if (!pattern_) {
+      return std::nullopt;
+    }
     const std::optional<Slot> slot = pattern_->peek();
     return slot ? std::optional(slots_[static_cast<std::size_t>(*slot)]) : std::nullopt;
   }
 
   /// The first source whose block isn't done; rounds follow one another where the number of steps is fixed.
   std::optional<std::size_t> peek_block() {
-    const mtf::MixtureConfig& config = setup_.config;
+    const mtf::MixtureConfig& config = spec_.config;
     const std::vector<std::size_t> active = drawn();
-    std::uint64_t shortest = kEndless;
+    std::uint64_t shortest = kUnbounded;
     std::uint64_t longest = 0;
     for (const std::size_t i : active) {
       shortest = std::min(shortest, length(i));
@@ -213,21 +252,27 @@ class SlowSchedule {
         const std::uint64_t block = config.policy == mtf::EpochPolicy::min_length                   ? shortest
                                     : config.policy == mtf::EpochPolicy::max_length && config.cycle ? longest
                                                                                                     : length(i);
-        if (sources_[i].in_round < block && (!config.drops_out() || is_alive(i))) return i;
+        if (sources_[i].in_round < block && (!config.drops_out() || is_alive(i))) {
+          return i;
+        }
       }
-      if (config.policy != mtf::EpochPolicy::fixed_num_steps || !config.cycle) return std::nullopt;
-      for (Source& source : sources_) source.in_round = 0;
+      if (config.policy != mtf::EpochPolicy::fixed_num_steps || !config.cycle) {
+        return std::nullopt;
+      }
+      for (Source& source : sources_) {
+        source.in_round = 0;
+      }
     }
     return std::nullopt;
   }
 
   /// Source `i` was asked for a batch that it doesn't have.
   void end_pass(std::size_t i) {
-    const mtf::MixtureConfig& config = setup_.config;
+    const mtf::MixtureConfig& config = spec_.config;
     if (config.policy == mtf::EpochPolicy::min_length) {
-      sources_[i].spent = true;
+      sources_[i].exhausted = true;
     } else if (config.drops_out()) {
-      sources_[i].spent = true;
+      sources_[i].exhausted = true;
       const auto slot = std::ranges::find(slots_, i);
       if (config.strategy == mtf::Strategy::weighted) {
         restart();  // among the weights that are left
@@ -236,11 +281,13 @@ class SlowSchedule {
       }
     } else {
       sources_[i].place = {sources_[i].place.pass + 1, 0};
-      if (length(i) == kEndless) sources_[i].in_round = kEndless;
+      if (length(i) == kUnbounded) {
+        sources_[i].in_round = kUnbounded;
+      }
     }
   }
 
-  mtf::Setup setup_;
+  mtf::MixtureSpec spec_;
   std::uint64_t seed_;
   Counts true_lengths_;
   std::uint64_t epoch_ = 0;

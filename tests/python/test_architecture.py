@@ -23,14 +23,15 @@ PACKAGE = ROOT / "python" / "mtf"
 # Area of the core -> areas whose headers it may include. Arrows run one way; a new area is added here on purpose.
 NATIVE_LAYERS = {
     "error.hpp": set(),
+    "message.hpp": set(),
     "fork_guard.hpp": set(),
     "fork_guard.cpp": {"fork_guard.hpp"},
-    "random": {"error.hpp"},
-    "state": {"error.hpp"},
-    "sampling": {"error.hpp", "random"},
-    "schedule": {"error.hpp", "random", "state"},
-    "prefetch": {"error.hpp", "fork_guard.hpp"},
-    "gather": {"error.hpp", "fork_guard.hpp", "random", "sampling", "prefetch"},
+    "random": {"error.hpp", "message.hpp"},
+    "state": {"error.hpp", "message.hpp"},
+    "sampling": {"error.hpp", "message.hpp", "random"},
+    "schedule": {"error.hpp", "message.hpp", "random", "state"},
+    "prefetch": {"error.hpp", "message.hpp", "fork_guard.hpp"},
+    "gather": {"error.hpp", "message.hpp", "fork_guard.hpp", "random", "sampling", "prefetch"},
 }
 
 # The Python modules that touch the compiled module. Everything else goes through them.

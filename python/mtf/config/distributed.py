@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mtf.config.base import Config, require_kinds
-from mtf.errors import ConfigError
+from mtf.config.base import Config
+from mtf.config.checks import one_of, positive, require_kinds
 
 WrapRule = Callable[[str, Any], bool]
 
@@ -52,16 +52,9 @@ class DDPConfig(Config):
     def require_valid(self) -> None:
         """Checks choices and ranges."""
         require_kinds(self, DDPConfig, "ddp.")
-        _one_of("ddp.strategy", self.strategy, ("ddp", "fsdp"))
+        one_of("ddp.strategy", self.strategy, ("ddp", "fsdp"))
         for name in ("fsdp_param_dtype", "fsdp_reduce_dtype"):
             if getattr(self, name) is not None:
-                _one_of(f"ddp.{name}", getattr(self, name), _DTYPES)
+                one_of(f"ddp.{name}", getattr(self, name), _DTYPES)
         for name in ("timeout_s", "bucket_cap_mb"):
-            value: Any = getattr(self, name)
-            if value is not None and not 0.0 < value < float("inf"):
-                raise ConfigError(f"ddp.{name} must be positive and finite, it is {value!r}")
-
-
-def _one_of(where: str, value: object, options: tuple[str, ...]) -> None:
-    if value not in options:
-        raise ConfigError(f"{where} must be one of {', '.join(options)}, got {value!r}")
+            positive(f"ddp.{name}", getattr(self, name))

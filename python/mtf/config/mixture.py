@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mtf.config.base import Config, parse_enum
+from mtf.config.base import Config
+from mtf.config.checks import parse_enum
 from mtf.enums import EpochLengthPolicy, Interpolation, SamplingStrategy, WeightedOrder
 from mtf.errors import ConfigError
 

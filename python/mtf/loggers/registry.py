@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-from mtf.config.trainer import LoggingConfig
+from mtf.config.logging import LoggingConfig
 from mtf.loggers.base import Logger, RunInfo
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mtf.config.trainer import LoggingConfig
+from mtf.config.logging import LoggingConfig
 from mtf.loggers.base import RunInfo
 
 JOURNAL_NAME = "run.jsonl"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mtf.config.trainer import LoggingConfig
+from mtf.config.logging import LoggingConfig
 from mtf.errors import ConfigError
 from mtf.loggers.base import Logger, RunInfo
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtf import _core
 from mtf._core import Draw
-from mtf.config.base import nearest, parse_enum
+from mtf.config.checks import nearest, parse_enum
 from mtf.config.mixture import MultiDataLoaderConfig, WeightCurve, require_mixture
 from mtf.enums import EpochLengthPolicy, Interpolation, SamplingStrategy, WeightedOrder
 from mtf.errors import ConfigError

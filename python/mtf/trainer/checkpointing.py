@@ -16,7 +16,7 @@ import mtf
 from mtf import checkpoint
 from mtf.checkpoint.coordinator import RankCheckpointer
 from mtf.checkpoint.format.layout import Checkpoint
-from mtf.config.base import nearest
+from mtf.config.checks import nearest
 from mtf.errors import CheckpointError, ConfigError, MtfError, StateMismatch
 from mtf.trainer import preemption, snapshot
 

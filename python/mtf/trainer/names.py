@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from mtf.config.base import nearest
+from mtf.config.checks import nearest
 from mtf.errors import ConfigError
 
 

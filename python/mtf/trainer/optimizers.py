@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mtf.config.base import nearest
+from mtf.config.checks import nearest
 from mtf.errors import ConfigError
 from mtf.formatting import shortened
 from mtf.trainer.names import check_names

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from mtf.config.mixture import MultiDataLoaderConfig
-from mtf.config.trainer import TrainerConfig, ValidationFrequency
+from mtf.config.trainer import TrainerConfig
 from mtf.data.agreed_lengths import check_same_schedule
 from mtf.data.batch import Batch
 from mtf.data.multi_loader import MultiLoader
 from mtf.data.rng.generators import discard_rng_changes
 from mtf.distributed.ranks import local_gpu, make_ranks
+from mtf.enums import ValidationFrequency
 from mtf.errors import ConfigError, MtfError
 from mtf.trainer import _repr, data_setup, poison, snapshot
 from mtf.trainer._exclusive import only_this_thread

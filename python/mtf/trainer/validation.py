@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mtf.config.base import nearest
-from mtf.config.trainer import ValidationConfig
+from mtf.config.checks import nearest
+from mtf.config.validation import ValidationConfig
 from mtf.data.transfer import move_to
 from mtf.data.workers.fetch_timeout import FetchGuard
 from mtf.distributed.ranks import SingleRank

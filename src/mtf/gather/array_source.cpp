@@ -9,6 +9,7 @@
 
 #include "mtf/error.hpp"
 #include "mtf/gather/gather.hpp"
+#include "mtf/message.hpp"
 
 namespace mtf {
 
@@ -18,7 +19,9 @@ namespace {
 class RowNumbers {
  public:
   explicit RowNumbers(std::size_t size) : size_(size) {
-    if (size > near_.size()) far_.resize(size);
+    if (size > near_.size()) {
+      far_.resize(size);
+    }
   }
 
   [[nodiscard]] std::span<std::int64_t> span() noexcept { return {far_.empty() ? near_.data() : far_.data(), size_}; }
@@ -40,24 +43,25 @@ std::size_t bytes_of(std::uint64_t num_rows, const ArrayView& array) noexcept {
 
 ArraySource::ArraySource(std::vector<ArrayView> arrays, SamplerSpec spec, std::shared_ptr<BufferPool> pool)
     : arrays_(std::move(arrays)), sampler_(std::move(spec)), pool_(std::move(pool)) {
-  if (arrays_.empty()) throw ConfigError("arrays: must be at least one, but there is none");
+  if (arrays_.empty()) {
+    throw ConfigError("arrays: must be at least one, but there is none");
+  }
   for (std::size_t k = 0; k < arrays_.size(); ++k) {
     if (arrays_[k].num_rows != arrays_[0].num_rows) {
-      throw ConfigError("arrays: must have the same number of rows, but array 0 has " +
-                        std::to_string(arrays_[0].num_rows) + " and array " + std::to_string(k) + " has " +
-                        std::to_string(arrays_[k].num_rows));
+      throw ConfigError(
+          format_message("arrays: must have the same number of rows, but array 0 has {} and array {} has {}",
+                         arrays_[0].num_rows, k, arrays_[k].num_rows));
     }
   }
   if (!sampler_.spec().indices && sampler_.spec().num_samples != arrays_[0].num_rows) {
-    throw ConfigError("num_samples: must be the arrays' number of rows (" + std::to_string(arrays_[0].num_rows) +
-                      "), but is " + std::to_string(sampler_.spec().num_samples));
+    throw ConfigError(format_message("num_samples: must be the arrays' number of rows ({}), but is {}",
+                                     arrays_[0].num_rows, sampler_.spec().num_samples));
   }
 }
 
 std::unique_ptr<Payload> ArraySource::fetch(std::uint64_t pass, std::uint64_t batch) {
   if (batch >= sampler_.num_batches()) {
-    throw std::out_of_range("batch: must be in [0, " + std::to_string(sampler_.num_batches()) + "), but is " +
-                            std::to_string(batch));
+    throw std::out_of_range(format_message("batch: must be in [0, {}), but is {}", sampler_.num_batches(), batch));
   }
   const SamplerSpec& spec = sampler_.spec();
   const ShardRange part = sampler_.part(batch);
@@ -66,7 +70,9 @@ std::unique_ptr<Payload> ArraySource::fetch(std::uint64_t pass, std::uint64_t ba
   const bool in_order = !spec.shuffle && !spec.indices;
 
   RowNumbers rows(in_order ? 0 : num_rows);
-  if (!in_order) sampler_.fill_order(pass, begin, rows.span());
+  if (!in_order) {
+    sampler_.fill_order(pass, begin, rows.span());
+  }
   std::vector<Buffer> buffers;
   buffers.reserve(arrays_.size());
   for (const ArrayView& array : arrays_) {
@@ -82,10 +88,14 @@ std::unique_ptr<Payload> ArraySource::fetch(std::uint64_t pass, std::uint64_t ba
 }
 
 std::size_t ArraySource::max_batch_bytes() const noexcept {
-  if (sampler_.num_batches() == 0) return 0;
+  if (sampler_.num_batches() == 0) {
+    return 0;
+  }
   const std::size_t num_rows = std::max<std::size_t>(1, sampler_.part(0).size());
   std::size_t sum = 0;
-  for (const ArrayView& array : arrays_) sum += std::min(bytes_of(num_rows, array), kMaxBytes - sum);
+  for (const ArrayView& array : arrays_) {
+    sum += std::min(bytes_of(num_rows, array), kMaxBytes - sum);
+  }
   return sum;
 }
 

@@ -20,7 +20,9 @@ class ArrayBatch : public Payload {
 
   [[nodiscard]] std::size_t num_bytes() const noexcept override {
     std::size_t sum = 0;
-    for (const Buffer& buffer : buffers) sum += buffer.num_bytes();
+    for (const Buffer& buffer : buffers) {
+      sum += buffer.num_bytes();
+    }
     return sum;
   }
 

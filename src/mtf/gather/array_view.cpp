@@ -3,6 +3,7 @@
 #include <string>
 
 #include "mtf/error.hpp"
+#include "mtf/message.hpp"
 
 namespace mtf {
 
@@ -11,7 +12,9 @@ namespace {
 /// Merges dimensions that lie densely inside each other, from the innermost out.
 void set_row_layout(ArrayView& view, std::span<const Axis> dimensions, std::size_t item_bytes) {
   view.row_bytes = item_bytes;
-  for (const Axis& axis : dimensions) view.row_bytes *= axis.size;
+  for (const Axis& axis : dimensions) {
+    view.row_bytes *= axis.size;
+  }
   view.run_bytes = item_bytes;
   view.axes.clear();
   if (view.row_bytes == 0) {
@@ -20,7 +23,9 @@ void set_row_layout(ArrayView& view, std::span<const Axis> dimensions, std::size
   }
   for (std::size_t d = dimensions.size(); d-- > 0;) {
     const Axis& axis = dimensions[d];
-    if (axis.size == 1) continue;
+    if (axis.size == 1) {
+      continue;
+    }
     if (view.axes.empty() && axis.stride_bytes == static_cast<std::ptrdiff_t>(view.run_bytes)) {
       view.run_bytes *= axis.size;
     } else if (!view.axes.empty() && axis.stride_bytes == view.axes.front().stride_bytes *
@@ -33,13 +38,17 @@ void set_row_layout(ArrayView& view, std::span<const Axis> dimensions, std::size
 }
 
 std::vector<Axis> dimensions_of(std::span<const std::uint64_t> shape, std::span<const std::ptrdiff_t> strides_bytes) {
-  if (shape.empty()) throw ConfigError("array: must have at least one dimension (its rows), but it is a scalar");
+  if (shape.empty()) {
+    throw ConfigError("array: must have at least one dimension (its rows), but it is a scalar");
+  }
   if (shape.size() != strides_bytes.size()) {
-    throw ConfigError("array: shape has " + std::to_string(shape.size()) + " dimensions but strides has " +
-                      std::to_string(strides_bytes.size()));
+    throw ConfigError(
+        format_message("array: shape has {} dimensions but strides has {}", shape.size(), strides_bytes.size()));
   }
   std::vector<Axis> dimensions(shape.size());
-  for (std::size_t d = 0; d < shape.size(); ++d) dimensions[d] = {shape[d], strides_bytes[d]};
+  for (std::size_t d = 0; d < shape.size(); ++d) {
+    dimensions[d] = {shape[d], strides_bytes[d]};
+  }
   return dimensions;
 }
 
@@ -54,8 +63,12 @@ ArrayView view_of(const std::byte* data, std::span<const std::uint64_t> shape,
 }
 
 std::uint64_t count_windows(std::uint64_t num_rows, std::uint64_t length, std::uint64_t stride) {
-  if (length == 0) throw ConfigError("length: must be at least 1 row per window, but is 0");
-  if (stride == 0) throw ConfigError("stride: must be at least 1 row between windows, but is 0");
+  if (length == 0) {
+    throw ConfigError("length: must be at least 1 row per window, but is 0");
+  }
+  if (stride == 0) {
+    throw ConfigError("stride: must be at least 1 row between windows, but is 0");
+  }
   return num_rows < length ? 0 : (num_rows - length) / stride + 1;
 }
 

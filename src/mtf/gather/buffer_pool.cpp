@@ -17,7 +17,9 @@ struct SizeClass {
 
 /// The smallest of 64, 80, 96, 112, 128, 160 ... that holds `num_bytes`, rounded up to whole cache lines.
 SizeClass size_class(std::size_t num_bytes) {
-  if (num_bytes > (std::size_t{1} << 62)) throw std::bad_alloc();
+  if (num_bytes > (std::size_t{1} << 62)) {
+    throw std::bad_alloc();
+  }
   const std::size_t lines = std::max<std::size_t>(1, (num_bytes + BufferPool::kAlignment - 1) / BufferPool::kAlignment);
   const int exponent = std::max(0, static_cast<int>(std::bit_width(lines - 1)) - 3);
   const std::size_t step = std::size_t{1} << exponent;
@@ -43,7 +45,9 @@ Buffer& Buffer::operator=(Buffer&& other) noexcept {
 }
 
 Buffer::~Buffer() {
-  if (data_ != nullptr) pool_->give_back(data_, num_bytes_);
+  if (data_ != nullptr) {
+    pool_->give_back(data_, num_bytes_);
+  }
 }
 
 std::shared_ptr<BufferPool> BufferPool::create(std::size_t max_idle_bytes) {
@@ -52,7 +56,9 @@ std::shared_ptr<BufferPool> BufferPool::create(std::size_t max_idle_bytes) {
 
 BufferPool::~BufferPool() {
   for (const auto& blocks : idle_) {
-    for (std::byte* block : blocks) std::free(block);
+    for (std::byte* block : blocks) {
+      std::free(block);
+    }
   }
 }
 
@@ -74,7 +80,9 @@ Buffer BufferPool::acquire(std::size_t num_bytes) {
   }
   if (buffer.data_ == nullptr) {
     buffer.data_ = static_cast<std::byte*>(std::aligned_alloc(kAlignment, wanted.num_bytes));
-    if (buffer.data_ == nullptr) throw std::bad_alloc();
+    if (buffer.data_ == nullptr) {
+      throw std::bad_alloc();
+    }
     if (pooled) {
       const std::lock_guard lock(mutex_);
       stats_.live_bytes += wanted.num_bytes;
@@ -86,7 +94,9 @@ Buffer BufferPool::acquire(std::size_t num_bytes) {
 }
 
 BufferPool::Stats BufferPool::stats() const {
-  if (guard_.inherited()) return {};
+  if (guard_.inherited()) {
+    return {};
+  }
   const std::lock_guard lock(mutex_);
   return stats_;
 }

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "mtf/error.hpp"
+#include "mtf/message.hpp"
 
 namespace mtf {
 
@@ -21,7 +22,9 @@ constexpr std::size_t kLinesAhead = 128;
 constexpr std::size_t kMaxLinesPerRow = 64;
 
 void request_row(const std::byte* row, std::size_t num_lines) noexcept {
-  for (std::size_t line = 0; line < num_lines; ++line) __builtin_prefetch(row + line * kLineBytes);
+  for (std::size_t line = 0; line < num_lines; ++line) {
+    __builtin_prefetch(row + line * kLineBytes);
+  }
 }
 
 /// Rows of `kBytes` bytes known to the compiler, which then copies with a few vector moves; 0 = `row_bytes`.
@@ -33,9 +36,13 @@ void copy_dense(const ArrayView& view, std::size_t num_rows, RowAt row_at, std::
   const std::byte* const data = view.data;
   const std::ptrdiff_t stride = view.row_stride_bytes;
   const auto at = [&](std::size_t k) { return data + static_cast<std::ptrdiff_t>(row_at(k)) * stride; };
-  for (std::size_t k = 0; k < std::min(ahead, num_rows); ++k) request_row(at(k), num_lines);
+  for (std::size_t k = 0; k < std::min(ahead, num_rows); ++k) {
+    request_row(at(k), num_lines);
+  }
   for (std::size_t k = 0; k < num_rows; ++k) {
-    if (k + ahead < num_rows) request_row(at(k + ahead), num_lines);
+    if (k + ahead < num_rows) {
+      request_row(at(k + ahead), num_lines);
+    }
     std::memcpy(out + k * row_bytes, at(k), row_bytes);
   }
 }
@@ -54,18 +61,26 @@ void copy_strided_row(const ArrayView& view, const std::byte* row, std::byte* ou
     while (d > 0) {
       --d;
       row += view.axes[d].stride_bytes;
-      if (++position[d] < view.axes[d].size) break;
+      if (++position[d] < view.axes[d].size) {
+        break;
+      }
       row -= view.axes[d].stride_bytes * static_cast<std::ptrdiff_t>(view.axes[d].size);
       position[d] = 0;
-      if (d == 0) return;
+      if (d == 0) {
+        return;
+      }
     }
-    if (num_outer == 0) return;
+    if (num_outer == 0) {
+      return;
+    }
   }
 }
 
 template <typename RowAt>
 void copy_rows(const ArrayView& view, std::size_t num_rows, RowAt row_at, std::byte* out) {
-  if (view.row_bytes == 0) return;
+  if (view.row_bytes == 0) {
+    return;
+  }
   if (!view.axes.empty()) {
     for (std::size_t k = 0; k < num_rows; ++k) {
       copy_strided_row(view, view.row(static_cast<std::uint64_t>(row_at(k))), out + k * view.row_bytes);
@@ -100,22 +115,26 @@ void copy_rows(const ArrayView& view, std::size_t num_rows, RowAt row_at, std::b
 
 void gather(const ArrayView& view, std::span<const std::int64_t> rows, std::byte* out) {
   std::uint64_t greatest = 0;  // a negative row is a great unsigned one, so one comparison finds both
-  for (const std::int64_t row : rows) greatest = std::max(greatest, static_cast<std::uint64_t>(row));
+  for (const std::int64_t row : rows) {
+    greatest = std::max(greatest, static_cast<std::uint64_t>(row));
+  }
   if (!rows.empty() && greatest >= view.num_rows) {
     const auto bad =
         std::ranges::find_if(rows, [&](std::int64_t row) { return static_cast<std::uint64_t>(row) >= view.num_rows; });
-    throw ConfigError("rows: must be in [0, " + std::to_string(view.num_rows) + "), but the row at position " +
-                      std::to_string(bad - rows.begin()) + " is " + std::to_string(*bad));
+    throw ConfigError(format_message("rows: must be in [0, {}), but the row at position {} is {}", view.num_rows,
+                                     bad - rows.begin(), *bad));
   }
   copy_rows(view, rows.size(), [&](std::size_t k) { return rows[k]; }, out);
 }
 
 void gather_range(const ArrayView& view, std::uint64_t begin, std::uint64_t count, std::byte* out) {
   if (begin > view.num_rows || count > view.num_rows - begin) {
-    throw ConfigError("rows: [" + std::to_string(begin) + ", " + std::to_string(begin) + " + " + std::to_string(count) +
-                      ") must lie within the array's " + std::to_string(view.num_rows) + " rows");
+    throw ConfigError(
+        format_message("rows: [{}, {} + {}) must lie within the array's {} rows", begin, begin, count, view.num_rows));
   }
-  if (count == 0 || view.row_bytes == 0) return;
+  if (count == 0 || view.row_bytes == 0) {
+    return;
+  }
   if (view.axes.empty() && view.row_stride_bytes == static_cast<std::ptrdiff_t>(view.row_bytes)) {
     std::memcpy(out, view.row(begin), count * view.row_bytes);
     return;

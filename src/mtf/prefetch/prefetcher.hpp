@@ -23,6 +23,8 @@
 
 namespace mtf {
 
+class PrefetchEngine;
+
 struct PrefetchOptions {
   std::size_t num_threads = 1;   ///< 0: each batch is fetched by the call that takes it
   std::size_t max_batches = 16;  ///< budget in batches, at least 1
@@ -102,12 +104,10 @@ class Prefetcher {
   bool close(std::chrono::nanoseconds max_wait = kGrace) noexcept;
 
  private:
-  class Engine;
-
-  [[nodiscard]] Engine& engine() const;
+  [[nodiscard]] PrefetchEngine& engine() const;
 
   ForkGuard guard_;
-  std::shared_ptr<Engine> engine_;
+  std::shared_ptr<PrefetchEngine> engine_;
 };
 
 }  // namespace mtf

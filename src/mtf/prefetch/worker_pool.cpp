@@ -29,7 +29,9 @@ thread_local const void* own_roll = nullptr;
 }  // namespace
 
 WorkerPool::~WorkerPool() {
-  for (std::thread& thread : threads_) thread.detach();
+  for (std::thread& thread : threads_) {
+    thread.detach();
+  }
 }
 
 void WorkerPool::start(std::size_t num_threads, const std::function<void()>& body) {
@@ -66,9 +68,13 @@ void WorkerPool::start(std::size_t num_threads, const std::function<void()>& bod
 bool WorkerPool::join_for(std::chrono::nanoseconds max_wait) {
   {
     std::unique_lock lock(roll_->mutex);
-    if (!roll_->one_ended.wait_for(lock, max_wait, [&] { return roll_->num_running == 0; })) return false;
+    if (!roll_->one_ended.wait_for(lock, max_wait, [&] { return roll_->num_running == 0; })) {
+      return false;
+    }
   }
-  for (std::thread& thread : threads_) thread.join();
+  for (std::thread& thread : threads_) {
+    thread.join();
+  }
   threads_.clear();
   return true;
 }

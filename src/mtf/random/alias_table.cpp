@@ -8,6 +8,7 @@
 #include <string>
 
 #include "mtf/error.hpp"
+#include "mtf/message.hpp"
 #include "mtf/random/philox_fill.hpp"
 
 #if MTF_HAS_AVX2_CODE
@@ -19,14 +20,14 @@ namespace mtf {
 AliasTable::AliasTable(std::span<const std::uint32_t> weights) {
   const std::uint64_t total = std::accumulate(weights.begin(), weights.end(), std::uint64_t{0});
   if (total != kTotalWeight) {
-    throw ConfigError("the weights of an alias table must sum to 2^31, but the sum of these " +
-                      std::to_string(weights.size()) + " is " + std::to_string(total) + ".");
+    throw ConfigError(format_message("the weights of an alias table must sum to 2^31, but the sum of these {} is {}.",
+                                     weights.size(), total));
   }
   // At least two cells, so that the shift stays below the width of a word.
   const std::uint32_t num_bits =
       std::max<std::uint32_t>(1, static_cast<std::uint32_t>(std::bit_width(weights.size() - 1)));
   if (num_bits > 31) {
-    throw ConfigError("an alias table has at most 2^31 weights, but there are " + std::to_string(weights.size()) + ".");
+    throw ConfigError(format_message("an alias table has at most 2^31 weights, but there are {}.", weights.size()));
   }
   const std::size_t num_cells = std::size_t{1} << num_bits;
   const auto capacity = static_cast<std::uint32_t>(kTotalWeight >> num_bits);
@@ -109,7 +110,9 @@ void AliasTable::fill(Key key, std::uint64_t begin, std::span<std::int32_t> out,
     philox_fill(key, begin + done, std::span(words).first(num), simd);
     std::size_t i = 0;
 #if MTF_HAS_AVX2_CODE
-    if (simd == Simd::avx2) i = look_up_avx2(words.data(), num, out.data() + done);
+    if (simd == Simd::avx2) {
+      i = look_up_avx2(words.data(), num, out.data() + done);
+    }
 #endif
     for (; i < num; ++i) {
       out[done + i] = static_cast<std::int32_t>((*this)(words[i]));

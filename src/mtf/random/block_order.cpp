@@ -33,9 +33,13 @@ void BlockOrder::draw(std::uint64_t word_number, std::uint64_t word, std::size_t
   std::uint64_t left = draw_all(word);
   if (left < kMaxProduct) [[unlikely]] {
     std::uint64_t product = 1;
-    for (std::size_t i = begin; i < end; ++i) product *= size - i;
+    for (std::size_t i = begin; i < end; ++i) {
+      product *= size - i;
+    }
     Stream stream(fold_in(key_, word_number));
-    while (left < (0 - product) % product) left = draw_all(stream.next());
+    while (left < (0 - product) % product) {
+      left = draw_all(stream.next());
+    }
   }
 }
 

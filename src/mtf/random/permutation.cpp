@@ -8,6 +8,7 @@
 #include <string>
 
 #include "mtf/error.hpp"
+#include "mtf/message.hpp"
 #include "mtf/random/fisher_yates.hpp"
 #include "mtf/random/philox_fill.hpp"
 
@@ -19,7 +20,7 @@ namespace mtf {
 
 Permutation::Permutation(std::uint64_t n, Key key) : size_(n) {
   if (n > kMaxSize) {
-    throw ConfigError("a permutation has at most 2^62 elements, but n is " + std::to_string(n) + ".");
+    throw ConfigError(format_message("a permutation has at most 2^62 elements, but n is {}.", n));
   }
   if (n <= kMaxTableSize) {
     table_.resize(n);
@@ -56,9 +57,13 @@ std::uint64_t Permutation::encrypt(std::uint64_t x) const noexcept {
 
 std::uint64_t Permutation::operator()(std::uint64_t i) const noexcept {
   assert(i < size_);
-  if (size_ <= kMaxTableSize) return table_[i];
+  if (size_ <= kMaxTableSize) {
+    return table_[i];
+  }
   std::uint64_t image = encrypt(i);
-  while (image >= size_) image = encrypt(image);
+  while (image >= size_) {
+    image = encrypt(image);
+  }
   return image;
 }
 
@@ -134,7 +139,9 @@ void Permutation::encrypt_all(std::span<std::uint64_t> values, Simd simd) const 
   const std::size_t num_groups = values.size() / kGroup;
   encrypt_groups(values.data(), num_groups);
   const auto rest = values.subspan(num_groups * kGroup);
-  if (rest.empty()) return;
+  if (rest.empty()) {
+    return;
+  }
   std::array<std::uint64_t, kGroup> padded{};
   std::copy(rest.begin(), rest.end(), padded.begin());
   encrypt_groups(padded.data(), 1);
@@ -143,8 +150,8 @@ void Permutation::encrypt_all(std::span<std::uint64_t> values, Simd simd) const 
 
 void Permutation::fill(std::uint64_t begin, std::span<std::int64_t> out, Simd simd) const {
   if (begin > size_ || out.size() > size_ - begin) {
-    throw std::out_of_range("the indices [" + std::to_string(begin) + ", " + std::to_string(begin) + " + " +
-                            std::to_string(out.size()) + ") do not lie within [0, " + std::to_string(size_) + ").");
+    throw std::out_of_range(
+        format_message("the indices [{}, {} + {}) do not lie within [0, {}).", begin, begin, out.size(), size_));
   }
   if (size_ <= kMaxTableSize) {
     std::copy_n(table_.begin() + static_cast<std::ptrdiff_t>(begin), out.size(), out.begin());

@@ -96,7 +96,9 @@ __attribute__((target("avx2"))) void fill_groups_avx2(Key key, std::uint64_t blo
 
 void fill_groups(Key key, std::uint64_t block, std::uint32_t* out, std::size_t num_groups, Simd simd) noexcept {
 #if MTF_HAS_AVX2_CODE
-  if (simd == Simd::avx2) return fill_groups_avx2(key, block, out, num_groups);
+  if (simd == Simd::avx2) {
+    return fill_groups_avx2(key, block, out, num_groups);
+  }
 #else
   static_cast<void>(simd);
 #endif

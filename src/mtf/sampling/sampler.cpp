@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "mtf/error.hpp"
+#include "mtf/message.hpp"
 
 namespace mtf {
 
@@ -17,18 +18,20 @@ Sampler::Sampler(SamplerSpec spec) : spec_(std::move(spec)) {
     throw ConfigError("`world_size` must be at least 1, but is 0.");
   }
   if (spec_.rank >= spec_.world_size) {
-    throw ConfigError("`rank` must be less than `world_size` (" + std::to_string(spec_.world_size) + "), but is " +
-                      std::to_string(spec_.rank) + ".");
+    throw ConfigError(
+        format_message("`rank` must be less than `world_size` ({}), but is {}.", spec_.world_size, spec_.rank));
   }
   if (spec_.num_samples > Permutation::kMaxSize) {
-    throw ConfigError("`num_samples` must be at most 2^62, but is " + std::to_string(spec_.num_samples) + ".");
+    throw ConfigError(format_message("`num_samples` must be at most 2^62, but is {}.", spec_.num_samples));
   }
   if (spec_.indices && spec_.indices->size() != spec_.num_samples) {
-    throw ConfigError("`num_samples` must be the number of `indices` (" + std::to_string(spec_.indices->size()) +
-                      "), but is " + std::to_string(spec_.num_samples) + ".");
+    throw ConfigError(format_message("`num_samples` must be the number of `indices` ({}), but is {}.",
+                                     spec_.indices->size(), spec_.num_samples));
   }
   num_batches_ = spec_.num_samples / spec_.batch_size;
-  if (!spec_.drop_last && spec_.num_samples % spec_.batch_size != 0) ++num_batches_;
+  if (!spec_.drop_last && spec_.num_samples % spec_.batch_size != 0) {
+    ++num_batches_;
+  }
 }
 
 std::uint64_t Sampler::global_batch_size(std::uint64_t batch) const noexcept {
@@ -41,22 +44,20 @@ ShardRange Sampler::part(std::uint64_t batch) const noexcept {
 
 void Sampler::fill(std::uint64_t pass, std::uint64_t batch, std::span<std::int64_t> out) const {
   if (batch >= num_batches_) {
-    throw std::out_of_range("a pass has " + std::to_string(num_batches_) + " batches, but batch " +
-                            std::to_string(batch) + " is asked for.");
+    throw std::out_of_range(format_message("a pass has {} batches, but batch {} is asked for.", num_batches_, batch));
   }
   const ShardRange range = part(batch);
   if (out.size() != range.size()) {
-    throw std::out_of_range("batch " + std::to_string(batch) + " has " + std::to_string(range.size()) +
-                            " samples on this rank, but there is room for " + std::to_string(out.size()) + ".");
+    throw std::out_of_range(format_message("batch {} has {} samples on this rank, but there is room for {}.", batch,
+                                           range.size(), out.size()));
   }
   fill_order(pass, batch * spec_.batch_size + range.begin, out);
 }
 
 void Sampler::fill_order(std::uint64_t pass, std::uint64_t begin, std::span<std::int64_t> out) const {
   if (begin > spec_.num_samples || out.size() > spec_.num_samples - begin) {
-    throw std::out_of_range("the places [" + std::to_string(begin) + ", " + std::to_string(begin) + " + " +
-                            std::to_string(out.size()) + ") do not lie within [0, " +
-                            std::to_string(spec_.num_samples) + ").");
+    throw std::out_of_range(format_message("the places [{}, {} + {}) do not lie within [0, {}).", begin, begin,
+                                           out.size(), spec_.num_samples));
   }
   if (spec_.shuffle) {
     order_of(pass)->fill(begin, out);
@@ -64,14 +65,18 @@ void Sampler::fill_order(std::uint64_t pass, std::uint64_t begin, std::span<std:
     std::iota(out.begin(), out.end(), static_cast<std::int64_t>(begin));
   }
   if (spec_.indices) {
-    for (std::int64_t& place : out) place = (*spec_.indices)[static_cast<std::size_t>(place)];
+    for (std::int64_t& place : out) {
+      place = (*spec_.indices)[static_cast<std::size_t>(place)];
+    }
   }
 }
 
 std::shared_ptr<const Permutation> Sampler::order_of(std::uint64_t pass) const {
   {
     const std::lock_guard lock(mutex_);
-    if (cached_order_ && cached_pass_ == pass) return cached_order_;
+    if (cached_order_ && cached_pass_ == pass) {
+      return cached_order_;
+    }
   }
   auto order = std::make_shared<const Permutation>(spec_.num_samples, fold_in(spec_.key, pass));
   const std::lock_guard lock(mutex_);

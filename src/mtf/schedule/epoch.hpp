@@ -14,16 +14,11 @@ namespace mtf {
 
 /// Something that happened at a step, before the draw of that step.
 struct Event {
-  enum class Kind : std::uint8_t {
-    edit,         // the user changed the setup
-    end_pass,     // a source's pass ended after `num_batches` batches
-    extend_pass,  // a source had more batches than its length; recorded, without effect
-  };
   std::uint64_t step = 0;
-  Kind kind = Kind::edit;
-  std::shared_ptr<const Setup> setup;  // edit: the setup from here on
-  std::int32_t source = 0;             // end_pass, extend_pass
-  std::uint64_t num_batches = 0;       // end_pass, extend_pass
+  EventKind kind = EventKind::edit;
+  std::shared_ptr<const MixtureSpec> spec;  // edit: the spec from here on
+  std::int32_t source = 0;                  // end_pass, extend_pass
+  std::uint64_t num_batches = 0;            // end_pass, extend_pass
 };
 [[nodiscard]] bool operator==(const Event& a, const Event& b);
 
@@ -31,27 +26,27 @@ struct Event {
 class Epoch {
  public:
   /// The segment in force at a step that was saved, so that nothing before it has to be computed.
-  struct Tail {
-    Knot knot;
-    std::uint64_t end = kEndless;
+  struct ResumePoint {
+    Breakpoint breakpoint;
+    std::uint64_t end = kUnbounded;
     std::size_t num_events = 0;  // events that led to it
   };
   /// Steps [begin, end) of a segment.
-  struct Piece {
+  struct SegmentRange {
     std::shared_ptr<const Segment> segment;
     std::uint64_t begin = 0;
     std::uint64_t end = 0;
   };
 
   /// `key`: of the epoch. `first_step`: batches drawn in training before the epoch.
-  Epoch(Key key, std::uint64_t first_step, Knot opening, std::vector<Event> events = {},
-        std::optional<Tail> tail = std::nullopt);
+  Epoch(Key key, std::uint64_t first_step, Breakpoint opening, std::vector<Event> events = {},
+        std::optional<ResumePoint> resume_point = std::nullopt);
 
-  [[nodiscard]] const Knot& opening() const noexcept { return opening_; }
+  [[nodiscard]] const Breakpoint& opening() const noexcept { return opening_; }
   [[nodiscard]] std::uint64_t first_step() const noexcept { return first_step_; }
   [[nodiscard]] const std::vector<Event>& events() const noexcept { return events_; }
 
-  /// Number of steps; kEndless if it can't be known yet.
+  /// Number of steps; kUnbounded if it can't be known yet.
   [[nodiscard]] std::uint64_t num_steps();
   /// Whether a source of unknown length can still make that number smaller.
   [[nodiscard]] bool may_end_early();
@@ -60,39 +55,40 @@ class Epoch {
   /// The segment that decides the draw at `step`, or that `step` ends.
   [[nodiscard]] std::shared_ptr<const Segment> segment_at(std::uint64_t step);
   /// The segments of [begin, end), cut where the epoch ends.
-  [[nodiscard]] std::vector<Piece> pieces(std::uint64_t begin, std::uint64_t end);
+  [[nodiscard]] std::vector<SegmentRange> ranges(std::uint64_t begin, std::uint64_t end);
 
   /// The epoch as it would be without the events behind `step`, with `event` at `step` = event.step.
   /// `counts`: draws of each source in [0, step).
   void append(const Event& event, std::span<const std::uint64_t> counts);
   /// The log up to and including `step`, and the segment in force there.
   [[nodiscard]] std::vector<Event> events_until(std::uint64_t step) const;
-  [[nodiscard]] Tail tail_at(std::uint64_t step);
+  [[nodiscard]] ResumePoint resume_point_at(std::uint64_t step);
 
   /// What the next epoch begins with, given the draws of each source in this one, which ends at `step`.
-  [[nodiscard]] Knot next_opening(std::uint64_t step, std::span<const std::uint64_t> counts);
+  [[nodiscard]] Breakpoint next_opening(std::uint64_t step, std::span<const std::uint64_t> counts);
 
  private:
-  struct Link {
+  struct SegmentEntry {
     std::shared_ptr<const Segment> segment;
     std::size_t num_events = 0;
   };
-  [[nodiscard]] static Knot apply(const Event& event, const Segment& segment, std::span<const std::uint64_t> counts);
+  [[nodiscard]] static Breakpoint apply(const Event& event, const Segment& segment,
+                                        std::span<const std::uint64_t> counts);
   /// Computes one more segment; false when the last one ends the epoch.
   bool grow();
   void grow_to(std::uint64_t step);
-  [[nodiscard]] std::uint64_t link_end(std::size_t link) const noexcept;
-  [[nodiscard]] std::size_t find_link(std::uint64_t step);
+  [[nodiscard]] std::uint64_t entry_end(std::size_t entry) const noexcept;
+  [[nodiscard]] std::size_t find_entry(std::uint64_t step);
   [[nodiscard]] Epoch& history();
-  void push(Knot knot, std::size_t num_events, std::optional<std::uint64_t> known_end = std::nullopt);
+  void push(Breakpoint breakpoint, std::size_t num_events, std::optional<std::uint64_t> known_end = std::nullopt);
 
   Key key_;
   std::uint64_t first_step_;
-  Knot opening_;
+  Breakpoint opening_;
   std::vector<Event> events_;
-  std::vector<Link> links_;  // from the tail on, in order of their starts
+  std::vector<SegmentEntry> entries_;  // from the resume_point on, in order of their starts
   bool complete_ = false;
-  std::shared_ptr<Epoch> history_;  // what came before the tail, once somebody asked for it
+  std::shared_ptr<Epoch> history_;  // what came before the resume_point, once somebody asked for it
 };
 
 }  // namespace mtf

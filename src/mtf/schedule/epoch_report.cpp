@@ -29,42 +29,48 @@ void widen(SourceReport& source, double expected) {
 
 }  // namespace
 
-EpochReport make_report(std::span<const Epoch::Piece> pieces) {
+EpochReport make_report(std::span<const Epoch::SegmentRange> ranges) {
   EpochReport report;
   std::vector<std::int32_t> drawn;
-  for (const Epoch::Piece& piece : pieces) {
-    const Segment& segment = *piece.segment;
+  for (const Epoch::SegmentRange& range : ranges) {
+    const Segment& segment = *range.segment;
     const std::size_t num_before = report.sources.size();
-    report.sources.resize(segment.knot().sources.size());
+    report.sources.resize(segment.breakpoint().sources.size());
     for (std::size_t i = num_before; i < report.sources.size(); ++i) {
-      report.sources[i].begin = segment.knot().sources[i].place;
+      report.sources[i].begin = segment.breakpoint().sources[i].position;
     }
     const bool has_shares = !segment.shares().empty();
     std::vector<Expectation> expectations;
     for (std::size_t i = 0; i < report.sources.size(); ++i) {
-      expectations.emplace_back(report.sources[i].expected, has_shares ? segment.shares()[i] : 0.0, piece.begin);
+      expectations.emplace_back(report.sources[i].expected, has_shares ? segment.shares()[i] : 0.0, range.begin);
     }
-    for (std::uint64_t begin = piece.begin; begin < piece.end; begin += kChunk) {
-      drawn.resize(std::min(kChunk, piece.end - begin));
+    for (std::uint64_t begin = range.begin; begin < range.end; begin += kChunk) {
+      drawn.resize(std::min(kChunk, range.end - begin));
       segment.fill(begin, drawn);
       for (std::size_t t = 0; t < drawn.size(); ++t) {
         // The distance is largest just before or just after a draw of the source.
         const auto i = static_cast<std::size_t>(drawn[t]);
         SourceReport& source = report.sources[i];
-        if (has_shares) widen(source, expectations[i].at(begin + t));
+        if (has_shares) {
+          widen(source, expectations[i].at(begin + t));
+        }
         ++source.num_steps;
-        if (has_shares) widen(source, expectations[i].at(begin + t + 1));
+        if (has_shares) {
+          widen(source, expectations[i].at(begin + t + 1));
+        }
       }
     }
     for (std::size_t i = 0; i < report.sources.size(); ++i) {
       SourceReport& source = report.sources[i];
-      source.expected = expectations[i].at(piece.end);
-      if (has_shares) widen(source, source.expected);
-      source.end = segment.place(i, source.num_steps);
+      source.expected = expectations[i].at(range.end);
+      if (has_shares) {
+        widen(source, source.expected);
+      }
+      source.end = segment.pass_position(i, source.num_steps);
     }
     // Each segment counts its distance from its own start, and those of several may add up.
-    report.deviation_bound = pieces.size() == 1 ? segment.deviation_bound() : 0.0;
-    report.num_steps = piece.end;
+    report.deviation_bound = ranges.size() == 1 ? segment.deviation_bound() : 0.0;
+    report.num_steps = range.end;
   }
   return report;
 }

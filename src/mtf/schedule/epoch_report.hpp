@@ -13,8 +13,8 @@ struct SourceReport {
   std::uint64_t num_steps = 0;
   double expected = 0.0;       // WEIGHTED: sum over the steps of the weights' share
   double max_deviation = 0.0;  // WEIGHTED: largest distance, at any step, between what was drawn and expected
-  Place begin;                 // where the source stands when the epoch begins
-  Place end;                   // and when it ends
+  PassPosition begin;          // where the source stands when the epoch begins
+  PassPosition end;            // and when it ends
 };
 
 struct EpochReport {
@@ -23,7 +23,7 @@ struct EpochReport {
   std::vector<SourceReport> sources;
 };
 
-/// `pieces`: all of an epoch's. Complexity: O(steps).
-[[nodiscard]] EpochReport make_report(std::span<const Epoch::Piece> pieces);
+/// `ranges`: all of an epoch's. Complexity: O(steps).
+[[nodiscard]] EpochReport make_report(std::span<const Epoch::SegmentRange> ranges);
 
 }  // namespace mtf

@@ -15,7 +15,7 @@
 namespace mtf {
 
 /// No limit, no length, no such step.
-inline constexpr std::uint64_t kEndless = ~std::uint64_t{0};
+inline constexpr std::uint64_t kUnbounded = ~std::uint64_t{0};
 
 /// Counts of steps from here on are treated as endless, so that sums of two fit into 64 bits.
 inline constexpr std::uint64_t kMaxSteps = std::uint64_t{1} << 62;
@@ -35,7 +35,7 @@ concept Pattern = requires(const P& pattern, std::uint64_t step, std::int32_t sl
                            std::span<std::uint64_t> counts) {
   /// Number of slots.
   { pattern.num_slots() } -> std::convertible_to<std::uint32_t>;
-  /// Steps until every slot is spent; kEndless where a slot has no limit.
+  /// Steps until every slot is exhausted; kUnbounded where a slot has no limit.
   { pattern.length() } -> std::convertible_to<std::uint64_t>;
   /// The draw at `step` < length().
   { pattern.at(step) } -> std::same_as<SlotDraw>;
@@ -45,19 +45,19 @@ concept Pattern = requires(const P& pattern, std::uint64_t step, std::int32_t sl
   { pattern.counts(step, counts) };
   /// Draws of `slot` in [0, step).
   { pattern.count(slot, step) } -> std::convertible_to<std::uint64_t>;
-  /// The step of the slot's draw number `step` (from 0), the inverse of at(); kEndless if it has no such draw.
+  /// The step of the slot's draw number `step` (from 0), the inverse of at(); kUnbounded if it has no such draw.
   { pattern.position(slot, step) } -> std::convertible_to<std::uint64_t>;
 };
 
-/// Sum of two counts of steps, kEndless from kMaxSteps on.
+/// Sum of two counts of steps, kUnbounded from kMaxSteps on.
 [[nodiscard]] constexpr std::uint64_t add_steps(std::uint64_t a, std::uint64_t b) noexcept {
-  return a >= kMaxSteps || b >= kMaxSteps || a + b >= kMaxSteps ? kEndless : a + b;
+  return a >= kMaxSteps || b >= kMaxSteps || a + b >= kMaxSteps ? kUnbounded : a + b;
 }
 
-/// Product of two counts of steps, kEndless from kMaxSteps on.
+/// Product of two counts of steps, kUnbounded from kMaxSteps on.
 [[nodiscard]] constexpr std::uint64_t multiply_steps(std::uint64_t a, std::uint64_t b) noexcept {
   const unsigned __int128 product = static_cast<unsigned __int128>(a) * b;
-  return product >= kMaxSteps ? kEndless : static_cast<std::uint64_t>(product);
+  return product >= kMaxSteps ? kUnbounded : static_cast<std::uint64_t>(product);
 }
 
 /// Continues a sequence of period `period`, of which `out` holds at least the first `period` entries (0 < period).

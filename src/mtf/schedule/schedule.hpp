@@ -1,4 +1,4 @@
-/// Which source gives the batch of every step: a pure function of (setup, seed, edits, position), with a cursor.
+/// Which source gives the batch of every step: a pure function of (spec, seed, edits, position), with a cursor.
 #pragma once
 
 #include <cstdint>
@@ -10,24 +10,24 @@
 #include <vector>
 
 #include "mtf/schedule/epoch.hpp"
-#include "mtf/schedule/schedule_state.hpp"
+#include "mtf/schedule/state.hpp"
 
 namespace mtf {
 
-/// Calls on one Schedule must not overlap; `fill` on pieces may run beside anything.
+/// Calls on one Schedule must not overlap; `fill` on ranges may run beside anything.
 ///
 /// Epochs follow from one another, so the first access to epoch e computes the epochs before it that weren't computed
 /// yet. After an edit or a loaded state, epochs before that one are out of reach.
 class Schedule {
  public:
-  /// Throws ConfigError for the first rule of `validate` that the setup breaks.
-  Schedule(Setup setup, std::uint64_t seed);
+  /// Throws ConfigError for the first rule of `validate` that the spec breaks.
+  Schedule(MixtureSpec spec, std::uint64_t seed);
 
   [[nodiscard]] std::uint64_t seed() const noexcept { return seed_; }
   /// As configured, before any edit.
-  [[nodiscard]] const Setup& initial() const noexcept { return initial_; }
+  [[nodiscard]] const MixtureSpec& initial() const noexcept { return initial_; }
   /// In force at the cursor.
-  [[nodiscard]] const Setup& setup();
+  [[nodiscard]] const MixtureSpec& spec();
   [[nodiscard]] std::uint64_t epoch() const noexcept { return epoch_; }
   [[nodiscard]] std::uint64_t step() const noexcept { return step_; }
   [[nodiscard]] bool epoch_done();
@@ -37,8 +37,8 @@ class Schedule {
   /// method computes all that it needs.
   bool approach(std::uint64_t epoch, std::uint64_t num_epochs);
 
-  /// Number of steps of an epoch; kEndless if it can't be known yet.
-  [[nodiscard]] std::uint64_t num_steps(std::uint64_t epoch);
+  /// Number of steps of an epoch; nothing if it can't be known yet.
+  [[nodiscard]] std::optional<std::uint64_t> num_steps(std::uint64_t epoch);
   /// Batches drawn in training before an epoch.
   [[nodiscard]] std::uint64_t first_step(std::uint64_t epoch);
   /// The draw at a position. Complexity: O(log n) once the epoch is there. Throws ConfigError behind the epoch's end.
@@ -48,11 +48,11 @@ class Schedule {
   /// As `counts`, where WEIGHTED segments count what their weights promise, and all others what they draw.
   [[nodiscard]] std::vector<double> expected_counts(std::uint64_t step, std::uint64_t epoch);
   /// Steps [begin, end) of an epoch, cut at its end.
-  [[nodiscard]] std::vector<Epoch::Piece> pieces(std::uint64_t epoch, std::uint64_t begin, std::uint64_t end);
-  /// Writes the sources of `pieces` one after the other. Thread safety: pure.
-  static void fill(std::span<const Epoch::Piece> pieces, std::span<std::int32_t> sources);
+  [[nodiscard]] std::vector<Epoch::SegmentRange> ranges(std::uint64_t epoch, std::uint64_t begin, std::uint64_t end);
+  /// Writes the sources of `ranges` one after the other. Thread safety: pure.
+  static void fill(std::span<const Epoch::SegmentRange> ranges, std::span<std::int32_t> sources);
   /// Where every source stands when an epoch begins.
-  [[nodiscard]] std::vector<Place> opening_places(std::uint64_t epoch);
+  [[nodiscard]] std::vector<PassPosition> opening_positions(std::uint64_t epoch);
 
   /// The next draws from the cursor, which stays; returns how many there were before the epoch's end. The three spans
   /// have the same size.
@@ -70,7 +70,7 @@ class Schedule {
   /// One weight per source that is present, in their order. Replaces a weight curve.
   bool update_weights(std::span<const double> weights);
   bool set_weight(const std::string& name, double weight);
-  bool add_source(const std::string& name, std::uint64_t length, std::optional<double> weight);
+  bool add_source(const std::string& name, std::optional<std::uint64_t> length, std::optional<double> weight);
   bool remove_source(const std::string& name);
   bool set_config(MixtureConfig config);
 
@@ -94,17 +94,17 @@ class Schedule {
     std::vector<std::uint64_t> counts;
   };
   [[nodiscard]] Epoch& open(std::uint64_t epoch);
-  /// Where an epoch ends; kEndless as long as a source of unknown length may change that.
-  [[nodiscard]] std::uint64_t find_end(std::uint64_t number, Epoch& epoch) const;
+  /// Where an epoch ends; nothing as long as a source of unknown length may change that.
+  [[nodiscard]] std::optional<std::uint64_t> find_end(std::uint64_t number, Epoch& epoch) const;
   [[nodiscard]] std::vector<std::uint64_t> counts_at(const std::shared_ptr<const Segment>& segment, std::uint64_t step);
   void adopt(const ScheduleState& state);
   void move_to(std::uint64_t epoch, std::uint64_t step);
-  [[nodiscard]] bool change(Setup setup);
+  [[nodiscard]] bool change(MixtureSpec spec);
   void append(Event event);
   [[nodiscard]] Key epoch_key(std::uint64_t epoch) const noexcept;
 
   std::uint64_t seed_;
-  Setup initial_;
+  MixtureSpec initial_;
   std::uint64_t epoch_ = 0;
   std::uint64_t step_ = 0;
   std::uint64_t earliest_ = 0;  // the first epoch that can still be computed

@@ -4,48 +4,58 @@
 #include <numeric>
 
 #include "mtf/schedule/epoch_length.hpp"
-#include "mtf/schedule/mixture.hpp"
+#include "mtf/schedule/integer_weights.hpp"
 
 namespace mtf {
 
-Segment::Segment(Knot knot, Key key, std::uint64_t first_step, std::optional<std::uint64_t> known_end)
-    : knot_(std::move(knot)) {
-  const bool is_fresh = knot_.origin == knot_.step;
+Segment::Segment(Breakpoint breakpoint, Key key, std::uint64_t first_step, std::optional<std::uint64_t> known_end)
+    : breakpoint_(std::move(breakpoint)) {
+  const bool is_fresh = breakpoint_.origin == breakpoint_.step;
   if (is_fresh) {
-    for (std::size_t i = 0; i < knot_.sources.size(); ++i) {
-      SourceState& state = knot_.sources[i];
-      const std::uint64_t length = knot_.setup->sources[i].length;
+    for (std::size_t i = 0; i < breakpoint_.sources.size(); ++i) {
+      SourceState& state = breakpoint_.sources[i];
+      const std::uint64_t length = breakpoint_.spec->sources[i].pass_limit();
       state.origin_count = state.count;
-      state.limit = state.spent ? 0 : length == kEndless ? kEndless : length - std::min(length, state.place.batch);
+      state.limit = state.exhausted        ? 0
+                    : length == kUnbounded ? kUnbounded
+                                           : length - std::min(length, state.position.batch);
     }
   }
-  choose_sources(first_step + knot_.origin);
-  const MixtureConfig& config = knot_.setup->config;
+  choose_sources(first_step + breakpoint_.origin);
+  const MixtureConfig& config = breakpoint_.spec->config;
   if (config.strategy == Strategy::weighted && config.curve) {
-    const std::uint64_t next = config.curve->next_change(first_step + knot_.origin);
-    if (next != kEndless) change_ = next - first_step;
+    const std::uint64_t next = config.curve->next_change(first_step + breakpoint_.origin);
+    if (next != kUnbounded) {
+      change_ = next - first_step;
+    }
   }
-  if (!active_.empty()) make_pattern(key);
+  if (!active_.empty()) {
+    make_pattern(key);
+  }
   if (known_end && is_counted()) {
     const std::uint64_t length = std::visit([](const auto& p) { return p.length(); }, *pattern_);
-    end_ = std::clamp(*known_end, start(), std::max(start(), add_steps(knot_.origin, length)));
+    end_ = std::clamp(*known_end, start(), std::max(start(), add_steps(breakpoint_.origin, length)));
   } else {
-    end_ = find_epoch_end(knot_, active_, pattern());
+    end_ = find_epoch_end(breakpoint_, active_, pattern());
   }
 }
 
 bool Segment::may_end_early() const noexcept {
-  const MixtureConfig& config = knot_.setup->config;
-  if (knot_.ended || (config.cycle && config.policy != EpochPolicy::min_length)) return false;
+  const MixtureConfig& config = breakpoint_.spec->config;
+  if (breakpoint_.ended || (config.cycle && config.policy != EpochPolicy::min_length)) {
+    return false;
+  }
   bool any_unknown = false;
   std::uint64_t num_certain = 0;  // steps that don't hang on a source of unknown length
-  for (const SourceState& state : knot_.sources) num_certain = add_steps(num_certain, state.count);
+  for (const SourceState& state : breakpoint_.sources) {
+    num_certain = add_steps(num_certain, state.count);
+  }
   for (const std::int32_t source : active_) {
     const auto i = static_cast<std::size_t>(source);
-    const SourceState& state = knot_.sources[i];
-    if (knot_.setup->sources[i].length != kEndless) {
+    const SourceState& state = breakpoint_.sources[i];
+    if (breakpoint_.spec->sources[i].length) {
       num_certain = add_steps(num_certain, add_steps(state.origin_count, state.limit) - state.count);
-    } else if (!state.spent) {
+    } else if (!state.exhausted) {
       any_unknown = true;
     }
   }
@@ -57,13 +67,15 @@ bool Segment::may_end_early() const noexcept {
 bool Segment::is_counted() const noexcept { return pattern_ && std::holds_alternative<WeightedRandom>(*pattern_); }
 
 void Segment::remember(std::uint64_t step, std::span<const std::uint64_t> counts) const {
-  if (!is_counted()) return;
+  if (!is_counted()) {
+    return;
+  }
   std::vector<std::uint64_t> drawn;
   for (const std::int32_t source : active_) {
     const auto i = static_cast<std::size_t>(source);
-    drawn.push_back(counts[i] - knot_.sources[i].origin_count);
+    drawn.push_back(counts[i] - breakpoint_.sources[i].origin_count);
   }
-  std::get<WeightedRandom>(*pattern_).remember(step - knot_.origin, drawn);
+  std::get<WeightedRandom>(*pattern_).remember(step - breakpoint_.origin, drawn);
 }
 
 double Segment::deviation_bound() const noexcept {
@@ -72,15 +84,21 @@ double Segment::deviation_bound() const noexcept {
 }
 
 void Segment::choose_sources(std::uint64_t training_step) {
-  const Setup& setup = *knot_.setup;
-  const std::vector<bool> is_active = setup.active_at(training_step);
+  const MixtureSpec& spec = *breakpoint_.spec;
+  const std::vector<bool> is_active = spec.active_at(training_step);
   for (std::size_t i = 0; i < is_active.size(); ++i) {
-    if (!is_active[i]) continue;
-    if (setup.config.drops_out() && knot_.sources[i].limit == 0) continue;
+    if (!is_active[i]) {
+      continue;
+    }
+    if (spec.config.drops_out() && breakpoint_.sources[i].limit == 0) {
+      continue;
+    }
     active_.push_back(static_cast<std::int32_t>(i));
   }
-  if (setup.config.strategy != Strategy::weighted) return;
-  const std::vector<double> weights = setup.weights_at(training_step);
+  if (spec.config.strategy != Strategy::weighted) {
+    return;
+  }
+  const std::vector<double> weights = spec.weights_at(training_step);
   double sum = 0;
   for (const std::int32_t source : active_) {
     slot_weights_.push_back(weights[static_cast<std::size_t>(source)]);
@@ -94,13 +112,15 @@ void Segment::choose_sources(std::uint64_t training_step) {
 }
 
 void Segment::make_pattern(Key key) {
-  const Setup& setup = *knot_.setup;
-  const MixtureConfig& config = setup.config;
+  const MixtureSpec& spec = *breakpoint_.spec;
+  const MixtureConfig& config = spec.config;
   const auto burst = static_cast<std::uint64_t>(config.burst);
   const auto num_slots = static_cast<std::uint32_t>(active_.size());
   std::vector<std::uint64_t> limits;
   if (config.drops_out()) {
-    for (const std::int32_t source : active_) limits.push_back(knot_.sources[static_cast<std::size_t>(source)].limit);
+    for (const std::int32_t source : active_) {
+      limits.push_back(breakpoint_.sources[static_cast<std::size_t>(source)].limit);
+    }
   }
   switch (config.strategy) {
     case Strategy::round_robin:
@@ -118,23 +138,25 @@ void Segment::make_pattern(Key key) {
       return;
     }
     case Strategy::sequential: {
-      const Blocks blocks = find_blocks(begun_knot(), active_);
+      const Blocks blocks = find_blocks(begun_breakpoint(), active_);
       pattern_.emplace(Sequential(blocks.first, blocks.later));
       return;
     }
     case Strategy::weighted:
       break;
   }
-  make_weighted(fold_in(key, knot_.origin), limits);
+  make_weighted(fold_in(key, breakpoint_.origin), limits);
 }
 
 void Segment::make_weighted(Key key, std::span<const std::uint64_t> limits) {
-  const Setup& setup = *knot_.setup;
-  const auto burst = static_cast<std::uint64_t>(setup.config.burst);
+  const MixtureSpec& spec = *breakpoint_.spec;
+  const auto burst = static_cast<std::uint64_t>(spec.config.burst);
   const std::vector<std::uint32_t> weights = quantise(slot_weights_);
   std::vector<std::string> names;
-  for (const std::int32_t source : active_) names.push_back(setup.sources[static_cast<std::size_t>(source)].name);
-  switch (setup.config.order) {
+  for (const std::int32_t source : active_) {
+    names.push_back(spec.sources[static_cast<std::size_t>(source)].name);
+  }
+  switch (spec.config.order) {
     case WeightedOrder::random:
       pattern_.emplace(WeightedRandom(weights, burst, limits, key));
       return;
@@ -147,30 +169,41 @@ void Segment::make_weighted(Key key, std::span<const std::uint64_t> limits) {
   }
 }
 
-Place Segment::place(std::size_t source, std::uint64_t count) const noexcept {
-  const SourceState& state = knot_.sources[source];
+PassPosition Segment::pass_position(std::size_t source, std::uint64_t count) const noexcept {
+  const SourceState& state = breakpoint_.sources[source];
   const std::uint64_t num_new = count - state.count;
-  if (num_new == 0) return state.place;
-  const std::uint64_t batch = state.place.batch + num_new;
-  const std::uint64_t length = knot_.setup->sources[source].length;
-  if (batch <= length) return {state.place.pass, batch};
-  return {state.place.pass + (batch - 1) / length, (batch - 1) % length + 1};
+  if (num_new == 0) {
+    return state.position;
+  }
+  const std::uint64_t batch = state.position.batch + num_new;
+  const std::uint64_t length = breakpoint_.spec->sources[source].pass_limit();
+  if (batch <= length) {
+    return {state.position.pass, batch};
+  }
+  return {state.position.pass + (batch - 1) / length, (batch - 1) % length + 1};
 }
 
 Draw Segment::at(std::uint64_t step) const {
-  const SlotDraw drawn = std::visit([&](const auto& p) { return p.at(step - knot_.origin); }, *pattern_);
+  const SlotDraw drawn = std::visit([&](const auto& p) { return p.at(step - breakpoint_.origin); }, *pattern_);
   const std::int32_t source = active_[static_cast<std::size_t>(drawn.slot)];
-  const Place after = place(static_cast<std::size_t>(source),
-                            knot_.sources[static_cast<std::size_t>(source)].origin_count + drawn.index + 1);
+  const PassPosition after =
+      pass_position(static_cast<std::size_t>(source),
+                    breakpoint_.sources[static_cast<std::size_t>(source)].origin_count + drawn.index + 1);
   return {step, source, after.pass, after.batch - 1};
 }
 
 void Segment::fill(std::uint64_t begin, std::span<std::int32_t> sources) const {
-  if (sources.empty()) return;
-  std::visit([&](const auto& p) { p.fill(begin - knot_.origin, sources); }, *pattern_);
+  if (sources.empty()) {
+    return;
+  }
+  std::visit([&](const auto& p) { p.fill(begin - breakpoint_.origin, sources); }, *pattern_);
   const bool is_identity = active_.back() + 1 == static_cast<std::int32_t>(active_.size());
-  if (is_identity) return;
-  for (std::int32_t& source : sources) source = active_[static_cast<std::size_t>(source)];
+  if (is_identity) {
+    return;
+  }
+  for (std::int32_t& source : sources) {
+    source = active_[static_cast<std::size_t>(source)];
+  }
 }
 
 void Segment::fill(std::uint64_t begin, std::span<std::int32_t> sources, std::span<std::int64_t> passes,
@@ -180,18 +213,22 @@ void Segment::fill(std::uint64_t begin, std::span<std::int32_t> sources, std::sp
     // Few draws: each source's place is computed when it is drawn, not every source's beforehand.
     for (std::size_t t = 0; t < sources.size(); ++t) {
       const auto source = static_cast<std::size_t>(sources[t]);
-      const Place after = place(source, ++counts[source]);
+      const PassPosition after = pass_position(source, ++counts[source]);
       passes[t] = static_cast<std::int64_t>(after.pass);
       batches[t] = static_cast<std::int64_t>(after.batch - 1);
     }
     return;
   }
-  std::vector<Place> places(counts.size());
-  for (std::size_t i = 0; i < places.size(); ++i) places[i] = place(i, counts[i]);
+  std::vector<PassPosition> places(counts.size());
+  for (std::size_t i = 0; i < places.size(); ++i) {
+    places[i] = pass_position(i, counts[i]);
+  }
   for (std::size_t t = 0; t < sources.size(); ++t) {
     const auto source = static_cast<std::size_t>(sources[t]);
-    Place& next = places[source];
-    if (next.batch == knot_.setup->sources[source].length) next = {next.pass + 1, 0};
+    PassPosition& next = places[source];
+    if (next.batch == breakpoint_.spec->sources[source].pass_limit()) {
+      next = {next.pass + 1, 0};
+    }
     passes[t] = static_cast<std::int64_t>(next.pass);
     batches[t] = static_cast<std::int64_t>(next.batch++);
     ++counts[source];
@@ -199,40 +236,46 @@ void Segment::fill(std::uint64_t begin, std::span<std::int32_t> sources, std::sp
 }
 
 void Segment::counts(std::uint64_t step, std::span<std::uint64_t> out) const {
-  for (std::size_t i = 0; i < out.size(); ++i) out[i] = knot_.sources[i].count;
-  if (step == start() || !pattern_) return;
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    out[i] = breakpoint_.sources[i].count;
+  }
+  if (step == start() || !pattern_) {
+    return;
+  }
   std::vector<std::uint64_t> drawn(active_.size());
-  std::visit([&](const auto& p) { p.counts(step - knot_.origin, drawn); }, *pattern_);
+  std::visit([&](const auto& p) { p.counts(step - breakpoint_.origin, drawn); }, *pattern_);
   for (std::size_t slot = 0; slot < active_.size(); ++slot) {
     const auto source = static_cast<std::size_t>(active_[slot]);
-    out[source] = knot_.sources[source].origin_count + drawn[slot];
+    out[source] = breakpoint_.sources[source].origin_count + drawn[slot];
   }
 }
 
 /// SEQUENTIAL: what is known once the first step was drawn. Before it another edit may still add to the round before.
-Knot Segment::begun_knot() const {
-  Knot knot = knot_;
-  begin_round_if_due(knot, active_);
-  return knot;
+Breakpoint Segment::begun_breakpoint() const {
+  Breakpoint breakpoint = breakpoint_;
+  begin_round_if_due(breakpoint, active_);
+  return breakpoint;
 }
 
-Knot Segment::continued_knot(std::uint64_t step, std::span<const std::uint64_t> counts) const {
+Breakpoint Segment::continued_breakpoint(std::uint64_t step, std::span<const std::uint64_t> counts) const {
   const bool is_sequential = pattern_ && std::holds_alternative<Sequential>(*pattern_);
-  Knot knot = is_sequential && step > start() ? begun_knot() : knot_;
-  const Blocks blocks = is_sequential ? find_blocks(knot, active_) : Blocks{};
-  knot.step = step;
-  std::vector<std::uint64_t> round_counts(knot.sources.size());
-  for (std::size_t i = 0; i < knot.sources.size(); ++i) {
-    round_counts[i] = add_steps(knot.sources[i].round_count, counts[i] - knot.sources[i].count);
+  Breakpoint breakpoint = is_sequential && step > start() ? begun_breakpoint() : breakpoint_;
+  const Blocks blocks = is_sequential ? find_blocks(breakpoint, active_) : Blocks{};
+  breakpoint.step = step;
+  std::vector<std::optional<std::uint64_t>> round_counts(breakpoint.sources.size());
+  for (std::size_t i = 0; i < breakpoint.sources.size(); ++i) {
+    if (const auto before = breakpoint.sources[i].round_count) {
+      round_counts[i] = add_steps(*before, counts[i] - breakpoint.sources[i].count);
+    }
   }
   if (is_sequential) {
     // Rounds that were completed on the way are taken off; the draws of the current one stay.
     const std::uint64_t first = std::accumulate(blocks.first.begin(), blocks.first.end(), std::uint64_t{0}, add_steps);
     const std::uint64_t later = std::accumulate(blocks.later.begin(), blocks.later.end(), std::uint64_t{0}, add_steps);
-    const std::uint64_t since = step - knot_.origin;
-    if (later != 0 && since > first && first != kEndless) {
-      std::uint64_t in_round = later == kEndless ? since - first : (since - first - 1) % later + 1;
-      std::ranges::fill(round_counts, 0);  // of those, too, that left: they come back in a new round
+    const std::uint64_t since = step - breakpoint_.origin;
+    if (later != 0 && since > first && first != kUnbounded) {
+      std::uint64_t in_round = later == kUnbounded ? since - first : (since - first - 1) % later + 1;
+      std::ranges::fill(round_counts, std::uint64_t{0});  // of those, too, that left: they come back in a new round
       for (std::size_t slot = 0; slot < active_.size(); ++slot) {
         const std::uint64_t given = std::min(in_round, blocks.later[slot]);
         round_counts[static_cast<std::size_t>(active_[slot])] = given;
@@ -240,19 +283,19 @@ Knot Segment::continued_knot(std::uint64_t step, std::span<const std::uint64_t> 
       }
     }
   }
-  for (std::size_t i = 0; i < knot.sources.size(); ++i) {
-    SourceState& state = knot.sources[i];
-    state.place = place(i, counts[i]);
+  for (std::size_t i = 0; i < breakpoint.sources.size(); ++i) {
+    SourceState& state = breakpoint.sources[i];
+    state.position = pass_position(i, counts[i]);
     state.count = counts[i];
     state.round_count = round_counts[i];
   }
-  return knot;
+  return breakpoint;
 }
 
-Knot Segment::fresh_knot(std::uint64_t step, std::span<const std::uint64_t> counts) const {
-  Knot knot = continued_knot(step, counts);
-  knot.origin = step;
-  return knot;
+Breakpoint Segment::fresh_breakpoint(std::uint64_t step, std::span<const std::uint64_t> counts) const {
+  Breakpoint breakpoint = continued_breakpoint(step, counts);
+  breakpoint.origin = step;
+  return breakpoint;
 }
 
 }  // namespace mtf

@@ -9,14 +9,14 @@
 #include <vector>
 
 #include "mtf/random/key.hpp"
-#include "mtf/schedule/alternating.hpp"
-#include "mtf/schedule/mixture_config.hpp"
+#include "mtf/schedule/mixture_spec.hpp"
 #include "mtf/schedule/pattern.hpp"
-#include "mtf/schedule/round_robin.hpp"
-#include "mtf/schedule/sequential.hpp"
-#include "mtf/schedule/weighted_even.hpp"
-#include "mtf/schedule/weighted_random.hpp"
-#include "mtf/schedule/weighted_shuffled.hpp"
+#include "mtf/schedule/patterns/alternating.hpp"
+#include "mtf/schedule/patterns/even.hpp"
+#include "mtf/schedule/patterns/random.hpp"
+#include "mtf/schedule/patterns/round_robin.hpp"
+#include "mtf/schedule/patterns/sequential.hpp"
+#include "mtf/schedule/patterns/shuffled.hpp"
 
 namespace mtf {
 
@@ -24,31 +24,31 @@ namespace mtf {
 using AnyPattern = std::variant<Sequential, RoundRobin, Alternating, WeightedRandom, WeightedShuffled, WeightedEven>;
 
 /// Where a source stands: `batch` batches of pass `pass` were given. At the end of a pass batch is its length.
-struct Place {
+struct PassPosition {
   std::uint64_t pass = 0;
   std::uint64_t batch = 0;
 
-  friend bool operator==(const Place&, const Place&) = default;
+  friend bool operator==(const PassPosition&, const PassPosition&) = default;
 };
 
 /// All that the future of one source depends on, at a step where the schedule is decided anew.
 struct SourceState {
-  Place place;
-  std::uint64_t count = 0;         // draws since the epoch began
-  std::uint64_t origin_count = 0;  // draws since the epoch began, when the pattern began
-  std::uint64_t limit = kEndless;  // draws from the pattern's beginning until the source runs out
-  std::uint64_t round_count = 0;   // SEQUENTIAL: draws in the current round; kEndless: its block is done
-  bool spent = false;              // it ran out and left for the rest of the epoch
+  PassPosition position;
+  std::uint64_t count = 0;                       // draws since the epoch began
+  std::uint64_t origin_count = 0;                // draws since the epoch began, when the pattern began
+  std::uint64_t limit = kUnbounded;              // draws from the pattern's beginning until the source runs out
+  std::optional<std::uint64_t> round_count = 0;  // SEQUENTIAL: draws in the current round; none: its block is done
+  bool exhausted = false;                        // it ran out and left for the rest of the epoch
 
   friend bool operator==(const SourceState&, const SourceState&) = default;
 };
 
 /// A step at which the schedule is decided anew, with what is known there: enough to go on without the past.
-struct Knot {
+struct Breakpoint {
   std::uint64_t step = 0;    // in the epoch
   std::uint64_t origin = 0;  // the step at which the pattern in force began; an end of a pass doesn't restart it
   bool ended = false;        // the epoch ends here
-  std::shared_ptr<const Setup> setup;
+  std::shared_ptr<const MixtureSpec> spec;
   std::vector<SourceState> sources;
 };
 
@@ -67,15 +67,16 @@ class Segment {
  public:
   /// `key`: of the epoch. `first_step`: batches drawn in training before the epoch began. `known_end`: the result of an
   /// earlier computation of `end()`, which some patterns can only repeat in O(steps).
-  Segment(Knot knot, Key key, std::uint64_t first_step, std::optional<std::uint64_t> known_end = std::nullopt);
+  Segment(Breakpoint breakpoint, Key key, std::uint64_t first_step,
+          std::optional<std::uint64_t> known_end = std::nullopt);
 
-  [[nodiscard]] const Knot& knot() const noexcept { return knot_; }
-  [[nodiscard]] std::uint64_t start() const noexcept { return knot_.step; }
-  /// The step at which the epoch ends if nothing changes before; kEndless if that can't be known yet.
+  [[nodiscard]] const Breakpoint& breakpoint() const noexcept { return breakpoint_; }
+  [[nodiscard]] std::uint64_t start() const noexcept { return breakpoint_.step; }
+  /// The step at which the epoch ends if nothing changes before; kUnbounded if that can't be known yet.
   [[nodiscard]] std::uint64_t end() const noexcept { return end_; }
   /// Whether a source of unknown length can end the epoch before end(), or make it shorter.
   [[nodiscard]] bool may_end_early() const noexcept;
-  /// The step at which the weights change by themselves; kEndless if they don't.
+  /// The step at which the weights change by themselves; kUnbounded if they don't.
   [[nodiscard]] std::uint64_t change() const noexcept { return change_; }
   /// Index of each slot's source.
   [[nodiscard]] std::span<const std::int32_t> active() const noexcept { return active_; }
@@ -107,26 +108,26 @@ class Segment {
   void counts(std::uint64_t step, std::span<std::uint64_t> out) const;
 
   /// What is known at `step`, given the counts there, for a pattern that begins there.
-  [[nodiscard]] Knot fresh_knot(std::uint64_t step, std::span<const std::uint64_t> counts) const;
+  [[nodiscard]] Breakpoint fresh_breakpoint(std::uint64_t step, std::span<const std::uint64_t> counts) const;
   /// The same for a pattern that goes on.
-  [[nodiscard]] Knot continued_knot(std::uint64_t step, std::span<const std::uint64_t> counts) const;
+  [[nodiscard]] Breakpoint continued_breakpoint(std::uint64_t step, std::span<const std::uint64_t> counts) const;
 
   /// Where source `source` stands after `count` draws since the epoch's start.
-  [[nodiscard]] Place place(std::size_t source, std::uint64_t count) const noexcept;
+  [[nodiscard]] PassPosition pass_position(std::size_t source, std::uint64_t count) const noexcept;
 
  private:
   void choose_sources(std::uint64_t training_step);
   void make_pattern(Key key);
-  [[nodiscard]] Knot begun_knot() const;
+  [[nodiscard]] Breakpoint begun_breakpoint() const;
   void make_weighted(Key key, std::span<const std::uint64_t> limits);
 
-  Knot knot_;
+  Breakpoint breakpoint_;
   std::vector<std::int32_t> active_;
   std::vector<double> slot_weights_;  // WEIGHTED: as configured
   std::vector<double> shares_;
   std::optional<AnyPattern> pattern_;
-  std::uint64_t change_ = kEndless;
-  std::uint64_t end_ = kEndless;
+  std::uint64_t change_ = kUnbounded;
+  std::uint64_t end_ = kUnbounded;
 };
 
 }  // namespace mtf

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "mtf/error.hpp"
+#include "mtf/message.hpp"
 #include "mtf/schedule/pattern.hpp"
 
 namespace mtf {
@@ -22,9 +23,13 @@ std::size_t num_reached(const std::vector<WeightCurve::Point>& points, std::uint
 std::vector<double> WeightCurve::at(std::uint64_t step) const {
   const std::uint64_t held = interpolation == Interpolation::linear ? step / every * every : step;
   const std::size_t reached = num_reached(points, held);
-  if (reached == 0) return points.front().weights;
+  if (reached == 0) {
+    return points.front().weights;
+  }
   const Point& from = points[reached - 1];
-  if (interpolation == Interpolation::step || reached == points.size()) return from.weights;
+  if (interpolation == Interpolation::step || reached == points.size()) {
+    return from.weights;
+  }
   const Point& to = points[reached];
   // One division, then for each weight two products and a sum: the same doubles on every IEEE platform.
   const double part = static_cast<double>(held - from.step) / static_cast<double>(to.step - from.step);
@@ -42,44 +47,53 @@ std::uint64_t WeightCurve::next_change(std::uint64_t step) const {
     const std::size_t reached = num_reached(points, step);
     // The first point's weights hold before it, too.
     const std::size_t next = std::max<std::size_t>(reached, 1);
-    return next < points.size() ? points[next].step : kEndless;
+    return next < points.size() ? points[next].step : kUnbounded;
   }
-  if (points.size() == 1) return kEndless;
+  if (points.size() == 1) {
+    return kUnbounded;
+  }
   const std::uint64_t held = step / every * every;
-  if (held >= points.back().step) return kEndless;
+  if (held >= points.back().step) {
+    return kUnbounded;
+  }
   // The weights start to move at the first multiple of `every` behind the first point.
   const std::uint64_t next = std::max(held, points.front().step / every * every);
   return add_steps(next, every);
 }
 
 void validate(const WeightCurve& curve, std::size_t num_sources) {
-  if (curve.points.empty()) throw ConfigError("weight_curve.points must have at least one point, got none");
+  if (curve.points.empty()) {
+    throw ConfigError("weight_curve.points must have at least one point, got none");
+  }
   if (curve.every == 0 || curve.every >= kMaxSteps) {
-    throw ConfigError("weight_curve.every must be " + std::string(curve.every == 0 ? "at least 1" : "below 2^62") +
-                      ", got " + std::to_string(curve.every));
+    throw ConfigError(format_message("weight_curve.every must be {}, got {}",
+                                     curve.every == 0 ? "at least 1" : "below 2^62", curve.every));
   }
   for (std::size_t p = 0; p < curve.points.size(); ++p) {
     const WeightCurve::Point& point = curve.points[p];
-    const std::string where = "weight_curve.points[" + std::to_string(p) + "]";
+    const std::string where = format_message("weight_curve.points[{}]", p);
     if (p > 0 && point.step <= curve.points[p - 1].step) {
-      throw ConfigError(where + " must come after the point before it: step " + std::to_string(point.step) +
-                        " does not follow " + std::to_string(curve.points[p - 1].step));
+      throw ConfigError(format_message("{} must come after the point before it: step {} does not follow {}", where,
+                                       point.step, curve.points[p - 1].step));
     }
-    if (point.step >= kMaxSteps) throw ConfigError(where + ": the step must be below 2^62");
+    if (point.step >= kMaxSteps) {
+      throw ConfigError(format_message("{}: the step must be below 2^62", where));
+    }
     if (point.weights.size() != num_sources) {
-      throw ConfigError(where + " must have one weight per source (" + std::to_string(num_sources) + "), got " +
-                        std::to_string(point.weights.size()));
+      throw ConfigError(
+          format_message("{} must have one weight per source ({}), got {}", where, num_sources, point.weights.size()));
     }
     bool positive = false;
     for (std::size_t i = 0; i < num_sources; ++i) {
       const double weight = point.weights[i];
       if (!std::isfinite(weight) || weight < 0) {
-        throw ConfigError(where + ": weight " + std::to_string(i) + " must be finite and not negative, got " +
-                          std::to_string(weight));
+        throw ConfigError(format_message("{}: weight {} must be finite and not negative, got {}", where, i, weight));
       }
       positive = positive || weight > 0;
     }
-    if (!positive) throw ConfigError(where + " must have a positive weight, all are 0");
+    if (!positive) {
+      throw ConfigError(format_message("{} must have a positive weight, all are 0", where));
+    }
   }
 }
 

@@ -4,9 +4,9 @@
 #include <cstdint>
 #include <vector>
 
-namespace mtf {
+#include "mtf/schedule/enum_names.hpp"
 
-enum class Interpolation : std::uint8_t { step, linear };
+namespace mtf {
 
 /// Steps count batches since the beginning of training. The first point's weights hold before it, the last one's after.
 struct WeightCurve {
@@ -24,7 +24,7 @@ struct WeightCurve {
   /// The weights in force at `step`: constant over [m * every, (m + 1) * every) where the curve is linear.
   [[nodiscard]] std::vector<double> at(std::uint64_t step) const;
 
-  /// The first step after `step` whose weights may differ; kEndless when there is none.
+  /// The first step after `step` whose weights may differ; kUnbounded when there is none.
   [[nodiscard]] std::uint64_t next_change(std::uint64_t step) const;
 
   friend bool operator==(const WeightCurve&, const WeightCurve&) = default;

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "mtf/error.hpp"
+#include "mtf/message.hpp"
 
 namespace mtf {
 
@@ -20,7 +21,9 @@ constexpr std::array<std::uint32_t, 256> make_crc_table() {
   std::array<std::uint32_t, 256> table{};
   for (std::uint32_t i = 0; i < 256; ++i) {
     std::uint32_t crc = i;
-    for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ ((crc & 1) != 0 ? 0x82F63B78u : 0u);
+    for (int bit = 0; bit < 8; ++bit) {
+      crc = (crc >> 1) ^ ((crc & 1) != 0 ? 0x82F63B78u : 0u);
+    }
     table[i] = crc;
   }
   return table;
@@ -33,10 +36,14 @@ class Writer {
   explicit Writer(std::string& out) : out_(out) {}
 
   void fixed(std::uint64_t value, int num_bytes) {
-    for (int i = 0; i < num_bytes; ++i) out_.push_back(static_cast<char>((value >> (8 * i)) & 0xFF));
+    for (int i = 0; i < num_bytes; ++i) {
+      out_.push_back(static_cast<char>((value >> (8 * i)) & 0xFF));
+    }
   }
   void varint(std::uint64_t value) {
-    for (; value >= 0x80; value >>= 7) out_.push_back(static_cast<char>((value & 0x7F) | 0x80));
+    for (; value >= 0x80; value >>= 7) {
+      out_.push_back(static_cast<char>((value & 0x7F) | 0x80));
+    }
     out_.push_back(static_cast<char>(value));
   }
   void text(std::string_view value) {
@@ -61,7 +68,9 @@ class Writer {
   void operator()(const ValueList& items) {
     tag(Tag::list);
     varint(items.size());
-    for (const Value& item : items) std::visit(*this, item.data());
+    for (const Value& item : items) {
+      std::visit(*this, item.data());
+    }
   }
   void operator()(const ValueMap& fields) {
     tag(Tag::map);
@@ -83,23 +92,31 @@ class Reader {
 
   [[nodiscard]] std::uint64_t fixed(int num_bytes) {
     std::uint64_t value = 0;
-    for (int i = 0; i < num_bytes; ++i) value |= std::uint64_t{byte()} << (8 * i);
+    for (int i = 0; i < num_bytes; ++i) {
+      value |= std::uint64_t{byte()} << (8 * i);
+    }
     return value;
   }
   [[nodiscard]] std::uint64_t varint() {
     std::uint64_t value = 0;
     for (int shift = 0; shift < 64; shift += 7) {
       const std::uint64_t next = byte();
-      if (shift == 63 && next > 1) fail("an integer beyond 64 bits");
+      if (shift == 63 && next > 1) {
+        fail("an integer beyond 64 bits");
+      }
       value |= (next & 0x7F) << shift;
-      if (next < 0x80) return value;
+      if (next < 0x80) {
+        return value;
+      }
     }
     fail("an integer beyond 64 bits");
   }
   /// A count of things that take at least `bytes_each` bytes each.
   [[nodiscard]] std::size_t count(std::size_t bytes_each) {
     const std::uint64_t value = varint();
-    if (value > left() / bytes_each) fail("a count of " + std::to_string(value) + " that the bytes left cannot hold");
+    if (value > left() / bytes_each) {
+      fail(format_message("a count of {} that the bytes left cannot hold", value));
+    }
     return static_cast<std::size_t>(value);
   }
   [[nodiscard]] std::string text() {
@@ -109,7 +126,9 @@ class Reader {
     return value;
   }
   [[nodiscard]] Value value(int depth = 0) {
-    if (depth > kMaxDepth) fail("nesting deeper than " + std::to_string(kMaxDepth));
+    if (depth > kMaxDepth) {
+      fail(format_message("nesting deeper than {}", kMaxDepth));
+    }
     switch (static_cast<Tag>(byte())) {
       case Tag::none:
         return {};
@@ -127,7 +146,9 @@ class Reader {
         // Memory grows with the bytes that are really there, whatever the count says.
         const std::size_t size = count(1);
         ValueList items;
-        for (std::size_t i = 0; i < size; ++i) items.push_back(value(depth + 1));
+        for (std::size_t i = 0; i < size; ++i) {
+          items.push_back(value(depth + 1));
+        }
         return items;
       }
       case Tag::map: {
@@ -136,7 +157,9 @@ class Reader {
         std::set<std::string> names;
         for (std::size_t i = 0; i < size; ++i) {
           std::string name = text();
-          if (!names.insert(name).second) fail("the field '" + name + "' twice");
+          if (!names.insert(name).second) {
+            fail(format_message("the field '{}' twice", name));
+          }
           fields.emplace_back(std::move(name), value(depth + 1));
         }
         return fields;
@@ -147,12 +170,14 @@ class Reader {
   }
   [[nodiscard]] std::size_t left() const noexcept { return bytes_.size() - at_; }
   [[noreturn]] void fail(const std::string& what) const {
-    throw StateMismatch("state bytes are damaged: " + what + " at payload byte " + std::to_string(at_));
+    throw StateMismatch(format_message("state bytes are damaged: {} at payload byte {}", what, at_));
   }
 
  private:
   [[nodiscard]] unsigned char byte() {
-    if (at_ == bytes_.size()) fail("the end came too early");
+    if (at_ == bytes_.size()) {
+      fail("the end came too early");
+    }
     return static_cast<unsigned char>(bytes_[at_++]);
   }
   std::span<const std::byte> bytes_;
@@ -163,7 +188,9 @@ class Reader {
 
 std::uint32_t crc32c(std::span<const std::byte> bytes) noexcept {
   std::uint32_t crc = ~0u;
-  for (const std::byte byte : bytes) crc = (crc >> 8) ^ kCrcTable[(crc ^ static_cast<std::uint32_t>(byte)) & 0xFF];
+  for (const std::byte byte : bytes) {
+    crc = (crc >> 8) ^ kCrcTable[(crc ^ static_cast<std::uint32_t>(byte)) & 0xFF];
+  }
   return ~crc;
 }
 
@@ -186,29 +213,34 @@ Decoded decode(std::string_view kind, std::uint32_t newest, std::span<const std:
     return std::string(reinterpret_cast<const char*>(bytes.data()) + begin, 4);
   };
   if (bytes.size() < kHeaderBytes + kChecksumBytes) {
-    throw StateMismatch("state bytes are damaged: " + std::to_string(bytes.size()) + " bytes are fewer than a header");
+    throw StateMismatch(format_message("state bytes are damaged: {} bytes are fewer than a header", bytes.size()));
   }
-  if (text_at(0) != kMagic) throw StateMismatch("these bytes are no mtf state: they do not begin with 'MTFS'");
-  if (text_at(4) != kind)
-    throw StateMismatch("these bytes hold another kind of state than '" + std::string(kind) + "'");
+  if (text_at(0) != kMagic) {
+    throw StateMismatch("these bytes are no mtf state: they do not begin with 'MTFS'");
+  }
+  if (text_at(4) != kind) {
+    throw StateMismatch(format_message("these bytes hold another kind of state than '{}'", kind));
+  }
   Reader header(bytes.subspan(8, 12));
   const auto version = static_cast<std::uint32_t>(header.fixed(4));
   const std::uint64_t size = header.fixed(8);
   if (size != bytes.size() - kHeaderBytes - kChecksumBytes) {
-    throw StateMismatch("state bytes are damaged: the header promises " + std::to_string(size) +
-                        " bytes of payload, there are " + std::to_string(bytes.size() - kHeaderBytes - kChecksumBytes));
+    throw StateMismatch(format_message("state bytes are damaged: the header promises {} bytes of payload, there are {}",
+                                       size, bytes.size() - kHeaderBytes - kChecksumBytes));
   }
   const std::span<const std::byte> summed = bytes.first(bytes.size() - kChecksumBytes);
   if (Reader(bytes.last(kChecksumBytes)).fixed(4) != crc32c(summed)) {
     throw StateMismatch("state bytes are damaged: the CRC-32C does not match");
   }
   if (version == 0 || version > newest) {
-    throw StateMismatch("the state has format version " + std::to_string(version) + ", this mtf reads 1 to " +
-                        std::to_string(newest) + "; a newer mtf wrote it");
+    throw StateMismatch(format_message("the state has format version {}, this mtf reads 1 to {}; a newer mtf wrote it",
+                                       version, newest));
   }
   Reader reader(summed.subspan(kHeaderBytes));
   Decoded decoded{version, reader.value()};
-  if (reader.left() != 0) reader.fail(std::to_string(reader.left()) + " bytes left over");
+  if (reader.left() != 0) {
+    reader.fail(format_message("{} bytes left over", reader.left()));
+  }
   return decoded;
 }
 

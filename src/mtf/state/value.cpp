@@ -1,6 +1,7 @@
 #include "mtf/state/value.hpp"
 
 #include "mtf/error.hpp"
+#include "mtf/message.hpp"
 
 namespace mtf {
 
@@ -22,34 +23,46 @@ std::string describe(const Value& value) {
 }  // namespace
 
 void Field::fail(const std::string& rule) const {
-  throw StateMismatch(path_ + " must be " + rule + ", got " + describe(*value_));
+  throw StateMismatch(format_message("{} must be {}, got {}", path_, rule, describe(*value_)));
 }
 
 bool Field::boolean() const {
-  if (const auto* value = std::get_if<bool>(&value_->data())) return *value;
+  if (const auto* value = std::get_if<bool>(&value_->data())) {
+    return *value;
+  }
   fail("True or False");
 }
 
 std::uint64_t Field::integer(std::uint64_t max) const {
-  if (const auto* value = std::get_if<std::uint64_t>(&value_->data()); value != nullptr && *value <= max) return *value;
-  fail("an integer in [0, " + std::to_string(max) + "]");
+  if (const auto* value = std::get_if<std::uint64_t>(&value_->data()); value != nullptr && *value <= max) {
+    return *value;
+  }
+  fail(format_message("an integer in [0, {}]", max));
 }
 
 double Field::number() const {
-  if (const auto* value = std::get_if<double>(&value_->data())) return *value;
+  if (const auto* value = std::get_if<double>(&value_->data())) {
+    return *value;
+  }
   // A JSON writer may drop the fraction of a whole number.
-  if (const auto* value = std::get_if<std::uint64_t>(&value_->data())) return static_cast<double>(*value);
+  if (const auto* value = std::get_if<std::uint64_t>(&value_->data())) {
+    return static_cast<double>(*value);
+  }
   fail("a number");
 }
 
 const std::string& Field::string() const {
-  if (const auto* value = std::get_if<std::string>(&value_->data())) return *value;
+  if (const auto* value = std::get_if<std::string>(&value_->data())) {
+    return *value;
+  }
   fail("a string");
 }
 
 std::vector<Field> Field::list() const {
   const auto* items = std::get_if<ValueList>(&value_->data());
-  if (items == nullptr) fail("a list");
+  if (items == nullptr) {
+    fail("a list");
+  }
   std::vector<Field> fields;
   fields.reserve(items->size());
   for (std::size_t i = 0; i < items->size(); ++i) {
@@ -60,20 +73,28 @@ std::vector<Field> Field::list() const {
 
 bool Field::has(std::string_view name) const {
   const auto* fields = std::get_if<ValueMap>(&value_->data());
-  if (fields == nullptr) return false;
+  if (fields == nullptr) {
+    return false;
+  }
   for (const auto& field : *fields) {
-    if (field.first == name) return true;
+    if (field.first == name) {
+      return true;
+    }
   }
   return false;
 }
 
 Field Field::operator[](std::string_view name) const {
   const auto* fields = std::get_if<ValueMap>(&value_->data());
-  if (fields == nullptr) fail("a mapping");
-  for (const auto& [key, value] : *fields) {
-    if (key == name) return {value, path_ + "." + key};
+  if (fields == nullptr) {
+    fail("a mapping");
   }
-  throw StateMismatch(path_ + " has no field '" + std::string(name) + "'");
+  for (const auto& [key, value] : *fields) {
+    if (key == name) {
+      return {value, path_ + "." + key};
+    }
+  }
+  throw StateMismatch(format_message("{} has no field '{}'", path_, name));
 }
 
 }  // namespace mtf

@@ -94,7 +94,9 @@ TEST(ArraySource, ServesManyThreads) {
       }
     });
   }
-  for (auto& thread : threads) thread.join();
+  for (auto& thread : threads) {
+    thread.join();
+  }
 }
 
 TEST(ArraySource, RefusesArraysThatDoNotFit) {

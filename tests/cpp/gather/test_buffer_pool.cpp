@@ -60,12 +60,16 @@ TEST(BufferPool, MovesOwnership) {
 TEST(BufferPool, KeepsNoMoreThanItsLimitButTwoOfASize) {
   const auto pool = BufferPool::create(1 << 12);
   std::vector<Buffer> small(100);
-  for (Buffer& buffer : small) buffer = pool->acquire(64);
+  for (Buffer& buffer : small) {
+    buffer = pool->acquire(64);
+  }
   small.clear();
   EXPECT_EQ(pool->stats().idle_bytes, 1U << 12);
   const auto other = BufferPool::create(1 << 12);
   std::vector<Buffer> large(5);
-  for (Buffer& buffer : large) buffer = other->acquire(1 << 20);
+  for (Buffer& buffer : large) {
+    buffer = other->acquire(1 << 20);
+  }
   large.clear();
   EXPECT_EQ(other->stats().idle_bytes, 2U << 20);
 }
@@ -103,11 +107,15 @@ TEST(BufferPool, ServesManyThreads) {
         Buffer& buffer = held[random.bounded(8)];
         buffer = pool->acquire(random.bounded(3000));
         std::memset(buffer.data(), static_cast<int>(t), buffer.num_bytes());
-        for (std::size_t i = 0; i < buffer.num_bytes(); ++i) ASSERT_EQ(buffer.data()[i], static_cast<std::byte>(t));
+        for (std::size_t i = 0; i < buffer.num_bytes(); ++i) {
+          ASSERT_EQ(buffer.data()[i], static_cast<std::byte>(t));
+        }
       }
     });
   }
-  for (auto& thread : threads) thread.join();
+  for (auto& thread : threads) {
+    thread.join();
+  }
   EXPECT_EQ(pool->stats().live_bytes, 0U);
 }
 
@@ -115,7 +123,9 @@ TEST(BufferPool, GivesAndTakesMemoryInAForkedChild) {
   const auto pool = BufferPool::create();
   std::atomic<bool> stop{false};
   std::thread busy([&] {
-    while (!stop) static_cast<void>(pool->acquire(100));
+    while (!stop) {
+      static_cast<void>(pool->acquire(100));
+    }
   });
   for (int k = 0; k < 20; ++k) {
     Buffer from_parent = pool->acquire(200);

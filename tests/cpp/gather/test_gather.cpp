@@ -14,7 +14,9 @@ using mtf::ArrayView;
 
 std::vector<std::byte> bytes(std::size_t size) {
   std::vector<std::byte> result(size);
-  for (std::size_t i = 0; i < size; ++i) result[i] = static_cast<std::byte>((i * 131 + i / 251) & 0xFF);
+  for (std::size_t i = 0; i < size; ++i) {
+    result[i] = static_cast<std::byte>((i * 131 + i / 251) & 0xFF);
+  }
   return result;
 }
 
@@ -24,7 +26,9 @@ std::vector<std::byte> expected(const std::byte* data, std::span<const std::uint
                                 std::span<const std::int64_t> rows) {
   std::vector<std::byte> out;
   std::uint64_t items = 1;
-  for (std::size_t d = 1; d < shape.size(); ++d) items *= shape[d];
+  for (std::size_t d = 1; d < shape.size(); ++d) {
+    items *= shape[d];
+  }
   for (const std::int64_t row : rows) {
     for (std::uint64_t k = 0; k < items; ++k) {
       const std::byte* at = data + row * strides[0];
@@ -53,7 +57,9 @@ TEST(Gather, CopiesRowsOfEverySize) {
     mtf::Stream random(mtf::Key{size});
     for (const std::size_t count : {0, 1, 2, 15, 16, 17, 100}) {
       std::vector<std::int64_t> rows(count);
-      for (auto& row : rows) row = static_cast<std::int64_t>(random.bounded(kRows));
+      for (auto& row : rows) {
+        row = static_cast<std::int64_t>(random.bounded(kRows));
+      }
       std::vector<std::byte> out(count * size);
       mtf::gather(view, rows, out.data());
       ASSERT_EQ(out, expected(data.data(), shape, strides, 1, rows)) << size << " x " << count;
@@ -128,11 +134,15 @@ TEST(Windows, AreRowsOfTheStream) {
     for (std::uint64_t stride = 1; stride <= 12; ++stride) {
       const ArrayView view = mtf::windows_of(data, shape, strides, 4, length, stride);
       std::uint64_t count = 0;
-      while (count * stride + length <= tokens.size()) ++count;
+      while (count * stride + length <= tokens.size()) {
+        ++count;
+      }
       ASSERT_EQ(view.num_rows, count) << length << ' ' << stride;
       ASSERT_EQ(mtf::count_windows(tokens.size(), length, stride), count);
       ASSERT_TRUE(view.axes.empty());
-      if (count == 0) continue;
+      if (count == 0) {
+        continue;
+      }
       const std::vector<std::int64_t> rows = {static_cast<std::int64_t>(count - 1), 0};
       std::vector<std::int32_t> out(2 * length);
       mtf::gather(view, rows, reinterpret_cast<std::byte*>(out.data()));

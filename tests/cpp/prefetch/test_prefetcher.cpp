@@ -65,7 +65,9 @@ class TestSource : public mtf::NativeSource {
       std::atomic<int>& count;
       ~Leave() { --count; }
     } const leave{running};
-    if (before_) before_(pass, batch);
+    if (before_) {
+      before_(pass, batch);
+    }
     return std::make_unique<Numbers>(pass, batch, traits_.bytes);
   }
   std::size_t max_batch_bytes() const noexcept override { return traits_.announced_bytes; }
@@ -102,14 +104,18 @@ void request(Prefetcher& prefetcher, const Draws& draws, std::int64_t pass = 0) 
 
 std::uint64_t take(Prefetcher& prefetcher, std::size_t source) {
   const auto payload = prefetcher.take(source, kLong);
-  if (payload == nullptr) throw std::runtime_error("nothing came");
+  if (payload == nullptr) {
+    throw std::runtime_error("nothing came");
+  }
   return static_cast<const Numbers&>(*payload).batch;
 }
 
 void wait_until(const std::function<bool()>& done) {
   const auto deadline = std::chrono::steady_clock::now() + kLong;
   while (!done()) {
-    if (std::chrono::steady_clock::now() > deadline) throw std::runtime_error("it never happened");
+    if (std::chrono::steady_clock::now() > deadline) {
+      throw std::runtime_error("it never happened");
+    }
     std::this_thread::sleep_for(1ms);
   }
 }
@@ -128,7 +134,9 @@ INSTANTIATE_TEST_SUITE_P(Threads, WithThreads, testing::Values(0, 1, 2, 5));
 
 TEST_P(WithThreads, GivesEachSourceItsBatchesInOrder) {
   std::vector<std::shared_ptr<mtf::NativeSource>> sources;
-  for (int k = 0; k < 4; ++k) sources.push_back(std::make_shared<TestSource>());
+  for (int k = 0; k < 4; ++k) {
+    sources.push_back(std::make_shared<TestSource>());
+  }
   Prefetcher prefetcher(sources, {.num_threads = GetParam(), .max_batches = 5});
   mtf::Stream random(mtf::Key{GetParam()});
   std::vector<std::int64_t> next(4, 0);
@@ -153,7 +161,9 @@ TEST_P(WithThreads, GivesEachSourceItsBatchesInOrder) {
 TEST_P(WithThreads, EditsLoseNothingThatWasFetched) {
   // The consumer may take in any order: what it waits for is fetched even if the budget is spent on others.
   std::vector<std::shared_ptr<TestSource>> sources;
-  for (int k = 0; k < 3; ++k) sources.push_back(std::make_shared<TestSource>());
+  for (int k = 0; k < 3; ++k) {
+    sources.push_back(std::make_shared<TestSource>());
+  }
   Prefetcher prefetcher({sources.begin(), sources.end()}, {.num_threads = GetParam(), .max_batches = 2});
   request(prefetcher, {{0, 0}, {0, 1}, {0, 2}, {1, 0}, {1, 1}, {2, 0}});
   EXPECT_EQ(take(prefetcher, 2), 0U);
@@ -164,15 +174,23 @@ TEST_P(WithThreads, EditsLoseNothingThatWasFetched) {
   EXPECT_EQ(take(prefetcher, 0), 2U);
   for (const auto& source : sources) {
     std::map<std::pair<std::uint64_t, std::uint64_t>, int> times;
-    for (const auto& address : source->fetched) EXPECT_EQ(++times[address], 1) << "fetched twice";
+    for (const auto& address : source->fetched) {
+      EXPECT_EQ(++times[address], 1) << "fetched twice";
+    }
   }
 }
 
 TEST_P(WithThreads, KeepsEveryKindOfExceptionAtItsStep) {
   const auto source = std::make_shared<TestSource>(TestSource::Traits{}, [](std::uint64_t, std::uint64_t batch) {
-    if (batch == 2) throw std::runtime_error("two");
-    if (batch == 4) throw NotAnException{4};
-    if (batch == 5) throw 5;
+    if (batch == 2) {
+      throw std::runtime_error("two");
+    }
+    if (batch == 4) {
+      throw NotAnException{4};
+    }
+    if (batch == 5) {
+      throw 5;
+    }
   });
   Prefetcher prefetcher({source}, {.num_threads = GetParam(), .max_batches = 8});
   request(prefetcher, {{0, 0}, {0, 1}, {0, 2}, {0, 3}, {0, 4}, {0, 5}, {0, 6}});
@@ -205,7 +223,9 @@ TEST_P(WithThreads, ServesASerialSourceOneAtATimeInItsOrder) {
     ASSERT_EQ(take(prefetcher, static_cast<std::size_t>(source)), static_cast<std::uint64_t>(batch));
   }
   EXPECT_EQ(serial->most_running.load(), 1);
-  for (std::size_t k = 0; k < serial->fetched.size(); ++k) EXPECT_EQ(serial->fetched[k].second, k);
+  for (std::size_t k = 0; k < serial->fetched.size(); ++k) {
+    EXPECT_EQ(serial->fetched[k].second, k);
+  }
 }
 
 TEST_P(WithThreads, HoldsAtMostTheBudgetAndOneBatch) {
@@ -273,7 +293,9 @@ TEST_P(WithThreads, FetchesABlockingBatchBeyondTheBudgetWhenItIsAskedFor) {
 TEST_P(WithThreads, ForgetsWhatIsDiscarded) {
   std::atomic<bool> hold{true};
   const auto slow = std::make_shared<TestSource>(TestSource::Traits{.blocking = true}, [&](auto, std::uint64_t batch) {
-    while (batch == 1 && hold) std::this_thread::sleep_for(1ms);
+    while (batch == 1 && hold) {
+      std::this_thread::sleep_for(1ms);
+    }
   });
   const auto other = std::make_shared<TestSource>();
   Prefetcher prefetcher({slow, other}, {.num_threads = GetParam(), .max_batches = 3});
@@ -333,15 +355,21 @@ TEST_P(WithThreads, IsClosedBySeveralThreadsAtOnce) {
     Prefetcher prefetcher({std::make_shared<TestSource>()}, {.num_threads = GetParam()});
     request(prefetcher, {{0, 0}, {0, 1}});
     std::vector<std::thread> closers;
-    for (int k = 0; k < 3; ++k) closers.emplace_back([&] { EXPECT_TRUE(prefetcher.close(kLong)); });
-    for (std::thread& closer : closers) closer.join();
+    for (int k = 0; k < 3; ++k) {
+      closers.emplace_back([&] { EXPECT_TRUE(prefetcher.close(kLong)); });
+    }
+    for (std::thread& closer : closers) {
+      closer.join();
+    }
   }
 }
 
 TEST_F(PrefetcherTest, WakesAConsumerThatWaitsWhenItIsClosed) {
   std::atomic<bool> hold{true};
   const auto source = std::make_shared<TestSource>(TestSource::Traits{.blocking = true}, [&](auto, auto) {
-    while (hold) std::this_thread::sleep_for(1ms);
+    while (hold) {
+      std::this_thread::sleep_for(1ms);
+    }
   });
   Prefetcher prefetcher({source}, {.num_threads = 2, .max_batches = 3});
   request(prefetcher, {{0, 0}, {0, 1}, {0, 2}});
@@ -363,7 +391,9 @@ TEST_F(PrefetcherTest, LeavesAThreadBehindThatNeverEnds) {
   const auto ended = std::make_shared<std::atomic<bool>>(false);
   {
     const auto source = std::make_shared<TestSource>(TestSource::Traits{.blocking = true}, [=](auto, auto) {
-      while (*hold) std::this_thread::sleep_for(1ms);
+      while (*hold) {
+        std::this_thread::sleep_for(1ms);
+      }
       *ended = true;
     });
     Prefetcher prefetcher({source}, {.num_threads = 1, .max_batches = 3});
@@ -379,7 +409,9 @@ TEST_F(PrefetcherTest, LeavesAThreadBehindThatNeverEnds) {
 TEST_F(PrefetcherTest, GivesUpWaitingInTimeAndGoesOn) {
   std::atomic<bool> hold{true};
   const auto source = std::make_shared<TestSource>(TestSource::Traits{.blocking = true}, [&](auto, auto) {
-    while (hold) std::this_thread::sleep_for(1ms);
+    while (hold) {
+      std::this_thread::sleep_for(1ms);
+    }
   });
   Prefetcher prefetcher({source}, {.num_threads = 1, .max_batches = 3});
   request(prefetcher, {{0, 0}});
@@ -402,9 +434,13 @@ TEST_F(PrefetcherTest, FetchesSlowBatchesSideBySide) {
       });
   Prefetcher prefetcher({source}, {.num_threads = 8, .max_batches = 16});
   Draws draws;
-  for (int k = 0; k < 80; ++k) draws.emplace_back(0, k);
+  for (int k = 0; k < 80; ++k) {
+    draws.emplace_back(0, k);
+  }
   request(prefetcher, draws);
-  for (std::uint64_t k = 0; k < 80; ++k) ASSERT_EQ(take(prefetcher, 0), k);
+  for (std::uint64_t k = 0; k < 80; ++k) {
+    ASSERT_EQ(take(prefetcher, 0), k);
+  }
   EXPECT_EQ(source->most_running.load(), 8);
 }
 
@@ -412,7 +448,9 @@ TEST_F(PrefetcherTest, HandsSmallBatchesOverWithoutAWakeUpEach) {
   const auto source = std::make_shared<TestSource>();
   Prefetcher prefetcher({source}, {.num_threads = 1, .max_batches = 32});
   Draws draws;
-  for (int k = 0; k < 2000; ++k) draws.emplace_back(0, k);
+  for (int k = 0; k < 2000; ++k) {
+    draws.emplace_back(0, k);
+  }
   request(prefetcher, draws);
   for (std::uint64_t k = 0; k < 2000; ++k) {
     ASSERT_EQ(take(prefetcher, 0), k);
@@ -428,7 +466,9 @@ TEST_F(PrefetcherTest, IsInertInAForkedChild) {
   auto prefetcher = std::make_unique<Prefetcher>(std::vector<std::shared_ptr<mtf::NativeSource>>{source},
                                                  PrefetchOptions{.num_threads = 2, .max_batches = 4});
   Draws draws;
-  for (int k = 0; k < 2000; ++k) draws.emplace_back(0, k);
+  for (int k = 0; k < 2000; ++k) {
+    draws.emplace_back(0, k);
+  }
   request(*prefetcher, draws);
   for (std::uint64_t k = 0; k < 30; ++k) {
     ASSERT_EQ(take(*prefetcher, 0), k);
@@ -489,7 +529,9 @@ TEST_P(WithThreads, SurvivesEverythingAtOnce) {
       mtf::Stream random(mtf::Key{seed + 1000});
       while (!done) {
         static_cast<void>(prefetcher.stats());
-        if (seed % 5 == 4 && random.bounded(200) == 0) prefetcher.close(0ns);
+        if (seed % 5 == 4 && random.bounded(200) == 0) {
+          prefetcher.close(0ns);
+        }
         std::this_thread::sleep_for(20us);
       }
     });
@@ -519,14 +561,18 @@ TEST_P(WithThreads, SurvivesEverythingAtOnce) {
           case 2:
             if (random.bounded(30) == 0) {
               prefetcher.reset();
-              for (auto& batches : due) batches.clear();
+              for (auto& batches : due) {
+                batches.clear();
+              }
             }
             break;
           case 3:
             std::this_thread::sleep_for(std::chrono::microseconds(random.bounded(100)));
             break;
           default:
-            if (due[source].empty()) break;
+            if (due[source].empty()) {
+              break;
+            }
             const auto expected = static_cast<std::uint64_t>(due[source].front());
             due[source].pop_front();
             try {

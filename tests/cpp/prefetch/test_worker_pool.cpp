@@ -39,7 +39,9 @@ TEST(WorkerPool, SaysWhenAThreadHasNotEnded) {
   mtf::WorkerPool pool;
   std::atomic<bool> hold{true};
   pool.start(1, [&] {
-    while (hold) std::this_thread::sleep_for(1ms);
+    while (hold) {
+      std::this_thread::sleep_for(1ms);
+    }
   });
   EXPECT_FALSE(pool.join_for(5ms));
   hold = false;

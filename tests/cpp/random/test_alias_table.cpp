@@ -57,7 +57,9 @@ std::vector<std::uint64_t> count_words(const AliasTable& table, std::size_t n) {
       }
     }
     counts[before] += low;
-    if (low < cell_words) counts[draw(cell_words - 1)] += cell_words - low;
+    if (low < cell_words) {
+      counts[draw(cell_words - 1)] += cell_words - low;
+    }
   }
   return counts;
 }

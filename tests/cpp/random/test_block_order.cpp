@@ -30,7 +30,9 @@ std::vector<int> defined_order(Key key, std::uint64_t number, std::size_t size, 
   for (std::size_t begin = 0; begin < size; begin += 8) {
     const std::size_t end = std::min(begin + 8, size);
     std::uint64_t product = 1;
-    for (std::size_t i = begin; i < end; ++i) product *= size - i;
+    for (std::size_t i = begin; i < end; ++i) {
+      product *= size - i;
+    }
     mtf::Stream again(fold_in(key, words.position()));
     Wide scaled = Wide{words.next()} * product;
     while (static_cast<std::uint64_t>(scaled) < (0 - product) % product) {
@@ -99,7 +101,9 @@ double sigmas_from_uniform(const std::vector<std::uint64_t>& counts, double free
   const double total = static_cast<double>(std::accumulate(counts.begin(), counts.end(), std::uint64_t{0}));
   const double expected = total / static_cast<double>(counts.size());
   double statistic = 0;
-  for (const std::uint64_t count : counts) statistic += std::pow(static_cast<double>(count) - expected, 2) / expected;
+  for (const std::uint64_t count : counts) {
+    statistic += std::pow(static_cast<double>(count) - expected, 2) / expected;
+  }
   statistic *= scale;
   return (std::cbrt(statistic / freedom) - (1 - 2 / (9 * freedom))) / std::sqrt(2 / (9 * freedom));
 }
@@ -109,11 +113,17 @@ TEST(BlockOrder, EveryOrderOfFewItemsIsEquallyLikely) {
     const BlockOrder orders(Key{size});
     std::map<std::vector<int>, std::uint64_t> seen;
     std::uint64_t num_orders = 1;
-    for (std::size_t i = 2; i <= size; ++i) num_orders *= i;
-    for (std::uint64_t number = 0; number < 200 * num_orders; ++number) ++seen[order_of(orders, number, size)];
+    for (std::size_t i = 2; i <= size; ++i) {
+      num_orders *= i;
+    }
+    for (std::uint64_t number = 0; number < 200 * num_orders; ++number) {
+      ++seen[order_of(orders, number, size)];
+    }
     ASSERT_EQ(seen.size(), num_orders);
     std::vector<std::uint64_t> counts;
-    for (const auto& [order, count] : seen) counts.push_back(count);
+    for (const auto& [order, count] : seen) {
+      counts.push_back(count);
+    }
     EXPECT_LT(std::abs(sigmas_from_uniform(counts, static_cast<double>(num_orders - 1))), 4) << size;
   }
 }

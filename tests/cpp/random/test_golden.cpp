@@ -17,7 +17,9 @@ namespace {
 template <typename T>
 std::vector<T> read_all(std::istream& in) {
   std::vector<T> values;
-  for (T value; in >> value;) values.push_back(value);
+  for (T value; in >> value;) {
+    values.push_back(value);
+  }
   return values;
 }
 
@@ -26,7 +28,9 @@ TEST(Golden, RandomNumbersAreThoseOfEveryReleasedVersion) {
   ASSERT_TRUE(file);
   int num_lines = 0;
   for (std::string line; std::getline(file, line);) {
-    if (line.empty() || line[0] == '#') continue;
+    if (line.empty() || line[0] == '#') {
+      continue;
+    }
     SCOPED_TRACE(line);
     std::istringstream fields(line);
     std::string kind;
@@ -61,7 +65,9 @@ TEST(Golden, RandomNumbersAreThoseOfEveryReleasedVersion) {
       std::uint64_t begin = 0;
       fields >> n >> begin;
       std::vector<std::uint32_t> weights(n);
-      for (std::uint32_t& weight : weights) fields >> weight;
+      for (std::uint32_t& weight : weights) {
+        fields >> weight;
+      }
       const auto expected = read_all<std::int32_t>(fields);
       std::vector<std::int32_t> draws(expected.size());
       mtf::AliasTable(weights).fill(mtf::Key{key}, begin, draws);

@@ -32,7 +32,9 @@ TEST(FoldIn, DependsOnEveryBitOfKeyAndData) {
 TEST(FoldIn, NeighbouringSeedsAndNumbersDoNotCollide) {
   std::set<std::uint64_t> keys;
   for (std::uint64_t seed = 0; seed < 300; ++seed) {
-    for (std::uint64_t data = 0; data < 300; ++data) keys.insert(fold_in(Key{seed}, data).value);
+    for (std::uint64_t data = 0; data < 300; ++data) {
+      keys.insert(fold_in(Key{seed}, data).value);
+    }
   }
   EXPECT_EQ(keys.size(), 90000u);
   EXPECT_NE(fold_in(fold_in(Key{1}, 2), 3), fold_in(fold_in(Key{1}, 3), 2));
@@ -66,7 +68,9 @@ TEST(Stream, BoundedDrawsAreUniform) {
       ++counts[value];
     }
     double statistic = 0;
-    for (const double count : counts) statistic += (count - expected) * (count - expected) / expected;
+    for (const double count : counts) {
+      statistic += (count - expected) * (count - expected) / expected;
+    }
     const double freedom = static_cast<double>(bound - 1);
     EXPECT_LE(std::abs(statistic - freedom), 4.5 * std::sqrt(2 * freedom)) << bound;
   }
@@ -76,8 +80,12 @@ TEST(Stream, BoundedDrawsAreUniform) {
 TEST(Stream, BoundedDrawsRejectWhatWouldBeBiased) {
   Stream stream(Key{2});
   std::vector<int> counts(3);
-  for (int draw = 0; draw < 30000; ++draw) ++counts[stream.bounded(3ull << 62) % 3];
-  for (const int count : counts) EXPECT_NEAR(count, 10000, 400);
+  for (int draw = 0; draw < 30000; ++draw) {
+    ++counts[stream.bounded(3ull << 62) % 3];
+  }
+  for (const int count : counts) {
+    EXPECT_NEAR(count, 10000, 400);
+  }
   EXPECT_GT(stream.position(), 30000u + 8000u) << "a quarter of the words is rejected";
 }
 

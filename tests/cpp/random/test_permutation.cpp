@@ -28,7 +28,9 @@ std::vector<std::int64_t> all_images(const Permutation& permutation, Simd simd =
 bool is_bijection(const std::vector<std::int64_t>& images) {
   std::vector<bool> seen(images.size());
   for (const std::int64_t image : images) {
-    if (image < 0 || static_cast<std::uint64_t>(image) >= images.size() || seen[image]) return false;
+    if (image < 0 || static_cast<std::uint64_t>(image) >= images.size() || seen[image]) {
+      return false;
+    }
     seen[image] = true;
   }
   return true;
@@ -126,13 +128,17 @@ TEST(Permutation, EveryOrderOfFewItemsIsEquallyLikely) {
   for (const std::uint64_t n : {2, 3, 4, 5, 6}) {
     std::map<std::vector<std::int64_t>, std::uint64_t> orders;
     std::uint64_t num_orders = 1;
-    for (std::uint64_t i = 2; i <= n; ++i) num_orders *= i;
+    for (std::uint64_t i = 2; i <= n; ++i) {
+      num_orders *= i;
+    }
     for (std::uint64_t seed = 0; seed < 200 * num_orders; ++seed) {
       ++orders[all_images(Permutation(n, Key{seed}))];
     }
     ASSERT_EQ(orders.size(), num_orders);
     std::vector<std::uint64_t> counts;
-    for (const auto& [order, count] : orders) counts.push_back(count);
+    for (const auto& [order, count] : orders) {
+      counts.push_back(count);
+    }
     EXPECT_LT(std::abs(chi_square_sigmas(chi_square(counts), static_cast<double>(num_orders - 1))), 4) << n;
   }
 }
@@ -144,7 +150,9 @@ TEST(Permutation, ImagesAndNeighboursAreUniformForSmallN) {
     const std::uint64_t num_keys = 3000;
     for (std::uint64_t seed = 0; seed < num_keys; ++seed) {
       const auto order = all_images(Permutation(n, mtf::fold_in(Key{n}, seed)));
-      for (std::uint64_t i = 0; i < n; ++i) ++images[i * n + static_cast<std::uint64_t>(order[i])];
+      for (std::uint64_t i = 0; i < n; ++i) {
+        ++images[i * n + static_cast<std::uint64_t>(order[i])];
+      }
       ++steps[(static_cast<std::uint64_t>(order[1] - order[0]) + n) % n - 1];
     }
     // Rows and columns of the table of images have fixed sums, which leaves (n - 1)^2 degrees of freedom.
@@ -218,7 +226,9 @@ TEST(FisherYates, IsWhatTheHeaderSays) {
     std::uint64_t pair = 0;
     bool high = false;
     const auto next = [&] {
-      if (!high) pair = stream.next();
+      if (!high) {
+        pair = stream.next();
+      }
       high = !high;
       return static_cast<std::uint32_t>(high ? pair : pair >> 32);
     };

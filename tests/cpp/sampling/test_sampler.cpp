@@ -70,7 +70,9 @@ TEST(Sampler, OrderIsThePermutationOfThePassKey) {
   const Sampler sampler({.num_samples = 5000, .batch_size = 100, .shuffle = true, .key = Key{3}});
   const mtf::Permutation order(5000, mtf::fold_in(Key{3}, 2));
   const auto batch = batch_of(sampler, 2, 7);
-  for (std::uint64_t i = 0; i < 100; ++i) EXPECT_EQ(static_cast<std::uint64_t>(batch[i]), order(700 + i));
+  for (std::uint64_t i = 0; i < 100; ++i) {
+    EXPECT_EQ(static_cast<std::uint64_t>(batch[i]), order(700 + i));
+  }
 }
 
 TEST(Sampler, GlobalOrderDoesNotDependOnTheNumberOfRanks) {
@@ -135,7 +137,9 @@ TEST(Sampler, RefusesBadInput) {
 TEST(Sampler, ThreadsOnDifferentPassesGetTheirOwnOrders) {
   const Sampler sampler({.num_samples = 999, .batch_size = 10, .shuffle = true, .key = Key{8}});
   std::vector<std::vector<std::int64_t>> expected, got(4);
-  for (std::uint64_t pass = 0; pass < 4; ++pass) expected.push_back(whole_pass(sampler, pass));
+  for (std::uint64_t pass = 0; pass < 4; ++pass) {
+    expected.push_back(whole_pass(sampler, pass));
+  }
   {
     std::vector<std::jthread> threads;
     for (std::uint64_t pass = 0; pass < 4; ++pass) {

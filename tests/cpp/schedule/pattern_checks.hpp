@@ -47,7 +47,7 @@ void expect_draws(const P& pattern, const Slots& expected) {
     const std::uint64_t next = pattern.position(static_cast<std::int32_t>(slot), counts[slot]);
     ASSERT_GE(next, expected.size()) << "slot " << slot;
     if (pattern.length() == expected.size()) {
-      ASSERT_EQ(next, kEndless) << "slot " << slot;
+      ASSERT_EQ(next, kUnbounded) << "slot " << slot;
     }
   }
 }
@@ -72,7 +72,7 @@ inline Slots stretched(const Slots& turns, std::uint64_t burst, std::vector<std:
   for (const std::int32_t slot : turns) {
     std::uint64_t& slot_left = left[static_cast<std::size_t>(slot)];
     for (std::uint64_t i = 0; i < burst && slot_left > 0; ++i) {
-      slot_left -= slot_left == kEndless ? 0 : 1;
+      slot_left -= slot_left == kUnbounded ? 0 : 1;
       out.push_back(slot);
     }
   }
@@ -82,7 +82,7 @@ inline Slots stretched(const Slots& turns, std::uint64_t burst, std::vector<std:
 /// Turns that give `limits` draws at `burst` steps each.
 inline std::vector<std::uint64_t> rounded_up(std::vector<std::uint64_t> limits, std::uint64_t burst) {
   for (std::uint64_t& limit : limits) {
-    limit = limit == kEndless ? kEndless : (limit + burst - 1) / burst;
+    limit = limit == kUnbounded ? kUnbounded : (limit + burst - 1) / burst;
   }
   return limits;
 }

@@ -5,14 +5,14 @@
 #include <algorithm>
 #include <numeric>
 
-#include "mtf/schedule/alternating.hpp"
-#include "mtf/schedule/mixture.hpp"
-#include "mtf/schedule/round_robin.hpp"
+#include "mtf/schedule/integer_weights.hpp"
+#include "mtf/schedule/patterns/alternating.hpp"
+#include "mtf/schedule/patterns/even.hpp"
+#include "mtf/schedule/patterns/random.hpp"
+#include "mtf/schedule/patterns/round_robin.hpp"
+#include "mtf/schedule/patterns/sequential.hpp"
+#include "mtf/schedule/patterns/shuffled.hpp"
 #include "mtf/schedule/schedule.hpp"
-#include "mtf/schedule/sequential.hpp"
-#include "mtf/schedule/weighted_even.hpp"
-#include "mtf/schedule/weighted_random.hpp"
-#include "mtf/schedule/weighted_shuffled.hpp"
 #include "pattern_checks.hpp"
 
 namespace mtf {
@@ -65,7 +65,7 @@ TEST(FarSteps, RotationsAndBlocksAgreeWithTheirFirstRound) {
     expect_repeats(alternating, 4 * burst);
   }
   // A slot of many entries that left long ago: its entries in all rounds would be more than 2^64.
-  const std::vector<std::uint64_t> limits{5, kEndless};
+  const std::vector<std::uint64_t> limits{5, kUnbounded};
   expect_views_agree_far_away(Alternating(Slots{1, 0, 0, 0, 0, 0, 0, 0, 0}, 2, 1, limits));
   const std::vector<std::uint64_t> blocks{3, 50, 20};
   const Sequential cycling(blocks, true);
@@ -77,7 +77,9 @@ TEST(FarSteps, RotationsAndBlocksAgreeWithTheirFirstRound) {
 
 TEST(FarSteps, WeightedOrdersAgree) {
   std::vector<double> zipf(40);
-  for (std::size_t i = 0; i < zipf.size(); ++i) zipf[i] = 1.0 / static_cast<double>(i + 1);
+  for (std::size_t i = 0; i < zipf.size(); ++i) {
+    zipf[i] = 1.0 / static_cast<double>(i + 1);
+  }
   const std::vector<std::vector<double>> mixtures{{0.7, 0.2, 0.1}, {1.0 / 3, 0.5, 0.25}, zipf};
   for (const std::vector<double>& mixture : mixtures) {
     const std::vector<std::uint32_t> weights = quantise(mixture);
@@ -118,16 +120,18 @@ TEST(FarSteps, RandomDrawsDependOnTheStepAlone) {
     }
     const std::vector<Slots> others{test::filled(pattern, 0, 2 * kReach),
                                     test::filled(pattern, middle + (middle >> 1), 2 * kReach)};
-    for (const Slots& other : others) ASSERT_NE(drawn, other) << "the counter wrapped around";
+    for (const Slots& other : others) {
+      ASSERT_NE(drawn, other) << "the counter wrapped around";
+    }
   }
 }
 
 TEST(FarSteps, PassesAndBatchesFollowFromTheCounts) {
-  mtf::Setup setup;
-  setup.sources = {{.name = "a", .length = 3}, {.name = "b", .length = 5}};
-  setup.config.policy = EpochPolicy::fixed_num_steps;
-  setup.config.steps_per_epoch = std::int64_t{1} << 61;
-  Schedule schedule(setup, 1);
+  mtf::MixtureSpec spec;
+  spec.sources = {{.name = "a", .length = 3}, {.name = "b", .length = 5}};
+  spec.config.policy = EpochPolicy::fixed_num_steps;
+  spec.config.steps_per_epoch = std::int64_t{1} << 61;
+  Schedule schedule(spec, 1);
   for (const std::uint64_t middle : {kAround[0], kAround[1], kAround[2]}) {
     schedule.seek(0, middle - kReach);
     for (std::uint64_t step = middle - kReach; step < middle + kReach; ++step) {
@@ -142,21 +146,23 @@ TEST(FarSteps, PassesAndBatchesFollowFromTheCounts) {
 
 TEST(FarSteps, AStateTakenFarAwayGoesOnAsTheOriginal) {
   for (const WeightedOrder order : {WeightedOrder::even, WeightedOrder::shuffled}) {
-    mtf::Setup setup;
-    setup.sources = {{.name = "a", .length = 3}, {.name = "b", .length = (std::uint64_t{1} << 33) + 1}};
-    setup.config.strategy = Strategy::weighted;
-    setup.config.order = order;
-    setup.config.weights = {0.3, 0.7};
-    setup.config.policy = EpochPolicy::fixed_num_steps;
-    setup.config.steps_per_epoch = std::int64_t{1} << 61;
+    mtf::MixtureSpec spec;
+    spec.sources = {{.name = "a", .length = 3}, {.name = "b", .length = (std::uint64_t{1} << 33) + 1}};
+    spec.config.strategy = Strategy::weighted;
+    spec.config.order = order;
+    spec.config.weights = {0.3, 0.7};
+    spec.config.policy = EpochPolicy::fixed_num_steps;
+    spec.config.steps_per_epoch = std::int64_t{1} << 61;
     for (const std::uint64_t middle : {kAround[0], kAround[1], kAround[2]}) {
-      Schedule schedule(setup, 1);
+      Schedule schedule(spec, 1);
       schedule.seek(0, middle - 1);
       (void)schedule.next();
       Schedule resumed = Schedule::from_state(schedule.state(middle));
       (void)schedule.update_weights(std::vector<double>{0.4, 0.6});
       (void)resumed.update_weights(std::vector<double>{0.4, 0.6});
-      for (int i = 0; i < 500; ++i) ASSERT_EQ(resumed.next(), schedule.next());
+      for (int i = 0; i < 500; ++i) {
+        ASSERT_EQ(resumed.next(), schedule.next());
+      }
     }
   }
 }

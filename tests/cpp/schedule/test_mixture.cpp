@@ -7,7 +7,7 @@
 
 #include "mtf/error.hpp"
 #include "mtf/random/key.hpp"
-#include "mtf/schedule/mixture.hpp"
+#include "mtf/schedule/integer_weights.hpp"
 
 namespace mtf {
 namespace {

@@ -6,13 +6,13 @@
 #include <sstream>
 #include <string>
 
-#include "mtf/schedule/alternating.hpp"
-#include "mtf/schedule/mixture.hpp"
-#include "mtf/schedule/round_robin.hpp"
-#include "mtf/schedule/sequential.hpp"
-#include "mtf/schedule/weighted_even.hpp"
-#include "mtf/schedule/weighted_random.hpp"
-#include "mtf/schedule/weighted_shuffled.hpp"
+#include "mtf/schedule/integer_weights.hpp"
+#include "mtf/schedule/patterns/alternating.hpp"
+#include "mtf/schedule/patterns/even.hpp"
+#include "mtf/schedule/patterns/random.hpp"
+#include "mtf/schedule/patterns/round_robin.hpp"
+#include "mtf/schedule/patterns/sequential.hpp"
+#include "mtf/schedule/patterns/shuffled.hpp"
 #include "pattern_checks.hpp"
 
 namespace mtf {

@@ -1,11 +1,11 @@
-// RoundRobin and Alternating against a step by step walk.
+// RoundRobin and Alternating against a step by step cursor.
 #include <gtest/gtest.h>
 
 #include <numeric>
 
 #include "mtf/error.hpp"
-#include "mtf/schedule/alternating.hpp"
-#include "mtf/schedule/round_robin.hpp"
+#include "mtf/schedule/patterns/alternating.hpp"
+#include "mtf/schedule/patterns/round_robin.hpp"
 #include "pattern_checks.hpp"
 
 namespace mtf {
@@ -14,14 +14,14 @@ namespace {
 using test::Slots;
 
 /// The pattern walked turn by turn, up to `max_steps`.
-Slots walk(const Slots& pattern, std::uint64_t burst, std::vector<std::uint64_t> left, std::size_t max_steps) {
+Slots cursor(const Slots& pattern, std::uint64_t burst, std::vector<std::uint64_t> left, std::size_t max_steps) {
   Slots out;
   while (out.size() < max_steps) {
     const std::size_t before = out.size();
     for (const std::int32_t slot : pattern) {
       std::uint64_t& slot_left = left[static_cast<std::size_t>(slot)];
       for (std::uint64_t i = 0; i < burst && slot_left > 0 && out.size() < max_steps; ++i) {
-        slot_left -= slot_left == kEndless ? 0 : 1;
+        slot_left -= slot_left == kUnbounded ? 0 : 1;
         out.push_back(slot);
       }
     }
@@ -33,15 +33,15 @@ Slots walk(const Slots& pattern, std::uint64_t burst, std::vector<std::uint64_t>
 }
 
 TEST(RoundRobin, MatchesTheWalkForAllSmallLimitsAndBursts) {
-  const std::vector<std::uint64_t> choices{0, 1, 2, 3, 5, 8, kEndless};
+  const std::vector<std::uint64_t> choices{0, 1, 2, 3, 5, 8, kUnbounded};
   for (std::uint32_t num_slots = 1; num_slots <= 4; ++num_slots) {
     Slots each(num_slots);
     std::iota(each.begin(), each.end(), 0);
     for (const std::uint64_t burst : std::vector<std::uint64_t>{1, 2, 3, 7, kMaxSteps / 2}) {
       test::for_each_vector(num_slots, choices, [&](const std::vector<std::uint64_t>& limits) {
         const RoundRobin pattern(num_slots, burst, limits);
-        const Slots expected = walk(each, burst, limits, 40);
-        ASSERT_EQ(pattern.length(), expected.size() < 40 ? expected.size() : kEndless);
+        const Slots expected = cursor(each, burst, limits, 40);
+        ASSERT_EQ(pattern.length(), expected.size() < 40 ? expected.size() : kUnbounded);
         test::expect_draws(pattern, expected);
       });
     }
@@ -56,14 +56,14 @@ TEST(RoundRobin, ExamplesOfTheSpecification) {
 
 TEST(Alternating, MatchesTheWalkForAllSmallPatternsLimitsAndBursts) {
   const std::vector<std::uint64_t> slots{0, 1, 2};
-  const std::vector<std::uint64_t> choices{0, 1, 4, 7, kEndless};
+  const std::vector<std::uint64_t> choices{0, 1, 4, 7, kUnbounded};
   for (std::size_t size = 1; size <= 4; ++size) {
     test::for_each_vector(size, slots, [&](const std::vector<std::uint64_t>& entries) {
       const Slots pattern_entries(entries.begin(), entries.end());
       for (const std::uint64_t burst : {1, 2, 3}) {
         test::for_each_vector(3, choices, [&](const std::vector<std::uint64_t>& limits) {
           const Alternating pattern(pattern_entries, 3, burst, limits);
-          ASSERT_NO_FATAL_FAILURE(test::expect_draws(pattern, walk(pattern_entries, burst, limits, 30)));
+          ASSERT_NO_FATAL_FAILURE(test::expect_draws(pattern, cursor(pattern_entries, burst, limits, 30)));
         });
       }
     });
@@ -84,8 +84,8 @@ TEST(Alternating, ManySlotsOfManyLengths) {
   }
   for (const std::uint64_t burst : {1, 4}) {
     const Alternating pattern(entries, num_slots, burst, limits);
-    test::expect_draws(pattern, walk(entries, burst, limits, total));
-    test::expect_chunks_agree(pattern, walk(entries, burst, limits, total).size());
+    test::expect_draws(pattern, cursor(entries, burst, limits, total));
+    test::expect_chunks_agree(pattern, cursor(entries, burst, limits, total).size());
   }
 }
 
@@ -98,7 +98,7 @@ TEST(RoundRobin, ChunksAgreeWithAndWithoutLimits) {
 
 TEST(RoundRobin, FarStepsStayExact) {
   const std::uint64_t far = (std::uint64_t{1} << 53) + 1;
-  const RoundRobin pattern(3, 2, std::vector<std::uint64_t>{5, kEndless, kEndless});
+  const RoundRobin pattern(3, 2, std::vector<std::uint64_t>{5, kUnbounded, kUnbounded});
   const SlotDraw draw = pattern.at(far);
   EXPECT_EQ(pattern.position(draw.slot, draw.index), far);
   EXPECT_EQ(pattern.count(0, far), 5U);

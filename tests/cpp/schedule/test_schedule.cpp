@@ -16,24 +16,28 @@ namespace {
 
 using Lengths = std::vector<std::uint64_t>;
 
-Setup setup_of(const Lengths& lengths, MixtureConfig config = {}) {
-  Setup setup{std::move(config), {}};
-  for (std::size_t i = 0; i < lengths.size(); ++i)
-    setup.sources.push_back({std::string(1, static_cast<char>('A' + i)), lengths[i]});
-  return setup;
+MixtureSpec spec_of(const Lengths& lengths, MixtureConfig config = {}) {
+  MixtureSpec spec{std::move(config), {}};
+  for (std::size_t i = 0; i < lengths.size(); ++i) {
+    const auto length = lengths[i] == kUnbounded ? std::nullopt : std::optional(lengths[i]);
+    spec.sources.push_back({std::string(1, static_cast<char>('A' + i)), length});
+  }
+  return spec;
 }
 
 /// The steps of an epoch as letters.
 std::string shown(Schedule& schedule, std::uint64_t epoch = 0) {
-  std::vector<std::int32_t> sources(schedule.num_steps(epoch));
-  Schedule::fill(schedule.pieces(epoch, 0, sources.size()), sources);
+  std::vector<std::int32_t> sources(schedule.num_steps(epoch).value());
+  Schedule::fill(schedule.ranges(epoch, 0, sources.size()), sources);
   std::string out;
-  for (const std::int32_t source : sources) out += static_cast<char>('A' + source);
+  for (const std::int32_t source : sources) {
+    out += static_cast<char>('A' + source);
+  }
   return out;
 }
 
 std::string shown(const Lengths& lengths, const MixtureConfig& config) {
-  Schedule schedule(setup_of(lengths, config), 0);
+  Schedule schedule(spec_of(lengths, config), 0);
   return shown(schedule);
 }
 
@@ -66,16 +70,24 @@ void for_each_config(const std::function<void(const MixtureConfig&)>& use) {
   for (const Strategy strategy :
        {Strategy::round_robin, Strategy::weighted, Strategy::alternating, Strategy::sequential}) {
     for (const WeightedOrder order : {WeightedOrder::random, WeightedOrder::shuffled, WeightedOrder::even}) {
-      if (strategy != Strategy::weighted && order != WeightedOrder::random) continue;
+      if (strategy != Strategy::weighted && order != WeightedOrder::random) {
+        continue;
+      }
       for (const EpochPolicy policy : {EpochPolicy::sum_of_lengths, EpochPolicy::max_length, EpochPolicy::min_length,
                                        EpochPolicy::fixed_num_steps}) {
         for (const bool cycle : {true, false}) {
           for (const std::int64_t burst : {1, 3}) {
             MixtureConfig config{
                 .strategy = strategy, .order = order, .burst = burst, .policy = policy, .cycle = cycle};
-            if (strategy == Strategy::weighted) config.weights = {0.5, 0.2, 0.3};
-            if (strategy == Strategy::alternating) config.pattern = {0, 2, 0, 1};
-            if (policy == EpochPolicy::fixed_num_steps) config.steps_per_epoch = 23;
+            if (strategy == Strategy::weighted) {
+              config.weights = {0.5, 0.2, 0.3};
+            }
+            if (strategy == Strategy::alternating) {
+              config.pattern = {0, 2, 0, 1};
+            }
+            if (policy == EpochPolicy::fixed_num_steps) {
+              config.steps_per_epoch = 23;
+            }
             use(config);
           }
         }
@@ -88,7 +100,7 @@ void for_each_config(const std::function<void(const MixtureConfig&)>& use) {
 void check_views(Schedule& schedule, Schedule& walked) {
   std::vector<std::int64_t> last_batch(3, -1);
   for (std::uint64_t epoch = 0; epoch < 3; ++epoch) {
-    const std::uint64_t num_steps = schedule.num_steps(epoch);
+    const std::uint64_t num_steps = schedule.num_steps(epoch).value();
     ASSERT_LT(num_steps, 1000u);
     std::vector<std::uint64_t> counts(3);
     std::uint64_t step = 0;
@@ -109,8 +121,8 @@ void check_views(Schedule& schedule, Schedule& walked) {
 TEST(Schedule, AllViewsOfAllConfigurationsAgree) {
   int num_configs = 0;
   for_each_config([&](const MixtureConfig& config) {
-    Schedule schedule(setup_of({7, 4, 9}, config), 11);
-    Schedule walked(setup_of({7, 4, 9}, config), 11);
+    Schedule schedule(spec_of({7, 4, 9}, config), 11);
+    Schedule walked(spec_of({7, 4, 9}, config), 11);
     check_views(schedule, walked);
     ++num_configs;
   });
@@ -118,7 +130,7 @@ TEST(Schedule, AllViewsOfAllConfigurationsAgree) {
 }
 
 TEST(Schedule, EditsTakeEffectAtTheCursor) {
-  Schedule schedule(setup_of({4, 4}), 0);
+  Schedule schedule(spec_of({4, 4}), 0);
   schedule.advance(3);
   EXPECT_TRUE(schedule.remove_source("A"));
   EXPECT_EQ(shown(schedule), "ABABBB");
@@ -137,8 +149,8 @@ TEST(Schedule, EditsTakeEffectAtTheCursor) {
 
 TEST(Schedule, RoundsBeginForSourcesThatLeftToo) {
   Schedule schedule(
-      setup_of({4, 4},
-               {.strategy = Strategy::sequential, .policy = EpochPolicy::fixed_num_steps, .steps_per_epoch = 16}),
+      spec_of({4, 4},
+              {.strategy = Strategy::sequential, .policy = EpochPolicy::fixed_num_steps, .steps_per_epoch = 16}),
       0);
   schedule.advance(2);
   EXPECT_TRUE(schedule.remove_source("A"));
@@ -149,18 +161,18 @@ TEST(Schedule, RoundsBeginForSourcesThatLeftToo) {
 }
 
 TEST(Schedule, EditsThatChangeNothingAppendNothing) {
-  Schedule schedule(setup_of({4, 4}, {.strategy = Strategy::weighted, .weights = {1, 2}}), 0);
+  Schedule schedule(spec_of({4, 4}, {.strategy = Strategy::weighted, .weights = {1, 2}}), 0);
   schedule.advance(3);
   EXPECT_FALSE(schedule.update_weights(std::vector<double>{1, 2}));
   EXPECT_FALSE(schedule.set_weight("B", 2));
-  EXPECT_FALSE(schedule.set_config(schedule.setup().config));
+  EXPECT_FALSE(schedule.set_config(schedule.spec().config));
   EXPECT_TRUE(schedule.state(3).events.empty());
   EXPECT_TRUE(schedule.set_weight("B", 3));
   EXPECT_EQ(schedule.state(3).events.size(), 1u);
 }
 
 TEST(Schedule, RefusedEditsChangeNothing) {
-  Schedule schedule(setup_of({4, 4}, {.strategy = Strategy::weighted, .weights = {1, 2}}), 0);
+  Schedule schedule(spec_of({4, 4}, {.strategy = Strategy::weighted, .weights = {1, 2}}), 0);
   schedule.advance(3);
   const Value before = to_value(schedule.state(3));
   EXPECT_EQ(error_of([&] { schedule.update_weights(std::vector<double>{1}); }),
@@ -178,21 +190,21 @@ TEST(Schedule, RefusedEditsChangeNothing) {
 }
 
 TEST(Schedule, PassesEndAtRunTime) {
-  Schedule cycling(setup_of({kEndless, 4}, {.policy = EpochPolicy::fixed_num_steps, .steps_per_epoch = 8}), 0);
+  Schedule cycling(spec_of({kUnbounded, 4}, {.policy = EpochPolicy::fixed_num_steps, .steps_per_epoch = 8}), 0);
   EXPECT_EQ(cycling.num_steps(0), 8u);
   cycling.advance(4);
   cycling.end_pass(0, 2);
   EXPECT_EQ(cycling.at(4, 0), (Draw{4, 0, 1, 0}));
   EXPECT_EQ(cycling.at(6, 0), (Draw{6, 0, 1, 1}));
 
-  Schedule leaving(setup_of({kEndless, 4}, {.cycle = false}), 0);
-  EXPECT_EQ(leaving.num_steps(0), kEndless);
+  Schedule leaving(spec_of({kUnbounded, 4}, {.cycle = false}), 0);
+  EXPECT_EQ(leaving.num_steps(0), std::nullopt);
   leaving.advance(4);
   leaving.end_pass(0, 2);
   EXPECT_EQ(shown(leaving), "ABABBB");
 
-  Schedule ending(setup_of({kEndless, 4}, {.policy = EpochPolicy::min_length}), 0);
-  EXPECT_EQ(ending.num_steps(0), kEndless) << "what is known is only a bound";
+  Schedule ending(spec_of({kUnbounded, 4}, {.policy = EpochPolicy::min_length}), 0);
+  EXPECT_EQ(ending.num_steps(0), std::nullopt) << "what is known is only a bound";
   ending.advance(4);
   EXPECT_FALSE(ending.epoch_done());
   ending.end_pass(0, 2);
@@ -203,38 +215,44 @@ TEST(Schedule, PassesEndAtRunTime) {
 TEST(Schedule, CurvesChangeTheWeightsOnTime) {
   MixtureConfig config{.strategy = Strategy::weighted, .policy = EpochPolicy::fixed_num_steps, .steps_per_epoch = 8};
   config.curve = WeightCurve{.points = {{0, {1, 0}}, {5, {0, 1}}, {12, {1, 0}}}, .interpolation = Interpolation::step};
-  Schedule stepped(setup_of({30, 30}, config), 0);
+  Schedule stepped(spec_of({30, 30}, config), 0);
   EXPECT_EQ(shown(stepped, 0), "AAAAABBB");
   EXPECT_EQ(shown(stepped, 1), "BBBBAAAA");
   config.curve->interpolation = Interpolation::linear;
   config.curve->every = 1;
   config.steps_per_epoch = std::int64_t{1} << 40;
-  Schedule smooth(setup_of({30, 30}, config), 0);
+  Schedule smooth(spec_of({30, 30}, config), 0);
   EXPECT_EQ(smooth.num_steps(0), std::uint64_t{1} << 40) << "without a segment for every step";
   EXPECT_EQ(smooth.at(0, 0).source, 0);
   EXPECT_EQ(smooth.at(5, 0).source, 1);
 }
 
 TEST(Schedule, PiecesAreFilledBesideEachOther) {
-  Schedule schedule(setup_of({70, 400, 90}, {.strategy = Strategy::weighted,
-                                             .order = WeightedOrder::shuffled,
-                                             .weights = {0.5, 0.2, 0.3},
-                                             .policy = EpochPolicy::fixed_num_steps,
-                                             .steps_per_epoch = 10000}),
+  Schedule schedule(spec_of({70, 400, 90}, {.strategy = Strategy::weighted,
+                                            .order = WeightedOrder::shuffled,
+                                            .weights = {0.5, 0.2, 0.3},
+                                            .policy = EpochPolicy::fixed_num_steps,
+                                            .steps_per_epoch = 10000}),
                     3);
-  const auto pieces = schedule.pieces(0, 0, 10000);
+  const auto ranges = schedule.ranges(0, 0, 10000);
   std::vector<std::int32_t> alone(10000);
-  Schedule::fill(pieces, alone);
+  Schedule::fill(ranges, alone);
   std::vector<std::vector<std::int32_t>> together(4, std::vector<std::int32_t>(10000));
   std::vector<std::thread> threads;
-  for (auto& out : together) threads.emplace_back([&pieces, &out] { Schedule::fill(pieces, out); });
-  for (auto& thread : threads) thread.join();
-  for (const auto& out : together) EXPECT_EQ(out, alone);
+  for (auto& out : together) {
+    threads.emplace_back([&ranges, &out] { Schedule::fill(ranges, out); });
+  }
+  for (auto& thread : threads) {
+    thread.join();
+  }
+  for (const auto& out : together) {
+    EXPECT_EQ(out, alone);
+  }
 }
 
 TEST(Schedule, FarEpochsAreApproachedInParts) {
-  Schedule parts(setup_of({3, 5}, {.continue_across_epochs = true}), 0);
-  Schedule whole(setup_of({3, 5}, {.continue_across_epochs = true}), 0);
+  Schedule parts(spec_of({3, 5}, {.continue_across_epochs = true}), 0);
+  Schedule whole(spec_of({3, 5}, {.continue_across_epochs = true}), 0);
   int num_parts = 0;
   for (; !parts.approach(1000, 64); ++num_parts) {
   }
@@ -252,7 +270,7 @@ TEST(Schedule, FarEpochsAreApproachedInParts) {
 TEST(Schedule, HugeEpochsCostNothing) {
   const std::uint64_t huge = std::uint64_t{1} << 60;
   for (const WeightedOrder order : {WeightedOrder::shuffled, WeightedOrder::even}) {
-    Schedule schedule(setup_of({huge, huge, 5}, {.strategy = Strategy::weighted, .order = order, .weights = {5, 3, 1}}),
+    Schedule schedule(spec_of({huge, huge, 5}, {.strategy = Strategy::weighted, .order = order, .weights = {5, 3, 1}}),
                       0);
     EXPECT_EQ(schedule.num_steps(0), 2 * huge + 5);
     const std::uint64_t step = 2 * huge;
@@ -261,7 +279,7 @@ TEST(Schedule, HugeEpochsCostNothing) {
     schedule.seek(0, step);
     EXPECT_EQ(schedule.next(), schedule.at(step, 0));
   }
-  EXPECT_THROW(Schedule(setup_of({std::uint64_t{1} << 62}), 0), ConfigError);
+  EXPECT_THROW(Schedule(spec_of({std::uint64_t{1} << 62}), 0), ConfigError);
 }
 
 }  // namespace

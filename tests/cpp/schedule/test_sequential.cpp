@@ -1,8 +1,8 @@
-// Sequential against a step by step walk.
+// Sequential against a step by step cursor.
 #include <gtest/gtest.h>
 
 #include "mtf/error.hpp"
-#include "mtf/schedule/sequential.hpp"
+#include "mtf/schedule/patterns/sequential.hpp"
 #include "pattern_checks.hpp"
 
 namespace mtf {
@@ -10,7 +10,7 @@ namespace {
 
 using test::Slots;
 
-Slots walk(std::span<const std::uint64_t> blocks, std::span<const std::uint64_t> repeated, std::size_t max_steps) {
+Slots cursor(std::span<const std::uint64_t> blocks, std::span<const std::uint64_t> repeated, std::size_t max_steps) {
   Slots out;
   for (std::uint64_t round = 0; out.size() < max_steps; ++round) {
     const std::size_t before = out.size();
@@ -28,13 +28,13 @@ Slots walk(std::span<const std::uint64_t> blocks, std::span<const std::uint64_t>
 }
 
 TEST(Sequential, MatchesTheWalkForAllSmallBlocks) {
-  const std::vector<std::uint64_t> choices{0, 1, 2, 5, kEndless};
+  const std::vector<std::uint64_t> choices{0, 1, 2, 5, kUnbounded};
   for (std::size_t size = 1; size <= 4; ++size) {
     test::for_each_vector(size, choices, [&](const std::vector<std::uint64_t>& blocks) {
       const Sequential once(blocks);
-      ASSERT_NO_FATAL_FAILURE(test::expect_draws(once, walk(blocks, {}, 30)));
+      ASSERT_NO_FATAL_FAILURE(test::expect_draws(once, cursor(blocks, {}, 30)));
       const Sequential cycling(blocks, true);
-      ASSERT_NO_FATAL_FAILURE(test::expect_draws(cycling, walk(blocks, blocks, 30)));
+      ASSERT_NO_FATAL_FAILURE(test::expect_draws(cycling, cursor(blocks, blocks, 30)));
     });
   }
 }
@@ -44,7 +44,7 @@ TEST(Sequential, LaterRoundsMayDiffer) {
   test::for_each_vector(3, choices, [&](const std::vector<std::uint64_t>& blocks) {
     test::for_each_vector(3, choices, [&](const std::vector<std::uint64_t>& repeated) {
       const Sequential pattern(blocks, repeated);
-      ASSERT_NO_FATAL_FAILURE(test::expect_draws(pattern, walk(blocks, repeated, 30)));
+      ASSERT_NO_FATAL_FAILURE(test::expect_draws(pattern, cursor(blocks, repeated, 30)));
     });
   });
 }

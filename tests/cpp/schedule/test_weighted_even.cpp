@@ -6,8 +6,8 @@
 
 #include "mtf/error.hpp"
 #include "mtf/random/key.hpp"
-#include "mtf/schedule/mixture.hpp"
-#include "mtf/schedule/weighted_even.hpp"
+#include "mtf/schedule/integer_weights.hpp"
+#include "mtf/schedule/patterns/even.hpp"
 #include "pattern_checks.hpp"
 
 namespace mtf {
@@ -40,7 +40,7 @@ double worst_deviation(const Slots& drawn, const Weights& weights) {
 
 TEST(WeightedEven, AllViewsAgreeForAllSmallWeightsLimitsAndBursts) {
   const std::vector<std::uint64_t> weight_choices{1, 2, 5};
-  const std::vector<std::uint64_t> limit_choices{0, 1, 3, 8, kEndless};
+  const std::vector<std::uint64_t> limit_choices{0, 1, 3, 8, kUnbounded};
   for (std::size_t size = 1; size <= 3; ++size) {
     test::for_each_vector(size, weight_choices, [&](const std::vector<std::uint64_t>& wide) {
       const Weights weights(wide.begin(), wide.end());
@@ -55,7 +55,7 @@ TEST(WeightedEven, AllViewsAgreeForAllSmallWeightsLimitsAndBursts) {
           Slots expected = test::stretched(turn_slots, burst, limits);
           expected.resize(num);
           ASSERT_NO_FATAL_FAILURE(test::expect_draws(pattern, expected));
-          if (pattern.length() != kEndless) {
+          if (pattern.length() != kUnbounded) {
             ASSERT_EQ(test::counted(pattern, pattern.length()), limits);
           }
         });
@@ -160,7 +160,7 @@ TEST(WeightedEven, KeysGiveDifferentOrders) {
 }
 
 TEST(WeightedEven, DeathsFollowTheFluidIdeal) {
-  // Between deaths every living slot advances by its share of the living weight; compare with that line.
+  // Between deaths every active slot advances by its share of the active weight; compare with that line.
   Stream stream(Key{11});
   for (int round = 0; round < 12; ++round) {
     const std::size_t n = 2 + stream.bounded(60);
@@ -180,22 +180,22 @@ TEST(WeightedEven, DeathsFollowTheFluidIdeal) {
     for (const std::int32_t slot : drawn) {
       double room = 1;
       while (room > 1e-12) {  // one step of the fluid, in parts when a slot is filled on the way
-        double living = 0;
+        double active = 0;
         double part = room;
         for (std::size_t i = 0; i < n; ++i) {
-          living += ideal[i] + 1e-12 < static_cast<double>(limits[i]) ? weights[i] : 0;
+          active += ideal[i] + 1e-12 < static_cast<double>(limits[i]) ? weights[i] : 0;
         }
-        if (living == 0) {
+        if (active == 0) {
           break;
         }
         for (std::size_t i = 0; i < n; ++i) {
           const double left = static_cast<double>(limits[i]) - ideal[i];
           if (left > 1e-12) {
-            part = std::min(part, left * living / weights[i]);
+            part = std::min(part, left * active / weights[i]);
           }
         }
         for (std::size_t i = 0; i < n; ++i) {
-          ideal[i] += ideal[i] + 1e-12 < static_cast<double>(limits[i]) ? part * weights[i] / living : 0;
+          ideal[i] += ideal[i] + 1e-12 < static_cast<double>(limits[i]) ? part * weights[i] / active : 0;
         }
         room -= part;
       }

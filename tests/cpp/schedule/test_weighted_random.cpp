@@ -7,8 +7,8 @@
 #include <thread>
 
 #include "mtf/error.hpp"
-#include "mtf/schedule/mixture.hpp"
-#include "mtf/schedule/weighted_random.hpp"
+#include "mtf/schedule/integer_weights.hpp"
+#include "mtf/schedule/patterns/random.hpp"
 #include "pattern_checks.hpp"
 
 namespace mtf {
@@ -20,7 +20,7 @@ using Weights = std::vector<std::uint32_t>;
 
 TEST(WeightedRandom, AllViewsAgreeForAllSmallWeightsLimitsAndBursts) {
   const std::vector<std::uint64_t> weight_choices{1, 9};
-  const std::vector<std::uint64_t> limit_choices{0, 1, 4, 30, kEndless};
+  const std::vector<std::uint64_t> limit_choices{0, 1, 4, 30, kUnbounded};
   for (std::size_t size = 1; size <= 3; ++size) {
     test::for_each_vector(size, weight_choices, [&](const std::vector<std::uint64_t>& wide) {
       const Weights weights(wide.begin(), wide.end());
@@ -32,7 +32,7 @@ TEST(WeightedRandom, AllViewsAgreeForAllSmallWeightsLimitsAndBursts) {
           Slots expected = test::stretched(turn_slots, burst, limits);
           expected.resize(std::min<std::uint64_t>(pattern.length(), 60));
           ASSERT_NO_FATAL_FAILURE(test::expect_draws(pattern, expected));
-          if (pattern.length() != kEndless) {
+          if (pattern.length() != kUnbounded) {
             ASSERT_EQ(test::counted(pattern, pattern.length()), limits);
           }
         });
@@ -81,9 +81,9 @@ TEST(WeightedRandom, NeighboursAreUncorrelated) {
 }
 
 TEST(WeightedRandom, TheLivingKeepTheirProportions) {
-  // After the heavy slot is spent, nine of ten draws fall on it and are drawn again among the others.
+  // After the heavy slot is exhausted, nine of ten draws fall on it and are drawn again among the others.
   const Weights weights{90, 1, 2, 7};
-  const std::vector<std::uint64_t> limits{10, kEndless, kEndless, kEndless};
+  const std::vector<std::uint64_t> limits{10, kUnbounded, kUnbounded, kUnbounded};
   Counts counts(4);
   for (std::uint64_t seed = 0; seed < 100; ++seed) {
     const Counts some = test::counted(WeightedRandom(weights, 1, limits, Key{seed}), 2'010);
@@ -92,14 +92,14 @@ TEST(WeightedRandom, TheLivingKeepTheirProportions) {
       counts[slot] += some[slot];
     }
   }
-  // The few draws before it was spent are the living ones' own proportions as well.
+  // The few draws before it was exhausted are the active ones' own proportions as well.
   EXPECT_LT(chi_square({counts[1], counts[2], counts[3]}, {1, 2, 7}), 25);
 }
 
 TEST(WeightedRandom, RememberedCountsStandForTheDrawsBefore) {
   const Weights weights{5, 3, 1, 1};
-  const std::vector<std::uint64_t> endless(4, kEndless);
-  const std::vector<std::uint64_t> limits{900, 400, 50, kEndless};
+  const std::vector<std::uint64_t> endless(4, kUnbounded);
+  const std::vector<std::uint64_t> limits{900, 400, 50, kUnbounded};
   for (const std::uint64_t burst : {1, 4}) {
     for (const auto& limit : {endless, limits}) {
       const WeightedRandom walked(weights, burst, limit, Key{3});
@@ -120,8 +120,8 @@ TEST(WeightedRandom, RememberedCountsStandForTheDrawsBefore) {
 TEST(WeightedRandom, FarStepsAgreeWhenKeptCountsAreThinnedOut) {
   constexpr std::uint64_t kSpacing = std::uint64_t{1} << 16;
   const Weights weights{5, 3, 1};
-  const std::vector<std::uint64_t> endless(3, kEndless);
-  const std::vector<std::uint64_t> limits{kSpacing * 20, kEndless, kSpacing * 5};
+  const std::vector<std::uint64_t> endless(3, kUnbounded);
+  const std::vector<std::uint64_t> limits{kSpacing * 20, kUnbounded, kSpacing * 5};
   for (const auto& limit : {endless, limits}) {
     const WeightedRandom pattern(weights, 1, limit, Key{29});
     const Slots drawn = test::filled(pattern, 0, 200 * kSpacing);
@@ -130,7 +130,9 @@ TEST(WeightedRandom, FarStepsAgreeWhenKeptCountsAreThinnedOut) {
                                            kSpacing,           100 * kSpacing + 100, 199 * kSpacing};
     for (const std::uint64_t step : steps) {
       Counts counts(3);
-      for (std::uint64_t i = 0; i < step; ++i) ++counts[static_cast<std::size_t>(drawn[i])];
+      for (std::uint64_t i = 0; i < step; ++i) {
+        ++counts[static_cast<std::size_t>(drawn[i])];
+      }
       EXPECT_EQ(test::counted(pattern, step), counts) << step;
       const std::int32_t slot = drawn[step];
       EXPECT_EQ(pattern.at(step), (SlotDraw{slot, counts[static_cast<std::size_t>(slot)]})) << step;

@@ -5,8 +5,8 @@
 #include <cmath>
 #include <numeric>
 
-#include "mtf/schedule/weighted_even.hpp"
-#include "mtf/schedule/weighted_shuffled.hpp"
+#include "mtf/schedule/patterns/even.hpp"
+#include "mtf/schedule/patterns/shuffled.hpp"
 #include "pattern_checks.hpp"
 
 namespace mtf {
@@ -17,7 +17,7 @@ using Weights = std::vector<std::uint32_t>;
 
 TEST(WeightedShuffled, AllViewsAgreeForAllSmallWeightsLimitsAndBursts) {
   const std::vector<std::uint64_t> weight_choices{1, 5};
-  const std::vector<std::uint64_t> limit_choices{0, 1, 7, 80, kEndless};
+  const std::vector<std::uint64_t> limit_choices{0, 1, 7, 80, kUnbounded};
   for (std::size_t size = 1; size <= 3; ++size) {
     test::for_each_vector(size, weight_choices, [&](const std::vector<std::uint64_t>& wide) {
       const Weights weights(wide.begin(), wide.end());

@@ -55,10 +55,14 @@ TEST(Codec, EveryFlippedBitAndEveryTruncationIsFound) {
 std::string framed(const std::string& payload) {
   std::string out = encode("TEST", 1, Value());
   out = out.substr(0, 12);
-  for (int i = 0; i < 8; ++i) out.push_back(static_cast<char>((payload.size() >> (8 * i)) & 0xFF));
+  for (int i = 0; i < 8; ++i) {
+    out.push_back(static_cast<char>((payload.size() >> (8 * i)) & 0xFF));
+  }
   out += payload;
   const std::uint32_t crc = crc32c(bytes_of(out));
-  for (int i = 0; i < 4; ++i) out.push_back(static_cast<char>((crc >> (8 * i)) & 0xFF));
+  for (int i = 0; i < 4; ++i) {
+    out.push_back(static_cast<char>((crc >> (8 * i)) & 0xFF));
+  }
   return out;
 }
 
@@ -88,7 +92,9 @@ TEST(Codec, SaysWhatIsWrong) {
   says(framed(std::string("\x00\x00", 2)), "1 bytes left over");
   says(framed(std::string("\x07\x02\x01\x61\x00\x01\x61\x00", 8)), "the field 'a' twice");
   std::string nested;
-  for (int i = 0; i < 100; ++i) nested += "\x06\x01";
+  for (int i = 0; i < 100; ++i) {
+    nested += "\x06\x01";
+  }
   says(framed(nested + std::string(1, '\0')), "nesting deeper than 32");
 }
 

@@ -16,19 +16,21 @@
 namespace mtf {
 namespace {
 
-Setup setup_of(const std::vector<std::uint64_t>& lengths, MixtureConfig config = {}) {
-  Setup setup{std::move(config), {}};
-  for (std::size_t i = 0; i < lengths.size(); ++i)
-    setup.sources.push_back({std::string(1, static_cast<char>('A' + i)), lengths[i]});
-  return setup;
+MixtureSpec spec_of(const std::vector<std::uint64_t>& lengths, MixtureConfig config = {}) {
+  MixtureSpec spec{std::move(config), {}};
+  for (std::size_t i = 0; i < lengths.size(); ++i) {
+    const auto length = lengths[i] == kUnbounded ? std::nullopt : std::optional(lengths[i]);
+    spec.sources.push_back({std::string(1, static_cast<char>('A' + i)), length});
+  }
+  return spec;
 }
 
 std::vector<Schedule> samples() {
   std::vector<Schedule> out;
-  out.emplace_back(setup_of({3, 5, 4}, {.burst = 2}), 1);
+  out.emplace_back(spec_of({3, 5, 4}, {.burst = 2}), 1);
   out.back().seek(2, 5);
 
-  out.emplace_back(setup_of({kEndless, 9, kEndless}, {.cycle = false}), 2);
+  out.emplace_back(spec_of({kUnbounded, 9, kUnbounded}, {.cycle = false}), 2);
   out.back().advance(3);
   out.back().end_pass(0, 1);
   out.back().advance(2);
@@ -37,7 +39,7 @@ std::vector<Schedule> samples() {
     MixtureConfig config{.strategy = Strategy::weighted, .order = order, .weights = {5, 3, 2}};
     config.policy = EpochPolicy::fixed_num_steps;
     config.steps_per_epoch = 50;
-    out.emplace_back(setup_of({30, 7, 11}, config), ~std::uint64_t{0});
+    out.emplace_back(spec_of({30, 7, 11}, config), ~std::uint64_t{0});
     out.back().seek(1, 10);
     out.back().add_source("D", 6, 4.0);
     out.back().advance(10);
@@ -49,7 +51,7 @@ std::vector<Schedule> samples() {
     config.weights.clear();
     config.curve = WeightCurve{.points = {{0, {7, 2, 1}}, {90, {2, 2, 6}}}, .interpolation = Interpolation::linear};
     config.curve->every = 20;
-    out.emplace_back(setup_of({20, 30, 40}, config), 5);
+    out.emplace_back(spec_of({20, 30, 40}, config), 5);
     out.back().seek(1, 17);
   }
   return out;
@@ -83,7 +85,7 @@ TEST(ScheduleState, GoesOnExactly) {
     EXPECT_TRUE(to_value(alone.state(alone.step())) == to_value(schedule.state(schedule.step())));
     EXPECT_EQ(loaded.fingerprints(), schedule.fingerprints());
     // The mixture with unknown lengths has 9 + 1 steps that need no end found at run time.
-    const std::vector<Draw> expected = draws_from(schedule, initial.sources[0].length == kEndless ? 20 : 200);
+    const std::vector<Draw> expected = draws_from(schedule, !initial.sources[0].length ? 20 : 200);
     EXPECT_EQ(draws_from(alone, expected.size()), expected);
     EXPECT_EQ(draws_from(loaded, expected.size()), expected);
   }
@@ -100,7 +102,7 @@ TEST(ScheduleState, CutAfterCutChangesNothing) {
 }
 
 TEST(ScheduleState, OfAnEarlierStepForgetsWhatCameLater) {
-  Schedule schedule(setup_of({9, 9}), 0);
+  Schedule schedule(spec_of({9, 9}), 0);
   schedule.advance(4);
   const Value early = to_value(schedule.state(4));
   schedule.advance(2);
@@ -110,10 +112,10 @@ TEST(ScheduleState, OfAnEarlierStepForgetsWhatCameLater) {
 }
 
 TEST(ScheduleState, NamesEveryDifference) {
-  Schedule mine(setup_of({3, 5}), 0);
+  Schedule mine(spec_of({3, 5}), 0);
   mine.advance(3);
   const Value before = to_value(mine.state(3));
-  auto other = setup_of({3, 6, 7}, {.burst = 2});
+  auto other = spec_of({3, 6, 7}, {.burst = 2});
   other.sources[2].name = "X";
   Schedule theirs(other, 4);
   try {
@@ -131,7 +133,7 @@ TEST(ScheduleState, NamesEveryDifference) {
 
 TEST(ScheduleState, CountsOfDrawsThatRunOutInBurstsAreChecked) {
   const MixtureConfig config{.strategy = Strategy::weighted, .weights = {1, 1}, .burst = 2, .cycle = false};
-  Schedule schedule(setup_of({10, 10}, config), 0);
+  Schedule schedule(spec_of({10, 10}, config), 0);
   schedule.remove_source("B");
   schedule.advance(2);
   ScheduleState state = schedule.state(2);

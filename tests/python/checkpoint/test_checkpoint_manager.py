@@ -24,7 +24,7 @@ from mtf.checkpoint.manager import CheckpointManager
 from mtf.checkpoint.policy import SavePolicy
 from mtf.checkpoint.storage import local
 from mtf.checkpoint.storage.lock import LOCK_NAME, DirectoryLock, _start_time
-from mtf.config.trainer import CheckpointConfig
+from mtf.config.checkpoint import CheckpointConfig
 from mtf.errors import CheckpointError, ConfigError
 
 

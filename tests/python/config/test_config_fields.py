@@ -8,7 +8,8 @@ from typing import Literal
 
 import pytest
 
-from mtf.config.base import Config, nearest, parse_enum
+from mtf.config.base import Config
+from mtf.config.checks import nearest, parse_enum
 from mtf.config.mixture import MultiDataLoaderConfig, WeightCurve
 from mtf.enums import EpochLengthPolicy, Interpolation, SamplingStrategy, WeightedOrder
 from mtf.errors import ConfigError

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from mtf.config.base import nearest
+from mtf.config.checks import nearest
 from mtf.errors import ConfigError
 from mtf.trainer.hooks.base import TrainerHooks
 from mtf.trainer.optimizers import learning_rates

@@ -6,7 +6,7 @@ import importlib.util
 import warnings
 from typing import TYPE_CHECKING
 
-from mtf.config.trainer import LoggingConfig
+from mtf.config.logging import LoggingConfig
 from mtf.errors import ConfigError
 from mtf.loggers.base import Logger, RunInfo
 from mtf.loggers.run_log import JOURNAL_NAME, RunLog, run_log_directory

@@ -1,0 +1,109 @@
+"""How updates are computed, and what holds when something goes wrong or a signal arrives."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+from typing import Literal
+
+from mtf.config.base import Config
+from mtf.config.checks import at_least, nearest, one_of, positive, require_kinds
+from mtf.errors import ConfigError
+
+
+@dataclass
+class PerformanceConfig(Config):
+    """How steps are computed.
+
+    Attributes:
+        precision: ``"bf16"`` and ``"fp16"`` run training and validation steps under autocast; fp16 scales losses.
+        gradient_accumulation_steps: steps (batches) in a window, that is per update; at least 1.
+        clip_grad_norm: largest joint 2-norm of the gradients of the parameters that step. None: no clipping.
+        compile_model: ``model.compile()``, in place, so state keys keep their names.
+        deterministic: deterministic algorithms of torch only, while ``fit`` and ``validate`` run.
+        device_prefetch: copy batches to a GPU on a stream of its own, while it computes the step before.
+        pin_memory: with ``device_prefetch``, from pinned memory. None: where a GPU is used.
+        on_nonfinite: what a NaN or infinite loss does: stop, warn, or skip its whole window (which then
+            synchronises host and device once per window).
+        fetch_timeout_s: seconds after which a loader that gives no batch is an error. None: wait for ever.
+    """
+
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    gradient_accumulation_steps: int = 1
+    clip_grad_norm: float | None = None
+    compile_model: bool = False
+    deterministic: bool = False
+    device_prefetch: bool = True
+    pin_memory: bool | None = None
+    on_nonfinite: Literal["raise", "warn", "skip"] = "raise"
+    fetch_timeout_s: float | None = None
+
+    def require_valid(self) -> None:
+        """Checks ranges."""
+        require_kinds(self, PerformanceConfig, "performance.")
+        one_of("performance.precision", self.precision, ("fp32", "bf16", "fp16"))
+        one_of("performance.on_nonfinite", self.on_nonfinite, ("raise", "warn", "skip"))
+        at_least("performance.gradient_accumulation_steps", self.gradient_accumulation_steps, 1)
+        positive("performance.clip_grad_norm", self.clip_grad_norm)
+        positive("performance.fetch_timeout_s", self.fetch_timeout_s)
+
+
+@dataclass
+class FaultToleranceConfig(Config):
+    """What holds when something goes wrong.
+
+    Attributes:
+        auto_resume: ``fit`` goes on from the newest valid checkpoint in ``checkpoint.root_dir``, if there is one.
+        verify_deterministic_resume: a checkpoint keeps the hashes of each loader's last five to eight batches; resume
+            fetches these again and names a loader that isn't deterministic before a single update is made. Every batch
+            is hashed, which takes about as long as reading it.
+        seed_each_batch: each batch of a loader is produced under generators seeded from its position, so random
+            augmentation doesn't depend on workers or interruptions.
+        on_hook_error: whether a hook that raises stops the training or is reported as a warning.
+    """
+
+    auto_resume: bool = False
+    verify_deterministic_resume: bool = False
+    seed_each_batch: bool = True
+    on_hook_error: Literal["raise", "log"] = "raise"
+
+    def require_valid(self) -> None:
+        """Checks choices."""
+        require_kinds(self, FaultToleranceConfig, "fault_tolerance.")
+        one_of("fault_tolerance.on_hook_error", self.on_hook_error, ("raise", "log"))
+
+
+@dataclass
+class PreemptionConfig(Config):
+    """What a signal does to a run: finish the window, save, leave ``fit`` by ``mtf.Preempted``.
+
+    Attributes:
+        signals: names of signals (``signal.Signals`` are accepted); empty: no handlers are installed.
+        exit_code: of the process, when nothing catches ``mtf.Preempted``; 0 to 255.
+        requeue_job: ask Slurm to run the job again (``scontrol requeue``), inside a Slurm job.
+        agree_every: updates between two looks at whether any rank was asked to stop, on several ranks: all of them
+            stop after the same update, this many later at most.
+    """
+
+    signals: tuple[str, ...] = ("SIGTERM", "SIGUSR1")
+    exit_code: int = 75
+    requeue_job: bool = False
+    agree_every: int = 10
+
+    def require_valid(self) -> None:
+        """Normalises names and checks them."""
+        require_kinds(self, PreemptionConfig, "preemption.")
+        known = [s.name for s in signal.Signals]
+        names = []
+        for i, given in enumerate(self.signals):
+            name = given.name if isinstance(given, signal.Signals) else str(given).upper()
+            name = name if name.startswith("SIG") else f"SIG{name}"
+            if name not in known:
+                raise ConfigError(
+                    f"preemption.signals[{i}] is no signal of this system: {given!r}{nearest(name, known)}"
+                )
+            names.append(name)
+        self.signals = tuple(names)
+        at_least("preemption.agree_every", self.agree_every, 1)
+        if not 0 <= self.exit_code <= 255:
+            raise ConfigError(f"preemption.exit_code must be in [0, 255], it is {self.exit_code}")
