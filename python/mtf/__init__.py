@@ -70,7 +70,10 @@ _PUBLIC: dict[str, str] = {
     "Logger": "mtf.loggers.base",
 }
 
-__all__ = ["__version__", *_PUBLIC]
+# Public modules that stand deeper in the package.
+_MODULES = {"preemption": "mtf.trainer.preemption"}
+
+__all__ = ["__version__", *_PUBLIC, *_MODULES]
 
 
 # A library leaves it to the program where its log goes; what a user has to act on is a warning or an error.
@@ -78,6 +81,8 @@ logging.getLogger("mtf").addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
     try:
         module = _PUBLIC[name]
     except KeyError:
@@ -90,4 +95,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_PUBLIC})
+    return sorted({*globals(), *_PUBLIC, *_MODULES})

@@ -690,7 +690,10 @@ class MultiLoader:
 
     def _agreed_lengths(self, sources: Mapping[str, Source]) -> dict[str, int | None]:
         lengths = [source.num_batches() for source in sources.values()]
-        agreed = agree_on_lengths(list(sources), lengths, self.config.cycle_short_loaders, self._rank, self._world_size)
+        sizes = [source.size_to_divide() for source in sources.values()]
+        agreed = agree_on_lengths(
+            list(sources), lengths, self.config.cycle_short_loaders, self._rank, self._world_size, sizes
+        )
         return dict(zip(sources, agreed, strict=True))
 
     def _add_reader(self, name: str, source: Source) -> None:

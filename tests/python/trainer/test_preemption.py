@@ -161,7 +161,9 @@ def test_requeue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], asked: str | None
 ) -> None:
     stand_in = tmp_path / "scontrol"
-    stand_in.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\n')
+    stand_in.write_text(
+        f'#!/bin/sh\nif [ "$1" = show ]; then echo "JobId=$4 JobState=RUNNING"; else echo "$@" > {tmp_path}/asked; fi\n'
+    )
     stand_in.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     for name, value in environment.items():

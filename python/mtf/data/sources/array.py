@@ -226,6 +226,9 @@ class ArrayLoader(StandaloneSource):
         other._rank, other._world_size = rank, world_size
         return other
 
+    def size_to_divide(self) -> int:
+        return self._num_rows
+
     def spread(self, rank: int, world_size: int) -> Source:
         return _Spread(self, rank, world_size)
 
