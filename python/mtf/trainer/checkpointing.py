@@ -90,8 +90,14 @@ class Saver:
         return self.guard is not None and self.guard.requested is not None and self._trainer.world_size == 1
 
     def _leave_before_start(self) -> None:
-        if self.guard is not None and self.guard.requested is not None and self._trainer.world_size == 1:
+        """While the checkpoint folder is waited for: obeys a signal where there is nothing to save."""
+        if self.is_asked_to_leave() and self._has_nothing_to_save():
+            assert self.guard is not None
             self._leave_unchanged(self.guard)
+
+    def _has_nothing_to_save(self) -> bool:
+        trainer = self._trainer
+        return trainer.global_step == 0 or self._saved_at == (trainer.global_step, trainer.epoch)
 
     def leave_if_asked(self) -> None:
         """Before the first update: obeys a signal that came while nothing was trained. A collective."""
@@ -102,7 +108,7 @@ class Saver:
             return
         guard.request(signal.Signals(number))
         self._leaves = True
-        if trainer.global_step == 0 or self._saved_at == (trainer.global_step, trainer.epoch):
+        if self._has_nothing_to_save():
             self._leave_unchanged(guard)
         self._leave_on_signal(guard)
 
