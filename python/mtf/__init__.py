@@ -70,10 +70,10 @@ _PUBLIC: dict[str, str] = {
     "Logger": "mtf.loggers.base",
 }
 
-# Public modules that stand deeper in the package.
+# Public modules that stand deeper in the package: `from mtf import preemption`.
 _MODULES = {"preemption": "mtf.trainer.preemption"}
 
-__all__ = ["__version__", *_PUBLIC, *_MODULES]
+__all__ = ["__version__", *_PUBLIC]
 
 
 # A library leaves it to the program where its log goes; what a user has to act on is a warning or an error.
