@@ -17,6 +17,7 @@ _PUBLIC: dict[str, str] = {
     "ConfigError": "mtf.errors",
     "StateMismatch": "mtf.errors",
     "CheckpointError": "mtf.errors",
+    "CheckpointIOError": "mtf.errors",
     "SourceError": "mtf.errors",
     "FetchTimeout": "mtf.errors",
     "Closed": "mtf.errors",

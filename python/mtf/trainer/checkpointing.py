@@ -18,6 +18,7 @@ from mtf.checkpoint.coordinator import RankCheckpointer
 from mtf.checkpoint.format.layout import Checkpoint
 from mtf.config.checks import nearest
 from mtf.errors import CheckpointError, ConfigError, MtfError, StateMismatch
+from mtf.schedule.schedule import Schedule
 from mtf.trainer import preemption, run_directory, snapshot
 
 if TYPE_CHECKING:
@@ -244,12 +245,16 @@ class Saver:
         trainer.nonfinite.window_is_finite()
         trainer.require_same_schedule()
         tree = snapshot.tree(trainer)
+        schedule = b""
+        if tree["multi"] is not None:  # the schedule has a file of its own
+            schedule = Schedule.pack_state(tree["multi"]["schedule"])
+            tree["multi"] = {name: value for name, value in tree["multi"].items() if name != "schedule"}
         return {
             "step": trainer.global_step,
             "epoch": trainer.epoch,
             "model": tree.pop("model"),
             "state_tree": {"trainer": tree, "loggers": trainer.reporter.state_dict()},
-            "schedule": trainer.multi.schedule.to_bytes() if trainer.multi is not None else b"",
+            "schedule": schedule,
             "metrics": dict(trainer.metrics),
             "manifest": {
                 "experiment": trainer.config.experiment_name,

@@ -445,9 +445,9 @@ def test_an_asynchronous_save_is_a_copy(tmp_path: Path) -> None:
 
 def test_asynchronous_saves_take_the_memory_of_the_copy_before(tmp_path: Path) -> None:
     model = {"w": torch.arange(6.0).reshape(2, 3), "gone": torch.ones(2)}
-    first = layout.Snapshot.take(model, {"t": torch.zeros(4)}, b"", copy=True)
+    first = layout.CheckpointPayload.take(model, {"t": torch.zeros(4)}, b"", copy=True)
     model = {"w": -torch.arange(6.0).reshape(3, 2).t(), "new": torch.ones(3)}
-    second = layout.Snapshot.take(model, {"t": torch.ones(5)}, b"", copy=True, spare=first)
+    second = layout.CheckpointPayload.take(model, {"t": torch.ones(5)}, b"", copy=True, spare=first)
     assert second.model["w"] is first.model["w"]
     assert torch.equal(second.model["w"], model["w"])
     assert torch.equal(second.tensors["state/t"], torch.ones(5))
