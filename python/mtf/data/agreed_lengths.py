@@ -7,9 +7,9 @@ import warnings
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from mtf.checkpoint.storage.local import host_name
 from mtf.distributed import collectives
 from mtf.distributed.consistency import name_ranks, require_equal
+from mtf.distributed.failure_detection import place
 from mtf.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def agree_on_lengths(
 
 
 def _refuse_other_data(names: list[str], sizes: list[int | None]) -> None:
-    everywhere = collectives.gather((sizes, host_name()))
+    everywhere = collectives.gather((sizes, place()["host"]))
     hosts = [host for _, host in everywhere]
     lines = []
     for i, name in enumerate(names):
