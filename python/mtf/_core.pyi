@@ -22,6 +22,7 @@ class Permutation(metaclass=_PybindType):
     def __init__(self, n: int, key: int) -> None: ...
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> int: ...
+    def inverse(self, image: int) -> int: ...
     def fill(self, start: int, stop: int) -> NDArray[np.int64]: ...
 
 class Sampler(metaclass=_PybindType):
@@ -97,6 +98,70 @@ class ArrayRows(RowSource):
         shuffle: bool = True,
         windows: tuple[int, int] | None = None,
     ) -> None: ...
+
+class RowBatches(NativeSource):
+    def __init__(
+        self,
+        rows: RowSource,
+        columns: Sequence[tuple[Sequence[int], int, int, Callable[[Any], Any]]],
+        *,
+        batch_size: int,
+        key: int = 0,
+        drop_last: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None: ...
+    @property
+    def num_batches(self) -> int: ...
+
+class TokenCorpus:
+    def __init__(
+        self, parts: Sequence[tuple[str, int, NDArray[Any] | None, int]], dtype: str, max_open_files: int
+    ) -> None: ...
+    @property
+    def num_tokens(self) -> int: ...
+    @property
+    def num_open_files(self) -> int: ...
+    def scan_documents(self, end_token: int) -> NDArray[np.int64]: ...
+    def read(self, begin: int, count: int) -> NDArray[np.int64]: ...
+
+class DocumentIndex:
+    def __init__(self, offsets: NDArray[np.int64], corpus: TokenCorpus) -> None: ...
+    @property
+    def num_nonempty(self) -> int: ...
+    def document_of(self, token: int) -> int: ...
+
+class TokenRows(RowSource):
+    def trace(self, key: int, pass_: int, place: int) -> list[tuple[int, int]]: ...
+    def find(self, key: int, pass_: int, begin: int, end: int) -> list[int]: ...
+
+class WindowRows(TokenRows):
+    def __init__(
+        self,
+        corpus: TokenCorpus,
+        documents: DocumentIndex | None,
+        *,
+        length: int,
+        moving: bool,
+        boundaries: bool,
+        shuffle: bool,
+        end_token: int | None,
+    ) -> None: ...
+    def offset(self, key: int, pass_: int) -> int: ...
+
+class PackedRows(TokenRows):
+    def __init__(
+        self,
+        corpus: TokenCorpus,
+        documents: DocumentIndex,
+        *,
+        length: int,
+        long: str,
+        pad_token: int,
+        shuffle: bool,
+    ) -> None: ...
+    @property
+    def stats(self) -> dict[str, int]: ...
 
 class BatchSizes:
     def __init__(self, stages: Sequence[tuple[int, int]]) -> None: ...
