@@ -77,15 +77,15 @@ def write_run(path: Path, made: mtf.Schedule, updates: int, every: int) -> Path:
     """The files of a run that had ``made`` as its schedule, without training."""
     pytest.importorskip("torch")
     info = RunInfo("big <run> & co", {"checkpoint": {"root_dir": str(path / "none")}, "seed": 5})
-    journal = RunLog(path, info, 1)
-    journal.note_schedule(made.to_bytes(), 0)
+    run_log = RunLog(path, info, 1)
+    run_log.note_schedule(made.to_bytes(), 0)
     logger = JsonlLogger(path / "metrics.jsonl", info)
     for step in range(every, updates + 1, every):
         row = {f"train/{name}/loss": 1 / step + i for i, name in enumerate(made.names)}
         waits = {f"throughput/{name}/data_wait_s": 0.01 * i for i, name in enumerate(made.names)}
         logger.log_metrics({**row, **waits, "train/loss": 1.0, "throughput/data_wait_share": 0.1}, step)
     logger.log_metrics({"val/loss": 0.5, f"val/{made.names[0]}/loss": 0.25, "val/accuracy": 0.75}, updates)
-    journal.note_pause(updates, 0, None)
+    run_log.note_pause(updates, 0, None)
     return path
 
 
@@ -292,7 +292,7 @@ def test_the_page_needs_nothing_else(num_sources: int, tmp_path: Path) -> None:
         value[1:] for _, name, value in page.attributes if name == "href" and value.startswith("data:")
     }
     assert len(text) < 1_500_000
-    assert text.count("<figure>") == 6
+    assert text.count("<figure>") == 7
     assert f">{num_sources}</dd>" in text
     assert "prefers-color-scheme: dark" in text
     assert "@media print" in text
@@ -335,8 +335,8 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     write_run(tmp_path / "logs" / "a", schedule(), 20, 10)
     write_run(tmp_path / "logs" / "b", schedule(), 20, 10)
     write_run(tmp_path / "newer", schedule(), 20, 10)
-    journal = tmp_path / "newer" / "run.jsonl"
-    journal.write_text(journal.read_text().replace('"format": 1', '"format": 2'))
+    run_log = tmp_path / "newer" / "run.jsonl"
+    run_log.write_text(run_log.read_text().replace('"format": 1', '"format": 2'))
     for folder, said in [
         ("none", "there is no such folder"),
         ("empty", "is no run"),
