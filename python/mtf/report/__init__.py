@@ -16,6 +16,8 @@ from typing import Any
 _PUBLIC: dict[str, str] = {
     "RunReport": "mtf.report.run",
     "read_run": "mtf.report.read",
+    "Comparison": "mtf.report.compare",
+    "compare_runs": "mtf.report.compare",
     "History": "mtf.report.history",
     "plan_history": "mtf.report.history",
     "Palette": "mtf.report.style",

@@ -26,7 +26,7 @@ def losses(series: Mapping[str, Series], colors: Palette, end: int | None = None
         colors: of the run.
         end: the last update to show; None: that of the last value.
     """
-    return _metric_panels({"loss": series}, colors, end, "Training {}: means between rows", smooth=True)
+    return panels({"loss": series}, colors, end, "Training {}: means between rows", smooth=True)
 
 
 def validation(metrics: Mapping[str, Mapping[str, Series]], colors: Palette, end: int | None = None) -> Figure:
@@ -37,7 +37,7 @@ def validation(metrics: Mapping[str, Mapping[str, Series]], colors: Palette, end
         colors: of the run.
         end: the last update to show; None: that of the last value.
     """
-    return _metric_panels(metrics, colors, end, "Validation: {}", smooth=False)
+    return panels(metrics, colors, end, "Validation: {}", smooth=False)
 
 
 def data_wait(share: Series | None, per_source: Mapping[str, tuple[float, int]], colors: Palette) -> Figure:
@@ -98,9 +98,7 @@ def learning_rates(series: Mapping[str, Series], end: int | None = None) -> Figu
         series: by ``optimizer0``, ``optimizer0/group1`` and so on.
         end: the last update to show; None: that of the last value.
     """
-    return _metric_panels(
-        {"learning rate": series}, Palette(list(series), [1.0] * len(series)), end, "{}", smooth=False
-    )
+    return panels({"learning rate": series}, Palette(list(series), [1.0] * len(series)), end, "{}", smooth=False)
 
 
 def others(series: Mapping[str, Mapping[str, Series]], colors: Palette, end: int | None = None) -> Figure:
@@ -111,25 +109,35 @@ def others(series: Mapping[str, Mapping[str, Series]], colors: Palette, end: int
         colors: of the run.
         end: the last update to show; None: that of the last value.
     """
-    return _metric_panels(series, colors, end, "{}", smooth=True, max_panels=_MAX_OTHERS)
+    return panels(series, colors, end, "{}", smooth=True, max_panels=_MAX_OTHERS)
 
 
-def _metric_panels(
+def panels(
     metrics: Mapping[str, Mapping[str, Series]],
     colors: Palette,
     end: int | None,
     title: str,
     *,
-    smooth: bool,
+    smooth: bool = True,
     max_panels: int = _MAX_PANELS,
 ) -> Figure:
+    """A panel for each metric, a line for each name.
+
+    Args:
+        metrics: metric -> series by name; ``""``: over all of them.
+        colors: of the names.
+        end: the last update to show; None: that of the last value.
+        title: of each panel; ``{}`` is the metric.
+        smooth: whether long series are drawn with a moving mean.
+        max_panels: metrics that are drawn at most.
+    """
     shown = list(metrics)[:max_panels]
-    with drawing(*[1.9] * len(shown)) as (figure, panels):
+    with drawing(*[1.9] * len(shown)) as (figure, axes_of):
         from matplotlib.lines import Line2D
         from matplotlib.ticker import FuncFormatter, NullFormatter
 
         last = max((s.last_update for metric in shown for s in metrics[metric].values()), default=1)
-        for axes, metric in zip(panels, shown, strict=True):
+        for axes, metric in zip(axes_of, shown, strict=True):
             named = metrics[metric]
             handles: list[Any] = []
             labels: list[str] = []
@@ -172,8 +180,8 @@ def _metric_panels(
             axes.set_ylabel(shorten(metric))
             axes.set_title(title.format(shorten(metric)) + (" (smoothed)" if smooths else ""))
             axes.set_xlim(0, end or last)
-        panels[-1].set_xlabel("update")
-        thousands(panels[-1].xaxis)
+        axes_of[-1].set_xlabel("update")
+        thousands(axes_of[-1].xaxis)
     return figure
 
 

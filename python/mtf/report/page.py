@@ -77,29 +77,35 @@ _CAPTIONS = {
 
 def page(report: RunReport) -> str:
     """The whole page."""
-    figures = {name: _figure(name, svg(figure, _alt(figure))) for name, figure in report.pictures().items()}
+    figures = {name: figure_of(figure, _CAPTIONS[name]) for name, figure in report.pictures().items()}
     first, later = ("losses", "validation"), [name for name in figures if name not in ("losses", "validation")]
     parts = [
         _header(report),
         _notes(report.notes),
-        _section("Losses and validation", "".join(figures[name] for name in first if name in figures)),
-        _section("Sources", _source_table(report) if report.sources else ""),
-        _section("More figures", "".join(figures[name] for name in later)),
-        _section("Sessions", _session_table(report.sessions, report.update) if report.sessions else ""),
-        _section("Checkpoints", _checkpoint_table(report) if report.checkpoints else ""),
+        section("Losses and validation", "".join(figures[name] for name in first if name in figures)),
+        section("Sources", _source_table(report) if report.sources else ""),
+        section("More figures", "".join(figures[name] for name in later)),
+        section("Sessions", _session_table(report.sessions, report.update) if report.sessions else ""),
+        section("Checkpoints", _checkpoint_table(report) if report.checkpoints else ""),
         _configuration(report.config),
-        f"<footer>mtf {html.escape(mtf.__version__)}, from {html.escape(str(report.root))}, {_when(None)}</footer>",
     ]
+    return page_of(report.name, parts, str(report.root))
+
+
+def page_of(title: str, parts: Sequence[str], source: str) -> str:
+    """A whole page of ``parts``, which are HTML; ``source``: where it was read from."""
+    footer = f"<footer>mtf {html.escape(mtf.__version__)}, from {html.escape(source)}, {_when(None)}</footer>"
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(report.name)}</title>\n<style>{_STYLE}{HOVER_STYLE}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(part for part in parts if part)
+        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}{HOVER_STYLE}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(part for part in (*parts, footer) if part)
         + "\n</main>\n</body>\n</html>\n"
     )
 
 
-def _section(title: str, content: str) -> str:
+def section(title: str, content: str) -> str:
+    """A part of a page; nothing where it is empty."""
     if not content:
         return ""
     return f"<section>\n<h2>{html.escape(title)}</h2>\n{content}\n</section>"
@@ -203,7 +209,7 @@ def _source_table(report: RunReport) -> str:
     for i, source in enumerate(report.sources):
         key = f'<i class="key" style="background:{colors[i]}"></i>{html.escape(source.name)}'
         rows.append([key, *(show(source) or _NONE for _, show in used)])
-    return _table(["source", *(title for title, _ in used)], rows)
+    return table(["source", *(title for title, _ in used)], rows)
 
 
 def _each(source: SourceSummary) -> float | None:
@@ -229,7 +235,7 @@ def _session_table(sessions: Sequence[Session], update: int) -> str:
                 html.escape(how),
             ]
         )
-    return _table(["began", "from update", "to update", "stopped", "ranks", "how it ended"], rows, text=(3, 5))
+    return table(["began", "from update", "to update", "stopped", "ranks", "how it ended"], rows, text=(3, 5))
 
 
 def _checkpoint_table(report: RunReport) -> str:
@@ -248,7 +254,7 @@ def _checkpoint_table(report: RunReport) -> str:
             ]
         )
     heads = ["checkpoint", "update", "epoch", "size", *([str(monitor)] if monitor else []), ""]
-    return _table(heads, rows, text=(len(heads) - 1,))
+    return table(heads, rows, text=(len(heads) - 1,))
 
 
 def _configuration(config: dict[str, Any]) -> str:
@@ -258,22 +264,32 @@ def _configuration(config: dict[str, Any]) -> str:
     return f"<details>\n<summary>Configuration</summary>\n<pre>{text}</pre>\n</details>"
 
 
-def _figure(name: str, picture: str) -> str:
-    caption = html.escape(_CAPTIONS[name])
-    return f'<figure>\n<div class="scroll">{picture}</div>\n<figcaption>{caption}</figcaption>\n</figure>'
+def figure_of(figure: Any, caption: str) -> str:
+    """A matplotlib figure with its caption below."""
+    picture = svg(figure, _alt(figure))
+    return f'<figure>\n<div class="scroll">{picture}</div>\n<figcaption>{html.escape(caption)}</figcaption>\n</figure>'
 
 
 def _alt(figure: Any) -> str:
     return "; ".join(title for axes in figure.axes if (title := axes.get_title(loc="left")))
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], text: Sequence[int] = ()) -> str:
-    """Cells are HTML already; ``text``: columns that aren't numbers."""
+def table(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], text: Sequence[int] = (), *, are_html: bool = False
+) -> str:
+    """A table whose cells are HTML already.
+
+    Args:
+        heads: of the columns.
+        rows: their cells.
+        text: columns that aren't numbers.
+        are_html: whether the heads are HTML, too.
+    """
 
     def cell(tag: str, column: int, content: str) -> str:
         return f'<{tag} class="text">{content}</{tag}>' if column in text else f"<{tag}>{content}</{tag}>"
 
-    head = "".join(cell("th", c, html.escape(content)) for c, content in enumerate(heads))
+    head = "".join(cell("th", c, content if are_html else html.escape(content)) for c, content in enumerate(heads))
     body = "\n".join("<tr>" + "".join(cell("td", c, x) for c, x in enumerate(row)) + "</tr>" for row in rows)
     tall = " tall" if len(rows) > _TALL else ""
     return f'<div class="scroll{tall}"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
