@@ -177,6 +177,12 @@ py::bytes to_bytes(PySchedule& self, std::optional<std::uint64_t> step) {
   return py::bytes(encode(kScheduleKind, version_of(state), to_value(state)));
 }
 
+py::bytes pack_state(const py::object& state) {
+  const Value value = from_python(state, "state");
+  const std::uint64_t version = Field(value, "state")["version"].integer(kScheduleVersion);
+  return py::bytes(encode(kScheduleKind, static_cast<std::uint32_t>(version), value));
+}
+
 ScheduleState decode_state(const std::string& bytes) {
   const Decoded decoded = decode(kScheduleKind, kScheduleVersion, std::as_bytes(std::span(bytes)));
   return schedule_state_from(decoded.value, decoded.version);
@@ -387,6 +393,8 @@ void bind_state(ScheduleClass& schedule) {
            "data, as docs/state-format.md describes it.")
       .def("to_bytes", &to_bytes, py::arg("step") = py::none(),
            "to_bytes(self, step=None) -> bytes\n\nAs `state_dict`, as bytes with a checksum.")
+      .def_static("pack_state", &pack_state, py::arg("state"),
+                  "pack_state(state) -> bytes\n\nThe bytes of what `state_dict` gave, at whatever step it was taken.")
       .def("load_state_dict", &load_state_dict, py::arg("state"),
            "load_state_dict(self, state) -> None\n\nPuts the state from `state_dict` in place, cursor and "
            "log.\n\nRaises:\n    StateMismatch: damaged, newer, or of another seed, configuration, names or lengths; "

@@ -35,7 +35,7 @@ OK, DIFFERENT, USAGE, DAMAGED, INTERRUPTED = 0, 1, 2, 3, 130
 EXIT_CODES = {
     OK: "done; diff: equal; check-source: exact",
     DIFFERENT: "diff: different; check-source: something doesn't hold",
-    USAGE: "a mistake in the command, the configuration or the loader",
+    USAGE: "an error in the command, the configuration or the loader",
     DAMAGED: "a checkpoint or state that can't be used",
     INTERRUPTED: "interrupted by Ctrl-C",
 }
@@ -76,7 +76,7 @@ def _run(arguments: argparse.Namespace) -> int:
     except MtfError as error:
         return _fail(error, USAGE)
     except ImportError as error:
-        return _fail(f"{error} (pip install 'mtf[all]' brings every optional package)", USAGE)
+        return _fail(f"{error} (pip install 'mtf-torch[all]' brings every optional package)", USAGE)
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
 
@@ -143,8 +143,9 @@ def parser() -> argparse.ArgumentParser:
     inspection.add_argument("checkpoint", type=Path, help="the checkpoint's folder")
 
     report = command("report", _report, "Write what a run did, with pictures, as one HTML page.")
-    report.add_argument("folder", type=Path, help="folder of a run's logs or checkpoints, or one above both")
-    text = "the page (default: report.html in the run's folder; with --json only where given)"
+    text = "folder of a run's logs or checkpoints, or one above both; several are compared"
+    report.add_argument("folders", type=Path, nargs="+", metavar="folder", help=text)
+    text = "the page (default: report.html in the run's folder, or comparison.html here; with --json only where given)"
     report.add_argument("--out", type=Path, metavar="FILE", help=text)
 
     diff = command("diff", _diff, "Show what differs between two checkpoints.")
@@ -324,10 +325,15 @@ def _checkpoint(path: Path) -> Path:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from mtf.report import read_run
+    from mtf.report import compare_runs, read_run
 
-    found = read_run(arguments.folder)
-    page = arguments.out if arguments.json else arguments.out or found.root / "report.html"
+    if len(arguments.folders) > 1:
+        found: Any = compare_runs(arguments.folders)
+        usual = Path("comparison.html")
+    else:
+        found = read_run(arguments.folders[0])
+        usual = found.root / "report.html"
+    page = arguments.out if arguments.json else arguments.out or usual
     if page is not None:
         found.save(page)
     if arguments.json:

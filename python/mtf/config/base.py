@@ -3,25 +3,50 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-from mtf.config.checks import nearest
-from mtf.config.convert import build, to_plain
+from mtf.config.checks import field_types
+from mtf.config.command_line import exit_with, read_command_line
+from mtf.config.convert import build, place_of_field, to_plain
 from mtf.errors import ConfigError
 from mtf.formatting import html_table, shortened
 
 C = TypeVar("C", bound="Config")
 
 
-class Config:
+class _Keywords(type):
+    """Of configuration classes: a keyword that is no field is one clear error, and other spellings are understood."""
+
+    def __call__(cls, *args: Any, **keywords: Any) -> Any:
+        """Makes a configuration."""
+        as_fields: Callable[[Mapping[str, Any]], dict[str, Any]] = getattr(cls, "as_fields")  # noqa: B009 - of Config
+        keywords = as_fields(keywords)
+        for name in keywords:
+            if name not in _parameters(cls):
+                raise ConfigError(f"{cls.__name__} has no field {name!r}{place_of_field(cls, name)}")
+        return super().__call__(*args, **keywords)
+
+
+@cache
+def _parameters(cls: type) -> frozenset[str]:
+    """The keywords that the constructor takes."""
+    return frozenset(inspect.signature(vars(cls).get("__init__", Config)).parameters) | frozenset(field_types(cls))
+
+
+class Config(metaclass=_Keywords):
     """Base of mtf's configuration dataclasses, and of your own: subclass it with ``@dataclass`` and type annotations.
 
     Fields may be numbers, strings, enums, ``Literal``, lists, tuples, mappings and further ``Config`` classes.
     """
+
+    SPELLINGS: ClassVar[Mapping[str, Mapping[Any, Any]]] = {}
+    """Field -> other spelling of a value -> the value."""
 
     def __init_subclass__(cls) -> None:
         """Keeps ``@dataclass`` from writing a ``__repr__`` with every field."""
@@ -40,6 +65,11 @@ class Config:
             ConfigError: a field holds what it must not.
         """
 
+    @classmethod
+    def as_fields(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What was given as keywords or plain data, in the names and forms of the fields. Subclasses add to it."""
+        return {name: _spelled(cls, name, value) for name, value in given.items()}
+
     def __setattr__(self, name: str, value: Any) -> None:
         """Refuses what is no field: a slip of the pen would have no effect.
 
@@ -48,10 +78,8 @@ class Config:
         """
         fields = getattr(type(self), "__dataclass_fields__", {})
         if fields and name not in fields and not name.startswith("_") and not hasattr(type(self), name):
-            raise ConfigError(
-                f"{type(self).__name__} has no field {name!r}{nearest(name, fields)} (fields: {', '.join(fields)})"
-            )
-        object.__setattr__(self, name, value)
+            raise ConfigError(f"{type(self).__name__} has no field {name!r}{place_of_field(type(self), name)}")
+        object.__setattr__(self, name, _spelled(type(self), name, value))
 
     def __repr__(self) -> str:
         """The fields that differ from their defaults."""
@@ -77,11 +105,11 @@ class Config:
 
     @classmethod
     def from_yaml(cls: type[C], path: str | Path) -> C:
-        """As ``from_dict`` from a YAML file. Needs PyYAML (``pip install mtf[yaml]``)."""
+        """As ``from_dict`` from a YAML file. Needs PyYAML (``pip install mtf-torch[yaml]``)."""
         try:
             import yaml
         except ImportError as error:
-            raise ConfigError("reading YAML needs PyYAML: pip install 'mtf[yaml]'") from error
+            raise ConfigError("reading YAML needs PyYAML: pip install 'mtf-torch[yaml]'") from error
         try:
             text = Path(path).read_text(encoding="utf-8")
             data = yaml.safe_load(text)
@@ -90,6 +118,26 @@ class Config:
         except yaml.YAMLError as error:
             raise ConfigError(f"{cls.__name__}: {path} is not valid YAML: {error}") from error
         return cls.from_dict({} if data is None else data)
+
+    @classmethod
+    def from_cli(cls: type[C], args: Sequence[str] | None = None, description: str | None = None) -> C:
+        """As ``from_dict`` from a command line: ``script.py --config run.yaml --performance.precision=bf16``.
+
+        ``--config`` may be given several times; single settings win over files, later ones over earlier ones. Values
+        are YAML (``--multi.dataloader_weights=[3,1]``), ``--name value`` works as well, and ``--help`` lists every
+        setting. Needs OmegaConf, which merges them.
+
+        Args:
+            args: the arguments; None: those of this process.
+            description: what ``--help`` says first.
+
+        Raises:
+            SystemExit: with status 2 after one message, where an argument or a setting is wrong; after ``--help``.
+        """
+        try:
+            return cls.from_dict(read_command_line(cls, args, description))
+        except ConfigError as error:
+            exit_with(error)
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain data (dicts, lists, numbers, strings) that ``from_dict`` turns back into an equal object.
@@ -125,3 +173,10 @@ def _shown(value: object) -> str:
     if callable(value) and hasattr(value, "__qualname__"):
         return f"<function {value.__qualname__}>"
     return shortened(repr(value))
+
+
+def _spelled(cls: type[Config], name: str, value: Any) -> Any:
+    spellings = cls.SPELLINGS.get(name)
+    if spellings is None or not isinstance(value, (str, int)) or isinstance(value, bool):
+        return value
+    return spellings.get(value.lower() if isinstance(value, str) else value, value)

@@ -12,14 +12,27 @@ from numbers import Integral, Real
 from os import PathLike
 from typing import Any, TypeVar
 
+from mtf.config.foreign_names import translation
 from mtf.errors import ConfigError
 
 E = TypeVar("E", bound=Enum)
 
 
-def nearest(name: str, known: Iterable[object]) -> str:
-    """``"; did you mean 'x'?"`` for the known name closest to ``name``, or an empty string."""
+def nearest(name: object, known: Iterable[object]) -> str:
+    """``"; did you mean 'x'?"`` for the known name closest to ``name``; another tool's word is translated.
+
+    Args:
+        name: what was given.
+        known: the names there are, in order of preference.
+
+    Returns:
+        An end of a message, or an empty string.
+    """
     names = [str(k) for k in known]
+    here = translation(name)
+    if here is not None:
+        field = here.rpartition(".")[2]
+        return f"; did you mean {(field if field in names else here)!r}?"
     folded = {n.lower(): n for n in reversed(names)}
     found = difflib.get_close_matches(str(name).lower(), list(folded), n=1, cutoff=0.6)
     return f"; did you mean {folded[found[0]]!r}?" if found else ""

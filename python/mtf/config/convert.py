@@ -14,6 +14,17 @@ from mtf.config.checks import field_types, nearest, parse_enum
 from mtf.errors import ConfigError
 
 
+def place_of_field(cls: type, name: object) -> str:
+    """Where a field that ``cls`` doesn't have is, or what was meant: an end of a message that lists the fields."""
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for outer, inner in field_types(cls).items():
+        options = typing.get_args(inner) or (inner,)
+        kinds = [kind for kind in options if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
+        if any(name in field_types(kind) for kind in kinds):
+            return f": it is a field of {outer!r}, so set {outer}.{name}"
+    return f"{nearest(name, fields)} (fields: {', '.join(fields)})"
+
+
 def build(cls: type, data: object, where: str) -> object:
     """The dataclass ``cls`` from nested plain data; ``where`` is its place in messages.
 
@@ -29,11 +40,10 @@ def build(cls: type, data: object, where: str) -> object:
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     hints = field_types(cls)
     arguments = {}
+    data = getattr(cls, "as_fields", dict)(data)
     for name, value in data.items():
         if name not in fields:
-            raise ConfigError(
-                f"{where} has no field {name!r}{nearest(str(name), fields)} (fields: {', '.join(fields)})"
-            )
+            raise ConfigError(f"{where} has no field {name!r}{place_of_field(cls, name)}")
         arguments[name] = _convert(hints[name], value, f"{where}.{name}")
     missing = [
         n

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from mtf.config.base import Config
 from mtf.config.checks import one_of, positive, require_kinds
@@ -36,6 +36,8 @@ class DDPConfig(Config):
         fsdp_reshard_after_forward: FSDP: give gathered parameters back between forward and backward. None: torch's
             default (all groups but the whole model's).
     """
+
+    SPELLINGS: ClassVar[Mapping[str, Mapping[Any, Any]]] = {"strategy": {"fsdp2": "fsdp", "fully_shard": "fsdp"}}
 
     strategy: Literal["ddp", "fsdp"] = "ddp"
     backend: str | None = None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from mtf.config.base import Config
 from mtf.config.checks import at_least, nearest, one_of, positive, require_kinds
@@ -17,6 +18,7 @@ class PerformanceConfig(Config):
 
     Attributes:
         precision: ``"bf16"`` and ``"fp16"`` run training and validation steps under autocast; fp16 scales losses.
+            Also accepted as other tools write it: ``"bf16-mixed"``, ``"16-mixed"``, ``"32-true"``.
         gradient_accumulation_steps: steps (batches) in a window, that is per update; at least 1.
         clip_grad_norm: largest joint 2-norm of the gradients of the parameters that step. None: no clipping.
         compile_model: ``model.compile()``, in place, so state keys keep their names.
@@ -27,6 +29,14 @@ class PerformanceConfig(Config):
             synchronises host and device once per window).
         fetch_timeout_s: seconds after which a loader that gives no batch is an error. None: wait for ever.
     """
+
+    SPELLINGS: ClassVar[Mapping[str, Mapping[Any, Any]]] = {
+        "precision": {
+            **dict.fromkeys(("32", 32, "32-true", "float32", "full", "no"), "fp32"),
+            **dict.fromkeys(("bf16-mixed", "bfloat16"), "bf16"),
+            **dict.fromkeys(("16", 16, "16-mixed", "float16", "half"), "fp16"),
+        }
+    }
 
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     gradient_accumulation_steps: int = 1

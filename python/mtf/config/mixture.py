@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from mtf.config.base import Config
 from mtf.config.checks import parse_enum
@@ -44,7 +46,8 @@ class MultiDataLoaderConfig(Config):
 
     Attributes:
         sampling_strategy: how the next source is chosen.
-        dataloader_weights: WEIGHTED: one weight per source; relative, need not sum to 1. None: all equal.
+        dataloader_weights: WEIGHTED: one weight per source; relative, need not sum to 1. None: all equal. A dict of
+            names and weights gives the names, too.
         alternating_pattern: ALTERNATING: indices of sources, repeated.
         burst_size: steps taken in a row from a source whenever it is chosen (without effect in SEQUENTIAL).
         dataloader_names: names of the sources, in order; empty: dl0, dl1 ... or the keys of a dict of loaders.
@@ -83,13 +86,33 @@ class MultiDataLoaderConfig(Config):
     prefetch_workers: int | None = None
     shared_workers: int | None = None
 
+    @classmethod
+    def as_fields(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Also takes weights as a dict of names and their weights, which gives the names as well."""
+        fields = super().as_fields(given)
+        named = fields.get("dataloader_weights")
+        if isinstance(named, Mapping):
+            if not fields.get("dataloader_names"):
+                fields["dataloader_names"] = list(named)
+            fields["dataloader_weights"] = _in_order(named, fields["dataloader_names"], "dataloader_weights")
+        return fields
+
     def require_valid(self) -> None:
-        """Accepts enums by name."""
+        """Accepts enums by name, and weights as a dict of names and their weights."""
+        if isinstance(self.dataloader_weights, Mapping):  # assigned
+            self.dataloader_weights = _in_order(self.dataloader_weights, self.dataloader_names, "dataloader_weights")
         if isinstance(self.dataloader_names, str):
             raise ConfigError(f"dataloader_names must be a list of names, got {self.dataloader_names!r}")
         self.sampling_strategy = parse_enum(SamplingStrategy, self.sampling_strategy, "sampling_strategy")
         self.epoch_length_policy = parse_enum(EpochLengthPolicy, self.epoch_length_policy, "epoch_length_policy")
         self.weighted_order = parse_enum(WeightedOrder, self.weighted_order, "weighted_order")
+
+
+def _in_order(named: Mapping[str, float], names: Sequence[str], where: str) -> list[float]:
+    """The weights in ``named``, in the order of ``names``."""
+    if isinstance(names, str) or set(named) != set(names):
+        raise ConfigError(f"the keys of {where}, {list(named)}, must be exactly dataloader_names, {list(names)}")
+    return [named[name] for name in names]
 
 
 def require_mixture(config: object) -> None:

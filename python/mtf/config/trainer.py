@@ -6,15 +6,16 @@ import dataclasses
 import difflib
 import warnings
 from collections.abc import Mapping
-from dataclasses import InitVar, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mtf.config.base import Config
 from mtf.config.checkpoint import CheckpointConfig
-from mtf.config.checks import nearest, one_of, require_kinds
+from mtf.config.checks import field_types, nearest, one_of, require_kinds
 from mtf.config.convert import describe
 from mtf.config.distributed import DDPConfig
 from mtf.config.execution import FaultToleranceConfig, PerformanceConfig, PreemptionConfig
+from mtf.config.foreign_names import translation
 from mtf.config.logging import LoggingConfig
 from mtf.config.mixture import MultiDataLoaderConfig
 from mtf.config.validation import ValidationConfig
@@ -65,15 +66,23 @@ class TrainerConfig(Config):
     per_loader_schedulers: dict[str, Any] = field(default_factory=dict)
     loss_weights_per_loader: dict[str, float] = field(default_factory=dict)
     extras: dict[str, Any] = field(default_factory=dict)
-    train_loader_config: InitVar[MultiDataLoaderConfig | None] = None
 
-    def __post_init__(self, train_loader_config: MultiDataLoaderConfig | None) -> None:
-        """Takes ``multi`` from its other name; checks everything."""
-        if train_loader_config is not None:
-            if self.multi != MultiDataLoaderConfig():
+    @property
+    def train_loader_config(self) -> MultiDataLoaderConfig:
+        """Another name of ``multi``."""
+        return self.multi
+
+    @classmethod
+    def as_fields(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Also takes ``multi`` by its other name."""
+        fields = super().as_fields(given)
+        if "train_loader_config" in fields:
+            if "multi" in fields:
                 raise ConfigError("multi and train_loader_config are two names of one setting: give one of them")
-            self.multi = train_loader_config
-        self.require_valid()
+            multi = fields.pop("train_loader_config")
+            if multi is not None:
+                fields["multi"] = multi
+        return fields
 
     def require_valid(self) -> None:
         """Checks kinds and ranges, those of nested configurations included."""
@@ -93,19 +102,9 @@ class TrainerConfig(Config):
         if not 0 <= self.seed < 2**64:
             raise ConfigError(f"seed must be an integer in [0, 2**64), it is {self.seed}")
         one_of("step_rng", self.step_rng, ("derived", "saved"))
-        clash = sorted(set(self.extras) & _FIELDS)
+        clash = sorted(set(self.extras) & set(field_types(type(self))))
         if clash:
             raise ConfigError(f"extras: {clash} are settings of mtf; choose other names")
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> TrainerConfig:
-        """As ``Config.from_dict``; ``train_loader_config`` is accepted for ``multi``."""
-        data = dict(data)
-        if "train_loader_config" in data:
-            if "multi" in data:
-                raise ConfigError("multi and train_loader_config are two names of one setting: give one of them")
-            data["multi"] = data.pop("train_loader_config")
-        return super().from_dict(data)
 
     def describe(self) -> dict[str, Any]:
         """As ``to_dict``, for people: what has no plain form is named instead of refused."""
@@ -117,32 +116,24 @@ class TrainerConfig(Config):
         if name in extras:
             return extras[name]
         raise AttributeError(
-            f"the configuration has no {name!r}{nearest(name, [*_FIELDS, *extras])}; settings of your own go into "
-            f"TrainerConfig(extras={{{name!r}: ...}}) or are assigned: config.{name} = ..."
+            f"the configuration has no {name!r}{nearest(name, [*field_types(type(self)), *extras])}; settings of your "
+            f"own go into TrainerConfig(extras={{{name!r}: ...}}) or are assigned: config.{name} = ..."
         )
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "train_loader_config":
             name = "multi"
-        if name in _FIELDS:
+        if name in field_types(type(self)):
             object.__setattr__(self, name, value)
             return
-        # Only a name that is nearly one of ours is likely to be a slip.
-        near = difflib.get_close_matches(name, _FIELDS, n=1, cutoff=0.85)
+        # Only a name that is nearly one of ours, or another tool's word for one, is likely to be a slip.
+        near = [*difflib.get_close_matches(name, field_types(type(self)), n=1, cutoff=0.85), translation(name)][0]
         if near and name not in self.extras:
             warnings.warn(
-                f"config.{name} is kept in config.extras, no setting of mtf has this name; did you mean {near[0]!r}?",
+                f"config.{name} is kept in config.extras, no setting of mtf has this name; did you mean {near!r}?",
                 stacklevel=2,
             )
         self.extras[name] = value
 
 
 GenericTrainerConfig = TrainerConfig
-
-_FIELDS: frozenset[str] = frozenset(f.name for f in dataclasses.fields(TrainerConfig))
-
-# The other name of `multi` is an argument of the constructor only; reading it must give `multi`, and
-# `dataclasses.replace`, which gives the constructor every field it knows, must not give it twice.
-delattr(TrainerConfig, "train_loader_config")
-del TrainerConfig.__dataclass_fields__["train_loader_config"]
-setattr(TrainerConfig, "train_loader_config", property(lambda self: self.multi))  # noqa: B010 - mypy sees an InitVar

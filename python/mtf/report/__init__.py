@@ -4,7 +4,8 @@
     report.save("report.html")
     mtf.report.schedule_raster(schedule.plan(epochs=3)).savefig("plan.png")
 
-Pictures are matplotlib figures (``pip install 'mtf[plot]'``); names load on first use, nothing here imports torch.
+Pictures are matplotlib figures (``pip install 'mtf-torch[plot]'``); names load on first use.
+Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -14,18 +15,23 @@ from typing import Any
 
 _PUBLIC: dict[str, str] = {
     "RunReport": "mtf.report.run",
-    "read_run": "mtf.report.run",
+    "read_run": "mtf.report.read",
+    "Comparison": "mtf.report.compare",
+    "compare_runs": "mtf.report.compare",
     "History": "mtf.report.history",
     "plan_history": "mtf.report.history",
     "Palette": "mtf.report.style",
-    "palette_of": "mtf.report.pictures",
-    "schedule_raster": "mtf.report.pictures",
-    "shares": "mtf.report.pictures",
-    "passes": "mtf.report.pictures",
-    "losses": "mtf.report.pictures",
-    "validation": "mtf.report.pictures",
-    "data_wait": "mtf.report.pictures",
-    "plan_overview": "mtf.report.pictures",
+    "palette_of": "mtf.report.schedule_pictures",
+    "schedule_raster": "mtf.report.schedule_pictures",
+    "weights": "mtf.report.schedule_pictures",
+    "shares": "mtf.report.schedule_pictures",
+    "passes": "mtf.report.schedule_pictures",
+    "losses": "mtf.report.metric_pictures",
+    "validation": "mtf.report.metric_pictures",
+    "learning_rates": "mtf.report.metric_pictures",
+    "others": "mtf.report.metric_pictures",
+    "data_wait": "mtf.report.metric_pictures",
+    "plan_overview": "mtf.report.schedule_pictures",
     "svg": "mtf.report.style",
 }
 

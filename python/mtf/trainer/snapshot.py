@@ -48,7 +48,7 @@ def tree(trainer: Trainer) -> dict[str, Any]:
         "epoch": trainer.epoch,
         "epoch_is_open": trainer.epoch_is_open,
         "epoch_end_parts": trainer.epoch_end_parts,
-        "owed": trainer.pending_work.state_dict(),
+        "pending_work": trainer.pending_work.state_dict(),
         "model": dict(trainer.model.state_dict()),
         "optimizers": [
             {"class": type(optimizer).__name__, "parameters": names, "state": optimizer.state_dict()}
@@ -157,7 +157,7 @@ def _put(trainer: Trainer, state: Mapping[str, Any], own: Mapping[str, Any], mul
     trainer.epoch = state["epoch"]
     trainer.epoch_is_open = state["epoch_is_open"]
     trainer.epoch_end_parts = state["epoch_end_parts"]
-    trainer.pending_work.load_state_dict(state["owed"])
+    trainer.pending_work.load_state_dict(state["pending_work"])
     trainer.hooks.load_state_dict(state["hooks"])
     trainer.nonfinite.forget(0)
     trainer.is_resumed = True
