@@ -43,6 +43,12 @@ def as_source(loader: Any, name: str, *, seed_each_batch: bool = True) -> Source
 def _refuse_wrapped(loader: Any, name: str) -> None:
     """Raises when another framework's wrapper would decide order, ranks and devices next to mtf."""
     cls = type(loader)
+    if cls.__name__ == "CombinedLoader" and cls.__module__.split(".")[0] in ("lightning", "pytorch_lightning"):
+        raise ConfigError(
+            f'loader {name!r} is a Lightning CombinedLoader: pass mtf.Together({{...}}, length="max") with its '
+            'loaders, which gives one batch of each as a dict ("min" for its mode min_size); for mode sequential pass '
+            "the loaders themselves, with sampling_strategy=SEQUENTIAL"
+        )
     wrapped = {
         "_FabricDataLoader": "Fabric.setup_dataloaders",
         "DataLoaderShard": "Accelerator.prepare",
