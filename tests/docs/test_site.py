@@ -92,11 +92,15 @@ class Visit:
         self.page = self.context.new_page()
         self.problems: list[str] = []
         self.page.on("pageerror", lambda error: self.problems.append(f"script error: {error}"))
-        self.page.on("requestfailed", lambda request: self.problems.append(f"not found: {request.url}"))
+        self.page.on("requestfailed", self._failed)
         self.page.on(
             "request",
             lambda request: _OFFLINE.match(request.url) or self.problems.append(f"needs a network: {request.url}"),
         )
+
+    def _failed(self, request: Any) -> None:
+        if request.failure != "net::ERR_ABORTED":  # what a click away has cancelled
+            self.problems.append(f"not found: {request.url}")
 
     def look(self, path: Path) -> dict[str, Any]:
         self.page.goto(path.as_uri())
@@ -158,10 +162,15 @@ def test_every_link_leads_somewhere(site: Path, browser: Any) -> None:
 def address(site: Path) -> Iterator[str]:
     """The site served on loopback: a browser allows neither search nor the clipboard on files."""
     handler = functools.partial(QuietHandler, directory=str(site))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with QuietServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+class QuietServer(http.server.ThreadingHTTPServer):
+    def handle_error(self, *_: Any) -> None:
+        """A browser that leaves a page closes its connections."""
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
