@@ -273,7 +273,7 @@ def should_requeue(fields: Mapping[str, str]) -> bool:
     preemption that cancels              COMPLETING    None         a time         yes
     preemption that requeues, requeue    PENDING, ...                              Slurm has
     ``scancel``                          COMPLETING    None         None           no
-    ==================================== ============= ============ ==============     """
+    ==================================== ============= ============ =============="""
     state = fields.get("JobState", "")
     if state in ("RUNNING", "SUSPENDED"):
         return True

@@ -26,7 +26,7 @@ from mtf.checkpoint.format.tensor_codec import TENSOR_TYPES
 from mtf.checkpoint.format.upgrade import upgrade_state
 from mtf.checkpoint.storage import local
 from mtf.checkpoint.storage.base import Storage
-from mtf.checkpoint.storage.local import LocalStorage
+from mtf.checkpoint.storage.folder import LocalStorage
 from mtf.checkpoint.storage.object_transaction import ObjectTransaction
 from mtf.checkpoint.storage.registry import open_checkpoint, open_storage, place_of
 from mtf.checkpoint.storage.root import begin

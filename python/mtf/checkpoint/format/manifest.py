@@ -16,7 +16,7 @@ from typing import Any
 from mtf.checkpoint.format.hashing import HashingReader, open_part, read_verified
 from mtf.checkpoint.format.json_io import dump_json, load_json
 from mtf.checkpoint.storage.base import Storage
-from mtf.checkpoint.storage.local import LocalStorage
+from mtf.checkpoint.storage.folder import LocalStorage
 from mtf.checkpoint.storage.registry import open_checkpoint
 from mtf.errors import CheckpointError
 

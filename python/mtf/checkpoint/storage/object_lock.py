@@ -42,6 +42,10 @@ class ObjectLock:
         self._stopped = threading.Event()
         self._seen: tuple[Any, Any] | None = None  # token and heartbeat of the holder, as first looked at
 
+    def __repr__(self) -> str:
+        """What is claimed, and whether it is."""
+        return f"ObjectLock({self._storage!r}, held={self.held})"
+
     @property
     def held(self) -> bool:
         """Whether this object holds the lock in this process."""

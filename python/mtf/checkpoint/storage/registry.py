@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mtf.checkpoint.storage.base import Storage, SubStorage
-from mtf.checkpoint.storage.local import LocalStorage
+from mtf.checkpoint.storage.folder import LocalStorage
 from mtf.errors import CheckpointIOError, ConfigError
 
 POINTERS = ("latest", "best")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mtf.checkpoint.storage import local
 from mtf.checkpoint.storage.base import Storage
-from mtf.checkpoint.storage.local import LocalStorage
+from mtf.checkpoint.storage.folder import LocalStorage
 from mtf.checkpoint.storage.object_transaction import ObjectTransaction, delete_checkpoint, is_unfinished
 from mtf.checkpoint.storage.registry import POINTERS, folder_of, open_storage, read_pointer
 from mtf.checkpoint.storage.transaction import Transaction, has_manifest

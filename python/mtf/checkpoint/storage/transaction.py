@@ -15,7 +15,7 @@ from typing import Any
 from mtf.checkpoint.format.manifest import KIND, MANIFEST_NAME, Part, check_file_name, seal_manifest
 from mtf.checkpoint.storage import local
 from mtf.checkpoint.storage.base import Storage
-from mtf.checkpoint.storage.local import LocalStorage
+from mtf.checkpoint.storage.folder import LocalStorage
 from mtf.errors import CheckpointError, CheckpointIOError
 
 
