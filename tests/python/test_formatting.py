@@ -160,10 +160,8 @@ EXAMPLES: dict[str, tuple[Callable[[], Any], str] | None] = {
     **dict.fromkeys(
         ["ResumeMode", "SamplingStrategy", "WeightedOrder", "EpochLengthPolicy", "Interpolation", "ValAggregation"]
     ),
-    **dict.fromkeys(
-        ["ValidationFrequency", "MtfError", "ConfigError", "StateMismatch", "CheckpointError", "CheckpointIOError"]
-    ),
-    **dict.fromkeys(["SourceError", "FetchTimeout", "Closed", "RankFailed", "NonFiniteLoss"]),
+    **dict.fromkeys(["ValidationFrequency", "MtfError", "ConfigError", "StateMismatch", "CheckpointError"]),
+    **dict.fromkeys(["SourceError", "FetchTimeout", "Closed", "RankFailed", "NonFiniteLoss", "CheckpointIOError"]),
 }
 
 

@@ -267,13 +267,16 @@ _FIELD = re.compile(r"(?:^|\s)(\w+)=(\S*)")
 def should_requeue(fields: Mapping[str, str]) -> bool:
     """Whether a job that got a signal is to be run again, by what ``scontrol show job`` says of it.
 
-    ==================================== ============= ============ ==============     what happened                        ``JobState``  ``Reason``   ``PreemptTime`` requeue
-    ==================================== ============= ============ ==============     a signal (``--signal``, ``scancel``) RUNNING       None         None           yes
+    ==================================== ============= ============ ============== =======
+    what happened                        ``JobState``  ``Reason``   ``PreemptTime`` requeue
+    ==================================== ============= ============ ============== =======
+    a signal (``--signal``, ``scancel``) RUNNING       None         None           yes
     the time limit                       COMPLETING    TimeLimit    None           yes
     preemption that cancels              COMPLETING    None         a time         yes
     preemption that requeues, requeue    PENDING, ...                              Slurm has
     ``scancel``                          COMPLETING    None         None           no
-    ==================================== ============= ============ =============="""
+    ==================================== ============= ============ ============== =======
+    """
     state = fields.get("JobState", "")
     if state in ("RUNNING", "SUSPENDED"):
         return True
