@@ -26,6 +26,7 @@ def config(root: str | Path, keep: int = 2) -> Any:
         save_every_n_epochs=None,
         save_every_n_minutes=None,
         max_checkpoints=keep,
+        keep_every_n_steps=None,
         monitor_metric=None,
         monitor_mode="min",
         asynchronous=False,

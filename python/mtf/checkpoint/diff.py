@@ -13,7 +13,9 @@ from mtf.checkpoint.format.layout import Checkpoint, read
 from mtf.checkpoint.format.tree_path import format_path
 
 # Members of the manifest that differ between any two saves and say nothing about training.
-_INCIDENTAL = ("sha256", "files", "sequence", "time", "time_s", "created", "mtf_version", "torch_version")
+_INCIDENTAL = (
+    *("sha256", "format", "run", "files", "sequence", "time", "time_s", "created", "mtf_version", "torch_version"),
+)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ class Candidate:
     sequence: int  # counts the saves of a run through all its restarts; 0 where it isn't known
     metrics: dict[str, Any]
     error: str | None  # why the manifest can't be used; None if it can
+    run: str | None = None  # of which run; None where it wasn't kept
 
 
 def scan(root: Root, template: NameTemplate) -> list[Candidate]:
@@ -73,6 +74,7 @@ def _candidate(entry: Entry, step: int | None) -> Candidate:
         sequence if type(sequence) is int else 0,
         metrics if isinstance(metrics, dict) else {},
         None,
+        run if isinstance(run := manifest.get("run"), str) else None,
     )
 
 

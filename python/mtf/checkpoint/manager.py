@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -40,6 +40,7 @@ class ManagerConfig(Protocol):
     save_every_n_epochs: int | None
     save_every_n_minutes: float | None
     max_checkpoints: int | None
+    keep_every_n_steps: int | None
     monitor_metric: str | None
     monitor_mode: Literal["min", "max"]
     asynchronous: bool
@@ -77,6 +78,9 @@ class CheckpointManager:
         self._sequence: int | None = None
         self._best_value: float | None = None
         self._damaged: set[str] = set()
+        self._run: str | None = None
+        self._has_run = False  # else every checkpoint in the directory is taken for the same run's
+        self._taken: frozenset[str] = frozenset()
         self._finished: list[Storage] = []
         self._spare: CheckpointPayload | None = None
 
@@ -89,11 +93,30 @@ class CheckpointManager:
         """The run's folder: a ``Path``, or a URL where it isn't on a file system."""
         return self._root.place
 
+    # Runs
+
+    def others(self, run: str | None) -> list[Candidate]:
+        """The checkpoints in the directory that belong to other runs than ``run``, oldest first."""
+        return [found for found in scan(self._root, self._template) if found.error is None and found.run != run]
+
+    def begin_run(self, run: str | None, taken: Iterable[str]) -> None:
+        """From now on saves belong to ``run``. Checkpoints of other runs are never counted, replaced or deleted.
+
+        Args:
+            run: its id; None: that of checkpoints without one.
+            taken: names of the checkpoints of other runs.
+        """
+        if run != self._run or not self._has_run:
+            self._best_value = self._sequence = None
+        self._run, self._has_run = run, True
+        self._taken = frozenset(taken)
+
     # Saving
 
     def folder_for(self, step: int, epoch: int) -> Storage:
-        """Where the checkpoint after ``step`` updates goes."""
-        return self._root.folder(self._template.name(step, epoch))
+        """Where the checkpoint after ``step`` updates goes: another name where another run has this one."""
+        name = self._template.name(step, epoch)
+        return self._root.folder(f"{name}-{self._run}" if name in self._taken else name)
 
     def path_for(self, step: int, epoch: int) -> Any:
         """As :meth:`folder_for`, as a ``Path`` or a URL."""
@@ -172,7 +195,7 @@ class CheckpointManager:
             )
             return None
         self._sequence = (self._sequence or 0) + 1
-        fields = {**fields, "sequence": self._sequence}
+        fields = {**fields, "sequence": self._sequence, **({} if self._run is None else {"run": self._run})}
         value = metric_value(dict(fields.get("metrics") or {}), self._config.monitor_metric)
         if value is not None and is_better(value, self._best_value, self._config.monitor_mode):
             self._best_value = value
@@ -272,6 +295,7 @@ class CheckpointManager:
         self._lock.acquire()
         if first:
             self._root.clean()
+        if first or self._sequence is None:
             candidates = scan(self._root, self._template)
             self._sequence = max((candidate.sequence for candidate in candidates), default=0)
             self._best_value = self._best_on_disk(candidates)
@@ -305,8 +329,12 @@ class CheckpointManager:
             kept.add(best_one.name)
         removed = []
         for candidate in reversed(candidates):
-            # Damaged ones are evidence, and other names are somebody else's: neither is counted or touched.
-            if not candidate.ours or candidate.error is not None or candidate.name in (self._damaged - {newest_name}):
+            # Damaged ones are evidence, and other names and runs are somebody else's: none is counted or touched.
+            if (
+                not self._may_rotate(candidate)
+                or candidate.error is not None
+                or candidate.name in (self._damaged - {newest_name})
+            ):
                 continue
             if candidate.name in kept:
                 continue
@@ -315,6 +343,16 @@ class CheckpointManager:
             else:
                 removed.append(candidate)
         return removed
+
+    def _may_rotate(self, candidate: Candidate) -> bool:
+        """Whether the run saved it by itself, and not to be kept for good."""
+        every = self._config.keep_every_n_steps
+        if every is not None and candidate.step > 0 and candidate.step % every == 0:
+            return False
+        return self._is_of_run(candidate) and (candidate.ours or candidate.name.endswith(f"-{self._run}"))
+
+    def _is_of_run(self, candidate: Candidate) -> bool:
+        return not self._has_run or candidate.run == self._run
 
     # Finding
 
@@ -358,7 +396,7 @@ class CheckpointManager:
         return value is not None and is_better(value, self._best_value, self._config.monitor_mode)
 
     def _best(self, candidates: list[Candidate]) -> Candidate | None:
-        usable = [candidate for candidate in candidates if candidate.name not in self._damaged]
+        usable = [c for c in candidates if c.name not in self._damaged and self._is_of_run(c)]
         return best(usable, self._config.monitor_metric, self._config.monitor_mode)
 
     def _best_on_disk(self, candidates: list[Candidate] | None = None) -> float | None:

@@ -16,12 +16,14 @@ class CheckpointConfig(Config):
     ``save_checkpoint`` is called or a preemption signal arrives.
 
     Attributes:
-        root_dir: directory of this run's checkpoints.
+        root_dir: directory of this run's checkpoints, or a URL such as ``s3://bucket/run``.
         save_every_n_steps: updates between two checkpoints. None: not by steps.
         save_every_n_epochs: epochs between two checkpoints. None: not by epochs.
         save_every_n_minutes: minutes between two checkpoints. None: not by time.
         save_at_end: save where ``fit`` ends, inside an epoch too, by ``max_steps`` or ``request_stop``.
         max_checkpoints: how many are kept; ``latest`` and ``best`` are never removed. None: all.
+        keep_every_n_steps: checkpoints of updates that this number divides are kept for good, and not counted in
+            ``max_checkpoints``. None: none.
         monitor_metric: metric that decides which checkpoint is ``best``, such as ``val/loss``.
         monitor_mode: whether a smaller or a larger value is better.
         save_best: save whenever a validation gives a better ``monitor_metric``.
@@ -35,6 +37,7 @@ class CheckpointConfig(Config):
     save_every_n_minutes: float | None = None
     save_at_end: bool = False
     max_checkpoints: int | None = 3
+    keep_every_n_steps: int | None = None
     monitor_metric: str | None = None
     monitor_mode: Literal["min", "max"] = "min"
     save_best: bool = False
@@ -44,7 +47,7 @@ class CheckpointConfig(Config):
     def require_valid(self) -> None:
         """Checks ranges."""
         require_kinds(self, CheckpointConfig, "checkpoint.")
-        for name in ("save_every_n_steps", "save_every_n_epochs", "max_checkpoints"):
+        for name in ("save_every_n_steps", "save_every_n_epochs", "max_checkpoints", "keep_every_n_steps"):
             value = getattr(self, name)
             if value is not None:
                 at_least(f"checkpoint.{name}", value, 1)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import signal
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ import mtf
 from mtf import checkpoint
 from mtf.checkpoint.coordinator import RankCheckpointer
 from mtf.checkpoint.format.layout import Checkpoint
+from mtf.checkpoint.storage.local import CheckpointWarning
 from mtf.config.checks import nearest
 from mtf.errors import CheckpointError, ConfigError, MtfError, StateMismatch
 from mtf.schedule.schedule import Schedule
@@ -56,6 +59,9 @@ class Saver:
         self._ranks_save = RankCheckpointer(trainer, self._manager)
         self._leaves = False
         self._misses_metric = False
+        self._run: str | None = None
+        self._has_run = False
+        self._directory_is_used = False
         self.guard: preemption.PreemptionGuard | None = None
         self.is_safe = True
 
@@ -258,6 +264,7 @@ class Saver:
             "metrics": dict(trainer.metrics),
             "manifest": {
                 "experiment": trainer.config.experiment_name,
+                **({} if self._run is None else {"run": self._run}),
                 "mtf": mtf.__version__,
                 "torch": str(torch.__version__),
                 **_arithmetic(trainer),
@@ -286,29 +293,67 @@ class Saver:
         put_back: Callable[[], None] = _nothing
         is_new = trainer.global_step == 0 and trainer.pending_multi_state is None
         auto_resume = trainer.config.fault_tolerance.auto_resume
-        if trainer.ranks.from_first(
+        self._directory_is_used = trainer.ranks.from_first(
             run_directory.is_used(trainer.config.checkpoint, auto_resume) or source == "latest"
-        ):
+        )
+        if self._directory_is_used:
             run_directory.claim(self._manager, trainer.ranks, self._leave_before_start, trainer.config.ddp.timeout_s)
-        if source is not None and source != "latest":
-            put_back = self.load(source)
-        elif source == "latest" or (auto_resume and is_new):
-            path = trainer.ranks.from_first(self._manager.latest() if trainer.rank == 0 else None)
-            if path is not None:
-                put_back = self.load(path)
+        if source == "latest" or (auto_resume and is_new):
+            found = self._newest()
+            if found is not None:
+                if source not in (None, "latest"):
+                    warnings.warn(
+                        f"resume_from={str(source)!r} isn't used: under fault_tolerance.auto_resume this run continues "
+                        f"from its own newest checkpoint, {found.path}",
+                        stacklevel=4,
+                    )
+                put_back = self._restore(found)
             elif source == "latest":
                 raise CheckpointError(
                     f"resume_from='latest': there is no checkpoint in {self._manager.root}; "
                     "fault_tolerance.auto_resume=True begins from scratch then"
                 )
+            elif source is not None:
+                put_back = self.load(source)
+        elif source is not None:
+            put_back = self.load(source)
+        self._begin_run()
         if trainer.rank == 0:
             preemption.clear_marker(self._manager.root)
         self._manager.frequency.start()
         return put_back
 
+    def _newest(self) -> Checkpoint | None:
+        """The newest valid checkpoint of the directory. Rank 0 looks for it, and compares every file's checksum; the
+        others read what they need of the same one."""
+        ranks = self._trainer.ranks
+        found = self._manager.load_latest() if ranks.rank == 0 else None
+        path = ranks.from_first(None if found is None else found.path)
+        return checkpoint.read(path, verify_shards=False) if found is None and path is not None else found
+
+    def _begin_run(self) -> None:
+        """Gives a fresh run an id, and names the checkpoints of other runs in its directory. A collective."""
+        trainer = self._trainer
+        if not self._has_run:
+            self._run, self._has_run = secrets.token_hex(4), True
+        others: list[Any] = []
+        if trainer.rank == 0:
+            with suppress(CheckpointError):  # a directory that can't be listed: the first save says so
+                others = self._manager.others(self._run)
+        self._run, names = trainer.ranks.from_first((self._run, [other.name for other in others]))
+        self._manager.begin_run(self._run, names)
+        if names and self._directory_is_used and trainer.rank == 0:
+            warnings.warn(
+                f"checkpoint.root_dir: {self._manager.root} holds {len(names)} checkpoints of another run "
+                f"({', '.join(names[-3:])}). They are neither counted nor deleted; to continue that run use "
+                "fit(resume_from='latest'), else give each run a directory of its own",
+                CheckpointWarning,
+                stacklevel=5,
+            )
+
     def load(self, path: str | Path) -> Callable[[], None]:
         """Verifies the checkpoint at ``path`` and puts it in place; returns what puts the state before it back."""
-        return self._restore(checkpoint.read(path))
+        return self._restore(checkpoint.read(path, verify_shards=self._trainer.rank == 0))
 
     def _restore(self, found: Checkpoint) -> Callable[[], None]:
         trainer = self._trainer
@@ -330,7 +375,8 @@ class Saver:
                     "with the new setting, and not as it would have",
                     stacklevel=4,
                 )
-        loggers, saved_at = trainer.reporter.state_dict(), self._saved_at
+        self._warn_if_unverifiable(found)
+        loggers, saved_at, run = trainer.reporter.state_dict(), self._saved_at, (self._run, self._has_run)
         put_back = snapshot.restore(trainer, self._ranks_save.state_of(found))
         trainer.reporter.load_state_dict(found.state["loggers"])
         self._saved_at = None if trainer.pending_work.is_anything else (trainer.global_step, trainer.epoch)
@@ -341,8 +387,32 @@ class Saver:
             put_back()
             trainer.reporter.load_state_dict(loggers)
             self._saved_at = saved_at
+            self._run, self._has_run = run
 
+        self._run, self._has_run = found.manifest.get("run"), True
         return put_all_back
+
+    def _warn_if_unverifiable(self, found: Checkpoint) -> None:
+        """``verify_deterministic_resume`` must not pass because there is nothing to compare."""
+        trainer = self._trainer
+        multi = found.state["trainer"].get("multi")
+        is_asked_for = trainer.config.fault_tolerance.verify_deterministic_resume
+        if not is_asked_for or multi is None or not found.manifest["step"]:
+            return
+        saved = 1 + len(found.state["trainer"].get("other_ranks", ()))
+        if multi.get("last_batches") and saved == trainer.world_size:
+            return
+        reason = (
+            f"{saved} ranks saved it, here are {trainer.world_size}"
+            if multi.get("last_batches")
+            else "it was saved without fault_tolerance.verify_deterministic_resume"
+        )
+        warnings.warn(
+            f"{found.path} holds no hashes of batches that this run could fetch again, because {reason}: this resume "
+            "is not verified, the next one will be",
+            CheckpointWarning,
+            stacklevel=5,
+        )
 
     def finish(self) -> None:
         """Returns when nothing is being written; errors of the writer surface here. A signal that came meanwhile, or

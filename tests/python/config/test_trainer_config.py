@@ -554,6 +554,12 @@ def _(path: Path) -> None:
     assert len(saved(path / "all", save_every_n_steps=1, max_checkpoints=None)) == 8
 
 
+@case(mtf.CheckpointConfig, "keep_every_n_steps")
+def _(path: Path) -> None:
+    kept = saved(path / "good", save_every_n_steps=1, max_checkpoints=1, keep_every_n_steps=3)
+    assert kept == ["step-00000003", "step-00000006", "step-00000008"]
+
+
 @case(mtf.CheckpointConfig, "monitor_metric", "monitor_mode")
 def _(path: Path) -> None:
     best = {}

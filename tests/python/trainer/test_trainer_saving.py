@@ -19,6 +19,7 @@ from trainer_tools import config, loader, model, same_weights, step, trainer
 
 import mtf
 from mtf import checkpoint
+from mtf.checkpoint.storage.folder import LocalStorage
 
 
 def loaders() -> list[Any]:
@@ -528,3 +529,84 @@ def test_resuming_in_fit_gives_no_warning(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make(tmp_path).fit(loaders(), max_steps=4, resume_from="latest")
+
+
+# Runs that share a directory -------------------------------------------------------------------------------------
+
+
+def test_a_fresh_run_touches_nothing_of_another_run(tmp_path: Path) -> None:
+    saving = {"save_every_n_steps": 2, "max_checkpoints": 1, "monitor_metric": "val/loss", "save_best": True}
+    validation = [loader(8, 5)]
+    make(tmp_path, checkpoint=saving).fit(loaders(), validation, max_steps=8)
+    others = {name: checkpoint.verify(tmp_path / name) for name in names(tmp_path)}
+    second = make(tmp_path, checkpoint=saving, seed=5)
+    with pytest.warns(UserWarning, match=rf"holds {len(others)} checkpoints of another run \(.*step-00000008"):
+        second.fit(loaders(), validation, max_steps=8)
+    for name, manifest in others.items():
+        assert checkpoint.verify(tmp_path / name) == manifest
+    own = [name for name in names(tmp_path) if name not in others]
+    assert [name[:14] for name in own] == ["step-00000008-"], "the name was taken"
+    assert (tmp_path / "best").resolve().name == own[0]
+    assert (tmp_path / "latest").resolve().name == own[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        third = make(tmp_path, checkpoint={**saving, "save_best": False}, seed=5)
+        with pytest.raises(UserWarning, match="of another run"):  # the first one's are still there
+            third.fit(loaders(), max_steps=10, resume_from="latest")
+    assert third.global_step == 8
+
+
+def test_a_resumed_run_is_the_same_run(tmp_path: Path) -> None:
+    saving = {"save_every_n_steps": 2, "max_checkpoints": 2}
+    make(tmp_path, checkpoint=saving).fit(loaders(), max_steps=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make(tmp_path, checkpoint=saving).fit(loaders(), max_steps=8, resume_from="latest")
+    assert names(tmp_path) == ["step-00000006", "step-00000008"]
+    runs = {checkpoint.read_manifest(tmp_path / name)["run"] for name in names(tmp_path)}
+    assert len(runs) == 1
+
+
+def test_auto_resume_prefers_the_runs_own_newest_to_a_path(tmp_path: Path) -> None:
+    """A job that is requeued must make progress."""
+    make(tmp_path / "pretraining").fit(loaders(), max_steps=2)
+    start = make(tmp_path / "pretraining")
+    start.fit(loaders(), max_steps=3)
+    start.save_checkpoint(str(tmp_path / "start"))
+    settings: dict[str, Any] = {
+        "checkpoint": {"save_every_n_steps": 1},
+        "fault_tolerance": mtf.FaultToleranceConfig(auto_resume=True),
+    }
+    first = make(tmp_path / "run", **settings)
+    first.fit(loaders(), max_steps=5, resume_from=str(tmp_path / "start"))
+    assert names(tmp_path / "run") == ["step-00000004", "step-00000005"]
+    second = make(tmp_path / "run", **settings)
+    with pytest.warns(UserWarning, match=r"resume_from='.*start' isn't used.*step-00000005"):
+        second.fit(loaders(), max_steps=6, resume_from=str(tmp_path / "start"))
+    assert names(tmp_path / "run")[-1] == "step-00000006"
+
+
+def test_a_resume_that_cannot_be_verified_says_so(tmp_path: Path) -> None:
+    verifying = mtf.FaultToleranceConfig(verify_deterministic_resume=True)
+    make(tmp_path, checkpoint={"save_every_n_steps": 2}).fit(loaders(), max_steps=2)
+    run = make(tmp_path, checkpoint={"save_every_n_steps": 2}, fault_tolerance=verifying)
+    with pytest.warns(UserWarning, match=r"holds no hashes of batches.*saved without .*not verified"):
+        run.fit(loaders(), max_steps=4, resume_from="latest")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make(tmp_path, fault_tolerance=verifying).fit(loaders(), max_steps=5, resume_from="latest")
+
+
+def test_a_resume_reads_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, checkpoint={"save_every_n_steps": 2}).fit(loaders(), max_steps=2)
+    opened: list[str] = []
+    real = LocalStorage.read
+
+    def read(storage: LocalStorage, name: str) -> Any:
+        opened.append(name)
+        return real(storage, name)
+
+    monkeypatch.setattr(LocalStorage, "read", read)
+    make(tmp_path).fit(loaders(), max_steps=3, resume_from="latest")
+    assert [name for name in opened if name != "manifest.json"].count("model.safetensors") == 1
+    assert opened.count("state.safetensors") == 1
