@@ -32,6 +32,7 @@ $(VENV)/.tools: requirements/constraints.txt
 
 # Changed native sources are rebuilt in part; changed Python sources need nothing (the install is editable).
 $(VENV)/.built: $(VENV)/.tools pyproject.toml $(SOURCES)
+	@$(PY) -m pip uninstall -q -y mtf 2> /dev/null  # what was installed before the distribution was called mtf-torch
 	@if [ $(VENV)/.installed -nt pyproject.toml ]; then \
 	  $(PIP) --no-build-isolation --no-deps -e . ; \
 	else \
@@ -47,7 +48,11 @@ $(VENV)/.docs: $(VENV)/.tools pyproject.toml $(SOURCES)  # without the rest of w
 	$(PIP) --no-build-isolation -e ".[docs]"
 	@touch $@
 
-demo: $(VENV)/.built  ## Train on three real data sets, interrupt, resume, prove bit-identity (under two minutes)
+$(VENV)/.demo: $(VENV)/.tools pyproject.toml $(SOURCES)  # without what developers need
+	$(PIP) --no-build-isolation -e ".[demo]"
+	@touch $@
+
+demo: $(VENV)/.demo  ## Train on three real data sets, interrupt, resume, prove bit-identity (under 90 seconds)
 	$(PY) examples/demo/demo.py --report demo-report
 
 test: $(VENV)/.built  ## Run the Python tests (PYTEST_ARGS="-k name" to choose)
@@ -90,7 +95,7 @@ build/release/.built: $(VENV)/.tools $(SOURCES) $(wildcard benchmarks/native/*)
 wheel: $(VENV)/.tools  ## Build a wheel into dist/
 	$(PY) -m pip wheel -q --no-build-isolation --no-deps -w dist .
 
-wheels:  ## Build _core and run the torch-free tests on every Python from 3.10 to 3.13 that is installed
+wheels:  ## Build _core and run the torch-free tests on every Python from 3.10 to 3.15 that is installed
 	scripts/wheels
 
 docs: $(VENV)/.docs  ## Build the documentation into docs/_build (offline, warnings are errors)

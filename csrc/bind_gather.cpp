@@ -10,23 +10,17 @@
 #include <vector>
 
 #include "bindings.hpp"
-#include "dlpack.hpp"
 #include "gil.hpp"
 #include "mtf/gather/array_source.hpp"
 #include "mtf/gather/buffer_pool.hpp"
 #include "py_source.hpp"
+#include "py_tensor.hpp"
 
 namespace py = pybind11;
 
 namespace mtf::python {
 
 namespace {
-
-/// Shared by all sources, so that what one has let go another can use.
-const std::shared_ptr<BufferPool>& batch_memory() {
-  static const auto* pool = new std::shared_ptr<BufferPool>(BufferPool::create());
-  return *pool;
-}
 
 class KeepingArraySource final : public ArraySource {
  public:
@@ -36,57 +30,6 @@ class KeepingArraySource final : public ArraySource {
  private:
   OwnedObject arrays_;
 };
-
-/// A tensor that owns its buffer: releasing it gives the memory back to the pool, with or without the GIL.
-struct OwningTensor {
-  dlpack::ManagedTensor managed{};
-  Buffer buffer;
-  std::vector<std::int64_t> dimensions;  // shape, then strides in items
-};
-
-struct Column {
-  std::vector<std::int64_t> row_shape;
-  dlpack::DataType type{};
-  py::object import;  // capsule -> tensor
-};
-
-py::object to_tensor(Buffer buffer, std::uint64_t num_rows, const Column& column) {
-  auto owner = std::make_unique<OwningTensor>();
-  const std::size_t num_dimensions = column.row_shape.size() + 1;
-  owner->buffer = std::move(buffer);
-  owner->dimensions.resize(2 * num_dimensions);
-  std::int64_t* const shape = owner->dimensions.data();
-  std::int64_t* const strides = shape + num_dimensions;
-  std::int64_t stride = 1;
-  for (std::size_t d = num_dimensions; d-- > 0;) {
-    shape[d] = d == 0 ? static_cast<std::int64_t>(num_rows) : column.row_shape[d - 1];
-    strides[d] = stride;
-    stride *= shape[d];
-  }
-  owner->managed = {.tensor = {.data = owner->buffer.data(),
-                               .device = dlpack::kCpu,
-                               .num_dimensions = static_cast<std::int32_t>(num_dimensions),
-                               .type = column.type,
-                               .shape = shape,
-                               .strides = strides,
-                               .byte_offset = 0},
-                    .context = owner.get(),
-                    .release = [](dlpack::ManagedTensor* self) { delete static_cast<OwningTensor*>(self->context); }};
-  // Whoever takes the capsule over renames it; one that still has its first name owns the tensor.
-  py::object capsule =
-      py::reinterpret_steal<py::object>(PyCapsule_New(&owner->managed, dlpack::kCapsuleName, [](PyObject* self) {
-        if (PyCapsule_IsValid(self, dlpack::kCapsuleName) == 0) {
-          return;
-        }
-        auto* managed = static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(self, dlpack::kCapsuleName));
-        managed->release(managed);
-      }));
-  if (!capsule) {
-    throw py::error_already_set();
-  }
-  static_cast<void>(owner.release());
-  return column.import(std::move(capsule));
-}
 
 class PyArraySource final : public PySource {
  public:
@@ -113,20 +56,6 @@ class PyArraySource final : public PySource {
   py::object build_;
 };
 
-struct Window {
-  std::uint64_t length;
-  std::uint64_t stride;
-};
-
-ArrayView view(const py::array& array, const std::optional<Window>& window) {
-  const std::vector<std::uint64_t> shape(array.shape(), array.shape() + array.ndim());
-  const std::vector<std::ptrdiff_t> strides(array.strides(), array.strides() + array.ndim());
-  const auto* data = static_cast<const std::byte*>(array.data());
-  const auto item_bytes = static_cast<std::size_t>(array.itemsize());
-  return window ? windows_of(data, shape, strides, item_bytes, window->length, window->stride)
-                : view_of(data, shape, strides, item_bytes);
-}
-
 std::shared_ptr<PyArraySource> make_array_source(const std::vector<py::array>& arrays,
                                                  const std::vector<std::pair<std::uint8_t, std::uint8_t>>& dtypes,
                                                  const std::vector<py::object>& importers, py::object build,
@@ -136,15 +65,15 @@ std::shared_ptr<PyArraySource> make_array_source(const std::vector<py::array>& a
   if (dtypes.size() != arrays.size() || importers.size() != arrays.size()) {
     throw py::value_error("arrays, dtypes and importers must be equally long");
   }
-  std::optional<Window> window;
+  std::optional<ArrayWindow> window;
   if (windows) {
-    window = Window{windows->first, windows->second};
+    window = ArrayWindow{windows->first, windows->second};
   }
   std::vector<ArrayView> views;
   std::vector<Column> columns;
   for (std::size_t k = 0; k < arrays.size(); ++k) {
     const py::array& array = arrays[k];
-    views.push_back(view(array, window));
+    views.push_back(array_view(array, window));
     Column column{.row_shape = {}, .type = {dtypes[k].first, dtypes[k].second, 1}, .import = importers[k]};
     if (window) {
       column.row_shape.push_back(static_cast<std::int64_t>(window->length));

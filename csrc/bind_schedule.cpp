@@ -172,6 +172,10 @@ py::bytes to_bytes(PySchedule& self, std::optional<std::uint64_t> step) {
   return py::bytes(encode(kScheduleKind, kScheduleVersion, state_value(self, step)));
 }
 
+py::bytes pack_state(const py::object& state) {
+  return py::bytes(encode(kScheduleKind, kScheduleVersion, from_python(state, "state")));
+}
+
 ScheduleState decode_state(const std::string& bytes) {
   const Decoded decoded = decode(kScheduleKind, kScheduleVersion, std::as_bytes(std::span(bytes)));
   return schedule_state_from(decoded.value, decoded.version);
@@ -372,6 +376,8 @@ void bind_state(ScheduleClass& schedule) {
            "data, as docs/state-format.md describes it.")
       .def("to_bytes", &to_bytes, py::arg("step") = py::none(),
            "to_bytes(self, step=None) -> bytes\n\nAs `state_dict`, as bytes with a checksum.")
+      .def_static("pack_state", &pack_state, py::arg("state"),
+                  "pack_state(state) -> bytes\n\nThe bytes of what `state_dict` gave, at whatever step it was taken.")
       .def("load_state_dict", &load_state_dict, py::arg("state"),
            "load_state_dict(self, state) -> None\n\nPuts the state from `state_dict` in place, cursor and "
            "log.\n\nRaises:\n    StateMismatch: damaged, newer, or of another seed, configuration, names or lengths; "

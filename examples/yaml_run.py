@@ -1,7 +1,8 @@
 """A run described by a file: data, model, optimizer and trainer in one YAML, read into nested dataclasses.
 
-    pip install pyyaml
-    python examples/yaml_run.py examples/yaml_run.yaml optimizer.lr=1e-3 trainer.multi.dataloader_weights=[1,1]
+    pip install omegaconf
+    python examples/yaml_run.py --config examples/yaml_run.yaml --optimizer.lr=1e-3 --trainer.seed=3
+    python examples/yaml_run.py --help
     mtf plan examples/yaml_run.yaml --lengths measured=6,noisy=6
 
 Dataclasses that inherit from ``mtf.Config`` are read, checked and written as mtf's own are: a wrong name or a value of
@@ -10,16 +11,13 @@ the wrong kind is an error that says where, and what was probably meant.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-import yaml
 from sklearn.datasets import load_wine
 from torch import Tensor, nn
 
@@ -59,15 +57,6 @@ class RunConfig(mtf.Config):
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     trainer: mtf.TrainerConfig = field(default_factory=mtf.TrainerConfig)
     max_epochs: int = 1
-
-
-def override(settings: dict[str, Any], assignment: str) -> None:
-    """Puts ``a.b.c=value`` into nested settings; the value is YAML."""
-    path, _, value = assignment.partition("=")
-    *outer, last = path.split(".")
-    for name in outer:
-        settings = settings.setdefault(name, {})
-    settings[last] = yaml.safe_load(value)
 
 
 def make_loaders(config: DataConfig, training: bool) -> dict[str, mtf.ArrayLoader]:
@@ -119,18 +108,12 @@ def train(config: RunConfig) -> None:
 
 
 def main() -> int:
-    """Trains as the file and the assignments say; returns 2 when they are wrong."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("file", type=Path)
-    parser.add_argument("assignments", nargs="*", metavar="a.b=value")
-    arguments = parser.parse_args()
-    settings = yaml.safe_load(arguments.file.read_text(encoding="utf-8"))
-    for assignment in arguments.assignments:
-        override(settings, assignment)
+    """Trains as the files and the settings say; status 2 where they are wrong."""
+    config = RunConfig.from_cli(description=__doc__.splitlines()[0])
     try:
-        train(RunConfig.from_dict(settings))
-    except mtf.ConfigError as error:
-        print(error, file=sys.stderr)
+        train(config)
+    except mtf.ConfigError as error:  # what shows only where loaders and settings meet
+        print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 

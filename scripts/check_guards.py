@@ -42,7 +42,7 @@ class Guard(NamedTuple):
 
 
 _MANIFEST = "python/mtf/checkpoint/format/manifest.py"
-_LOADER = "python/mtf/data/multi_loader.py"
+_SOURCE_SET = "python/mtf/data/source_set.py"
 _ENGINE = "src/mtf/prefetch/engine.cpp"
 _DAMAGE = "tests/faults/test_checkpoint_damage.py"
 _LOADER_FAULTS = "tests/faults/test_loader_faults.py"
@@ -77,8 +77,8 @@ GUARDS = [
     ),
     Guard(
         "state of a source",
-        _LOADER,
-        "reader.snapshot = snapshots.get(name)",
+        _SOURCE_SET,
+        "reader.snapshot = prepared.snapshots.get(name)",
         "pass",
         f"{_LOADER_TESTS}::TestState::test_resume_anywhere_in_three_epochs",
     ),
@@ -168,14 +168,14 @@ GUARDS = [
     ),
     Guard(
         "committed positions",
-        _LOADER,
-        "if self._committed is None:\n            snapshots: ",
-        "if True:\n            snapshots: ",
+        _SOURCE_SET,
+        "if is_committed:\n            snapshots: ",
+        "if False:\n            snapshots: ",
         f"{_LOADER_TESTS}::TestState::test_only_committed_batches_are_state",
     ),
     Guard(
         "fork",
-        _LOADER,
+        "python/mtf/data/delivery.py",
         "if os.getpid() != self._pid:",
         "if False:",
         f"{_LOADER_TESTS}::TestCleanEnds::test_a_forked_child_is_told",
@@ -211,7 +211,7 @@ GUARDS = [
     Guard(
         "report of a rank",
         "python/mtf/distributed/ranks.py",
-        "if is_own:\n            group.roll_call.report(error, where())",
+        "if is_own:\n            group.monitor.report(error, where())",
         "if is_own:",
         f"{_RANK_FAULTS}::test_a_loader_that_raises_on_one_rank_is_named_on_all",
     ),
@@ -231,7 +231,7 @@ GUARDS = [
     ),
     Guard(
         "global batch",
-        _LOADER,
+        _SOURCE_SET,
         "if here is None or there is None or here == there:",
         "if True:",
         "tests/python/distributed/test_ranks.py::test_another_global_batch_is_refused_with_the_way_out",

@@ -73,6 +73,7 @@ def make_trainer(initial_weights: int, hooks: list[mtf.TrainerHooks], log_dir: P
                 logger_type="none" if log_dir is None else "jsonl",
                 log_dir=str(log_dir),
                 log_scalars_every_n_steps=10,
+                progress_bar=sys.stderr.isatty(),  # bars for a person, the summary below for a file
             ),
             experiment_name="three-tasks",
             seed=7,

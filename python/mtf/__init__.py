@@ -18,6 +18,7 @@ _PUBLIC: dict[str, str] = {
     "UsageError": "mtf.errors",
     "StateMismatch": "mtf.errors",
     "CheckpointError": "mtf.errors",
+    "CheckpointIOError": "mtf.errors",
     "SourceError": "mtf.errors",
     "FetchTimeout": "mtf.errors",
     "Closed": "mtf.errors",
@@ -37,6 +38,9 @@ _PUBLIC: dict[str, str] = {
     "Interpolation": "mtf.enums",
     "ValAggregation": "mtf.enums",
     "ArrayLoader": "mtf.data.sources.array",
+    "TokenCorpus": "mtf.data.tokens.corpus",
+    "TokenRows": "mtf.data.tokens.rows",
+    "TokenOrigin": "mtf.data.tokens.provenance",
     "ThreadLoader": "mtf.data.sources.threaded",
     "batch_rng": "mtf.data.rng.batch_rng",
     "seed_everything": "mtf.data.rng.generators",
@@ -71,6 +75,9 @@ _PUBLIC: dict[str, str] = {
     "Logger": "mtf.loggers.base",
 }
 
+# Public modules that stand deeper in the package: `from mtf import preemption`.
+_MODULES = {"preemption": "mtf.trainer.preemption"}
+
 __all__ = ["__version__", *_PUBLIC]
 
 
@@ -79,6 +86,8 @@ logging.getLogger("mtf").addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
     try:
         module = _PUBLIC[name]
     except KeyError:
@@ -91,4 +100,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_PUBLIC})
+    return sorted({*globals(), *_PUBLIC, *_MODULES})

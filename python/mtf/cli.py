@@ -35,7 +35,7 @@ OK, DIFFERENT, USAGE, DAMAGED, INTERRUPTED = 0, 1, 2, 3, 130
 EXIT_CODES = {
     OK: "done; diff: equal; check-source: exact",
     DIFFERENT: "diff: different; check-source: something doesn't hold",
-    USAGE: "a mistake in the command, the configuration or the loader",
+    USAGE: "an error in the command, the configuration or the loader",
     DAMAGED: "a checkpoint or state that can't be used",
     INTERRUPTED: "interrupted by Ctrl-C",
 }
@@ -76,7 +76,7 @@ def _run(arguments: argparse.Namespace) -> int:
     except MtfError as error:
         return _fail(error, USAGE)
     except ImportError as error:
-        return _fail(f"{error} (pip install 'mtf[all]' brings every optional package)", USAGE)
+        return _fail(f"{error} (pip install 'mtf-torch[all]' brings every optional package)", USAGE)
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
 

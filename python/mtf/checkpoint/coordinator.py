@@ -15,7 +15,8 @@ from mtf.checkpoint.format import layout
 from mtf.checkpoint.format.layout import Checkpoint
 from mtf.checkpoint.storage.local import CheckpointWarning
 from mtf.checkpoint.storage.transaction import Transaction
-from mtf.errors import CheckpointError
+from mtf.errors import CheckpointError, CheckpointIOError
+from mtf.schedule.schedule import Schedule
 
 if TYPE_CHECKING:
     from mtf.checkpoint.sharded import Allocate, Pieces, SaveCoordinator
@@ -60,7 +61,7 @@ class RankCheckpointer:
             try:
                 written = layout.write(path, manifest=_manifest(parts), **contents)
             except CheckpointError as error:
-                if required or not isinstance(error.__cause__, OSError):
+                if required or not isinstance(error, CheckpointIOError):
                     raise
                 warnings.warn(
                     f"{error}. The run goes on; the checkpoint that was asked for isn't there.",
@@ -76,6 +77,8 @@ class RankCheckpointer:
         from mtf.checkpoint import sharded
 
         tree = {**found.state["trainer"], "model": found.model}
+        if tree["multi"] is not None:
+            tree["multi"] = {**tree["multi"], "schedule": Schedule.from_bytes(found.schedule).state_dict()}
         if not sharded.holds_pieces(found.manifest):
             return tree
         tree["model"] = {**found.model, **found.state["sharded_model"]}
@@ -149,12 +152,12 @@ class RankCheckpointer:
         model = {name: value for name, value in tree["model"].items() if isinstance(value, torch.Tensor)}
         rest = {name: value for name, value in tree["model"].items() if name not in model}
         state = {**tree["state"], "sharded_model": rest}
-        snapshot = layout.Snapshot.take(model, state, parts["schedule"], copy=asynchronous)
+        payload = layout.CheckpointPayload.take(model, state, parts["schedule"], copy=asynchronous)
         fields = layout.manifest_fields(_manifest(parts))
 
         def fill(transaction: Transaction) -> None:
             meeting.lead(transaction, pieces)
-            layout.fill(transaction, snapshot)
+            layout.fill(transaction, payload)
 
         try:
             if tell is None:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mtf.checkpoint.format.hashing import bounded, open_part, read_verified
 from mtf.checkpoint.format.json_io import MAX_JSON_BYTES, load_json
 from mtf.checkpoint.format.manifest import MODEL_FILE, SCHEDULE_FILE, STATE_FILE, read_manifest, verify
-from mtf.checkpoint.storage import local
+from mtf.checkpoint.storage.base import Storage
+from mtf.checkpoint.storage.registry import open_storage
 from mtf.errors import CheckpointError
 from mtf.formatting import html_table
 
@@ -100,33 +102,35 @@ def inspect_checkpoint(path: str | Path, *, verify_files: bool = True) -> Inspec
     """Looks into a checkpoint without loading it.
 
     Args:
-        path: the directory.
+        path: the directory, or its URL.
         verify_files: compare every file with its checksum first.
 
     Raises:
         CheckpointError: it is damaged, of a newer format, or no checkpoint; names the file and the reason.
     """
-    path = Path(path)
-    manifest = verify(path) if verify_files else read_manifest(path)
-    sizes = {name: entry["size"] for name, entry in manifest["files"].items()}
+    folder = open_storage(path)
+    manifest = verify(folder) if verify_files else read_manifest(folder)
+    files = manifest["files"]
+    sizes = {name: entry["size"] for name, entry in files.items()}
     return Inspection(
-        path=str(path),
+        path=folder.url,
         manifest={name: value for name, value in manifest.items() if name not in _OWN_MEMBERS},
         files=sizes,
         verified=verify_files,
-        weights=read_weight_table(path / MODEL_FILE) if MODEL_FILE in sizes else [],
-        state_parts=_state_parts(path) if STATE_FILE in sizes else [],
-        schedule=_schedule(path) if sizes.get(SCHEDULE_FILE) else None,
+        weights=read_weight_table(folder, files[MODEL_FILE].get("object", MODEL_FILE)) if MODEL_FILE in sizes else [],
+        state_parts=_state_parts(folder, files[STATE_FILE]) if STATE_FILE in sizes else [],
+        schedule=_schedule(folder, files[SCHEDULE_FILE]) if sizes.get(SCHEDULE_FILE) else None,
     )
 
 
-def read_weight_table(path: Path) -> list[Weight]:
+def read_weight_table(folder: Storage, name: str) -> list[Weight]:
     """Names, dtypes and shapes from the header of a safetensors file."""
-    with local.open_inside(path.parent, path.name) as fd, open(fd, "rb", closefd=False) as file:
+    path = f"{folder.url}/{name}"
+    with open_part(folder, name) as file:
         length = int.from_bytes(file.read(8), "little")
         if length > _MAX_HEADER_BYTES:
             raise CheckpointError(f"{path}: is not a valid safetensors file: a header of {length} bytes")
-        header = load_json(file.read(length), str(path))
+        header = load_json(file.read(length), path)
     try:
         return [
             Weight(name, str(entry["dtype"]), [int(size) for size in entry["shape"]])
@@ -137,10 +141,9 @@ def read_weight_table(path: Path) -> list[Weight]:
         raise CheckpointError(f"{path}: is not a valid safetensors file: {error!r}") from None
 
 
-def _state_parts(path: Path) -> list[str]:
-    label = str(path / STATE_FILE)
-    with local.open_inside(path, STATE_FILE) as fd:
-        encoded = load_json(local.read_bounded(fd, MAX_JSON_BYTES, label), label)
+def _state_parts(folder: Storage, expected: dict[str, Any]) -> list[str]:
+    label = f"{folder.url}/{STATE_FILE}"
+    encoded = load_json(read_verified(folder, STATE_FILE, expected, bounded(MAX_JSON_BYTES)), label)
     try:
         state = encoded["tree"]["state"]
     except (KeyError, TypeError):
@@ -148,14 +151,12 @@ def _state_parts(path: Path) -> list[str]:
     return list(state) if isinstance(state, dict) and not any(key.startswith("$") for key in state) else []
 
 
-def _schedule(path: Path) -> dict[str, Any] | None:
+def _schedule(folder: Storage, expected: dict[str, Any]) -> dict[str, Any] | None:
     try:
         from mtf.schedule.schedule import Schedule
     except ImportError:  # a package without its compiled part can still show the rest
         return None
-    label = str(path / SCHEDULE_FILE)
-    with local.open_inside(path, SCHEDULE_FILE) as fd:
-        schedule = Schedule.from_bytes(local.read_bounded(fd, MAX_JSON_BYTES, label))
+    schedule = Schedule.from_bytes(read_verified(folder, SCHEDULE_FILE, expected, bounded(MAX_JSON_BYTES)))
     return {
         "epoch": schedule.epoch,
         "step": schedule.step,

@@ -21,10 +21,10 @@ from mtf.checkpoint.storage import local
 from mtf.checkpoint.storage.lock import DirectoryLock
 from mtf.checkpoint.storage.signals import defer_signals
 from mtf.checkpoint.storage.transaction import Transaction
-from mtf.errors import CheckpointError
+from mtf.errors import CheckpointError, CheckpointIOError
 
 if TYPE_CHECKING:
-    from mtf.checkpoint.format.layout import Checkpoint, Snapshot
+    from mtf.checkpoint.format.layout import Checkpoint, CheckpointPayload
 
 
 Fill = Callable[[Transaction], None]
@@ -70,7 +70,7 @@ class CheckpointManager:
         self._best_value: float | None = None
         self._damaged: set[str] = set()
         self._finished: list[Path] = []
-        self._spare: Snapshot | None = None
+        self._spare: CheckpointPayload | None = None
 
     def __repr__(self) -> str:
         """Where and when it saves."""
@@ -122,14 +122,14 @@ class CheckpointManager:
         self._settle(required=False)
         asynchronous = self._config.asynchronous and not required
         # The writer is idle now, so the copy before is free to be written over.
-        snapshot = layout.Snapshot.take(model, state_tree, schedule, copy=asynchronous, spare=self._spare)
-        self._spare = snapshot if asynchronous else None
+        payload = layout.CheckpointPayload.take(model, state_tree, schedule, copy=asynchronous, spare=self._spare)
+        self._spare = payload if asynchronous else None
         fields = layout.manifest_fields(
             {"step": step, "epoch": epoch, "metrics": dict(metrics or {}), **(manifest or {})}
         )
 
         def fill(transaction: Transaction) -> None:
-            layout.fill(transaction, snapshot)
+            layout.fill(transaction, payload)
 
         return self._save(self.path_for(step, epoch), fill, fields, asynchronous, required)
 
@@ -146,9 +146,9 @@ class CheckpointManager:
         try:
             self._prepare()
         except OSError as error:
-            failure = CheckpointError(f"{self.root}: checkpoints can't be written: {error.strerror or error}")
-            failure.__cause__ = error
-            self._fail(failure, required)
+            self._fail(
+                CheckpointIOError(f"{self.root}: checkpoints can't be written: {error.strerror or error}"), required
+            )
             return None
         self._sequence = (self._sequence or 0) + 1
         fields = {**fields, "sequence": self._sequence}
@@ -217,13 +217,34 @@ class CheckpointManager:
         self.last_error = error
         with contextlib.suppress(CheckpointError):  # a directory that can't be listed: `error` says it
             self._best_value = self._best_on_disk()
-        if required or not isinstance(error.__cause__, OSError):
+        if required or not isinstance(error, CheckpointIOError):
             raise error
         warnings.warn(
             f"{error}. The run goes on; older checkpoints are still there.", local.CheckpointWarning, stacklevel=4
         )
 
     # The directory
+
+    def waiting_for(self) -> str | None:
+        """Why the directory can't be claimed yet, in words; None if :meth:`claim` should be called now."""
+        return self._lock.waiting_for()
+
+    def claim(self) -> str:
+        """Makes the directory and takes its lock, which the first save does otherwise.
+
+        Returns:
+            The lock's token: what processes that share the directory find by :meth:`seen_token`.
+
+        Raises:
+            CheckpointError: another run holds it.
+            OSError: the directory can't be written.
+        """
+        self._prepare()
+        return self._lock.token
+
+    def seen_token(self) -> str:
+        """The token of the lock that is in the directory, whichever process holds it; empty where there is none."""
+        return self._lock.holder_token()
 
     def _prepare(self) -> None:
         first = not self._lock.held

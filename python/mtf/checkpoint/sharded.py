@@ -8,6 +8,7 @@ of the process group, not through collectives, so a background thread can do it 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -20,17 +21,14 @@ from typing import Any, Protocol
 import torch
 from torch.distributed.tensor import DTensor
 
-from mtf.checkpoint.format.safetensors_io import FILE_DTYPES, host_block, tensor_chunks
+from mtf.checkpoint.format.safetensors_io import DTYPES, FILE_DTYPES, host_block, tensor_chunks
 from mtf.checkpoint.storage import local
 from mtf.checkpoint.storage.transaction import Transaction
-from mtf.errors import CheckpointError
+from mtf.errors import CheckpointError, CheckpointIOError
 
 FOLDER = "sharded"
 _MARK = "mtf.sharded"
-_DTYPES = {name: dtype for dtype, name in FILE_DTYPES.items()}
 _POLL_S = 0.01
-# An OSError as the cause makes a failed save a loud warning and not the run's end, as a full disk of rank 0 does.
-_LOST = ConnectionError("a part of the checkpoint is missing")
 
 #: ``(shape, dtype) -> tensor``: where a sharded tensor is loaded to.
 Allocate = Callable[[tuple[int, ...], torch.dtype], torch.Tensor]
@@ -130,7 +128,7 @@ def put_together(tree: Any, path: Path, allocate: Callable[[str], Allocate]) -> 
         if isinstance(node, dict):
             if _MARK in node:
                 name = str(node[_MARK])
-                wanted[name] = allocate(name)(tuple(map(int, node["shape"])), _DTYPES[node["dtype"]])
+                wanted[name] = allocate(name)(tuple(map(int, node["shape"])), DTYPES[node["dtype"]])
                 return wanted[name]
             return {key: visit(value) for key, value in node.items()}
         if type(node) in (list, tuple):
@@ -191,9 +189,7 @@ class SaveCoordinator:
             answer = json.loads(self._wait(f"{self._key}/{rank}", f"rank {rank} hasn't written its part"))
             self._store.delete_key(f"{self._key}/{rank}")
             if "error" in answer:
-                raise CheckpointError(
-                    f"rank {rank} can't write its part of the checkpoint: {answer['error']}"
-                ) from _LOST
+                raise CheckpointIOError(f"rank {rank} can't write its part of the checkpoint: {answer['error']}")
             transaction.adopt_hashed(file_name(rank), int(answer["size"]), str(answer["sha256"]))
         local.sync_directory(transaction.directory / FOLDER)
 
@@ -213,23 +209,32 @@ class SaveCoordinator:
         except OSError as error:
             hint = "" if path.parent.is_dir() else "; all ranks must see checkpoint.root_dir, on a shared file system"
             self._store.set(f"{self._key}/{self._rank}", json.dumps({"error": f"{path}: {error.strerror}{hint}"}))
-            raise CheckpointError(f"{path}: can't be written: {error.strerror}{hint}") from error
+            raise CheckpointIOError(f"{path}: can't be written: {error.strerror}{hint}") from error
         self._store.set(f"{self._key}/{self._rank}", json.dumps({"size": size, "sha256": digest}))
 
     def give_up(self) -> None:
         """Rank 0: the save ended before it had a directory; the others stop waiting for one."""
-        if not self._store.check([f"{self._key}/directory"]):
-            self._store.set(f"{self._key}/directory", "")
+        from mtf.distributed.bounded_store import StoreLost
+
+        with contextlib.suppress(StoreLost):  # then they don't wait for it, either
+            if not self._store.check([f"{self._key}/directory"]):
+                self._store.set(f"{self._key}/directory", "")
 
     def _wait(self, key: str, complaint: str) -> str:
+        from mtf.distributed.bounded_store import StoreLost
+
+        try:
+            return self._wait_in_store(key, complaint)
+        except StoreLost as error:
+            raise CheckpointIOError(f"{complaint}: {error}; the checkpoint doesn't count") from error
+
+    def _wait_in_store(self, key: str, complaint: str) -> str:
         deadline = time.monotonic() + self._timeout_s
         while not self._store.check([key]):
             if self._is_broken():
-                raise CheckpointError(f"{complaint}, and a rank has failed; the checkpoint doesn't count") from _LOST
+                raise CheckpointIOError(f"{complaint}, and a rank has failed; the checkpoint doesn't count")
             if time.monotonic() > deadline:
-                raise CheckpointError(
-                    f"{complaint} within {self._timeout_s:g} s; the checkpoint doesn't count"
-                ) from _LOST
+                raise CheckpointIOError(f"{complaint} within {self._timeout_s:g} s; the checkpoint doesn't count")
             time.sleep(_POLL_S)
         return self._store.get(key).decode()
 

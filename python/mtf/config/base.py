@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from mtf.config.checks import field_types
+from mtf.config.command_line import exit_with, read_command_line
 from mtf.config.convert import build, place_of_field, to_plain
 from mtf.errors import ConfigError
 from mtf.formatting import html_table, shortened
@@ -104,11 +105,11 @@ class Config(metaclass=_Keywords):
 
     @classmethod
     def from_yaml(cls: type[C], path: str | Path) -> C:
-        """As ``from_dict`` from a YAML file. Needs PyYAML (``pip install mtf[yaml]``)."""
+        """As ``from_dict`` from a YAML file. Needs PyYAML (``pip install mtf-torch[yaml]``)."""
         try:
             import yaml
         except ImportError as error:
-            raise ConfigError("reading YAML needs PyYAML: pip install 'mtf[yaml]'") from error
+            raise ConfigError("reading YAML needs PyYAML: pip install 'mtf-torch[yaml]'") from error
         try:
             text = Path(path).read_text(encoding="utf-8")
             data = yaml.safe_load(text)
@@ -117,6 +118,26 @@ class Config(metaclass=_Keywords):
         except yaml.YAMLError as error:
             raise ConfigError(f"{cls.__name__}: {path} is not valid YAML: {error}") from error
         return cls.from_dict({} if data is None else data)
+
+    @classmethod
+    def from_cli(cls: type[C], args: Sequence[str] | None = None, description: str | None = None) -> C:
+        """As ``from_dict`` from a command line: ``script.py --config run.yaml --performance.precision=bf16``.
+
+        ``--config`` may be given several times; single settings win over files, later ones over earlier ones. Values
+        are YAML (``--multi.dataloader_weights=[3,1]``), ``--name value`` works as well, and ``--help`` lists every
+        setting. Needs OmegaConf, which merges them.
+
+        Args:
+            args: the arguments; None: those of this process.
+            description: what ``--help`` says first.
+
+        Raises:
+            SystemExit: with status 2 after one message, where an argument or a setting is wrong; after ``--help``.
+        """
+        try:
+            return cls.from_dict(read_command_line(cls, args, description))
+        except ConfigError as error:
+            exit_with(error)
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain data (dicts, lists, numbers, strings) that ``from_dict`` turns back into an equal object.

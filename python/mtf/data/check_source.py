@@ -166,13 +166,13 @@ class _Trial:
         return [
             _compare("the same pass read again is the same", [(0, 0, first)], self.read),
             _compare(
-                "a resume inside pass 0 goes on exactly",
+                "a resume inside pass 0 is exact",
                 [(0, cut, first[cut:]) for cut in _cuts(len(first))],
                 self.read,
             ),
             _compare("pass 1 doesn't depend on how often it was read", [(1, 0, second)], self.read),
             _compare(
-                "a resume inside pass 1 goes on exactly",
+                "a resume inside pass 1 is exact",
                 [(1, cut, second[cut:]) for cut in _cuts(len(second))],
                 self.read,
             ),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Protocol, cast, runtime_checkable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol, runtime_checkable
 
 import torch
+
+from mtf.data.nested import map_leaves
 
 
 @runtime_checkable
@@ -128,38 +128,28 @@ def device_prefetch(
         yield transfers.popleft().wait()
 
 
+def mover_to(
+    device: torch.device | str | None, pin_memory: bool | None, device_prefetch: bool
+) -> Callable[[Any], Any] | None:
+    """What puts a batch on ``device``, ahead of its use where that is CUDA; None for no device."""
+    if device is None:
+        return None
+    mover = DeviceMover(device, pin_memory=pin_memory)
+    if mover.device.type == "cpu" or not device_prefetch:
+        return lambda data: move_to(data, mover.device)
+    return lambda data: mover.send(data).wait()
+
+
 def _map(data: Any, on_tensor: Callable[[torch.Tensor], Any], on_other: Callable[[Movable], Any]) -> Any:
     """The same nesting with each tensor and each other movable object replaced."""
-    if isinstance(data, torch.Tensor):
-        return on_tensor(data)
-    if data is None or isinstance(data, str | bytes | int | float):
-        return data
-    if isinstance(data, Movable) and not isinstance(data, type):
-        return on_other(data)
-    if isinstance(data, Mapping):
-        items = {key: _map(value, on_tensor, on_other) for key, value in data.items()}
-        return items if type(data) is dict else _refilled(data, items)
-    if isinstance(data, tuple):
-        parts = [_map(item, on_tensor, on_other) for item in data]
-        return cast(Any, type(data))._make(parts) if hasattr(data, "_fields") else tuple(parts)
-    if isinstance(data, list):
-        return [_map(item, on_tensor, on_other) for item in data]
-    if dataclasses.is_dataclass(data) and not isinstance(data, type):
-        other = copy.copy(data)
-        for field in dataclasses.fields(data):
-            if hasattr(data, field.name):
-                # Frozen dataclasses and fields outside the constructor as well.
-                object.__setattr__(other, field.name, _map(getattr(data, field.name), on_tensor, on_other))
-        return other
-    return data
+
+    def move(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return on_tensor(value)
+        return on_other(value) if _moves_itself(value) else value
+
+    return move(data) if isinstance(data, torch.Tensor) else map_leaves(move, data, _moves_itself)
 
 
-def _refilled(data: Mapping[Any, Any], items: dict[Any, Any]) -> Any:
-    """A mapping of the type of ``data`` with other values; a plain dict where that type can't be changed."""
-    try:
-        other: Any = copy.copy(data)
-        for key, value in items.items():
-            other[key] = value
-    except TypeError:
-        return items
-    return other
+def _moves_itself(value: Any) -> bool:
+    return isinstance(value, Movable) and not isinstance(value, type)

@@ -21,7 +21,7 @@ class MlflowLogger(Logger):
             from mlflow.entities import Metric
             from mlflow.tracking import MlflowClient
         except ImportError as error:
-            raise ConfigError("logger_type 'mlflow' needs mlflow: pip install 'mtf[mlflow]'") from error
+            raise ConfigError("logger_type 'mlflow' needs mlflow: pip install 'mtf-torch[mlflow]'") from error
         self._metric = Metric
         self._client = MlflowClient(tracking_uri=config.mlflow_tracking_uri)
         if "run_id" in info.state:

@@ -18,7 +18,8 @@ class TensorBoardLogger(Logger):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise ConfigError("logger_type 'tensorboard' needs tensorboard: pip install 'mtf[tensorboard]'") from error
+            needed = "logger_type 'tensorboard' needs tensorboard: pip install 'mtf-torch[tensorboard]'"
+            raise ConfigError(needed) from error
         purge = info.step + 1 if info.step else None
         self._writer = SummaryWriter(str(directory), purge_step=purge)
         self._writer.add_text("config", f"```json\n{json.dumps(info.config, indent=2)}\n```", info.step)

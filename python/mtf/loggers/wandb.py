@@ -17,7 +17,7 @@ class WandbLogger(Logger):
         try:
             import wandb
         except ImportError as error:
-            raise ConfigError("logger_type 'wandb' needs wandb: pip install 'mtf[wandb]'") from error
+            raise ConfigError("logger_type 'wandb' needs wandb: pip install 'mtf-torch[wandb]'") from error
         from pathlib import Path
 
         Path(config.log_dir).mkdir(parents=True, exist_ok=True)

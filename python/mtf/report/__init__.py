@@ -4,7 +4,8 @@
     report.save("report.html")
     mtf.report.schedule_raster(schedule.plan(epochs=3)).savefig("plan.png")
 
-Pictures are matplotlib figures (``pip install 'mtf[plot]'``); names load on first use, nothing here imports torch.
+Pictures are matplotlib figures (``pip install 'mtf-torch[plot]'``); names load on first use.
+Nothing here imports torch.
 """
 
 from __future__ import annotations

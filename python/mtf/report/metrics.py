@@ -81,7 +81,7 @@ def read_events(directory: Path) -> Metrics:
     try:
         from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
     except ImportError as error:
-        raise ConfigError("reading TensorBoard's event files needs it: pip install 'mtf[tensorboard]'") from error
+        raise ConfigError("reading TensorBoard's event files needs it: pip install 'mtf-torch[tensorboard]'") from error
     # 0 keeps all; what a resumed run has replaced is left out by it.
     events = EventAccumulator(str(directory), size_guidance={SCALARS: 0})
     events.Reload()

@@ -74,7 +74,7 @@ def drawing(*heights: float, shares_x: bool = True) -> Iterator[tuple[Figure, li
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ConfigError("pictures need matplotlib: pip install 'mtf[plot]'") from error
+        raise ConfigError("pictures need matplotlib: pip install 'mtf-torch[plot]'") from error
     gap = 0.45 if shares_x else 0.85
     total = _TOP + sum(heights) + gap * (len(heights) - 1) + _BOTTOM
     with matplotlib.rc_context(_SETTINGS):

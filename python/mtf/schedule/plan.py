@@ -127,7 +127,7 @@ class Plan:
         ``mtf.report`` has the same pictures one by one.
 
         Args:
-            path: of the image; its ending chooses the format. Needs matplotlib (``pip install 'mtf[plot]'``).
+            path: of the image; its ending chooses the format. Needs matplotlib (``pip install 'mtf-torch[plot]'``).
         """
         from mtf.report import plan_overview
 

@@ -244,13 +244,14 @@ class Trainer:
             stack.callback(self._leave)
             stack.enter_context(self.ranks.failures(lambda: f"after {run.global_step} updates"))
             limits = StopCondition(max_epochs, max_steps, run.epoch)
+            self._saver.guard = stack.enter_context(PreemptionGuard(preemption.signals, preemption.exit_code))
             loop = self._loop(self._resume(resume_from, train_loaders, val_loaders, limits))
+            self._saver.leave_if_asked()
             if run.is_resumed and fault_tolerance.verify_deterministic_resume:
                 self._data.manager.verify_recent_batches()
             run.is_resumed = False
             stack.enter_context(discard_rng_changes(self._step_rng.is_derived))
             stack.enter_context(deterministic_algorithms(self.config.performance.deterministic))
-            self._saver.guard = stack.enter_context(PreemptionGuard(preemption.signals, preemption.exit_code))
             try:
                 loop.fit(limits)
                 self._saver.finish()

@@ -28,8 +28,8 @@ void request_row(const std::byte* row, std::size_t num_lines) noexcept {
 }
 
 /// Rows of `kBytes` bytes known to the compiler, which then copies with a few vector moves; 0 = `row_bytes`.
-template <std::size_t kBytes, typename RowAt>
-void copy_dense(const ArrayView& view, std::size_t num_rows, RowAt row_at, std::byte* out) {
+template <std::size_t kBytes, typename RowAt, typename SlotAt>
+void copy_dense(const ArrayView& view, std::size_t num_rows, RowAt row_at, SlotAt slot_at, std::byte* out) {
   const std::size_t row_bytes = kBytes == 0 ? view.row_bytes : kBytes;
   const std::size_t num_lines = std::min(kMaxLinesPerRow, (row_bytes + kLineBytes - 1) / kLineBytes);
   const std::size_t ahead = std::clamp<std::size_t>(kLinesAhead / num_lines, 1, 16);
@@ -43,7 +43,7 @@ void copy_dense(const ArrayView& view, std::size_t num_rows, RowAt row_at, std::
     if (k + ahead < num_rows) {
       request_row(at(k + ahead), num_lines);
     }
-    std::memcpy(out + k * row_bytes, at(k), row_bytes);
+    std::memcpy(out + slot_at(k) * row_bytes, at(k), row_bytes);
   }
 }
 
@@ -76,40 +76,43 @@ void copy_strided_row(const ArrayView& view, const std::byte* row, std::byte* ou
   }
 }
 
-template <typename RowAt>
-void copy_rows(const ArrayView& view, std::size_t num_rows, RowAt row_at, std::byte* out) {
+/// Row `row_at(k)` goes to slot `slot_at(k)`.
+template <typename RowAt, typename SlotAt>
+void copy_rows(const ArrayView& view, std::size_t num_rows, RowAt row_at, SlotAt slot_at, std::byte* out) {
   if (view.row_bytes == 0) {
     return;
   }
   if (!view.axes.empty()) {
     for (std::size_t k = 0; k < num_rows; ++k) {
-      copy_strided_row(view, view.row(static_cast<std::uint64_t>(row_at(k))), out + k * view.row_bytes);
+      copy_strided_row(view, view.row(static_cast<std::uint64_t>(row_at(k))), out + slot_at(k) * view.row_bytes);
     }
     return;
   }
   switch (view.row_bytes) {
     case 1:
-      return copy_dense<1>(view, num_rows, row_at, out);
+      return copy_dense<1>(view, num_rows, row_at, slot_at, out);
     case 2:
-      return copy_dense<2>(view, num_rows, row_at, out);
+      return copy_dense<2>(view, num_rows, row_at, slot_at, out);
     case 4:
-      return copy_dense<4>(view, num_rows, row_at, out);
+      return copy_dense<4>(view, num_rows, row_at, slot_at, out);
     case 8:
-      return copy_dense<8>(view, num_rows, row_at, out);
+      return copy_dense<8>(view, num_rows, row_at, slot_at, out);
     case 16:
-      return copy_dense<16>(view, num_rows, row_at, out);
+      return copy_dense<16>(view, num_rows, row_at, slot_at, out);
     case 32:
-      return copy_dense<32>(view, num_rows, row_at, out);
+      return copy_dense<32>(view, num_rows, row_at, slot_at, out);
     case 64:
-      return copy_dense<64>(view, num_rows, row_at, out);
+      return copy_dense<64>(view, num_rows, row_at, slot_at, out);
     case 128:
-      return copy_dense<128>(view, num_rows, row_at, out);
+      return copy_dense<128>(view, num_rows, row_at, slot_at, out);
     case 256:
-      return copy_dense<256>(view, num_rows, row_at, out);
+      return copy_dense<256>(view, num_rows, row_at, slot_at, out);
     default:
-      return copy_dense<0>(view, num_rows, row_at, out);
+      return copy_dense<0>(view, num_rows, row_at, slot_at, out);
   }
 }
+
+constexpr auto in_order = [](std::size_t k) { return k; };
 
 }  // namespace
 
@@ -124,7 +127,14 @@ void gather(const ArrayView& view, std::span<const std::int64_t> rows, std::byte
     throw ConfigError(format_message("rows: must be in [0, {}), but the row at position {} is {}", view.num_rows,
                                      bad - rows.begin(), *bad));
   }
-  copy_rows(view, rows.size(), [&](std::size_t k) { return rows[k]; }, out);
+  copy_rows(view, rows.size(), [&](std::size_t k) { return rows[k]; }, in_order, out);
+}
+
+void gather_into(const ArrayView& view, std::span<const std::uint64_t> rows, std::span<const std::uint32_t> slots,
+                 std::byte* out) {
+  copy_rows(
+      view, rows.size(), [&](std::size_t k) { return rows[k]; }, [&](std::size_t k) { return std::size_t{slots[k]}; },
+      out);
 }
 
 void gather_range(const ArrayView& view, std::uint64_t begin, std::uint64_t count, std::byte* out) {
@@ -139,7 +149,7 @@ void gather_range(const ArrayView& view, std::uint64_t begin, std::uint64_t coun
     std::memcpy(out, view.row(begin), count * view.row_bytes);
     return;
   }
-  copy_rows(view, count, [&](std::size_t k) { return begin + k; }, out);
+  copy_rows(view, count, [&](std::size_t k) { return begin + k; }, in_order, out);
 }
 
 }  // namespace mtf

@@ -15,7 +15,12 @@ namespace mtf {
 /// Throws: ConfigError if a row isn't in [0, num_rows), before anything is copied.
 void gather(const ArrayView& view, std::span<const std::int64_t> rows, std::byte* out);
 
-/// As above for the rows [begin, begin + count).
+/// Writes row `rows[k]` to slot `slots[k]` of `out`, for k in [0, rows.size()): slot s begins at s * row_bytes.
+/// Requires rows in [0, num_rows) and as many slots as rows. Complexity and thread safety: as above.
+void gather_into(const ArrayView& view, std::span<const std::uint64_t> rows, std::span<const std::uint32_t> slots,
+                 std::byte* out);
+
+/// As `gather` for the rows [begin, begin + count).
 void gather_range(const ArrayView& view, std::uint64_t begin, std::uint64_t count, std::byte* out);
 
 }  // namespace mtf

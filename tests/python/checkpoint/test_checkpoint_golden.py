@@ -14,6 +14,7 @@ import torch
 
 import mtf
 from mtf.checkpoint.compare import first_differences
+from mtf.checkpoint.diff import diff_checkpoints
 from mtf.checkpoint.format import layout
 from mtf.checkpoint.format.manifest import FORMAT
 from mtf.checkpoint.inspect import inspect_checkpoint
@@ -21,8 +22,8 @@ from mtf.checkpoint.inspect import inspect_checkpoint
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
 
 
-def recipe(version: int) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("recipe", GOLDEN / f"make_checkpoint_v{version}.py")
+def recipe(version: int, kind: str = "checkpoint") -> ModuleType:
+    spec = importlib.util.spec_from_file_location("recipe", GOLDEN / f"make_{kind}_v{version}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -83,3 +84,36 @@ def test_writing_it_again_gives_the_same_files(tmp_path: Path) -> None:
     subprocess.run([sys.executable, script, str(tmp_path / "c")], check=True)
     for name in ("model.safetensors", "state.safetensors", "state.json", "schedule.mtf"):
         assert (tmp_path / "c" / name).read_bytes() == (GOLDEN / f"checkpoint_v{FORMAT}" / name).read_bytes(), name
+
+
+@pytest.mark.filterwarnings("ignore:.*was saved with num_threads")
+def test_a_trainers_checkpoint_of_the_first_format_is_resumed(tmp_path: Path) -> None:
+    """It had the schedule twice, and another word for work that follows an update."""
+    made = recipe(1, "trainer_checkpoint")
+    path = GOLDEN / "trainer_checkpoint_v1"
+    assert layout.read(path).manifest["format"] == 1
+    expected: list[tuple[str, list[float]]] = []
+    whole = made.trainer(expected)
+    whole.fit(made.loaders(), max_steps=30)
+    seen: list[tuple[str, list[float]]] = []
+    resumed = made.trainer(seen)
+    resumed.fit(made.loaders(), max_steps=30, resume_from=str(path))
+    assert seen == expected[made.UPDATES :]
+    torch.testing.assert_close(resumed.model.state_dict(), whole.model.state_dict())
+    whole = made.trainer([])
+    whole.fit(made.loaders(), max_steps=made.UPDATES)
+    whole.save_checkpoint(str(tmp_path / "now"))
+    places = [entry.place for entry in diff_checkpoints(path, tmp_path / "now").entries]
+    assert all(place.startswith(("manifest['format']", "manifest['num_threads']")) for place in places), places
+
+
+def test_the_schedule_stands_in_a_checkpoint_once(tmp_path: Path) -> None:
+    made = recipe(1, "trainer_checkpoint")
+    run = made.trainer([])
+    run.fit(made.loaders(), max_steps=3)
+    run.save_checkpoint(str(tmp_path / "c"))
+    found = layout.read(tmp_path / "c")
+    assert mtf.Schedule.from_bytes(found.schedule).position == (0, 3)
+    assert "setups" not in (tmp_path / "c" / "state.json").read_text()
+    assert "schedule" not in found.state["trainer"]["multi"]
+    assert mtf.Schedule.from_bytes(found.schedule).state_dict() == run.get_state()["multi"]["schedule"]

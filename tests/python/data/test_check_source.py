@@ -70,7 +70,7 @@ def test_what_holds(loader: Any, resume_mode: str) -> None:
     assert report.ok, report
     assert resume_mode in report.resume_mode
     assert not report.suspects
-    assert "holds: a resume inside pass 1 goes on exactly" in repr(report)
+    assert "holds: a resume inside pass 1 is exact" in repr(report)
     assert report.to_dict()["ok"] is True
 
 

@@ -152,7 +152,7 @@ def test_an_error_where_a_pass_is_seen_to_end_loses_no_batch() -> None:
     with mixture("state") as whole:
         expected = rest(whole)
     with mixture("state") as loader:
-        loader._readers["a"].source.loader.errors.append(OSError("the connection was lost"))  # type: ignore[attr-defined]
+        loader._sources.readers["a"].source.loader.errors.append(OSError("the connection was lost"))  # type: ignore[attr-defined]
         found: dict[tuple[int, int], tuple[Any, ...]] = {}
         with pytest.raises(mtf.SourceError, match=r"pass 0, batch 3 .* the connection was lost"):
             found.update(described(batch) for batch in loader)

@@ -19,8 +19,9 @@ from mtf.config.mixture import MultiDataLoaderConfig
 from mtf.data.determinism.content_hash import content_hash
 from mtf.data.multi_loader import MultiLoader
 from mtf.data.sources.base import ResumeMode
-from mtf.data.sources.iterable import IterableSource, SequenceSource
+from mtf.data.sources.iterable import IterableSource
 from mtf.data.sources.resolve import as_source
+from mtf.data.sources.sequence import SequenceSource
 from mtf.data.sources.stateful import StatefulSource
 from mtf.enums import EpochLengthPolicy, SamplingStrategy
 from mtf.errors import ConfigError, SourceError

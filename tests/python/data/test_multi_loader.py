@@ -267,7 +267,7 @@ class TestEdits:
         assert "list" not in [name for name, _ in expected[12:]]
         for cut in (4, 5, 9, 11, 12, 16, 20):
             with mixture() as loader:
-                loader._factories["new"] = lambda: [torch.tensor([7])]
+                loader._sources.factories["new"] = lambda: [torch.tensor([7])]
                 loader.load_state_dict(states[cut])
                 iterator, tail = iter(loader), []
                 for place in range(cut, 24):

@@ -135,13 +135,16 @@ def test_wandb_goes_on_in_the_same_run(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 
 def test_yaml_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("yaml")
+    pytest.importorskip("omegaconf")
     example = importlib.import_module("yaml_run")
     file = str(EXAMPLES / "yaml_run.yaml")
 
     def run(*assignments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["yaml_run.py", file, *assignments])
-        code = example.main()
+        monkeypatch.setattr(sys, "argv", ["yaml_run.py", "--config", file, *(f"--{word}" for word in assignments)])
+        try:
+            code = example.main()
+        except SystemExit as left:
+            code = left.code
         said = capsys.readouterr()
         return code, said.out, said.err
 

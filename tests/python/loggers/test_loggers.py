@@ -239,7 +239,7 @@ def test_a_missing_package_says_how_to_get_it(kind: Any, module: str, monkeypatc
     import sys
 
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(mtf.ConfigError, match=rf"pip install 'mtf\[{kind}\]'"):
+    with pytest.raises(mtf.ConfigError, match=rf"pip install 'mtf-torch\[{kind}\]'"):
         make_logger(mtf.LoggingConfig(logger_type=kind), info())
 
 

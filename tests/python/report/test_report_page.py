@@ -363,5 +363,5 @@ def test_pictures_say_what_they_need(tmp_path: Path, monkeypatch: pytest.MonkeyP
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(builtins, "__import__", without_matplotlib)
     assert pictures.read_run(tmp_path).update == 20
-    with pytest.raises(mtf.ConfigError, match=r"pip install 'mtf\[plot\]'"):
+    with pytest.raises(mtf.ConfigError, match=r"pip install 'mtf-torch\[plot\]'"):
         pictures.read_run(tmp_path).to_html()

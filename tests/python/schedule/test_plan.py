@@ -218,7 +218,7 @@ def test_plotting_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for name in [name for name in sys.modules if name.startswith("matplotlib")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(builtins, "__import__", without_matplotlib)
-    with pytest.raises(ConfigError, match=r"pip install 'mtf\[plot\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'mtf-torch\[plot\]'"):
         make([3, 5]).plan().plot(tmp_path / "plan.png")
 
 

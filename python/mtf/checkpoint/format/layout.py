@@ -11,22 +11,35 @@ from typing import Any
 import torch
 
 from mtf.checkpoint.format import codec
+from mtf.checkpoint.format.hashing import bounded, read_verified
 from mtf.checkpoint.format.json_io import MAX_JSON_BYTES, dump_json, load_json
-from mtf.checkpoint.format.manifest import MODEL_FILE, SCHEDULE_FILE, STATE_FILE, STATE_TENSORS_FILE, verify
+from mtf.checkpoint.format.manifest import (
+    MODEL_FILE,
+    SCHEDULE_FILE,
+    STATE_FILE,
+    STATE_TENSORS_FILE,
+    read_manifest,
+    verify_file,
+)
 from mtf.checkpoint.format.safetensors_io import FILE_DTYPES, host_block, read_tensors, tensor_chunks
 from mtf.checkpoint.format.tensor_codec import TENSOR_TYPES
+from mtf.checkpoint.format.upgrade import upgrade_state
 from mtf.checkpoint.storage import local
+from mtf.checkpoint.storage.base import Storage
+from mtf.checkpoint.storage.local import LocalStorage
+from mtf.checkpoint.storage.registry import open_storage, place_of
 from mtf.checkpoint.storage.transaction import Transaction
 from mtf.errors import CheckpointError
 
 MAX_SCHEDULE_BYTES = 64 << 20
+_OWN_FILES = (MODEL_FILE, STATE_TENSORS_FILE, STATE_FILE, SCHEDULE_FILE)
 
 
 @dataclass(frozen=True, repr=False)
 class Checkpoint:
     """What a checkpoint holds; every tensor is in host memory of its own."""
 
-    path: Path
+    path: Path | str  # a URL where it isn't on a file system
     manifest: dict[str, Any]
     model: dict[str, Any]  # the model's state_dict: tensors, and whatever `get_extra_state` gave
     state: Any
@@ -39,7 +52,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class CheckpointPayload:
     """Everything a save writes, already split into JSON and tensors; with ``copy`` it is independent of the run."""
 
     model: dict[str, torch.Tensor]
@@ -56,15 +69,15 @@ class Snapshot:
         schedule: bytes,
         *,
         copy: bool,
-        spare: Snapshot | None = None,
-    ) -> Snapshot:
+        spare: CheckpointPayload | None = None,
+    ) -> CheckpointPayload:
         """
         Args:
             model: a module's ``state_dict()``; entries that aren't tensors are kept with the state.
             state_tree: see :mod:`mtf.checkpoint.format.codec`.
             schedule: the native scheduler's bytes.
             copy: True copies every tensor to host memory, so that training may go on while it is written.
-            spare: an earlier snapshot that nobody needs any more; the copies take its memory.
+            spare: an earlier payload that nobody needs any more; the copies take its memory.
 
         Raises:
             CheckpointError: a value that no checkpoint holds; names its path.
@@ -108,24 +121,24 @@ def write(
     Raises:
         CheckpointError: it can't be written (the cause is the OSError) or holds something that no checkpoint holds.
     """
-    return write_snapshot(path, Snapshot.take(model, state_tree, schedule, copy=False), manifest)
+    return write_payload(path, CheckpointPayload.take(model, state_tree, schedule, copy=False), manifest)
 
 
-def write_snapshot(path: str | Path, snapshot: Snapshot, manifest: Mapping[str, Any]) -> Path:
-    """:func:`write` for a snapshot taken before."""
+def write_payload(path: str | Path, payload: CheckpointPayload, manifest: Mapping[str, Any]) -> Path:
+    """:func:`write` for a payload taken before."""
     with Transaction(path) as transaction:
-        fill(transaction, snapshot)
+        fill(transaction, payload)
         transaction.commit(manifest_fields(manifest))
     return transaction.path
 
 
-def fill(transaction: Transaction, snapshot: Snapshot) -> None:
-    """Writes the four files of a snapshot into a transaction."""
-    metadata = {"format": "pt"} | snapshot.tied
-    transaction.add(MODEL_FILE, tensor_chunks(snapshot.model, metadata))
-    transaction.add(STATE_TENSORS_FILE, tensor_chunks(snapshot.tensors, {"format": "pt"}))
-    transaction.add(STATE_FILE, [dump_json(snapshot.state, STATE_FILE)])
-    transaction.add(SCHEDULE_FILE, [snapshot.schedule])
+def fill(transaction: Transaction, payload: CheckpointPayload) -> None:
+    """Writes the four files of a payload into a transaction."""
+    metadata = {"format": "pt"} | payload.tied
+    transaction.add(MODEL_FILE, tensor_chunks(payload.model, metadata))
+    transaction.add(STATE_TENSORS_FILE, tensor_chunks(payload.tensors, {"format": "pt"}))
+    transaction.add(STATE_FILE, [dump_json(payload.state, STATE_FILE)])
+    transaction.add(SCHEDULE_FILE, [payload.schedule])
 
 
 def manifest_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,32 +161,35 @@ def decode_fields(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def read(path: str | Path) -> Checkpoint:
-    """Reads a checkpoint after every file in it has been verified.
+def read(path: str | Path | Storage, *, verify_shards: bool = True) -> Checkpoint:
+    """Reads a checkpoint. Each file is read once, and nothing is returned unless every file is what was written.
 
     Where ``path`` is missing because a save was killed while it replaced it, the copy set aside by that save is read.
 
+    Args:
+        path: a directory, a URL, or the checkpoint's storage.
+        verify_shards: also compare files that aren't read here, which are those of sharded tensors.
+
     Raises:
         CheckpointError: missing, damaged, of a newer format, or no checkpoint at all; names the file and the reason.
+        CheckpointIOError: the storage can't give it.
     """
-    path = Path(path)
-    if not path.exists() and (aside := local.set_aside(path)):
-        warnings.warn(
-            f"{path}: a save was killed while it replaced this; reading {aside[-1].name}",
-            local.CheckpointWarning,
-            stacklevel=2,
-        )
-        path = aside[-1]
-    manifest = verify(path)
-    for name in (MODEL_FILE, STATE_TENSORS_FILE, STATE_FILE, SCHEDULE_FILE):
-        if name not in manifest["files"]:
-            raise CheckpointError(f"{path / name}: the manifest doesn't list this file, which every checkpoint has")
-    with local.open_inside(path, STATE_FILE) as fd:
-        encoded = load_json(local.read_bounded(fd, MAX_JSON_BYTES, str(path / STATE_FILE)), str(path / STATE_FILE))
-    with local.open_inside(path, SCHEDULE_FILE) as fd:
-        schedule = local.read_bounded(fd, MAX_SCHEDULE_BYTES, str(path / SCHEDULE_FILE))
-    weights, metadata = read_tensors(path / MODEL_FILE)
-    tensors, _ = read_tensors(path / STATE_TENSORS_FILE)
+    folder = _find(open_storage(path))
+    manifest = read_manifest(folder)
+    files = manifest["files"]
+    for name in _OWN_FILES:
+        if name not in files:
+            raise CheckpointError(
+                f"{folder.url}/{name}: the manifest doesn't list this file, which every checkpoint has"
+            )
+    label = f"{folder.url}/{STATE_FILE}"
+    encoded = load_json(read_verified(folder, STATE_FILE, files[STATE_FILE], bounded(MAX_JSON_BYTES)), label)
+    schedule = read_verified(folder, SCHEDULE_FILE, files[SCHEDULE_FILE], bounded(MAX_SCHEDULE_BYTES))
+    weights, metadata = read_verified(folder, MODEL_FILE, files[MODEL_FILE], read_tensors)
+    tensors, _ = read_verified(folder, STATE_TENSORS_FILE, files[STATE_TENSORS_FILE], read_tensors)
+    for name in files if verify_shards else ():
+        if name not in _OWN_FILES:
+            verify_file(folder, name, files[name])
     try:
         parts = codec.join(encoded, tensors, ())
         if (
@@ -184,13 +200,26 @@ def read(path: str | Path) -> Checkpoint:
             raise CheckpointError("expected the members 'state' and 'model_extra'")
         manifest = decode_fields(manifest)
     except CheckpointError as error:
-        raise CheckpointError(f"{path / STATE_FILE}: {error}") from error
+        raise CheckpointError(f"{label}: {error}") from error
     model: dict[str, Any] = dict(weights)
     for name, twin in metadata.items():
         if name != "format" and twin in weights and name not in weights:  # it is "pt", and so may a weight's name be
             model[name] = weights[twin]
     model |= parts["model_extra"]
-    return Checkpoint(path, manifest, model, parts["state"], schedule)
+    state = upgrade_state(parts["state"], manifest["format"])
+    return Checkpoint(place_of(folder), manifest, model, state, schedule)
+
+
+def _find(folder: Storage) -> Storage:
+    """The checkpoint, or its copy that a save moved aside and couldn't put back."""
+    if not isinstance(folder, LocalStorage) or folder.root.exists() or not (aside := local.set_aside(folder.root)):
+        return folder
+    warnings.warn(
+        f"{folder.url}: a save was killed while it replaced this; reading {aside[-1].name}",
+        local.CheckpointWarning,
+        stacklevel=3,
+    )
+    return LocalStorage(aside[-1])
 
 
 def _plain_weights(

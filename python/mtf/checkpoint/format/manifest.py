@@ -12,8 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mtf.checkpoint.format.hashing import HashingReader, open_part, read_verified
 from mtf.checkpoint.format.json_io import dump_json, load_json
-from mtf.checkpoint.storage.local import hash_open_file, open_inside, read_bounded
+from mtf.checkpoint.storage.base import Storage
+from mtf.checkpoint.storage.local import LocalStorage
+from mtf.checkpoint.storage.registry import open_storage
 from mtf.errors import CheckpointError
 
 MANIFEST_NAME = "manifest.json"
@@ -22,7 +25,7 @@ STATE_TENSORS_FILE = "state.safetensors"
 STATE_FILE = "state.json"
 SCHEDULE_FILE = "schedule.mtf"
 KIND = "mtf-checkpoint"
-FORMAT = 1
+FORMAT = 2
 MAX_MANIFEST_BYTES = 16 << 20
 
 _SEAL_PREFIX = b'{\n "sha256": "'
@@ -69,17 +72,23 @@ def seal_manifest(fields: Mapping[str, Any], files: Mapping[str, tuple[int, str]
     return raw[:_SEAL_BEGIN] + digest + raw[_SEAL_END:]
 
 
-def read_manifest(path: str | Path) -> dict[str, Any]:
-    """The manifest of the checkpoint in directory ``path``, itself verified; the other files are not looked at.
+def read_manifest(path: str | Path | Storage) -> dict[str, Any]:
+    """The manifest of the checkpoint in ``path``, itself verified; the other files are not looked at.
+
+    Args:
+        path: a directory, a URL, or the checkpoint's storage.
 
     Raises:
         CheckpointError: missing, damaged, of another kind or of a newer format; names the file and the reason.
     """
-    path = Path(path)
-    _check_is_checkpoint(path)
-    label = str(path / MANIFEST_NAME)
-    with open_inside(path, MANIFEST_NAME) as fd:
-        raw = read_bounded(fd, MAX_MANIFEST_BYTES, label)
+    folder = open_storage(path)
+    if isinstance(folder, LocalStorage):
+        _check_is_checkpoint(folder.root)
+    label = f"{folder.url}/{MANIFEST_NAME}"
+    with open_part(folder, MANIFEST_NAME) as file:
+        raw = file.read(MAX_MANIFEST_BYTES + 1)
+    if len(raw) > MAX_MANIFEST_BYTES:
+        raise CheckpointError(f"{label}: more than the {MAX_MANIFEST_BYTES} bytes that such a file may have")
     if not raw:
         raise CheckpointError(f"{label}: is empty")
     manifest = load_json(raw, label)
@@ -102,8 +111,11 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     return manifest
 
 
-def verify(path: str | Path) -> dict[str, Any]:
+def verify(path: str | Path | Storage) -> dict[str, Any]:
     """Reads the manifest and checks presence, size and SHA-256 of every file it lists, in constant memory.
+
+    Args:
+        path: a directory, a URL, or the checkpoint's storage.
 
     Returns:
         The manifest.
@@ -111,17 +123,24 @@ def verify(path: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: names the first file that is wrong and the reason.
     """
-    path = Path(path)
-    manifest = read_manifest(path)
+    folder = open_storage(path)
+    manifest = read_manifest(folder)
     for name, expected in manifest["files"].items():
-        label = path / name
-        with open_inside(path, name) as fd:
-            size, digest = hash_open_file(fd)
-        if size != expected["size"]:
-            raise CheckpointError(f"{label}: is damaged: {size} bytes long, the manifest says {expected['size']}")
-        if digest != expected["sha256"]:
-            raise CheckpointError(f"{label}: is damaged: its content doesn't have the SHA-256 that the manifest states")
+        verify_file(folder, name, expected)
     return manifest
+
+
+def verify_file(folder: Storage, name: str, expected: Mapping[str, Any]) -> None:
+    """Compares one file with its entry in the manifest, in constant memory.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    read_verified(folder, name, expected, _nothing)
+
+
+def _nothing(reader: HashingReader, num_bytes: int) -> None:
+    """Nothing is made of the content."""
 
 
 def _check_is_checkpoint(path: Path) -> None:
@@ -161,5 +180,7 @@ def _check_files(files: Any, label: str) -> None:
             or type(entry.get("size")) is not int
             or not isinstance(entry.get("sha256"), str)
             or not _DIGEST.fullmatch(entry["sha256"])
+            or not isinstance(entry.get("object", name), str)
         ):
             raise CheckpointError(f"{label}: the entry of file {name!r} is not valid")
+        check_file_name(entry.get("object", name), label)

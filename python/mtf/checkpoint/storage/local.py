@@ -17,7 +17,9 @@ import socket
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
+from mtf.checkpoint.storage.base import Lock
 from mtf.errors import CheckpointError
 
 _CHUNK_BYTES = 4 << 20
@@ -132,11 +134,11 @@ def write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> tuple[int, s
     return size, digest.hexdigest()
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Replaces a small file atomically and durably."""
+def replace_file(path: Path, content: bytes | Iterable[bytes | memoryview]) -> None:
+    """Replaces a file atomically and durably."""
     temporary = hidden_sibling(path, ROLE_TEMP)
     try:
-        write_file(temporary, [content])
+        write_file(temporary, [content] if isinstance(content, bytes) else content)
         os.rename(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -259,21 +261,6 @@ def open_inside(directory: Path, name: str) -> Iterator[int]:
             os.close(fd)
 
 
-def read_bounded(fd: int, limit_bytes: int, label: str) -> bytes:
-    """The whole content of an open file that may hold at most ``limit_bytes``."""
-    size = os.fstat(fd).st_size
-    if size > limit_bytes:
-        raise CheckpointError(f"{label}: {size} bytes, more than the {limit_bytes} that such a file may have")
-    parts = []
-    left = limit_bytes + 1
-    while left > 0 and (part := os.read(fd, min(left, _CHUNK_BYTES))):
-        parts.append(part)
-        left -= len(part)
-    if left == 0:
-        raise CheckpointError(f"{label}: grew beyond {limit_bytes} bytes while it was read")
-    return b"".join(parts)
-
-
 def hash_open_file(fd: int) -> tuple[int, str]:
     """Size in bytes and SHA-256 of an open file, in constant memory."""
     digest = hashlib.sha256()
@@ -284,3 +271,57 @@ def hash_open_file(fd: int) -> tuple[int, str]:
         digest.update(view[:count])
         size += count
     return size, digest.hexdigest()
+
+
+class LocalStorage:
+    """A folder of a local or shared file system; see :class:`mtf.checkpoint.storage.base.Storage`.
+
+    Checkpoints in it are directories that get their name when they are whole (:class:`Transaction`). No link inside
+    the folder is ever followed.
+
+    Args:
+        root: the folder; it needn't exist.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.url = str(root)
+
+    def __repr__(self) -> str:
+        """The folder."""
+        return f"LocalStorage({self.url!r})"
+
+    @contextlib.contextmanager
+    def read(self, name: str) -> Iterator[BinaryIO]:
+        """The file ``name``, open for reading and seeking.
+
+        Raises:
+            CheckpointError: it is missing, is a link or lies behind one, or is no regular file.
+        """
+        with open_inside(self.root, name) as fd, open(fd, "rb", buffering=0, closefd=False) as file:
+            yield file  # type: ignore[misc]  # a FileIO is what typing calls a BinaryIO
+
+    def write_atomic(self, name: str, chunks: Iterable[bytes | memoryview]) -> None:
+        """Writes or replaces a file; it is durable when this returns."""
+        path = self.root / name
+        make_directories(path.parent)
+        replace_file(path, chunks)
+
+    def list(self, folder: str = "") -> list[str]:
+        """Names directly in ``folder``; those of directories end with ``/``. A link is no directory."""
+        try:
+            with os.scandir(self.root / folder) as entries:
+                return sorted(e.name + "/" * e.is_dir(follow_symlinks=False) for e in entries)
+        except FileNotFoundError:
+            return []
+
+    def delete(self, name: str) -> None:
+        """Deletes a file; nothing where it is missing."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.root / name)
+
+    def lock(self) -> Lock:
+        """The claim of a run on the folder."""
+        from mtf.checkpoint.storage.lock import DirectoryLock
+
+        return DirectoryLock(self.root)

@@ -14,7 +14,7 @@ from typing import Any
 
 from mtf.checkpoint.format.manifest import KIND, MANIFEST_NAME, check_file_name, seal_manifest
 from mtf.checkpoint.storage import local
-from mtf.errors import CheckpointError
+from mtf.errors import CheckpointError, CheckpointIOError
 
 
 class Transaction:
@@ -65,7 +65,8 @@ class Transaction:
         """Writes a file and fsyncs it.
 
         Raises:
-            CheckpointError: the name isn't allowed or taken, or the write fails; the cause is the OSError.
+            CheckpointError: the name isn't allowed or taken.
+            CheckpointIOError: the write fails.
         """
         check_file_name(name)
         if name in self._files:
@@ -101,7 +102,7 @@ class Transaction:
             fields: members of the manifest; ``step`` is required.
 
         Raises:
-            CheckpointError: it can't be written; what had the name before is still there.
+            CheckpointIOError: it can't be written; what had the name before is still there.
         """
         raw = seal_manifest(fields, self._files)
         try:
@@ -145,7 +146,7 @@ def is_checkpoint(path: Path) -> bool:
     return f'"kind": "{KIND}"'.encode() in start
 
 
-def _failure(path: Path, error: OSError) -> CheckpointError:
-    return CheckpointError(
+def _failure(path: Path, error: OSError) -> CheckpointIOError:
+    return CheckpointIOError(
         f"{path}: the checkpoint can't be written: {error.strerror or error}; what was there before is untouched"
     )

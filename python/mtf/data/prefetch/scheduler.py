@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mtf.config.mixture import MultiDataLoaderConfig
-from mtf.data.batch_bytes import num_bytes
+from mtf.data.nested import num_bytes
 from mtf.data.prefetch.native_reader import NativeReader
 from mtf.data.prefetch.source_reader import Held, SourceReader
 from mtf.data.sources.base import Source

@@ -137,6 +137,11 @@ class Source(ABC):
             "shard(), or use a map-style DataLoader or mtf.ArrayLoader"
         )
 
+    def size_to_divide(self) -> int | None:
+        """Samples (of a list: batches) of the whole that the ranks divide among themselves, of which every rank must
+        hold all; None where each rank's data is its own."""
+        return None
+
     def spread(self, rank: int, world_size: int) -> Source:
         """Batches ``rank``, ``rank + world_size`` ...: each on exactly one rank, so ranks may have unequal numbers.
 

@@ -1,4 +1,4 @@
-"""Iterables without a state: lists of batches by index, everything else by producing batches again."""
+"""Iterables without a state: a position is reached by producing the batches before it again."""
 
 from __future__ import annotations
 
@@ -7,68 +7,22 @@ import inspect
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from torch.utils.data import DataLoader
 
 from mtf._core import fold_in
-from mtf.data.rng.generators import BatchSeed, fresh_torch_generator, seeded
+from mtf.data.rng.generators import fresh_torch_generator, seeded
 from mtf.data.sources.base import ResumeMode, Snapshot, Source, Stream
+from mtf.data.sources.iterator_stream import IteratorStream
 from mtf.data.sources.stateful import length_of, set_epoch
 from mtf.data.workers.pool import WorkerInit
-from mtf.data.workers.supervision import end_kept_workers, end_workers, forget_ended, iterate, supervise
+from mtf.data.workers.supervision import end_kept_workers, forget_ended, iterate
 from mtf.errors import ConfigError
 from mtf.formatting import shortened
 
 _log = logging.getLogger("mtf")
-
-
-def is_sequence(loader: Any) -> bool:
-    """Whether batches can be taken by index: a list, a tuple, or a map-style dataset of HF ``datasets``."""
-    cls = type(loader)
-    return isinstance(loader, Sequence) or (cls.__name__ == "Dataset" and cls.__module__ == "datasets.arrow_dataset")
-
-
-class SequenceSource(Source):
-    """Each element is a batch, addressed by its index; the order is the same in every pass.
-
-    On several ranks a step takes ``world_size`` consecutive elements, one for each rank.
-    """
-
-    def __init__(
-        self,
-        batches: Sequence[Any],
-        name: str,
-        *,
-        seed_each_batch: bool = True,
-        rank: int = 0,
-        world_size: int = 1,
-        keeps_rest: bool = False,
-    ) -> None:
-        self.name = name
-        self._batches = batches
-        self._seed_each_batch = seed_each_batch
-        self._rank, self._world_size = rank, world_size
-        self._keeps_rest = keeps_rest
-
-    def num_batches(self) -> int:
-        whole = len(self._batches)
-        return len(range(self._rank, whole, self._world_size)) if self._keeps_rest else whole // self._world_size
-
-    def open(self, pass_: int, batch: int, key: int, snapshot: Snapshot | None = None) -> Stream:
-        size = self._world_size
-        places = range(batch * size + self._rank, self.num_batches() * size + self._rank, size)
-        elements = (self._batches[place] for place in places)
-        return IteratorStream(elements, batch, fold_in(key, pass_), self._seed_each_batch, self._rank, size)
-
-    def shard(self, rank: int, world_size: int) -> Source:
-        return SequenceSource(
-            self._batches, self.name, seed_each_batch=self._seed_each_batch, rank=rank, world_size=world_size
-        )
-
-    def spread(self, rank: int, world_size: int) -> Source:
-        return SequenceSource(self._batches, self.name, rank=rank, world_size=world_size, keeps_rest=True)
 
 
 class IterableSource(Source):
@@ -193,43 +147,3 @@ class IterableSource(Source):
                 "depend on the number of workers"
             )
         return notes
-
-
-class IteratorStream(Stream):
-    """Batches of an iterator, each produced under generators seeded from its position."""
-
-    def __init__(
-        self,
-        iterator: Iterator[Any],
-        batch: int,
-        pass_key: int,
-        seed_each_batch: bool,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self._iterator = iterator
-        self._take: Callable[[], Any] | None = supervise(iterator)
-        # Of the next batch, among those of all ranks.
-        self._number, self._stride = batch * world_size + rank, world_size
-        self._pass_key = pass_key
-        self._seed = BatchSeed() if seed_each_batch else None
-
-    def __next__(self) -> Any:
-        if self._take is None:
-            raise StopIteration
-        seed = self._seed
-        if seed is None:
-            data = self._take()
-        else:
-            seed.enter(fold_in(self._pass_key, self._number))
-            try:
-                data = self._take()
-            finally:
-                seed.exit()
-        self._number += self._stride
-        return data
-
-    def close(self) -> None:
-        if self._take is not None:
-            self._take = None
-            end_workers(self._iterator)

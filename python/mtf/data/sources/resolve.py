@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from mtf.data.sources import iterable, stateful, torch_map
+from mtf.data.sources import iterable, sequence, stateful, torch_map
 from mtf.data.sources.base import Source
 from mtf.errors import ConfigError
 
@@ -33,8 +33,8 @@ def as_source(loader: Any, name: str, *, seed_each_batch: bool = True) -> Source
         )
     if torch_map.can_rebuild(loader):
         return torch_map.TorchSource(loader, name, seed_each_batch=seed_each_batch)
-    if iterable.is_sequence(loader):
-        return iterable.SequenceSource(loader, name, seed_each_batch=seed_each_batch)
+    if sequence.is_sequence(loader):
+        return sequence.SequenceSource(loader, name, seed_each_batch=seed_each_batch)
     if stateful.has_state(loader):
         return stateful.StatefulSource(loader, name, seed_each_batch=seed_each_batch)
     return iterable.IterableSource(loader, name, seed_each_batch=seed_each_batch)

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from mtf import _core
-from mtf.data.batch_bytes import num_bytes
+from mtf.data.nested import num_bytes
 from mtf.data.prefetch.engine import NativeStream, PreparedSource
 from mtf.data.prefetch.source_reader import PassEnded
 from mtf.data.rng.batch_rng import begin_batch, end_batch

@@ -14,7 +14,7 @@ from mtf._core import fold_in
 from mtf.data.rng.generators import BatchSeed, SeededDataset
 from mtf.data.sampling.sample_order import EveryNth, IndexOrder, index_order
 from mtf.data.sources.base import ResumeMode, Snapshot, Source, Stream
-from mtf.data.sources.stateful import has_state_methods, plain_copy
+from mtf.data.sources.stateful import has_state_methods, length_of, plain_copy
 from mtf.data.workers.pool import WorkerPool, Workers
 from mtf.errors import ConfigError
 
@@ -101,6 +101,9 @@ class TorchSource(Source):
 
     def shard(self, rank: int, world_size: int) -> Source:
         return self._part(self._order.shard(rank, world_size), rank, world_size)
+
+    def size_to_divide(self) -> int | None:
+        return length_of(self.loader.dataset)  # samplers count its samples, also those that divide them
 
     def spread(self, rank: int, world_size: int) -> Source:
         if self._order.shard(rank, world_size) is self._order:

@@ -129,8 +129,8 @@ class Validator:
             except Exception as error:  # the error that ended the validation is the one to raise
                 with suppress(UserWarning):
                     warnings.warn(
-                        f"a hook raised {error!r} in on_validation_end, which had no metrics because the validation was "
-                        "left: make the hook put back what it had changed before it reads a metric",
+                        f"a hook raised {error!r} in on_validation_end, which had no metrics because the validation "
+                        "was left: make the hook put back what it had changed before it reads a metric",
                         stacklevel=3,
                     )
 

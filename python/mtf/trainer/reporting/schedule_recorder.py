@@ -34,7 +34,7 @@ class ScheduleRecorder:
         self._data = data
         self._draws = logging.log_pictures
         if self._draws and importlib.util.find_spec("matplotlib") is None:
-            raise ConfigError("logging.log_pictures needs matplotlib: pip install 'mtf[plot]'")
+            raise ConfigError("logging.log_pictures needs matplotlib: pip install 'mtf-torch[plot]'")
         directory = run_log_directory(logging, info.name)
         self._states: list[bytes] = self._states_so_far(logging, info) if self._draws else []
         self._journal = None if directory is None else RunLog(directory, info, world_size)

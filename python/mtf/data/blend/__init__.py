@@ -1,0 +1,1 @@
+"""Batches made of several sources: blends, which mix samples inside a batch, and one batch of every source at once."""

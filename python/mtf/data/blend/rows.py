@@ -1,0 +1,248 @@
+"""What a blend takes its rows from: arrays and token rows that the core gathers, datasets, and sources of one's own."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from mtf import _core
+from mtf.data.blend.columns import columns_of
+from mtf.data.sources.array import ArrayLoader, common_rows, flatten_arrays
+from mtf.data.sources.base import Source
+from mtf.errors import ConfigError
+from mtf.formatting import shortened
+
+Build = Callable[[list[Any], int, int], Any]
+
+
+class RowSource(ABC):
+    """Single rows for a ``Blend``, addressed by pass and place. Implement it to blend anything whose passes differ.
+
+    A dataset with ``__len__`` and ``__getitem__`` needs no such class: its passes are shuffled by the blend.
+    """
+
+    @abstractmethod
+    def num_rows(self) -> int:
+        """Rows of one pass, the same for every pass, at least 1."""
+
+    @abstractmethod
+    def row(self, pass_: int, place: int, key: int) -> Any:
+        """The row at ``place`` in the order of pass ``pass_``: a sample, as a dataset's ``__getitem__`` gives one.
+
+        The same arguments give the same row in every process, and each place of a pass another row.
+
+        Args:
+            pass_: The pass, counted from 0.
+            place: In ``[0, num_rows())``; the blend asks for 0, 1, 2 ... and shuffles nothing.
+            key: Key of the source's random numbers; ``mtf.Permutation(n, mtf.fold_in(key, pass_))`` is the order that
+                datasets have.
+        """
+
+
+class NativeRows:
+    """Rows that the core gathers without Python.
+
+    What ``Blend`` asks for of any object that has a ``native_rows()`` method: token windows and packed rows give one.
+
+    Args:
+        make: Makes the core's rows. Called once per process, so that workers make their own.
+        build: Makes a row or batch of its tensors; None: it is the only tensor; a tuple: a dict with these keys.
+        tokens_per_row: Real tokens in a row on average, where that is known.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], _core.RowSource],
+        build: Callable[[list[Any]], Any] | tuple[str, ...] | None,
+        tokens_per_row: float | None = None,
+    ) -> None:
+        self._make = make
+        self.build = build
+        self.tokens_per_row = tokens_per_row
+        self._core: tuple[int, _core.RowSource] | None = None
+
+    @property
+    def core(self) -> _core.RowSource:
+        """The core's rows, which belong to this process: a fork's copy may hold a lock of a thread that it hasn't."""
+        if self._core is None or self._core[0] != os.getpid():
+            self._core = os.getpid(), self._make()
+        return self._core[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_core": None}
+
+    @property
+    def num_rows(self) -> int:
+        return self.core.num_rows
+
+    def structure(self) -> Any:
+        """What a row looks like: numbers of its fields in the places of its tensors, and what each field is."""
+        fields = self.core.fields
+        numbers = list(range(len(fields)))
+        layout = [(dtype, shape, counts) for _, dtype, shape, counts in fields]
+        return self.built([*numbers, *(len(fields),) * self.has_cu_seqlens]), layout
+
+    @property
+    def has_cu_seqlens(self) -> bool:
+        return any(counts for *_, counts in self.core.fields)
+
+    def built(self, tensors: list[Any]) -> Any:
+        """The batch (or anything else of its structure) with ``tensors`` in their places."""
+        if self.build is None:
+            return tensors[0]
+        if isinstance(self.build, tuple):
+            return dict(zip(self.build, tensors, strict=True))
+        return self.build(tensors)
+
+    def items(self, key: int, pass_: int, places: Sequence[int]) -> list[Any]:
+        """Single rows, each with the structure of a batch and without its first dimension."""
+        core = self.core
+        stacked = core.read(key, pass_, np.asarray(places, np.uint64), columns_of(core.fields))
+        names = self.build[: len(stacked)] if isinstance(self.build, tuple) else self.build
+        single = NativeRows(self._make, names)
+        return [single.built([tensor[place] for tensor in stacked]) for place in range(len(places))]
+
+
+class _ArrayFactory:
+    """Makes the core's rows of arrays; can be sent to worker processes."""
+
+    def __init__(self, arrays: list[Any], names: list[str], dtypes: list[str], window: tuple[int, int] | None) -> None:
+        self.arrays, self.names, self.dtypes, self.window = arrays, names, dtypes, window
+
+    def __call__(self) -> _core.RowSource:
+        return _core.ArrayRows(self.arrays, self.names, self.dtypes, windows=self.window)
+
+
+def array_rows(data: Any, window: tuple[int, int] | None = None) -> NativeRows:
+    """Rows of the arrays in ``data``, or windows (length, stride) of them.
+
+    Raises:
+        ConfigError: As ``ArrayLoader`` raises, and for arrays without a row.
+    """
+    columns, build = flatten_arrays(data)
+    if common_rows(columns) == 0:
+        raise ConfigError("the arrays must have at least one row, but they are empty")
+    if window is not None and _core.count_windows(common_rows(columns), *window) == 0:
+        raise ConfigError(
+            f"the arrays must have at least {window[0]} entries, one window, but have {common_rows(columns)}"
+        )
+    is_flat = isinstance(data, Mapping) and [f"[{key!r}]" for key in data] == [column.path for column in columns]
+    names = [str(key) for key in data] if is_flat else [column.path for column in columns]
+    make = _ArrayFactory([c.array for c in columns], names, [c.torch_name for c in columns], window)
+    return NativeRows(make, None if columns[0].path == "" else tuple(data) if is_flat else build)
+
+
+class Windows:
+    """Windows of a stream as rows of a ``Blend``: window ``i`` is ``tokens[i * stride : i * stride + length]``.
+
+    Args:
+        tokens: One or several arrays of equal length, as ``ArrayLoader`` takes them; a memory map works as well.
+        length: Entries of a window.
+        stride: Entries from one window's start to the next one's; None means ``length``, so windows don't overlap.
+            Entries after the last whole window aren't seen.
+
+    Raises:
+        ConfigError: Arrays that ``ArrayLoader`` refuses, a number below 1, or fewer entries than one window has.
+    """
+
+    def __init__(self, tokens: Any, length: int, stride: int | None = None) -> None:
+        for name, value in (("length", length), ("stride", stride)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, but is {value}")
+        self._tokens = tokens
+        self._window = int(length), int(length if stride is None else stride)
+
+    def native_rows(self) -> NativeRows:
+        """The windows, for the core."""
+        return array_rows(self._tokens, self._window)
+
+    def __repr__(self) -> str:
+        """Length and stride."""
+        return f"Windows(length={self._window[0]}, stride={self._window[1]})"
+
+
+Rows = NativeRows | RowSource | Any
+"""Native rows, a RowSource, or a map-style dataset."""
+
+
+def as_rows(data: Any, name: str) -> Rows:
+    """What a blend takes the rows of ``data`` from.
+
+    Raises:
+        ConfigError: ``data`` has no single rows, or none at all; the message says what to pass instead.
+    """
+    where = f"source {name!r}"
+    if hasattr(data, "native_rows"):
+        try:
+            return data.native_rows()
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+    if isinstance(data, RowSource):
+        return _checked_length(data, data.num_rows(), where)
+    _refuse_batches(data, where)
+    if type(data) is TensorDataset and all(tensor.device.type == "cpu" for tensor in data.tensors):
+        data = list(data.tensors)  # torch's collate function makes lists of tuples
+    if _holds_arrays(data):
+        try:
+            return array_rows(data)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+    if isinstance(data, IterableDataset) or not hasattr(type(data), "__getitem__") or isinstance(data, Mapping):
+        raise ConfigError(
+            f"{where} must give single rows: arrays, a dataset with __len__ and __getitem__, mtf.Windows, token rows "
+            f"or a mtf.RowSource, but is {shortened(repr(data))}; mix whole batches of it with mtf.MultiLoader"
+        )
+    try:
+        length = len(data)
+    except TypeError:
+        raise ConfigError(
+            f"{where}: {type(data).__name__} has no __len__, so its passes can't be told apart; give it one, or mix "
+            "whole batches of it with mtf.MultiLoader"
+        ) from None
+    return _checked_length(data, length, where)
+
+
+def num_rows_of(rows: Rows) -> int:
+    """Rows of one pass."""
+    if isinstance(rows, NativeRows):
+        return rows.num_rows
+    return rows.num_rows() if isinstance(rows, RowSource) else len(rows)
+
+
+def _checked_length(rows: Rows, length: int, where: str) -> Rows:
+    if length < 1:
+        raise ConfigError(f"{where} must have at least one row, but has {length}")
+    return rows
+
+
+def _refuse_batches(data: Any, where: str) -> None:
+    if isinstance(data, DataLoader):
+        raise ConfigError(
+            f"{where} is a DataLoader, which makes batches of its own: pass its dataset, and its collate_fn and "
+            "num_workers to mtf.Blend; or mix whole batches with mtf.MultiLoader"
+        )
+    if isinstance(data, ArrayLoader):
+        raise ConfigError(
+            f"{where} is an ArrayLoader, which makes batches of its own: pass its arrays, or mtf.Windows(...) for "
+            "windows"
+        )
+    if isinstance(data, Source):
+        raise ConfigError(
+            f"{where} is a {type(data).__name__}, which gives batches: pass its data, or a mtf.RowSource that gives "
+            "its rows; or mix whole batches with mtf.MultiLoader"
+        )
+
+
+def _holds_arrays(data: Any) -> bool:
+    """Whether ``data`` is an array, or a container of nothing but arrays."""
+    if isinstance(data, torch.Tensor | np.ndarray):
+        return True
+    if isinstance(data, Mapping):
+        return bool(data) and all(map(_holds_arrays, data.values()))
+    return isinstance(data, list | tuple) and bool(data) and all(map(_holds_arrays, data))

@@ -1,0 +1,365 @@
+"""The loaders of a mixture by name: how each is read, which were added or removed, and what of them is state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mtf._core import fold_in
+from mtf.config.mixture import MultiDataLoaderConfig
+from mtf.data.agreed_lengths import agree_on_lengths
+from mtf.data.determinism.recent_batches import from_dict, to_dict
+from mtf.data.prefetch.native_reader import NativeReader
+from mtf.data.prefetch.scheduler import PrefetchScheduler
+from mtf.data.prefetch.source_reader import SourceReader
+from mtf.data.sources.base import ResumeMode, Snapshot, Source
+from mtf.data.sources.resolve import as_source
+from mtf.errors import ConfigError, StateMismatch
+
+if TYPE_CHECKING:
+    from mtf.data.workers.shared import SharedWorkers
+    from mtf.schedule.schedule import Schedule
+
+Reader = SourceReader | NativeReader
+
+
+class SourceSet:
+    """Sources of one mixture, with their readers.
+
+    Args:
+        loaders: Name -> loader, in the order of the schedule's sources.
+        config: Of the mixture; its prefetch and worker settings are used here.
+        seed: Of the mixture; each source's random numbers depend on it and on the source's name.
+        factories: Name -> function that makes a loader that a state has and ``loaders`` hasn't.
+        rank: This process among ``world_size``.
+        world_size: Number of processes.
+        seed_each_batch: Produce every batch under generators seeded from its position.
+        fetch_timeout_s: Seconds that a native fetch may take, None for no limit.
+
+    Attributes:
+        readers: Name -> reader; a removed source keeps its reader until its name is used again.
+        initial: Sources that the schedule began with.
+        additions: How often each name was added, where that differs from once for a name that wasn't there initially.
+            Replaced by edits, never changed, so that a commit only keeps it.
+        prefetch: Asks for batches ahead, for all sources under one budget.
+    """
+
+    def __init__(
+        self,
+        loaders: Mapping[str, Any],
+        config: MultiDataLoaderConfig,
+        seed: int,
+        *,
+        factories: Mapping[str, Callable[[], Any]],
+        rank: int,
+        world_size: int,
+        seed_each_batch: bool,
+        fetch_timeout_s: float | None,
+    ) -> None:
+        self._config = config
+        self._seed = seed
+        self.factories = dict(factories)
+        self._rank, self._world_size = rank, world_size
+        self._seed_each_batch = seed_each_batch
+        self.initial = {name: self.adapt(loader, name) for name, loader in loaders.items()}
+        sources = list(self.initial.values())
+        self._shared_workers = self._share_workers(sources)
+        self.prefetch = PrefetchScheduler(config, sources, fetch_timeout_s)
+        self.readers: dict[str, Reader] = {}
+        self._with_state: dict[str, SourceReader] = {}  # a position doesn't say everything about these
+        for name, source in self.initial.items():
+            self.add_reader(name, source)
+        self.additions: Mapping[str, int] = {}
+        self._replaced: dict[tuple[str, int], Source] = {}  # until batches were committed since
+        self._replaced_at = 0
+        # What was committed; used once a position is committed.
+        self._committed_snapshots: dict[str, Snapshot | None] = {}
+        self._committed_additions: Mapping[str, int] = {}
+
+    # Making sources -------------------------------------------------------------------------------------------------
+
+    def adapt(self, loader: Any, name: str) -> Source:
+        """The source that reads ``loader``, this rank's part of it."""
+        source = as_source(loader, name, seed_each_batch=self._seed_each_batch)
+        if self._config.drop_last:
+            source = source.drop_last()
+        return source if self._world_size == 1 else source.shard(self._rank, self._world_size)
+
+    def agreed_lengths(self, sources: Mapping[str, Source]) -> dict[str, int | None]:
+        """Batches that every rank can give in a pass. Collective when there are several ranks."""
+        lengths = [source.num_batches() for source in sources.values()]
+        cycling = self._config.cycle_short_loaders
+        sizes = [source.size_to_divide() for source in sources.values()]
+        agreed = agree_on_lengths(list(sources), lengths, cycling, self._rank, self._world_size, sizes)
+        return dict(zip(sources, agreed, strict=True))
+
+    def _share_workers(self, sources: Sequence[Source]) -> SharedWorkers | None:
+        if self._config.shared_workers is None:
+            return None
+        from mtf.data.workers.shared import SharedWorkers
+
+        return SharedWorkers(sources, self._config.shared_workers, fold_in(self._seed, "workers"))
+
+    def add_reader(self, name: str, source: Source) -> None:
+        """From now on ``source`` is read as ``name``."""
+        reader = self.prefetch.reader(source, fold_in(fold_in(self._seed, "source"), name))
+        self.readers[name] = reader
+        self._with_state.pop(name, None)  # of a source removed before
+        if isinstance(reader, SourceReader) and source.resume_mode is ResumeMode.STATEFUL:
+            self._with_state[name] = reader
+
+    def in_order(self, names: Sequence[str]) -> list[Reader]:
+        """Readers by index of their sources."""
+        # A source that was removed keeps its index and is never drawn; after a resume it may have no reader.
+        placeholder = next(iter(self.readers.values()))
+        return [self.readers.get(name, placeholder) for name in names]
+
+    def discard_ended_workers(self) -> None:
+        """After an error that ended the shared workers: what they had fetched for any source is fetched again."""
+        if self._shared_workers is not None and self._shared_workers.closed:
+            for reader in self.readers.values():
+                if isinstance(reader, SourceReader) and reader.source.worker_group is self._shared_workers:
+                    reader.discard()
+
+    def table(self, schedule: Schedule, counts: Sequence[int]) -> list[tuple[object, ...]]:
+        """Per source in the mixture: name, adapter, resume mode, batches per pass, weight, draws in this epoch."""
+        weights = schedule.mixture.weights
+        rows: list[tuple[object, ...]] = []
+        for index, (name, length, present) in enumerate(schedule.source_table):
+            if present:
+                source = self.readers[name].source
+                row = (name, type(source).__name__, source.resume_mode.name, "unknown" if length is None else length)
+                rows.append((*row, weights[index] if weights else None, counts[index]))
+        return rows
+
+    def stats(self) -> dict[str, Any]:
+        """``in_flight`` and ``notes`` by name, and ``engine``, as ``MultiLoader.stats`` describes them."""
+        return {
+            "in_flight": {name: reader.in_flight for name, reader in self.readers.items()},
+            "notes": {name: notes for name, reader in self.readers.items() if (notes := reader.source.notes())},
+            "engine": self.prefetch.engine_stats(),
+        }
+
+    def close(self) -> None:
+        """Ends worker processes and threads."""
+        for reader in self.readers.values():
+            reader.close()
+        if self._shared_workers is not None:
+            self._shared_workers.close()
+        self.prefetch.close()
+
+    # Edits ----------------------------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        name: str,
+        source: Source,
+        schedule: Schedule,
+        length: int | None,
+        weight: float | None,
+        num_steps: int,
+    ) -> None:
+        """Adds ``source`` to the schedule and reads it as ``name``, or does neither.
+
+        The source that had the name is kept, because an uncommitted edit may be taken back.
+
+        Args:
+            name: Not the name of a source that is present.
+            source: What is added.
+            schedule: Gets the source at its cursor.
+            length: Batches in a pass, None if unknown.
+            weight: As for ``Schedule.add_source``.
+            num_steps: Batches that the mixture has handed out.
+        """
+        was_known = name in schedule.names
+        usual = self._usual(name)
+        additions = {**self.additions, name: self.additions.get(name, usual) + 1} if was_known else self.additions
+        before = schedule.state_dict()
+        try:
+            schedule.add_source(name, length=length, weight=weight)
+            if was_known:
+                self._keep_replaced(name, usual, num_steps)
+            self.add_reader(name, source)
+        except BaseException:
+            schedule.load_state_dict(before)  # Ctrl-C: the schedule mustn't draw what isn't read
+            raise
+        self.additions = additions
+
+    def commit_addition(self, name: str) -> None:
+        """The addition of ``name`` at the committed position is part of the state."""
+        self._committed_additions = self.additions
+        # Or the state would have that of an earlier loader of this name.
+        saved = self._with_state[name].saved() if name in self._with_state else None
+        self._committed_snapshots = {**self._committed_snapshots, name: saved}
+
+    def _usual(self, name: str) -> int:
+        return 0 if name in self.initial else 1
+
+    def _keep_replaced(self, name: str, usual: int, num_steps: int) -> None:
+        if name in self.readers:  # after a resume a source that had been removed has none
+            self._replaced[name, self.additions.get(name, usual)] = self.readers[name].source
+            self._replaced_at = num_steps
+
+    # State ----------------------------------------------------------------------------------------------------------
+
+    def commit(self, num_steps: int) -> None:
+        """What the sources say about themselves now is state."""
+        if self._with_state or self._committed_snapshots:
+            self._committed_snapshots = {name: reader.saved() for name, reader in self._with_state.items()}
+        self._committed_additions = self.additions
+        if self._replaced and num_steps != self._replaced_at:
+            self._replaced.clear()
+
+    def state_dict(self, names: Sequence[str], *, is_committed: bool) -> dict[str, Any]:
+        """State of the sources ``names``, those in the mixture at the position that is saved."""
+        present = {name: self.readers[name].source for name in names}
+        if is_committed:
+            snapshots: Mapping[str, Snapshot | None] = self._committed_snapshots
+            additions = self._committed_additions
+        else:
+            snapshots = {name: reader.saved() for name, reader in self.readers.items()}
+            additions = self.additions
+        return {
+            "global_batch_sizes": {n: source.global_batch_size_on(self._world_size) for n, source in present.items()},
+            "orders": {name: source.order() for name, source in present.items()},
+            "sources": {name: to_dict(snapshots.get(name)) for name in names},
+            **({"additions": dict(additions)} if additions else {}),
+        }
+
+    def prepare_load(self, state: Mapping[str, Any]) -> PreparedLoad:
+        """Everything that loading needs, made and compared before anything changes.
+
+        Raises:
+            StateMismatch: The state is of other sources.
+        """
+        snapshots = {name: from_dict(entry) for name, entry in state["sources"].items()}
+        additions = {str(name): int(number) for name, number in state.get("additions", {}).items()}
+        added = self._missing(state["schedule"], list(snapshots), additions)
+        sources = {**{name: reader.source for name, reader in self.readers.items()}, **added}
+        self._check_global_batches(state["global_batch_sizes"], sources)
+        _check_orders(state.get("orders", {}), sources)
+        began_with = {source["name"] for source in state["schedule"]["setups"][0]["sources"]}
+        return PreparedLoad(snapshots, additions, added, began_with)
+
+    def load(self, prepared: PreparedLoad, num_steps: int) -> None:
+        """Puts every source to its snapshot. Reads no data."""
+        for name, source in prepared.added.items():
+            self._keep_replaced(name, self._usual(name), num_steps)
+            self.add_reader(name, source)
+        self.additions = prepared.additions
+        self.initial = {name: source for name, source in self.initial.items() if name in prepared.began_with}
+        for name, reader in self.readers.items():
+            reader.discard()
+            if isinstance(reader, SourceReader):
+                reader.source.close()
+                reader.snapshot = prepared.snapshots.get(name)
+
+    def _missing(
+        self, schedule: Mapping[str, Any], names: Sequence[str], additions: Mapping[str, int]
+    ) -> dict[str, Source]:
+        """Sources of a state that aren't those here, because they were added, or added again, before it or since."""
+        initial = {source["name"]: source["length"] for source in schedule["setups"][0]["sources"]}
+        lengths = {s["name"]: s["length"] for s in schedule["setups"][schedule["tail"]["setup"]]["sources"]}
+        missing: dict[str, Source] = {}
+        for name in names:
+            usual = 0 if name in initial else 1
+            wanted, here = additions.get(name, usual), self.additions.get(name, usual)
+            if name in self.readers and wanted == here:
+                continue
+            if (name, wanted) in self._replaced:
+                missing[name] = self._replaced[name, wanted]
+            elif wanted == 0 and name in self.initial:
+                missing[name] = self.initial[name]
+            elif name in self.factories or name not in self.readers:
+                missing[name] = self._made(name, name in initial)
+            elif here or lengths[name] != initial[name]:
+                raise StateMismatch(
+                    f"the state goes on with the loader that was added as {name!r} during training (addition {wanted} "
+                    f"of this name), and here is another: give it as loader_factories={{{name!r}: ...}}"
+                )
+        return missing
+
+    def _made(self, name: str, is_initial: bool) -> Source:
+        """A source that was added during training, made again for a state that has it."""
+        factory = self.factories.get(name)
+        if factory is None:
+            added = "" if is_initial else ", which was added during training"
+            way_out = " under this name" if is_initial else f", or a function as loader_factories={{{name!r}: ...}}"
+            raise StateMismatch(
+                f"the state has a source {name!r}{added}, but here are only {list(self.readers)}: "
+                f"pass its loader{way_out}"
+            )
+        return self.adapt(factory(), name)
+
+    def _check_global_batches(self, saved: Mapping[str, int | None], sources: Mapping[str, Source]) -> None:
+        """Raises if a source would cut its samples into other global batches than those of the state."""
+        for name, source in sources.items():
+            here, there = source.global_batch_size_on(self._world_size), saved.get(name)
+            if here is None or there is None or here == there:
+                continue
+            size, rest = divmod(there, self._world_size)
+            way_out = (
+                f"batch_size={size}" if rest == 0 else f"an ArrayLoader with global_batch_size={there}"
+            ) + f" goes on with it on {self._world_size} rank{'s' if self._world_size > 1 else ''}"
+            raise StateMismatch(
+                f"source {name!r} has global batches of {here} samples here ({self._world_size} ranks), but {there} in "
+                f"the state, so the batches would be others: {way_out}"
+            )
+
+
+class PreparedLoad:
+    """A state of the sources, looked at and ready to be loaded.
+
+    Attributes:
+        snapshots: By name, what the source said about itself.
+        additions: As ``SourceSet.additions``.
+        added: Sources that the state has and the set hasn't.
+        began_with: Names of the sources that the schedule began with.
+    """
+
+    def __init__(
+        self,
+        snapshots: dict[str, Snapshot | None],
+        additions: dict[str, int],
+        added: dict[str, Source],
+        began_with: set[str],
+    ) -> None:
+        self.snapshots = snapshots
+        self.additions = additions
+        self.added = added
+        self.began_with = began_with
+
+
+def _check_orders(saved: Mapping[str, str | None], sources: Mapping[str, Source]) -> None:
+    """Raises if a source would give its samples in another kind of order than that of the state."""
+    for name, source in sources.items():
+        here, there = source.order(), saved.get(name)
+        if here is not None and there is not None and here != there:
+            raise StateMismatch(
+                f"source {name!r} gives its samples {here} here, but {there} in the state, so the batches would be "
+                "others: give it the sampler and shuffling that the run began with"
+            )
+
+
+def name_loaders(loaders: Any, names: Sequence[str]) -> dict[str, Any]:
+    """The loaders by name, in the order of the configured names.
+
+    Raises:
+        ConfigError: Numbers or names don't agree.
+    """
+    if isinstance(loaders, Mapping):
+        if names and set(names) != set(loaders):
+            raise ConfigError(
+                f"the keys of the loaders, {list(loaders)}, must be exactly dataloader_names, {list(names)}"
+            )
+        return {name: loaders[name] for name in (names or loaders)}
+    several = list(loaders) if isinstance(loaders, (list, tuple)) else [loaders]
+    if not several:
+        raise ConfigError("loaders is empty: give at least one")
+    names = list(names) or [f"dl{index}" for index in range(len(several))]
+    if len(names) != len(several):
+        raise ConfigError(f"dataloader_names has {len(names)} names for {len(several)} loaders: {names}")
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ConfigError(f"dataloader_names must differ, but {twice!r} is there {names.count(twice)} times")
+    return dict(zip(names, several, strict=True))
