@@ -130,7 +130,7 @@ class Validator:
                 with suppress(UserWarning):
                     warnings.warn(
                         f"a hook raised {error!r} in on_validation_end, which had no metrics because the validation "
-                        "was left: make the hook put back what it had changed before it reads a metric",
+                        "was left: it must put back what it had changed before it reads a metric",
                         stacklevel=3,
                     )
 
