@@ -328,13 +328,17 @@ class Saver:
     def _begin_run(self) -> None:
         """Gives a fresh run an id, and names the checkpoints of other runs in its directory. A collective."""
         trainer = self._trainer
-        if not self._has_run:
-            self._run, self._has_run = secrets.token_hex(4), True
-        others: list[Any] = []
+        names: list[str] = []
         if trainer.rank == 0:
             with suppress(CheckpointError):  # a directory that can't be listed: the first save says so
-                others = self._manager.others(self._run)
-        self._run, names = trainer.ranks.from_first((self._run, [other.name for other in others]))
+                if not self._has_run:
+                    self._run = secrets.token_hex(4)
+                    found = self._manager.others(self._run)
+                    if trainer.global_step and found:  # load_state gave a state that doesn't say of which run it is
+                        self._run = found[-1].run
+                names = [other.name for other in self._manager.others(self._run)]
+        self._has_run = True
+        self._run, names = trainer.ranks.from_first((self._run, names))
         self._manager.begin_run(self._run, names)
         if names and self._directory_is_used and trainer.rank == 0:
             warnings.warn(

@@ -449,6 +449,7 @@ def test_a_signal_in_a_validation_leaves_it_to_be_made_anew(
         assert saved[0].get("val/loss") == saved[1].get("val/loss"), name
 
 
+@pytest.mark.filterwarnings("ignore:.*checkpoints of another run")
 def test_an_interrupt_while_fit_leaves_gives_the_directory_back(tmp_path: Path) -> None:
     def interrupted() -> None:
         raise KeyboardInterrupt
