@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mtf.data.sources import stateful
+from mtf.data.protocols import length_of as length_of_loader
 from mtf.data.sources.base import Source
 
 
@@ -43,7 +43,7 @@ def _first_dimension(batch: Any) -> int | None:
 
 def length_of(loader: Any) -> int | None:
     """Batches in one pass of ``loader``, or None where that can't be known."""
-    return loader.num_batches() if isinstance(loader, Source) else stateful.length_of(loader)
+    return loader.num_batches() if isinstance(loader, Source) else length_of_loader(loader)
 
 
 def one_pass(loader: Any) -> Iterable[Any]:
