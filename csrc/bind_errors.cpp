@@ -26,6 +26,8 @@ void bind_errors(py::module_&) {
       raise("ConfigError", error.what());
     } catch (const StateMismatch& error) {
       raise("StateMismatch", error.what());
+    } catch (const FileError& error) {
+      raise("SourceError", error.what());
     } catch (const Closed& error) {
       raise("Closed", error.what());
     }

@@ -133,6 +133,16 @@ void bind_random(py::module_& module) {
       .def("__repr__",
            [](const Permutation& permutation) { return "Permutation(n=" + std::to_string(permutation.size()) + ")"; })
       .def("__getitem__", &permutation_item, py::arg("index"), "The image of one index.")
+      .def(
+          "inverse",
+          [](const Permutation& permutation, std::uint64_t image) {
+            if (image >= permutation.size()) {
+              throw py::index_error("image " + std::to_string(image) + " is out of range for a permutation of " +
+                                    std::to_string(permutation.size()) + " elements.");
+            }
+            return permutation.inverse(image);
+          },
+          py::arg("image"), "inverse(self, image) -> int\n\nThe index whose image this is.")
       .def("fill", &permutation_range, py::arg("start"), py::arg("stop"),
            "fill(self, start, stop) -> numpy.ndarray\n\nThe images of [start, stop): int64, shape (stop - start,).");
 

@@ -10,7 +10,9 @@ void bind_errors(pybind11::module_& module);
 void bind_gather(pybind11::module_& module);
 void bind_prefetch(pybind11::module_& module);
 void bind_random(pybind11::module_& module);
+void bind_row_batches(pybind11::module_& module);
 void bind_rows(pybind11::module_& module);
 void bind_schedule(pybind11::module_& module);
+void bind_tokens(pybind11::module_& module);
 
 }  // namespace mtf::python

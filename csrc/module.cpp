@@ -10,5 +10,7 @@ PYBIND11_MODULE(_core, module) {
   mtf::python::bind_random(module);
   mtf::python::bind_schedule(module);
   mtf::python::bind_rows(module);
+  mtf::python::bind_row_batches(module);
+  mtf::python::bind_tokens(module);
   mtf::python::bind_blend(module);
 }

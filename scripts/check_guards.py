@@ -211,7 +211,7 @@ GUARDS = [
     Guard(
         "report of a rank",
         "python/mtf/distributed/ranks.py",
-        "if is_own:\n            group.roll_call.report(error, where())",
+        "if is_own:\n            group.monitor.report(error, where())",
         "if is_own:",
         f"{_RANK_FAULTS}::test_a_loader_that_raises_on_one_rank_is_named_on_all",
     ),

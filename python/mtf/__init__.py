@@ -37,7 +37,15 @@ _PUBLIC: dict[str, str] = {
     "Interpolation": "mtf.enums",
     "ValAggregation": "mtf.enums",
     "ArrayLoader": "mtf.data.sources.array",
+    "TokenCorpus": "mtf.data.tokens.corpus",
+    "TokenRows": "mtf.data.tokens.rows",
+    "TokenOrigin": "mtf.data.tokens.provenance",
     "ThreadLoader": "mtf.data.sources.threaded",
+    "Blend": "mtf.data.blend.blend",
+    "Windows": "mtf.data.blend.rows",
+    "RowSource": "mtf.data.blend.rows",
+    "SampleTable": "mtf.data.blend.run",
+    "Together": "mtf.data.blend.together",
     "batch_rng": "mtf.data.rng.batch_rng",
     "seed_everything": "mtf.data.rng.generators",
     "Config": "mtf.config.base",
@@ -69,7 +77,12 @@ _PUBLIC: dict[str, str] = {
     "ThroughputMonitor": "mtf.trainer.hooks.builtin",
     "Curriculum": "mtf.trainer.hooks.builtin",
     "Logger": "mtf.loggers.base",
+    "RunInfo": "mtf.loggers.base",
+    "register_logger": "mtf.loggers.registry",
 }
+
+# Public modules that stand deeper in the package: `from mtf import preemption`.
+_MODULES = {"preemption": "mtf.trainer.preemption"}
 
 __all__ = ["__version__", *_PUBLIC]
 
@@ -79,6 +92,8 @@ logging.getLogger("mtf").addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
     try:
         module = _PUBLIC[name]
     except KeyError:
@@ -91,4 +106,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_PUBLIC})
+    return sorted({*globals(), *_PUBLIC, *_MODULES})

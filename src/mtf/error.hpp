@@ -17,6 +17,12 @@ class StateMismatch : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// A file of a source that is missing, damaged or shorter than it was; the message begins with its path.
+class FileError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
 /// A call on an object that was closed, or that lives on in a forked child.
 class Closed : public std::runtime_error {
  public:

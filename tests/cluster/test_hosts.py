@@ -23,7 +23,7 @@ def require_message(launch: Launch, process: int, *words: str, since: float | No
     last = runs.last_line(text)
     for word in words:
         assert word in last, launch.text()
-    assert sum(words[0] in line for line in text.splitlines()) == 1, launch.text()
+    assert text.splitlines().count(last) == 1, launch.text()
     if since is not None:
         took = launch.ended_at[process] - since
         assert took <= TIMEOUT_S + SLACK_S + BUSY_S, f"{took:.1f} s\n{launch.text()}"
@@ -106,7 +106,8 @@ def test_a_checkpoint_folder_that_hosts_do_not_share_is_refused(
     launch = runs.plain(two_hosts, tmp_path, STRATEGY=strategy, ROOT=root, TIMEOUT="20", STEPS="10")
     assert launch.wait(60) == [1, 1], launch.text()
     for rank in (0, 1):
-        require_message(launch, rank, "ConfigError: checkpoint.root_dir", root, "rank 1 on node2", "shared")
+        said = "ConfigError: checkpoint.root_dir must be one folder that all ranks share"
+        require_message(launch, rank, said, root, "rank 1 on node2")
     assert not any(attempt.batches for attempt in runs.attempts(tmp_path))
 
 
@@ -139,12 +140,11 @@ def test_a_port_that_is_taken_is_named_on_all_hosts(two_hosts: list[Host], tmp_p
     server = [str(Path(runs.sys.executable)), "-m", "http.server", str(runs.PORT + 1)]
     two_hosts[0].start(server, tmp_path / "server.log", hosts.environment(), tmp_path)
     time.sleep(2)
-    since = time.time()
     launch = runs.plain(two_hosts, tmp_path, TIMEOUT=str(TIMEOUT_S), STEPS="10")
     assert launch.wait(60) == [1, 1], launch.text()
     require_message(launch, 0, "RankFailed", f"port {runs.PORT + 1}", "taken", "MASTER_PORT")
     require_message(launch, 1, "RankFailed", f"10.77.0.1:{runs.PORT + 1}", "MASTER_PORT")
-    assert max(launch.ended_at.values()) - since < TIMEOUT_S + SLACK_S + 20  # the start of two interpreters
+    assert launch.ended_at[1] - launch.ended_at[0] <= TIMEOUT_S + SLACK_S + BUSY_S
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])

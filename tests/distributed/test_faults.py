@@ -83,7 +83,9 @@ def test_a_rank_that_is_slow_and_began_with_other_weights_changes_nothing(strate
 def test_a_signal_to_one_rank_stops_all_after_the_same_update(tmp_path: Path) -> None:
     scontrol = tmp_path / "bin" / "scontrol"
     scontrol.parent.mkdir()
-    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/requeued\n')
+    scontrol.write_text(
+        f'#!/bin/sh\nif [ "$1" = show ]; then echo JobState=RUNNING; else echo "$@" >> {tmp_path}/requeued; fi\n'
+    )
     scontrol.chmod(scontrol.stat().st_mode | stat.S_IXUSR)
     run = launch.run(
         2, tmp_path / "1", "fault_worker.py", "signal", "fsdp", str(tmp_path / "run"),

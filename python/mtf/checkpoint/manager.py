@@ -225,6 +225,27 @@ class CheckpointManager:
 
     # The directory
 
+    def waiting_for(self) -> str | None:
+        """Why the directory can't be claimed yet, in words; None if :meth:`claim` should be called now."""
+        return self._lock.waiting_for()
+
+    def claim(self) -> str:
+        """Makes the directory and takes its lock, which the first save does otherwise.
+
+        Returns:
+            The lock's token: what processes that share the directory find by :meth:`seen_token`.
+
+        Raises:
+            CheckpointError: another run holds it.
+            OSError: the directory can't be written.
+        """
+        self._prepare()
+        return self._lock.token
+
+    def seen_token(self) -> str:
+        """The token of the lock that is in the directory, whichever process holds it; empty where there is none."""
+        return self._lock.holder_token()
+
     def _prepare(self) -> None:
         first = not self._lock.held
         self._lock.acquire()

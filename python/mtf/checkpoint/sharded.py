@@ -8,6 +8,7 @@ of the process group, not through collectives, so a background thread can do it 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -213,10 +214,21 @@ class SaveCoordinator:
 
     def give_up(self) -> None:
         """Rank 0: the save ended before it had a directory; the others stop waiting for one."""
-        if not self._store.check([f"{self._key}/directory"]):
-            self._store.set(f"{self._key}/directory", "")
+        from mtf.distributed.bounded_store import StoreLost
+
+        with contextlib.suppress(StoreLost):  # then they don't wait for it, either
+            if not self._store.check([f"{self._key}/directory"]):
+                self._store.set(f"{self._key}/directory", "")
 
     def _wait(self, key: str, complaint: str) -> str:
+        from mtf.distributed.bounded_store import StoreLost
+
+        try:
+            return self._wait_in_store(key, complaint)
+        except StoreLost as error:
+            raise CheckpointIOError(f"{complaint}: {error}; the checkpoint doesn't count") from error
+
+    def _wait_in_store(self, key: str, complaint: str) -> str:
         deadline = time.monotonic() + self._timeout_s
         while not self._store.check([key]):
             if self._is_broken():

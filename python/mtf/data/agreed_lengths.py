@@ -8,7 +8,8 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from mtf.distributed import collectives
-from mtf.distributed.consistency import require_equal
+from mtf.distributed.consistency import name_ranks, require_equal
+from mtf.distributed.failure_detection import place
 from mtf.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,11 +19,16 @@ _UNKNOWN = 2**62  # in place of a length
 
 
 def agree_on_lengths(
-    names: list[str], lengths: list[int | None], cycling: bool, rank: int, world_size: int
+    names: list[str],
+    lengths: list[int | None],
+    cycling: bool,
+    rank: int,
+    world_size: int,
+    sizes: list[int | None] | None = None,
 ) -> list[int | None]:
     """The lengths that every rank can give: the shortest of each source. Collective when there are several ranks.
 
-    One reduction of two integers per source, whatever the number of ranks. Without a process group the ranks can't be
+    One reduction of four integers per source, whatever the number of ranks. Without a process group the ranks can't be
     asked, and are taken to be like this one.
 
     Args:
@@ -31,10 +37,11 @@ def agree_on_lengths(
         cycling: Whether sources that run out start again.
         rank: This process among ``world_size``.
         world_size: Number of processes.
+        sizes: Samples of what mtf divides over the ranks, None where each rank's data is its own.
 
     Raises:
-        ConfigError: The ranks have different sources, or a source that ends at an unknown place, differently on each
-            rank.
+        ConfigError: The ranks have different sources; a source that ends at an unknown place, differently on each
+            rank; or other data for a source that mtf divides, which is named with the sizes, ranks and machines.
     """
     if world_size == 1:
         return lengths
@@ -47,10 +54,14 @@ def agree_on_lengths(
     if not collectives.is_joined():
         return lengths
     require_equal("the sources", {"names": names}, collectives.largest, collectives.gather)
-    known = [_UNKNOWN if length is None else length for length in lengths]
+    sizes = sizes or [None] * len(names)
+    known = [_UNKNOWN if length is None else length for length in (*lengths, *sizes)]
     reduced = collectives.largest([*known, *(-length for length in known)])
+    if reduced[len(names) : len(known)] != [-size for size in reduced[len(known) + len(names) :]]:
+        _refuse_other_data(names, sizes)
     agreed: list[int | None] = []
-    for name, longest, shortest in zip(names, reduced[: len(known)], reduced[len(known) :], strict=True):
+    bounds = zip(names, reduced[: len(names)], reduced[len(known) : len(known) + len(names)], strict=True)
+    for name, longest, shortest in bounds:
         if longest == _UNKNOWN:
             agreed.append(None)
             continue
@@ -62,6 +73,23 @@ def agree_on_lengths(
             )
         agreed.append(-shortest)
     return agreed
+
+
+def _refuse_other_data(names: list[str], sizes: list[int | None]) -> None:
+    everywhere = collectives.gather((sizes, place()["host"]))
+    hosts = [host for _, host in everywhere]
+    lines = []
+    for i, name in enumerate(names):
+        per_rank = [there[i] for there, _ in everywhere]
+        counts = sorted({-1 if size is None else size for size in per_rank}, reverse=True)
+        if len(counts) > 1:
+            ranks = {count: [rank for rank, size in enumerate(per_rank) if size == count] for count in counts}
+            shown = [f"{count} samples on {name_ranks(ranks[count], hosts)}" for count in counts if count >= 0]
+            lines.append(f"{name!r} has {', '.join(shown)}")
+    raise ConfigError(
+        "mtf divides each global batch over the ranks, so every rank must hold the same whole data, but source "
+        + "; source ".join(lines)
+    )
 
 
 def check_same_schedule(schedule: Schedule, world_size: int, state: Any = None) -> None:

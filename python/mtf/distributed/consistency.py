@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from mtf.checkpoint.storage.local import host_name
 from mtf.errors import ConfigError
 
 Largest = Callable[[Sequence[int]], list[int]]
@@ -36,19 +37,28 @@ def require_equal(what: str, fields: Mapping[str, Any], largest: Largest, gather
     high, low = largest([own, -own])
     if high == -low:
         return
-    differences = describe_differences(gather(_flat(fields)))
+    everywhere = gather((_flat(fields), host_name()))
+    differences = describe_differences([there for there, _ in everywhere], hosts=[host for _, host in everywhere])
     raise ConfigError(f"the ranks don't agree on {what}:\n  " + "\n  ".join(differences))
 
 
-def describe_differences(per_rank: Sequence[Mapping[str, str]], limit: int = 10) -> list[str]:
-    """A line for each field that isn't equal on all ranks; the value that most ranks have comes first."""
+def describe_differences(
+    per_rank: Sequence[Mapping[str, str]], limit: int = 10, hosts: Sequence[str] | None = None
+) -> list[str]:
+    """A line for each field that isn't equal on all ranks; the value that most ranks have comes first.
+
+    Args:
+        per_rank: by rank, name of a field -> value.
+        limit: lines; what is left out is counted.
+        hosts: by rank, its machine; named where there are several.
+    """
     lines = []
     for name in sorted({name for fields in per_rank for name in fields}):
         values = [fields.get(name, "missing") for fields in per_rank]
         if len(set(values)) == 1:
             continue
         groups = [
-            f"{_short(value)} on {_ranks([rank for rank, v in enumerate(values) if v == value])}"
+            f"{_short(value)} on {name_ranks([rank for rank, v in enumerate(values) if v == value], hosts)}"
             for value, _ in Counter(values).most_common()
         ]
         lines.append(f"{name}: {', '.join(groups)}")
@@ -69,6 +79,9 @@ def _short(text: str) -> str:
     return text if len(text) <= 120 else f"{text[:117]}..."
 
 
-def _ranks(ranks: Sequence[int]) -> str:
-    shown = ", ".join(map(str, ranks[:8])) + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")
+def name_ranks(ranks: Sequence[int], hosts: Sequence[str] | None = None) -> str:
+    """``rank 3 (node2)``, ``ranks 0, 1``; hosts only where there are several."""
+    several = hosts is not None and len(set(hosts)) > 1
+    named = [f"{rank} ({hosts[rank]})" if several and hosts is not None else str(rank) for rank in ranks[:8]]
+    shown = ", ".join(named) + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")
     return f"rank{'s' if len(ranks) > 1 else ''} {shown}"

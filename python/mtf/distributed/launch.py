@@ -69,6 +69,32 @@ def find_launch(environment: Mapping[str, str] | None = None) -> Launch | None:
     return None
 
 
+def gpu_index(launch: Launch, num_visible: int, environment: Mapping[str, str] | None = None) -> int:
+    """Which of the GPUs that this process sees is its own.
+
+    A launcher may show each process only its own GPU (``srun --gpus-per-task=1``, Ray Train), which then is number 0
+    for all of them.
+
+    Args:
+        launch: this process among its launch.
+        num_visible: GPUs that it sees.
+        environment: None: this process's.
+
+    Raises:
+        ConfigError: more processes on the machine than it has GPUs.
+    """
+    env = os.environ if environment is None else environment
+    if launch.local_rank < num_visible:
+        return launch.local_rank
+    shown = [name for name in env.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    if num_visible == 1 and len(shown) == 1:
+        return 0
+    raise ConfigError(
+        f"rank {launch.rank} is number {launch.local_rank} on its machine, which has {num_visible} GPUs: start at most "
+        f"{num_visible} processes there (--nproc-per-node {num_visible}), or pass device='cpu' to the trainer"
+    )
+
+
 def first_host(nodes: str) -> str:
     """First machine of a Slurm node list such as ``gpu[03-06,9],login1``.
 

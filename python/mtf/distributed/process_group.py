@@ -14,13 +14,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
+from torch._C._distributed_c10d import PrefixStore, TCPStore
 
+import mtf
 from mtf.config.distributed import DDPConfig
-from mtf.distributed import collectives
-from mtf.distributed.failure_detection import AGENT_STORE, RankMonitor, grace_s
-from mtf.distributed.launch import Launch, find_launch
-from mtf.errors import ConfigError, RankFailed
+from mtf.distributed import collectives, rendezvous
+from mtf.distributed.bounded_store import BoundedStore, StoreLost, run_bounded
+from mtf.distributed.consistency import require_equal
+from mtf.distributed.failure_detection import RankMonitor, grace_s, holds_store, place
+from mtf.distributed.launch import Launch, find_launch, gpu_index
+from mtf.errors import RankFailed
 
 _PREFIX = "mtf"
 
@@ -32,18 +35,20 @@ class ProcessGroup:
         rank: this process.
         world_size: number of processes.
         device: where tensors must be for this group's collectives.
-        roll_call: names the rank that made a collective fail.
+        timeout_s: after which a collective fails.
+        monitor: names the rank that made a collective fail.
         num_saves: sharded saves begun, by all trainers.
-        store: key-value store that all ranks share; usable from any thread.
+        store: key-value store that all ranks share; usable from any thread. Its calls end within ``timeout_s``.
     """
 
-    def __init__(self, store: Store, device: torch.device, timeout_s: float) -> None:
+    def __init__(self, store: BoundedStore, device: torch.device, timeout_s: float, monitor: RankMonitor) -> None:
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
         self.device = device
-        self.store = store
+        self.timeout_s = timeout_s
+        self.store = store.within(timeout_s)
+        self.monitor = monitor
         self.num_saves = 0
-        self.roll_call = RankMonitor(store, self.rank, self.world_size, grace_s(timeout_s))
 
     def reduce(self, values: Tensor, op: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> Tensor:
         """``values`` reduced over all ranks, where ``values`` was; the argument is unchanged."""
@@ -90,9 +95,7 @@ def join(config: DDPConfig, device_type: str) -> ProcessGroup | None:
     if not dist.is_available():
         return None
     if dist.is_initialized():
-        store = PrefixStore(_PREFIX, dist.distributed_c10d._get_default_store())
-        _group = ProcessGroup(store, collectives.device(), config.timeout_s)
-        _group.roll_call.register()
+        _group = _adopt(config)
         return _group
     launch = find_launch()
     if launch is None:
@@ -101,6 +104,28 @@ def join(config: DDPConfig, device_type: str) -> ProcessGroup | None:
     _is_ours = True
     atexit.register(shut_down)
     return _group
+
+
+def _adopt(config: DDPConfig) -> ProcessGroup:
+    """The group that the script, or a launcher such as Ray Train, has made."""
+    store: Any = PrefixStore(_PREFIX, dist.distributed_c10d._get_default_store())
+    bounded = BoundedStore(store, grace_s(config.timeout_s))
+    monitor = RankMonitor(bounded, dist.get_rank(), dist.get_world_size(), grace_s(config.timeout_s))
+    monitor.register()
+    group = ProcessGroup(bounded, collectives.device(), config.timeout_s, monitor)
+    require_equal("how they train together", _settings(config, dist.get_backend()), group.largest, group.gather)
+    monitor.watch()
+    return group
+
+
+def _settings(config: DDPConfig, backend: str) -> dict[str, Any]:
+    """What would make ranks wait for each other's other collectives, by the names of the fields."""
+    return {
+        "ddp.strategy": config.strategy,
+        "ddp.backend": backend,
+        "torch": str(torch.__version__),
+        "mtf": mtf.__version__,
+    }
 
 
 def mark_broken() -> None:
@@ -117,46 +142,94 @@ def is_broken() -> bool:
 def _start(launch: Launch, config: DDPConfig, device_type: str) -> ProcessGroup:
     backend = config.backend or ("nccl" if device_type == "cuda" else "gloo")
     _export(launch)
-    limit = timedelta(seconds=config.timeout_s)
-    try:
-        held_by_agent = os.environ.get(AGENT_STORE) == "True"
-        whole = TCPStore(
-            launch.master_addr,
-            launch.master_port,
-            launch.world_size,
-            is_master=launch.rank == 0 and not held_by_agent,
-            timeout=limit,
-            # Waiting for the others here would not say which of them are missing.
-            wait_for_workers=False,
-            multi_tenant=True,
-        )
-    except (RuntimeError, ValueError, OSError) as error:
-        raise RankFailed(
-            f"rank {launch.rank} of {launch.world_size} can't reach {launch.master_addr}:{launch.master_port} within "
-            f"{config.timeout_s:g} s, where rank 0 or torchrun's agent should listen: {error}"
-        ) from error
-    # An agent's store outlives its workers, and so would what they wrote in it.
-    store = PrefixStore(f"attempt/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", whole)
+    whole = _open_store(launch, config.timeout_s)
+    bound_s = grace_s(config.timeout_s)
+    bounded = BoundedStore(whole, bound_s)
     rank, world_size = launch.rank, launch.world_size
-    ours = PrefixStore(_PREFIX, store)
-    roll_call = RankMonitor(ours, rank, world_size, grace_s(config.timeout_s))
-    roll_call.register()
-    device = torch.device("cuda", launch.local_rank) if backend == "nccl" else torch.device("cpu")
+    own = {**place(), "address": rendezvous.route_address(launch.master_addr, launch.master_port)}
+    try:
+        meeting = rendezvous.meet(bounded, rank, world_size, own, _settings(config, backend), config.timeout_s)
+    except StoreLost as error:
+        raise RankFailed(
+            f"rank {rank} of {world_size} has lost {launch.master_addr}:{launch.master_port}, where rank 0 or "
+            f"torchrun's agent listens: {error}"
+        ) from None
+    if "gloo" in backend:
+        rendezvous.choose_gloo_interface(meeting, launch.master_addr, launch.master_port)
+    ours = bounded.below(f"{meeting.token}/{_PREFIX}")
+    monitor = RankMonitor(ours, rank, world_size, bound_s, meeting.first)
+    monitor.register()
+    device = _nccl_device(launch) if backend == "nccl" else torch.device("cpu")
     options: dict[str, Any] = {"device_id": device} if backend == "nccl" else {}
     try:
         dist.init_process_group(
             backend,
-            store=PrefixStore("default", store),
+            store=PrefixStore(f"{meeting.token}/default", whole),
             rank=rank,
             world_size=world_size,
-            timeout=limit,
+            timeout=timedelta(seconds=config.timeout_s),
             **options,
         )
     except (RuntimeError, dist.DistError) as error:
-        absent = roll_call.absent()
-        who = f"ranks {absent} never came" if absent else roll_call.find_failure() or "all ranks came"
-        raise RankFailed(f"the process group wasn't made within {config.timeout_s:g} s: {who} ({error})") from error
-    return ProcessGroup(ours, device, config.timeout_s)
+        raise RankFailed(_why_not_made(monitor, meeting.num_hosts, config.timeout_s, error)) from None
+    monitor.watch()
+    return ProcessGroup(ours, device, config.timeout_s, monitor)
+
+
+def _open_store(launch: Launch, timeout_s: float) -> TCPStore:
+    """Rank 0's store, or that of torchrun's agent.
+
+    Raises:
+        RankFailed: it can't be reached, or the port belongs to another program.
+    """
+    where = f"{launch.master_addr}:{launch.master_port}"
+    way_out = "set MASTER_PORT to a port that is free on that machine (torchrun: --master-port or --rdzv-endpoint)"
+
+    def connect() -> TCPStore:
+        return TCPStore(
+            launch.master_addr,
+            launch.master_port,
+            launch.world_size,
+            is_master=holds_store(launch.rank),
+            timeout=timedelta(seconds=timeout_s),
+            # Waiting for the others here would not say which of them are missing.
+            wait_for_workers=False,
+            multi_tenant=True,
+        )
+
+    try:
+        # A program that isn't a store may accept the connection and never answer.
+        return run_bounded(connect, timeout_s + 1.0)
+    except StoreLost:
+        raise RankFailed(
+            f"rank {launch.rank} of {launch.world_size}: {where}, where rank 0 or torchrun's agent listens, gives "
+            f"no answer within {timeout_s:g} s. If another program has this port, {way_out}"
+        ) from None
+    except (RuntimeError, ValueError, OSError) as error:
+        if "EADDRINUSE" in str(error):
+            raise RankFailed(
+                f"rank {launch.rank} of {launch.world_size} can't listen: port {launch.master_port} is taken by "
+                f"another program; {way_out}"
+            ) from None
+        raise RankFailed(
+            f"rank {launch.rank} of {launch.world_size} can't reach {where} within {timeout_s:g} s, where rank 0 or "
+            f"torchrun's agent should listen; if another program has this port, {way_out}: {str(error).splitlines()[0]}"
+        ) from None
+
+
+def _why_not_made(monitor: RankMonitor, num_hosts: int, timeout_s: float, error: Exception) -> str:
+    text = str(error).splitlines()[0]
+    found = monitor.find_failure()
+    if found is None and num_hosts > 1:
+        found = (
+            "all ranks came, but can't connect to each other: set GLOO_SOCKET_IFNAME (nccl: NCCL_SOCKET_IFNAME) to the "
+            "network interface that leads from machine to machine"
+        )
+    return f"the process group wasn't made within {timeout_s:g} s: {found or 'all ranks came'} ({text})"
+
+
+def _nccl_device(launch: Launch) -> torch.device:
+    return torch.device("cuda", gpu_index(launch, torch.cuda.device_count()))
 
 
 def _export(launch: Launch) -> None:
@@ -180,14 +253,9 @@ def local_device() -> torch.device | None:
     launch = find_launch()
     if launch is None or not torch.cuda.is_available():
         return None
-    count = torch.cuda.device_count()
-    if launch.local_rank >= count:
-        raise ConfigError(
-            f"rank {launch.rank} is number {launch.local_rank} on its machine, which has {count} GPUs: start at most "
-            f"{count} processes there (--nproc-per-node {count}), or pass device='cpu' to the trainer"
-        )
-    torch.cuda.set_device(launch.local_rank)
-    return torch.device("cuda", launch.local_rank)
+    index = gpu_index(launch, torch.cuda.device_count())
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
 
 
 def shut_down() -> None:
@@ -204,6 +272,7 @@ def shut_down() -> None:
     if group is None or not ours or not dist.is_initialized():
         return
     atexit.unregister(shut_down)
+    group.monitor.stop()
     if not _is_broken:
         dist.destroy_process_group()
     _wait_until_idle()

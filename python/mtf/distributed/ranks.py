@@ -127,8 +127,9 @@ class MultiRank(SingleRank):
 
     def wrap(self, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         shapes = {name: list(p.shape) for name, p in model.named_parameters()}
-        self.require_equal("the model", {"parameters": shapes, "optimizers": len(optimizers)})
-        self.strategy.wrap(model, optimizers)
+        with self.failures(lambda: "while the trainer is made"):
+            self.require_equal("the model", {"parameters": shapes, "optimizers": len(optimizers)})
+            self.strategy.wrap(model, optimizers)
 
     def open(self, num_loaders: int) -> None:
         self.strategy.open(num_loaders)
@@ -252,16 +253,30 @@ def _failures(group: ProcessGroup, where: Callable[[], str]) -> Iterator[None]:
         is_own = isinstance(error, MtfError) or not isinstance(error, RuntimeError) or not _is_collective(error)
         process_group.mark_broken()
         if is_own:
-            group.roll_call.report(error, where())
+            group.monitor.report(error, where())
             raise
-        found = group.roll_call.find_failure()
+        found = group.monitor.find_failure()
         if found is None:
-            group.roll_call.report(error, where())
-            raise
-        raise RankFailed(f"rank {group.rank} stops {where()}, because {found}") from error
+            found = (
+                f"every rank answers, but a collective took longer than ddp.timeout_s={group.timeout_s:g}, or its "
+                f"connections broke: raise ddp.timeout_s, or look at the network ({str(error).splitlines()[0]})"
+            )
+        group.monitor.publish(found)
+        # torch's own trace says nothing of the cause, and would stand around the line that does.
+        raise RankFailed(f"rank {group.rank} stops {where()}, because {found}") from None
 
 
-_COLLECTIVE_WORDS = ("gloo", "connection", "timed out", "timeout", "nccl", "socket", "process group", "broken pipe")
+_COLLECTIVE_WORDS = (
+    "gloo",
+    "connection",
+    "pair closure",
+    "timed out",
+    "timeout",
+    "nccl",
+    "socket",
+    "process group",
+    "broken pipe",
+)
 
 
 def _is_collective(error: BaseException) -> bool:

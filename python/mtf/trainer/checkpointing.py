@@ -19,7 +19,7 @@ from mtf.checkpoint.format.layout import Checkpoint
 from mtf.config.checks import nearest
 from mtf.errors import CheckpointError, ConfigError, MtfError, StateMismatch
 from mtf.schedule.schedule import Schedule
-from mtf.trainer import preemption, snapshot
+from mtf.trainer import preemption, run_directory, snapshot
 
 if TYPE_CHECKING:
     from mtf.trainer.trainer import Trainer
@@ -89,6 +89,37 @@ class Saver:
     def is_asked_to_leave(self) -> bool:
         """Whether a signal has come and nobody else has to be asked."""
         return self.guard is not None and self.guard.requested is not None and self._trainer.world_size == 1
+
+    def _leave_before_start(self) -> None:
+        """While the checkpoint folder is waited for: obeys a signal where there is nothing to save."""
+        if self.is_asked_to_leave() and self._has_nothing_to_save():
+            assert self.guard is not None
+            self._leave_unchanged(self.guard)
+
+    def _has_nothing_to_save(self) -> bool:
+        trainer = self._trainer
+        return trainer.global_step == 0 or self._saved_at == (trainer.global_step, trainer.epoch)
+
+    def leave_if_asked(self) -> None:
+        """Before the first update: obeys a signal that came while nothing was trained. A collective."""
+        trainer, guard = self._trainer, self.guard
+        assert guard is not None
+        (number,) = trainer.ranks.largest([0 if guard.requested is None else int(guard.requested)])
+        if not number:
+            return
+        guard.request(signal.Signals(number))
+        self._leaves = True
+        if self._has_nothing_to_save():
+            self._leave_unchanged(guard)
+        self._leave_on_signal(guard)
+
+    def _leave_unchanged(self, guard: preemption.PreemptionGuard) -> None:
+        """Leaves without a save: what there is to save is the newest checkpoint, or nothing."""
+        assert guard.requested is not None
+        if self._trainer.rank == 0 and self._trainer.config.preemption.requeue_job:
+            preemption.requeue_slurm_job()
+        self._trainer.ranks.any(False)
+        guard.leave()
 
     def leave(self) -> None:
         """Saves and leaves on the signal that has come, where an update still owes something."""
@@ -254,9 +285,14 @@ class Saver:
             raise ConfigError(f"resume_from must be 'latest' or a checkpoint's path, it is {source!r}")
         put_back: Callable[[], None] = _nothing
         is_new = trainer.global_step == 0 and trainer.pending_multi_state is None
+        auto_resume = trainer.config.fault_tolerance.auto_resume
+        if trainer.ranks.from_first(
+            run_directory.is_used(trainer.config.checkpoint, auto_resume) or source == "latest"
+        ):
+            run_directory.claim(self._manager, trainer.ranks, self._leave_before_start, trainer.config.ddp.timeout_s)
         if source is not None and source != "latest":
             put_back = self.load(source)
-        elif source == "latest" or (trainer.config.fault_tolerance.auto_resume and is_new):
+        elif source == "latest" or (auto_resume and is_new):
             path = trainer.ranks.from_first(self._manager.latest() if trainer.rank == 0 else None)
             if path is not None:
                 put_back = self.load(path)

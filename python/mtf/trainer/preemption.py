@@ -6,18 +6,21 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 from mtf.checkpoint.storage.local import replace_file
+from mtf.config.execution import PreemptionConfig
+from mtf.errors import ConfigError
 
 EXIT_CODE = 75  # EX_TEMPFAIL: a temporary failure, the caller is invited to try again
 MARKER_NAME = "PREEMPTED"
@@ -111,7 +114,8 @@ class PreemptionGuard:
         raise Preempted(self._exit_code, self._requested, checkpoint)
 
     def __enter__(self) -> PreemptionGuard:
-        self._requested = None
+        self._requested, _early.requested = _early.requested, None
+        _early.has_fitted = True
         self._pid = os.getpid()
         if not self._signals:
             return self
@@ -152,6 +156,8 @@ class PreemptionGuard:
         elif not self._is_forwarded_copy():
             self._exit_at_once(received)
         previous = self._previous.get(received)
+        if previous == _early.handle:
+            return
         if callable(previous) and previous is not signal.default_int_handler:
             self._chain(previous, number, frame)
 
@@ -221,8 +227,12 @@ def _warn_of_marker(root: Path, done: str, error: OSError) -> None:
 def requeue_slurm_job(timeout_s: float = 30.0) -> bool:
     """Asks Slurm to run this job again; for one process of the job.
 
+    A job that a person cancels gets the same signal as one that is preempted, and Slurm would revive it. So Slurm is
+    asked first why it ends the job (see :func:`should_requeue`).
+
     Returns:
-        True if Slurm agreed. False without a job or ``scontrol``, and, with a warning, if it refused.
+        True if Slurm agreed. False without a job or ``scontrol``, where the job isn't to be run again, and, with a
+        warning, if Slurm refused.
     """
     job = os.environ.get("SLURM_JOB_ID", "")
     if os.environ.get("SLURM_ARRAY_JOB_ID") and os.environ.get("SLURM_ARRAY_TASK_ID"):
@@ -231,16 +241,131 @@ def requeue_slurm_job(timeout_s: float = 30.0) -> bool:
     if not job or scontrol is None:
         return False
     try:
-        done = subprocess.run(
-            [scontrol, "requeue", job], capture_output=True, text=True, timeout=timeout_s, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        warnings.warn(f"scontrol requeue {job} failed, call it yourself: {error}", stacklevel=2)
-        return False
-    if done.returncode != 0:
-        warnings.warn(
-            f"scontrol requeue {job} failed, call it yourself: {(done.stderr or done.stdout).strip()}", stacklevel=2
-        )
+        said = _call([scontrol, "show", "job", "-o", job], timeout_s)
+        fields = dict(_FIELD.findall(said.splitlines()[0])) if said.strip() else {}
+        if not should_requeue(fields):
+            why = {name: fields.get(name) for name in ("JobState", "Reason", "PreemptTime")}
+            _log.info("job %s isn't put back: it is being cancelled, or Slurm runs it again by itself (%s)", job, why)
+            return False
+        _call([scontrol, "requeue", job], timeout_s)
+    except (OSError, subprocess.SubprocessError) as error:
+        text = (error.stderr or error.stdout or "").strip() if isinstance(error, subprocess.CalledProcessError) else ""
+        warnings.warn(f"scontrol requeue {job} failed, call it yourself: {text or error}", stacklevel=2)
         return False
     _log.info("Slurm puts job %s back into its queue", job)
     return True
+
+
+_FIELD = re.compile(r"(?:^|\s)(\w+)=(\S*)")
+
+
+def should_requeue(fields: Mapping[str, str]) -> bool:
+    """Whether a job that got a signal is to be run again, by what ``scontrol show job`` says of it.
+
+    ==================================== ============= ============ ============== =======
+    what happened                        ``JobState``  ``Reason``   ``PreemptTime`` requeue
+    ==================================== ============= ============ ============== =======
+    a signal (``--signal``, ``scancel``) RUNNING       None         None           yes
+    the time limit                       COMPLETING    TimeLimit    None           yes
+    preemption that cancels              COMPLETING    None         a time         yes
+    preemption that requeues, requeue    PENDING, ...                              Slurm has
+    ``scancel``                          COMPLETING    None         None           no
+    ==================================== ============= ============ ============== =======
+    """
+    state = fields.get("JobState", "")
+    if state in ("RUNNING", "SUSPENDED"):
+        return True
+    if state != "COMPLETING":
+        return False
+    return fields.get("Reason") == "TimeLimit" or fields.get("PreemptTime", "None") not in (
+        "None",
+        "Unknown",
+        "N/A",
+        "",
+    )
+
+
+def _call(command: list[str], timeout_s: float) -> str:
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=True).stdout
+
+
+# Before the first fit, and between two
+
+
+class _EarlyHandlers:
+    """What signals do while no ``fit`` runs."""
+
+    def __init__(self) -> None:
+        self.signals: list[signal.Signals] = []
+        self.exit_code = EXIT_CODE
+        self.requeue_job = False
+        self.requested: signal.Signals | None = None
+        self.has_fitted = False
+        self._pid = 0
+
+    def install(self) -> None:
+        self._pid = os.getpid()
+        for number in self.signals:
+            signal.signal(number, self.handle)
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:
+            return  # a forked worker: its parent decides
+        received = signal.Signals(number)
+        signal.signal(received, signal.SIG_DFL)  # a second one ends the process
+        if self.has_fitted:
+            self.requested = received
+            return
+        # There is nothing to save yet. The state is that of the last checkpoint, or of none.
+        if self.requeue_job and _is_first_rank():
+            requeue_slurm_job()
+        raise Preempted(self.exit_code, received)
+
+
+_early = _EarlyHandlers()
+
+
+def install(
+    signals: Iterable[str | signal.Signals] = ("SIGTERM", "SIGUSR1"),
+    *,
+    exit_code: int = EXIT_CODE,
+    requeue_job: bool = False,
+) -> None:
+    """Handles signals from now on, also where no ``fit`` runs: while modules are imported, data is read, or between
+    two calls of ``fit``. Call it in the main thread, first thing in the script.
+
+    Before the first ``fit`` there is nothing to save, so the process puts its job back into the queue and ends at once.
+    After it, the signal is remembered: the next ``fit`` saves and leaves before its first update; :func:`requested`
+    says so to a script that does something else first. A second signal ends the process by its default action.
+
+    Args:
+        signals: as ``PreemptionConfig.signals``.
+        exit_code: as ``PreemptionConfig.exit_code``.
+        requeue_job: as ``PreemptionConfig.requeue_job``.
+
+    Raises:
+        ConfigError: an unknown signal, or a call outside the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise ConfigError("mtf.preemption.install must be called in the main thread: Python handles signals only there")
+    config = PreemptionConfig(signals=tuple(signals), exit_code=exit_code, requeue_job=requeue_job)  # type: ignore[arg-type]
+    config.require_valid()
+    _early.signals = [signal.Signals[name] for name in config.signals]
+    _early.exit_code, _early.requeue_job = config.exit_code, config.requeue_job
+    _early.install()
+
+
+def requested() -> signal.Signals | None:
+    """The signal that came since the last ``fit`` and that the next one will obey; None: there was none, or
+    :func:`install` wasn't called."""
+    return _early.requested
+
+
+def _is_first_rank() -> bool:
+    from mtf.distributed.launch import find_launch
+
+    try:
+        launch = find_launch()
+    except ConfigError:
+        return True
+    return launch is None or launch.rank == 0

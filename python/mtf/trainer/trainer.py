@@ -231,14 +231,15 @@ class Trainer:
             stack.callback(self._leave)
             stack.enter_context(self.ranks.failures(lambda: f"after {self.global_step} updates"))
             limits = StopCondition(max_epochs, max_steps, self.epoch)
+            preemption = self.config.preemption
+            self._saver.guard = stack.enter_context(PreemptionGuard(preemption.signals, preemption.exit_code))
             self._resume(resume_from, train_loaders, val_loaders, limits)
+            self._saver.leave_if_asked()
             if self.is_resumed and self.config.fault_tolerance.verify_deterministic_resume:
                 self.multi_loader_manager.verify_recent_batches()
             self.is_resumed = False
             stack.enter_context(discard_rng_changes(self.step_rng.is_derived))
             stack.enter_context(deterministic_algorithms(self.config.performance.deterministic))
-            preemption = self.config.preemption
-            self._saver.guard = stack.enter_context(PreemptionGuard(preemption.signals, preemption.exit_code))
             try:
                 self._train(limits)
                 self._saver.finish()

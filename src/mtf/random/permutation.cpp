@@ -18,11 +18,11 @@
 
 namespace mtf {
 
-Permutation::Permutation(std::uint64_t n, Key key) : size_(n) {
+Permutation::Permutation(std::uint64_t n, Key key, std::uint64_t max_table_size) : size_(n) {
   if (n > kMaxSize) {
     throw ConfigError(format_message("a permutation has at most 2^62 elements, but n is {}.", n));
   }
-  if (n <= kMaxTableSize) {
+  if (n <= max_table_size) {
     table_.resize(n);
     std::iota(table_.begin(), table_.end(), std::uint16_t{0});
     fisher_yates(key, table_);
@@ -55,9 +55,19 @@ std::uint64_t Permutation::encrypt(std::uint64_t x) const noexcept {
   return (std::uint64_t{left} << num_right_bits_) | right;
 }
 
+std::uint64_t Permutation::decrypt(std::uint64_t x) const noexcept {
+  auto left = static_cast<std::uint32_t>(x >> num_right_bits_);
+  auto right = static_cast<std::uint32_t>(x) & right_mask_;
+  for (std::size_t round = kNumRounds; round > 0; round -= 2) {
+    right ^= mix(left, round - 1) & right_mask_;
+    left ^= mix(right, round - 2) & left_mask_;
+  }
+  return (std::uint64_t{left} << num_right_bits_) | right;
+}
+
 std::uint64_t Permutation::operator()(std::uint64_t i) const noexcept {
   assert(i < size_);
-  if (size_ <= kMaxTableSize) {
+  if (is_table()) {
     return table_[i];
   }
   std::uint64_t image = encrypt(i);
@@ -65,6 +75,18 @@ std::uint64_t Permutation::operator()(std::uint64_t i) const noexcept {
     image = encrypt(image);
   }
   return image;
+}
+
+std::uint64_t Permutation::inverse(std::uint64_t image) const noexcept {
+  assert(image < size_);
+  if (is_table()) {
+    return static_cast<std::uint64_t>(std::ranges::find(table_, static_cast<std::uint16_t>(image)) - table_.begin());
+  }
+  std::uint64_t i = decrypt(image);
+  while (i >= size_) {
+    i = decrypt(i);
+  }
+  return i;
 }
 
 void Permutation::encrypt_group_portable(std::uint64_t* values) const noexcept {
@@ -153,7 +175,7 @@ void Permutation::fill(std::uint64_t begin, std::span<std::int64_t> out, Simd si
     throw std::out_of_range(
         format_message("the indices [{}, {} + {}) do not lie within [0, {}).", begin, begin, out.size(), size_));
   }
-  if (size_ <= kMaxTableSize) {
+  if (is_table()) {
     std::copy_n(table_.begin() + static_cast<std::ptrdiff_t>(begin), out.size(), out.begin());
     return;
   }

@@ -49,6 +49,13 @@ void PassOrder::find(Key key, std::uint64_t pass, std::span<const std::uint64_t>
   }
 }
 
+std::uint64_t PassOrder::place_of(Key key, std::uint64_t pass, std::uint64_t row) const {
+  if (row >= num_rows_) {
+    throw std::out_of_range("row: must be in [0, " + std::to_string(num_rows_) + "), but is " + std::to_string(row));
+  }
+  return shuffle_ ? order_of(key, pass)->order.inverse(row) : row;
+}
+
 std::shared_ptr<const PassOrder::Used> PassOrder::order_of(Key key, std::uint64_t pass) const {
   {
     const std::lock_guard lock(mutex_);

@@ -24,6 +24,10 @@ class PassOrder {
   /// Complexity: O(places.size()); runs of successive places are the fast case.
   void find(Key key, std::uint64_t pass, std::span<const std::uint64_t> places, std::span<std::uint64_t> rows) const;
 
+  /// The place of a pass at which a row is given. Throws: std::out_of_range if there is no such row.
+  /// Complexity: O(1), up to 2 us.
+  [[nodiscard]] std::uint64_t place_of(Key key, std::uint64_t pass, std::uint64_t row) const;
+
  private:
   struct Used {
     Key key;

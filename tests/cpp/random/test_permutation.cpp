@@ -105,6 +105,44 @@ TEST(Permutation, HugeDomainsStayInsideAndInjective) {
   }
 }
 
+TEST(Permutation, InverseUndoesEveryImage) {
+  const auto check = [](const Permutation& permutation, std::uint64_t i) {
+    return permutation.inverse(permutation(i)) == i && permutation(permutation.inverse(i)) == i;
+  };
+  for (std::uint64_t n = 1; n <= 700; ++n) {
+    for (const Permutation& permutation : {Permutation(n, Key{n}), Permutation::compact(n, Key{n})}) {
+      for (std::uint64_t i = 0; i < n; ++i) {
+        ASSERT_TRUE(check(permutation, i)) << n << " at " << i;
+      }
+    }
+  }
+  for (const std::uint64_t n : {4095ull, 4096ull, 4097ull, 8192ull, 8193ull, 70001ull}) {
+    const Permutation permutation(n, Key{n});
+    for (std::uint64_t i = 0; i < n; ++i) {
+      ASSERT_TRUE(check(permutation, i)) << n << " at " << i;
+    }
+  }
+  for (const std::uint64_t n : {1000000000ull, (1ull << 32) + 1, (1ull << 61) + 1, 1ull << 62}) {
+    const Permutation permutation(n, Key{n});
+    mtf::Stream indices{Key{1}};
+    for (int trial = 0; trial < 20000; ++trial) {
+      ASSERT_TRUE(check(permutation, indices.bounded(n))) << n;
+    }
+  }
+}
+
+TEST(Permutation, CompactOnesAreBijectionsAndFillAsTheyMap) {
+  for (std::uint64_t n = 0; n <= 4200; ++n) {
+    const Permutation permutation = Permutation::compact(n, mtf::fold_in(Key{2}, n));
+    const auto images = all_images(permutation);
+    ASSERT_TRUE(is_bijection(images)) << n;
+    ASSERT_EQ(images, all_images(permutation, Simd::portable)) << n;
+    for (std::uint64_t i = 0; i < n; i += 1 + n / 50) {
+      ASSERT_EQ(permutation(i), static_cast<std::uint64_t>(images[i]));
+    }
+  }
+}
+
 TEST(Permutation, EmptyAndSingle) {
   const Permutation empty(0, Key{3});
   EXPECT_EQ(empty.size(), 0u);
@@ -144,26 +182,37 @@ TEST(Permutation, EveryOrderOfFewItemsIsEquallyLikely) {
 }
 
 // Over many keys each image of each index, and each pair of neighbouring images, comes equally often.
+template <typename Make>
+void check_images_and_neighbours(std::uint64_t n, Make make) {
+  std::vector<std::uint64_t> images(n * n), steps(n - 1);
+  const std::uint64_t num_keys = 3000;
+  for (std::uint64_t seed = 0; seed < num_keys; ++seed) {
+    const auto order = all_images(make(n, mtf::fold_in(Key{n}, seed)));
+    for (std::uint64_t i = 0; i < n; ++i) {
+      ++images[i * n + static_cast<std::uint64_t>(order[i])];
+    }
+    ++steps[(static_cast<std::uint64_t>(order[1] - order[0]) + n) % n - 1];
+  }
+  // Rows and columns of the table of images have fixed sums, which leaves (n - 1)^2 degrees of freedom.
+  const auto freedom = static_cast<double>((n - 1) * (n - 1));
+  EXPECT_LT(
+      std::abs(chi_square_sigmas(chi_square(images) * static_cast<double>(n - 1) / static_cast<double>(n), freedom)),
+      4.5)
+      << n;
+  if (n > 2) {
+    EXPECT_LT(std::abs(chi_square_sigmas(chi_square(steps), static_cast<double>(n - 2))), 4.5) << n;
+  }
+}
+
 TEST(Permutation, ImagesAndNeighboursAreUniformForSmallN) {
   for (std::uint64_t n = 2; n <= 64; ++n) {
-    std::vector<std::uint64_t> images(n * n), steps(n - 1);
-    const std::uint64_t num_keys = 3000;
-    for (std::uint64_t seed = 0; seed < num_keys; ++seed) {
-      const auto order = all_images(Permutation(n, mtf::fold_in(Key{n}, seed)));
-      for (std::uint64_t i = 0; i < n; ++i) {
-        ++images[i * n + static_cast<std::uint64_t>(order[i])];
-      }
-      ++steps[(static_cast<std::uint64_t>(order[1] - order[0]) + n) % n - 1];
-    }
-    // Rows and columns of the table of images have fixed sums, which leaves (n - 1)^2 degrees of freedom.
-    const auto freedom = static_cast<double>((n - 1) * (n - 1));
-    EXPECT_LT(
-        std::abs(chi_square_sigmas(chi_square(images) * static_cast<double>(n - 1) / static_cast<double>(n), freedom)),
-        4.5)
-        << n;
-    if (n > 2) {
-      EXPECT_LT(std::abs(chi_square_sigmas(chi_square(steps), static_cast<double>(n - 2))), 4.5) << n;
-    }
+    check_images_and_neighbours(n, [](std::uint64_t size, Key key) { return Permutation(size, key); });
+  }
+}
+
+TEST(Permutation, ImagesAndNeighboursOfCompactOnesAreUniform) {
+  for (const std::uint64_t n : {2, 3, 31, 32, 33, 34, 37, 48, 63, 64, 65, 66, 100, 127, 128, 129, 200, 255, 256, 257}) {
+    check_images_and_neighbours(n, [](std::uint64_t size, Key key) { return Permutation::compact(size, key); });
   }
 }
 

@@ -278,6 +278,54 @@ def test_stale_locks(
             DirectoryLock(tmp_path).acquire()
 
 
+def test_a_lock_of_another_host_is_taken_over_two_minutes_after_its_last_heartbeat(tmp_path: Path) -> None:
+    lock = DirectoryLock(tmp_path)
+    lock.acquire()
+    path = tmp_path / LOCK_NAME
+    holder = json.loads(path.read_text())
+    lock.release()
+    path.write_text(json.dumps(holder | {"host": "elsewhere", "token": "t"}))
+    new = DirectoryLock(tmp_path)
+    waiting = new.waiting_for()
+    assert waiting is not None
+    assert "host elsewhere" in waiting
+    os.utime(path)  # it beats once more: alive
+    assert new.waiting_for() is None
+    with pytest.raises(CheckpointError, match="on host elsewhere writes its checkpoints here"):
+        new.acquire()
+    then = path.stat().st_mtime - 130
+    os.utime(path, (then, then))
+    assert new.waiting_for() is None
+    new.acquire()
+    assert new.token == new.holder_token() != "t"
+
+
+def test_a_held_lock_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mtf.checkpoint.storage.lock._BEAT_EVERY_S", 0.02)
+    lock = DirectoryLock(tmp_path)
+    lock.acquire()
+    path = tmp_path / LOCK_NAME
+    os.utime(path, (1.0, 1.0))
+    deadline = time.monotonic() + 20
+    while path.stat().st_mtime == 1.0:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    lock.release()
+
+
+def test_a_lock_of_an_older_version_has_no_heartbeat_and_is_never_taken_over(tmp_path: Path) -> None:
+    lock = DirectoryLock(tmp_path)
+    lock.acquire()
+    path = tmp_path / LOCK_NAME
+    holder = json.loads(path.read_text())
+    lock.release()
+    del holder["heartbeat_s"]
+    path.write_text(json.dumps(holder | {"host": "elsewhere"}))
+    os.utime(path, (1.0, 1.0))
+    with pytest.raises(CheckpointError, match="on host elsewhere"):
+        DirectoryLock(tmp_path).acquire()
+
+
 def test_a_lock_file_of_garbage_is_taken_over(tmp_path: Path) -> None:
     (tmp_path / LOCK_NAME).write_bytes(b"\x00garbage")
     DirectoryLock(tmp_path).acquire()

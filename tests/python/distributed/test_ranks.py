@@ -13,7 +13,8 @@ import mtf
 from mtf.distributed.consistency import describe_differences, fingerprint, require_equal
 from mtf.distributed.failure_detection import RankMonitor
 from mtf.distributed.forward_wrapper import run_as_forward
-from mtf.distributed.launch import Launch, find_launch, first_host
+from mtf.distributed.launch import Launch, find_launch, first_host, gpu_index
+from mtf.errors import ConfigError
 from mtf.trainer import poison
 
 
@@ -87,6 +88,13 @@ class DictStore:
 
     def check(self, keys: list[str]) -> bool:
         return all(key in self.values for key in keys)
+
+    def add(self, key: str, amount: int) -> int:
+        self.values[key] = str(int(self.values.get(key, "0")) + amount)
+        return int(self.values[key])
+
+    def delete_key(self, key: str) -> bool:
+        return self.values.pop(key, None) is not None
 
 
 def roll_calls(number: int) -> tuple[DictStore, list[RankMonitor]]:
@@ -210,3 +218,41 @@ def test_a_state_of_its_own_does_not_move_to_another_number_of_ranks() -> None:
     tree["other_ranks"] = [{"rng": {}, "sources": {"text": snapshot}, "last_batches": {}, "metric_table": {"sums": []}}]
     with pytest.raises(mtf.StateMismatch, match="saved by 2 ranks, here are 1: loader 'text'"):
         trainer.load_state(mtf.TrainerState(tree))
+
+
+def test_the_first_cause_is_the_one_that_all_ranks_give() -> None:
+    _, calls = roll_calls(3)
+    calls[2].report(ValueError("bad sample"), "after 7 updates")
+    calls[1].publish("rank 0 is gone")
+    assert calls[0].find_failure() == calls[1].find_failure() == "rank 2 failed after 7 updates: ValueError: bad sample"
+
+
+def test_a_cause_is_read_before_the_store_ends_with_its_rank() -> None:
+    store, calls = roll_calls(2)
+    calls[1].watch()
+    calls[0].report(ValueError("bad sample"), "after 7 updates")
+    assert store.values["read"] == "1"  # rank 0 has waited for it
+    store.values = {}  # a broken connection raises; here the keys are gone
+    assert calls[1].find_failure() == "rank 0 failed after 7 updates: ValueError: bad sample"
+    calls[1].stop()
+
+
+def test_a_silent_rank_whose_process_lives_is_told_from_one_that_is_gone() -> None:
+    store, calls = roll_calls(2)
+    store.set("alive/1", "")
+    assert "its process is alive" in str(calls[0].find_failure())
+
+
+@pytest.mark.parametrize(
+    ("local_rank", "visible", "shown", "index"),
+    [(0, 4, None, 0), (3, 4, None, 3), (3, 1, "5", 0), (1, 4, "0,1,2,3", 1)],
+)
+def test_the_gpu_of_a_rank(local_rank: int, visible: int, shown: str | None, index: int) -> None:
+    launch = Launch(rank=5, world_size=8, local_rank=local_rank, master_addr="a", master_port=1)
+    assert gpu_index(launch, visible, {} if shown is None else {"CUDA_VISIBLE_DEVICES": shown}) == index
+
+
+def test_more_ranks_than_gpus_is_an_error() -> None:
+    launch = Launch(rank=5, world_size=8, local_rank=1, master_addr="a", master_port=1)
+    with pytest.raises(ConfigError, match="rank 5 is number 1 on its machine, which has 1 GPUs"):
+        gpu_index(launch, 1, {})

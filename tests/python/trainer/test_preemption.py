@@ -14,7 +14,14 @@ from typing import Any
 import pytest
 
 import mtf
-from mtf.trainer.preemption import EXIT_CODE, PreemptionGuard, clear_marker, requeue_slurm_job, write_marker
+from mtf.trainer.preemption import (
+    EXIT_CODE,
+    PreemptionGuard,
+    clear_marker,
+    requeue_slurm_job,
+    should_requeue,
+    write_marker,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -161,7 +168,9 @@ def test_requeue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], asked: str | None
 ) -> None:
     stand_in = tmp_path / "scontrol"
-    stand_in.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\n')
+    stand_in.write_text(
+        f'#!/bin/sh\nif [ "$1" = show ]; then echo "JobId=$4 JobState=RUNNING"; else echo "$@" > {tmp_path}/asked; fi\n'
+    )
     stand_in.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     for name, value in environment.items():
@@ -182,3 +191,88 @@ def test_requeue_without_scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_the_usual_exit_code() -> None:
     assert EXIT_CODE == os.EX_TEMPFAIL
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "preempted", "again"),
+    [
+        ("RUNNING", "None", "None", True),
+        ("COMPLETING", "TimeLimit", "None", True),
+        ("COMPLETING", "None", "2026-11-30T16:00:00", True),
+        ("COMPLETING", "None", "None", False),  # scancel
+        ("PENDING", "None", "None", False),  # Slurm has requeued it
+        ("CANCELLED", "None", "None", False),
+    ],
+)
+def test_a_job_is_requeued_only_where_its_state_says_so(state: str, reason: str, preempted: str, again: bool) -> None:
+    assert should_requeue({"JobState": state, "Reason": reason, "PreemptTime": preempted}) == again
+    assert not should_requeue({})
+
+
+def test_a_cancelled_job_stays_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in = tmp_path / "scontrol"
+    said = "JobId=12 JobName=x JobState=COMPLETING Reason=None PreemptTime=None"
+    stand_in.write_text(f'#!/bin/sh\nif [ "$1" = show ]; then echo "{said}"; else touch {tmp_path}/asked; fi\n')
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    assert not requeue_slurm_job()
+    assert not (tmp_path / "asked").exists()
+
+
+_EARLY = """
+import os, signal, sys
+import mtf
+mtf.preemption.install(("TERM",), exit_code=33)
+print("ready", flush=True)
+if sys.argv[1] == "before":
+    os.kill(os.getpid(), signal.SIGTERM)
+    sys.exit("not reached")
+import torch
+def make(step):
+    net = torch.nn.Linear(2, 1)
+    config = mtf.TrainerConfig(
+        checkpoint=mtf.CheckpointConfig(root_dir=sys.argv[2]),
+        fault_tolerance=mtf.FaultToleranceConfig(auto_resume=True),
+        logging=mtf.LoggingConfig(logger_type="none", progress_bar=False),
+        preemption=mtf.PreemptionConfig(exit_code=44),
+    )
+    return mtf.Trainer(config, net, torch.optim.SGD(net.parameters(), 0.1), training_step=step)
+def step(trainer, batch, *rest):
+    return trainer.model(batch[0]).sum()
+def loader():
+    return mtf.ArrayLoader((torch.ones(8, 2),), batch_size=2)
+trainer = make(step)
+trainer.fit({"a": loader()}, max_steps=3)
+assert mtf.preemption.requested() is None
+os.kill(os.getpid(), signal.SIGTERM)
+assert mtf.preemption.requested() is signal.SIGTERM
+trainer.fit({"a": loader()}, max_steps=6)
+"""
+
+
+@pytest.mark.parametrize(("when", "code"), [("before", 33), ("between", 44)])
+def test_signals_before_fit_and_between_two(when: str, code: int, tmp_path: Path) -> None:
+    args = [sys.executable, "-W", "ignore", "-c", _EARLY, when, str(tmp_path / "run")]
+    done = subprocess.run(args, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == code, done.stderr
+    assert [path.name for path in tmp_path.glob("run/step-*")] == ([] if when == "before" else ["step-00000003"])
+    if when == "between":
+        assert json.loads((tmp_path / "run" / "PREEMPTED").read_text())["step"] == 3
+
+
+def test_install_checks_what_it_is_given() -> None:
+    with pytest.raises(mtf.ConfigError, match="is no signal of this system"):
+        mtf.preemption.install(("SIGNONE",))
+    caught: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            mtf.preemption.install()
+        except mtf.ConfigError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+    assert "main thread" in str(caught[0])

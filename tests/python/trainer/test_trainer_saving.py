@@ -490,7 +490,9 @@ def test_exit_code_and_choice_of_signals(tmp_path: Path) -> None:
 def test_requeue_asks_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in = tmp_path / "bin" / "scontrol"
     stand_in.parent.mkdir()
-    stand_in.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n')
+    stand_in.write_text(
+        f'#!/bin/sh\nif [ "$1" = show ]; then echo JobState=RUNNING; else echo "$@" >> {tmp_path}/calls; fi\n'
+    )
     stand_in.chmod(0o755)
     monkeypatch.setenv("PATH", f"{stand_in.parent}:{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_JOB_ID", "77")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from mtf import _core
-from mtf.data.prefetch.engine import NativeStream
-from mtf.data.sources.base import ResumeMode, Snapshot, Source, Stream
-from mtf.data.sources.standalone import StandaloneSource
+from mtf.data.sources.row_loader import RowLoader, positive
 from mtf.errors import ConfigError
 from mtf.formatting import shortened
 
@@ -57,7 +54,7 @@ class ArrayColumn:
     importer: Callable[[Any], torch.Tensor]
 
 
-class ArrayLoader(StandaloneSource):
+class ArrayLoader(RowLoader):
     """Batches of rows of one or several arrays, as torch tensors.
 
     The arrays may be tensors on the CPU, numpy arrays and memory maps of any dtype that torch has, any row shape and
@@ -69,10 +66,6 @@ class ArrayLoader(StandaloneSource):
     once. The global batches don't depend on the number of ranks. Iterated alone it gives one pass per ``iter``, each in
     an order of its own; in a ``MultiLoader`` or ``Trainer`` the schedule decides.
     """
-
-    resume_mode = ResumeMode.SEEK
-    # Rows copied ahead that leave the cache before they are used are copied from memory twice: more would cost time.
-    ahead_bytes = 16 << 20
 
     def __init__(
         self,
@@ -110,22 +103,23 @@ class ArrayLoader(StandaloneSource):
         """
         self._columns, self._build = flatten_arrays(data)
         self._window: tuple[int, int] | None = None
-        self._num_rows = common_rows(self._columns)
-        if (batch_size is None) == (global_batch_size is None):
+        self._transform = transform
+        if batch_size is None and global_batch_size is None:
             raise ConfigError(
                 "give either batch_size (per rank) or global_batch_size, "
                 f"but they are {batch_size} and {global_batch_size}"
             )
-        self._batch_size = None if batch_size is None else _positive("batch_size", batch_size)
-        self._global_batch_size = (
-            None if global_batch_size is None else _positive("global_batch_size", global_batch_size)
+        self._prepare_rows(
+            common_rows(self._columns),
+            batch_size=batch_size,
+            global_batch_size=global_batch_size,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            seed=seed,
+            num_threads=num_threads,
+            prefetch_batches=prefetch_batches,
+            prefetch_bytes=prefetch_bytes,
         )
-        self._shuffle = shuffle
-        self._drop_last = drop_last
-        self._transform = transform
-        self._rank = 0
-        self._world_size = 1
-        self._prepare_alone(seed, num_threads, _positive("prefetch_batches", prefetch_batches), prefetch_bytes)
 
     @classmethod
     def windows(cls, tokens: Any, length: int, stride: int | None = None, **options: Any) -> ArrayLoader:
@@ -139,30 +133,10 @@ class ArrayLoader(StandaloneSource):
             **options: As for the constructor, ``batch_size`` or ``global_batch_size`` among them.
         """
         loader = cls(tokens, **options)
-        window = (_positive("length", length), _positive("stride", length if stride is None else stride))
+        window = (positive("length", length), positive("stride", length if stride is None else stride))
         loader._window = window
         loader._num_rows = _core.count_windows(loader._num_rows, *window)
         return loader
-
-    @property
-    def num_rows(self) -> int:
-        """Rows (or windows) of one pass, all ranks together."""
-        return self._num_rows
-
-    @property
-    def global_batch_size(self) -> int:
-        """Rows of a full batch, all ranks together."""
-        if self._global_batch_size is not None:
-            return self._global_batch_size
-        assert self._batch_size is not None
-        return self._batch_size * self._world_size
-
-    def num_batches(self) -> int:
-        full, rest = divmod(self._num_rows, self.global_batch_size)
-        return full + (rest > 0 and not self._drop_last)
-
-    def __len__(self) -> int:
-        return self.num_batches()
 
     def native(self, key: int) -> _core.NativeSource:
         transform, build = self._transform, self._build
@@ -190,93 +164,12 @@ class ArrayLoader(StandaloneSource):
             windows=self._window,
         )
 
-    def open(self, pass_: int, batch: int, key: int, snapshot: Snapshot | None = None) -> Stream:
-        return NativeStream(self.native(key), pass_, batch, self.num_batches())
-
     def __repr__(self) -> str:
         """Rows and batches."""
         name = f"{self.name!r}, " if self.name else ""
         order = ", shuffled" if self._shuffle else ""
         batches = f"{self.num_batches()} batches of {self.global_batch_size}"
         return f"ArrayLoader({name}{self.num_rows} rows in {batches}{order})"
-
-    def drop_last(self) -> ArrayLoader:
-        other = copy.copy(self)
-        other._drop_last = True
-        return other
-
-    def shard(self, rank: int, world_size: int) -> ArrayLoader:
-        """The loader of one rank: each global batch is divided among the ranks in order, as evenly as can be.
-
-        Raises:
-            ConfigError: It is one rank's part already, or there are more ranks than rows in a global batch.
-        """
-        if self._world_size > 1:
-            raise ConfigError(
-                f"source {self.name!r} is already the part of rank {self._rank} of {self._world_size}; "
-                "shard the whole loader"
-            )
-        if not 0 <= rank < world_size:
-            raise ConfigError(f"rank must be in [0, world_size={world_size}), but is {rank}")
-        if self._global_batch_size is not None and self._global_batch_size < world_size:
-            raise ConfigError(
-                f"source {self.name!r}: global_batch_size must be at least the number of ranks, {world_size}, "
-                f"but is {self._global_batch_size}"
-            )
-        other = copy.copy(self)
-        other._rank, other._world_size = rank, world_size
-        return other
-
-    def spread(self, rank: int, world_size: int) -> Source:
-        return _Spread(self, rank, world_size)
-
-    def weight(self, pass_: int, batch: int) -> float:
-        rows = min(self.global_batch_size, self._num_rows - batch * self.global_batch_size)
-        share, num_greater = divmod(rows, self._world_size)
-        return (share + (self._rank < num_greater)) * self._world_size / rows
-
-    def global_batch_size_on(self, world_size: int) -> int:
-        return self.global_batch_size
-
-    def order(self) -> str | None:
-        return "shuffled" if self._shuffle else "in order"
-
-    def _shape(self) -> dict[str, int | None]:
-        return {"num_rows": self._num_rows, "global_batch_size": self.global_batch_size}
-
-
-class _Spread(Source):
-    """Whole batches of an ArrayLoader, every ``world_size``-th of them."""
-
-    def __init__(self, loader: ArrayLoader, rank: int, world_size: int) -> None:
-        self.name = loader.name
-        self._loader = loader
-        self._rank, self._world_size = rank, world_size
-
-    def num_batches(self) -> int:
-        return len(range(self._rank, self._loader.num_batches(), self._world_size))
-
-    def open(self, pass_: int, batch: int, key: int, snapshot: Snapshot | None = None) -> Stream:
-        return _SpreadStream(self._loader, pass_, key, self._rank + batch * self._world_size, self._world_size)
-
-
-class _SpreadStream(Stream):
-    def __init__(self, loader: ArrayLoader, pass_: int, key: int, batch: int, step: int) -> None:
-        self._native = loader.native(key)
-        self._pass, self._batch, self._step, self._end = pass_, batch, step, loader.num_batches()
-
-    def __next__(self) -> Any:
-        if self._batch >= self._end:
-            raise StopIteration
-        data = next(NativeStream(self._native, self._pass, self._batch, self._end))
-        self._batch += self._step
-        return data
-
-
-def _positive(name: str, value: int) -> int:
-    if value < 1:
-        raise ConfigError(f"{name} must be at least 1, but is {value}")
-    return int(value)
 
 
 def common_rows(columns: list[ArrayColumn]) -> int:

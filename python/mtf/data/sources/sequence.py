@@ -53,5 +53,8 @@ class SequenceSource(Source):
             self._batches, self.name, seed_each_batch=self._seed_each_batch, rank=rank, world_size=world_size
         )
 
+    def size_to_divide(self) -> int:
+        return len(self._batches)
+
     def spread(self, rank: int, world_size: int) -> Source:
         return SequenceSource(self._batches, self.name, rank=rank, world_size=world_size, keeps_rest=True)

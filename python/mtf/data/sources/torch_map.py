@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from mtf._core import fold_in
-from mtf.data.protocols import copy_state, has_state_methods
+from mtf.data.protocols import copy_state, has_state_methods, length_of
 from mtf.data.rng.generators import BatchSeed
 from mtf.data.rng.seeded_dataset import SeededDataset
 from mtf.data.sampling.sample_order import EveryNth, IndexOrder, index_order
@@ -135,6 +135,9 @@ class TorchSource(Source):
 
     def shard(self, rank: int, world_size: int) -> Source:
         return self._part(self._order.shard(rank, world_size), rank, world_size)
+
+    def size_to_divide(self) -> int | None:
+        return length_of(self.loader.dataset)  # samplers count its samples, also those that divide them
 
     def spread(self, rank: int, world_size: int) -> Source:
         if self._order.shard(rank, world_size) is self._order:

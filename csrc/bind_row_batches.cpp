@@ -1,0 +1,86 @@
+// Batches of rows of one source, as tensors.
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <memory>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "bindings.hpp"
+#include "mtf/gather/row_batches.hpp"
+#include "py_rows.hpp"
+#include "py_source.hpp"
+#include "py_tensor.hpp"
+
+namespace py = pybind11;
+
+namespace mtf::python {
+
+namespace {
+
+/// Per field what it is made into: (row shape, DLPack's code and bits, importer).
+using Columns = std::vector<std::tuple<std::vector<std::int64_t>, std::uint8_t, std::uint8_t, py::object>>;
+
+class PyRowBatches final : public PySource {
+ public:
+  PyRowBatches(std::shared_ptr<RowBatches> batches, std::vector<Column> columns)
+      : PySource(batches),
+        batches_(std::move(batches)),
+        columns_(std::move(columns)),
+        lengths_{.row_shape = {}, .type = {0, 32, 1}, .import = py::module_::import("torch._C").attr("_from_dlpack")} {
+    for (const RowField& field : batches_->rows().fields()) {
+      names_.append(py::str(field.name));
+    }
+  }
+
+  /// A dict of the fields' tensors, and of `cu_seqlens` where a field counts positions.
+  [[nodiscard]] py::object to_python(std::unique_ptr<Payload> payload) const override {
+    auto& batch = static_cast<RowBatch&>(*payload);
+    py::dict out;
+    for (std::size_t k = 0; k < columns_.size(); ++k) {
+      out[names_[k]] = to_tensor(std::move(batch.buffers[k]), batch.num_rows, columns_[k]);
+    }
+    if (batch.num_cu_seqlens != 0) {
+      out["cu_seqlens"] = to_tensor(std::move(batch.cu_seqlens), batch.num_cu_seqlens, lengths_);
+    }
+    return std::move(out);
+  }
+
+  [[nodiscard]] std::uint64_t num_batches() const noexcept { return batches_->num_batches(); }
+
+ private:
+  std::shared_ptr<RowBatches> batches_;
+  std::vector<Column> columns_;
+  Column lengths_;
+  py::list names_;
+};
+
+std::shared_ptr<PyRowBatches> make_row_batches(const PyRowSource& rows, const Columns& columns,
+                                               std::uint64_t batch_size, std::uint64_t key, bool drop_last,
+                                               std::uint32_t rank, std::uint32_t world_size) {
+  std::vector<Column> made;
+  for (const auto& [shape, code, bits, importer] : columns) {
+    made.push_back({.row_shape = shape, .type = {code, bits, 1}, .import = importer});
+  }
+  if (made.size() != rows.native()->fields().size()) {
+    throw py::value_error("columns must be one per field");
+  }
+  const RowBatchSpec spec{
+      .batch_size = batch_size, .drop_last = drop_last, .rank = rank, .world_size = world_size, .key = Key{key}};
+  return std::make_shared<PyRowBatches>(std::make_shared<RowBatches>(rows.native(), spec, batch_memory()),
+                                        std::move(made));
+}
+
+}  // namespace
+
+void bind_row_batches(py::module_& module) {
+  py::class_<PyRowBatches, PySource, std::shared_ptr<PyRowBatches>>(
+      module, "RowBatches", "Batches of the rows of one source, gathered without the GIL.")
+      .def(py::init(&make_row_batches), py::arg("rows"), py::arg("columns"), py::kw_only(), py::arg("batch_size"),
+           py::arg("key") = 0, py::arg("drop_last") = false, py::arg("rank") = 0, py::arg("world_size") = 1,
+           "A batch is a dict of the fields' tensors, and of `cu_seqlens` where a field counts positions.")
+      .def_property_readonly("num_batches", &PyRowBatches::num_batches);
+}
+
+}  // namespace mtf::python

@@ -1,0 +1,171 @@
+"""What loaders of rows have in common: batch sizes, ranks, positions."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from typing import Any, TypeVar
+
+from mtf._core import NativeSource
+from mtf.data.prefetch.engine import NativeStream
+from mtf.data.sources.base import ResumeMode, Snapshot, Source, Stream
+from mtf.data.sources.standalone import StandaloneSource
+from mtf.errors import ConfigError
+
+_Rows = TypeVar("_Rows", bound="RowLoader")
+
+
+class RowLoader(StandaloneSource):
+    """Batches of rows that can be given in any order, gathered natively. A base class.
+
+    The global batches of a pass don't depend on the number of ranks: each is divided among them.
+    """
+
+    resume_mode = ResumeMode.SEEK
+    # Rows copied ahead that leave the cache before they are used are copied from memory twice: more would cost time.
+    ahead_bytes = 16 << 20
+
+    def _prepare_rows(
+        self,
+        num_rows: int,
+        *,
+        batch_size: int | None = None,
+        global_batch_size: int | None = None,
+        shuffle: bool,
+        drop_last: bool = False,
+        seed: int = 0,
+        num_threads: int = 1,
+        prefetch_batches: int = 8,
+        prefetch_bytes: int | None = None,
+    ) -> None:
+        if batch_size is not None and global_batch_size is not None:
+            raise ConfigError(
+                "give either batch_size (per rank) or global_batch_size, "
+                f"but they are {batch_size} and {global_batch_size}"
+            )
+        self._num_rows = num_rows
+        self._batch_size = None if batch_size is None else positive("batch_size", batch_size)
+        self._global_batch_size = (
+            None if global_batch_size is None else positive("global_batch_size", global_batch_size)
+        )
+        self._shuffle = shuffle
+        self._drop_last = drop_last
+        self._rank = 0
+        self._world_size = 1
+        self._prepare_alone(seed, num_threads, positive("prefetch_batches", prefetch_batches), prefetch_bytes)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows (or windows) of one pass, all ranks together."""
+        return self._num_rows
+
+    @property
+    def global_batch_size(self) -> int:
+        """Rows of a full batch, all ranks together."""
+        if self._global_batch_size is not None:
+            return self._global_batch_size
+        if self._batch_size is None:
+            raise ConfigError(
+                f"{type(self).__name__}: give batch_size (per rank) or global_batch_size, which rows need unless they "
+                "are only used in a Blend"
+            )
+        return self._batch_size * self._world_size
+
+    def num_batches(self) -> int:
+        full, rest = divmod(self._num_rows, self.global_batch_size)
+        return full + (rest > 0 and not self._drop_last)
+
+    def __len__(self) -> int:
+        return self.num_batches()
+
+    @abstractmethod
+    def native(self, key: int) -> NativeSource: ...
+
+    def open(self, pass_: int, batch: int, key: int, snapshot: Snapshot | None = None) -> Stream:
+        return NativeStream(self.native(key), pass_, batch, self.num_batches())
+
+    def drop_last(self: _Rows) -> _Rows:
+        other = copy.copy(self)
+        other._drop_last = True
+        return other
+
+    def shard(self: _Rows, rank: int, world_size: int) -> _Rows:
+        """The loader of one rank: each global batch is divided among the ranks in order, as evenly as can be.
+
+        Raises:
+            ConfigError: It is one rank's part already, or there are more ranks than rows in a global batch.
+        """
+        if self._world_size > 1:
+            raise ConfigError(
+                f"source {self.name!r} is already the part of rank {self._rank} of {self._world_size}; "
+                "shard the whole loader"
+            )
+        if not 0 <= rank < world_size:
+            raise ConfigError(f"rank must be in [0, world_size={world_size}), but is {rank}")
+        if self._global_batch_size is not None and self._global_batch_size < world_size:
+            raise ConfigError(
+                f"source {self.name!r}: global_batch_size must be at least the number of ranks, {world_size}, "
+                f"but is {self._global_batch_size}"
+            )
+        other = copy.copy(self)
+        other._rank, other._world_size = rank, world_size
+        return other
+
+    def size_to_divide(self) -> int:
+        return self._num_rows
+
+    def spread(self, rank: int, world_size: int) -> Source:
+        return _Spread(self, rank, world_size)
+
+    def weight(self, pass_: int, batch: int) -> float:
+        rows = min(self.global_batch_size, self._num_rows - batch * self.global_batch_size)
+        share, num_greater = divmod(rows, self._world_size)
+        return (share + (self._rank < num_greater)) * self._world_size / rows
+
+    def global_batch_size_on(self, world_size: int) -> int:
+        return self.global_batch_size
+
+    def order(self) -> str | None:
+        return "shuffled" if self._shuffle else "in order"
+
+    def _shape(self) -> dict[str, int | None]:
+        return {"num_rows": self._num_rows, "global_batch_size": self.global_batch_size}
+
+
+class _Spread(Source):
+    """Whole batches of a RowLoader, every ``world_size``-th of them."""
+
+    def __init__(self, loader: RowLoader, rank: int, world_size: int) -> None:
+        self.name = loader.name
+        self._loader = loader
+        self._rank, self._world_size = rank, world_size
+
+    def num_batches(self) -> int:
+        return len(range(self._rank, self._loader.num_batches(), self._world_size))
+
+    def open(self, pass_: int, batch: int, key: int, snapshot: Snapshot | None = None) -> Stream:
+        return _SpreadStream(self._loader, pass_, key, self._rank + batch * self._world_size, self._world_size)
+
+
+class _SpreadStream(Stream):
+    def __init__(self, loader: RowLoader, pass_: int, key: int, batch: int, step: int) -> None:
+        self._native = loader.native(key)
+        self._pass, self._batch, self._step, self._end = pass_, batch, step, loader.num_batches()
+
+    def __next__(self) -> Any:
+        if self._batch >= self._end:
+            raise StopIteration
+        data = next(NativeStream(self._native, self._pass, self._batch, self._end))
+        self._batch += self._step
+        return data
+
+
+def positive(name: str, value: int) -> int:
+    """``value``, at least 1.
+
+    Raises:
+        ConfigError: It is less.
+    """
+    if value < 1:
+        raise ConfigError(f"{name} must be at least 1, but is {value}")
+    return int(value)

@@ -1,0 +1,18 @@
+/// Where documents begin in rows laid flat: the cumulative lengths that attention over variable lengths takes.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "mtf/random/cpu.hpp"
+
+namespace mtf {
+
+/// Writes the indices of the zeros in `positions`, in order, and positions.size() after them; gives how many were
+/// written. `out` has room for positions.size() + 1. Requires positions.size() < 2^31.
+/// Complexity: O(positions.size()), about 0.05 ns each in cache and a few ns for each zero.
+std::size_t fill_cu_seqlens(std::span<const std::int32_t> positions, std::int32_t* out,
+                            Simd simd = best_simd()) noexcept;
+
+}  // namespace mtf
