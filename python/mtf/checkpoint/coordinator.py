@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
@@ -20,7 +20,8 @@ from mtf.schedule.schedule import Schedule
 
 if TYPE_CHECKING:
     from mtf.checkpoint.sharded import Allocate, Pieces, SaveCoordinator
-    from mtf.trainer.trainer import Trainer
+
+Trainer: TypeAlias = Any
 
 _FIELDS = ("step", "epoch", "metrics")
 
