@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtf.errors import ConfigError
-from mtf.report.page import duration, figure_of, page_of, section, table
+from mtf.formatting import duration
+from mtf.report.page import figure_of, page_of, section, table
 from mtf.report.read import read_run
 from mtf.report.run import RunReport
 from mtf.report.style import Palette

@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import mtf
+from mtf.formatting import duration
 from mtf.report.hover import STYLE as HOVER_STYLE
 from mtf.report.style import svg
 
@@ -160,16 +161,6 @@ def _extent(report: RunReport) -> dict[str, str]:
     if report.window > 1:
         facts["batches per update"] = str(report.window)
     return {key: value for key, value in facts.items() if value != "?"}
-
-
-def duration(seconds: float) -> str:
-    """``42 s``, ``12 min 5 s`` or ``3 h 20 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.3g} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600:,} h {whole % 3600 // 60} min"
 
 
 def _state(sessions: Sequence[Session]) -> str:
