@@ -26,10 +26,10 @@ from mtf.loggers.jsonl import JsonlLogger
 from mtf.loggers.run_log import RunLog
 from mtf.report.history import History, make_history, plan_history
 from mtf.report.metrics import Metrics, read_rows
+from mtf.report.pictures.style import COLORS, MUTED, Palette, shorten, svg
 from mtf.report.results import Results, results_of
 from mtf.report.run_log import Session
 from mtf.report.series import MAX_POINTS, Series
-from mtf.report.style import COLORS, MUTED, Palette, shorten, svg
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 VOID = {"meta", "image", "path", "use", "br", "rect"}
