@@ -13,7 +13,7 @@ from mtf.formatting import html_table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from mtf.schedule.schedule import Schedule
+    from mtf._core import Schedule  # the native part, which is all that a plan asks
 
 _COLUMNS = ("source", "length", "steps", "share", "weight", "deviation", "passes", "unused tail")
 
