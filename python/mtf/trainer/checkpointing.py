@@ -307,7 +307,7 @@ class Saver:
 
     def load(self, path: str | Path) -> None:
         """Verifies the checkpoint at ``path`` and loads it."""
-        self._restore(checkpoint.read(Path(path)))
+        self._restore(checkpoint.read(path))
         _log.info("resumed from %s after update %d", path, self._trainer.global_step)
 
     def _restore(self, found: Checkpoint) -> None:
