@@ -149,7 +149,7 @@ def test_a_port_that_is_taken_is_named_on_all_hosts(two_hosts: list[Host], tmp_p
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_nothing_but_the_run_is_printed(strategy: str, two_hosts: list[Host], tmp_path: Path) -> None:
-    launch = runs.plain(two_hosts, tmp_path, TIMEOUT="20", STEPS="6", STRATEGY=strategy)
+    launch = runs.plain(two_hosts, tmp_path, TIMEOUT="20", STEPS="6", STRATEGY=strategy, WHOLE="1")
     assert launch.wait(60) == [0, 0], launch.text()
     for rank in (0, 1):
         text = launch.logs[rank].read_text()
