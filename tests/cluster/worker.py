@@ -2,8 +2,8 @@
 
 ``ROOT`` checkpoints; ``NOTES`` a folder for what each rank saw; ``STEPS`` updates; ``STRATEGY`` ddp or fsdp;
 ``TIMEOUT`` ``ddp.timeout_s``; ``EVERY`` updates between saves; ``PAUSE`` seconds in each step; ``ASYNC`` background
-saves; ``SAMPLES`` of the first source;
-``WHOLE``: every step uses every parameter; ``FAULT`` ``rank:update:kind``, done once (a file in ``NOTES`` remembers).
+saves; ``SAMPLES`` of the first source; ``BEFORE``: wait for a signal before the first ``fit``; ``WHOLE``: every step
+uses every parameter; ``FAULT`` ``rank:update:kind``, done once (a file in ``NOTES`` remembers).
 """
 
 from __future__ import annotations
@@ -16,9 +16,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from distributed import models
-
 import mtf
+
+if os.environ.get("BEFORE"):  # a signal comes while data are read, before there is a trainer
+    mtf.preemption.install(("SIGTERM", "SIGUSR1"), requeue_job=True)
+    early = Path(os.environ["BEFORE"])
+    early.with_name(f"early-{os.environ['SLURM_PROCID']}").touch()
+    while not early.with_name("early-gone").exists() or not os.environ.get("SLURM_RESTART_COUNT"):
+        time.sleep(0.1)
+
+from distributed import models
 
 SAYS = os.environ.get
 NOTES = Path(os.environ["NOTES"])
