@@ -101,7 +101,7 @@ wheels:  ## Build _core and run the torch-free tests on every Python from 3.10 t
 docs: $(VENV)/.docs  ## Build the documentation into docs/_build (offline, warnings are errors)
 	$(PY) -m sphinx -q -W --keep-going docs docs/_build
 
-docs-check: $(VENV)/.built  ## Run every block of the README and docs/ as it stands; compare pages with sources, messages and tests
+docs-check: $(VENV)/.built $(VENV)/.docs  ## Run every block of the README and docs/ as it stands; compare pages with sources, messages and tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest tests/docs $(PYTEST_ARGS)
 
 faults: $(VENV)/.built  ## Kills, full disks, damaged files: the long form of the fault tests

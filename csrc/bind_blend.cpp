@@ -106,6 +106,7 @@ class PyBlendSource final : public PySource {
 
   [[nodiscard]] BlendSource& source() const noexcept { return *source_; }
   [[nodiscard]] std::uint64_t num_taken() const noexcept { return num_taken_; }
+  void set_num_taken(std::uint64_t number) noexcept { num_taken_ = number; }
 
  private:
   [[nodiscard]] const std::vector<Column>& columns_of(const StackedRows& stack) const {
@@ -198,8 +199,8 @@ void bind_blend(py::module_& module) {
             return self.samples(positions);
           },
           py::arg("positions"), "The stacks of the samples at any positions of the run.")
-      .def_property_readonly("num_taken", &PyBlendSource::num_taken,
-                             "One more than the number of the batch taken last; 0 before the first.")
+      .def_property("num_taken", &PyBlendSource::num_taken, &PyBlendSource::set_num_taken,
+                    "One more than the number of the batch taken last; 0 before the first.")
       .def_property_readonly("version", [](const PyBlendSource& self) { return self.source().version(); });
 }
 

@@ -148,9 +148,13 @@ py::dict report(PySchedule& self, std::uint64_t epoch) {
   if (!end) {
     throw ConfigError(format_message("epoch {} cannot be counted: how many steps it has is not known yet", epoch));
   }
-  const auto ranges = self.core.ranges(epoch, 0, *end);
+  const auto ranges = self.core.ranges(epoch, self.core.known_from(epoch), *end);
+  const std::vector<PassPosition> opening = self.core.opening_positions(epoch);
   EpochReport made;
   without_gil([&] { made = make_report(ranges); });
+  for (std::size_t i = 0; i < opening.size() && i < made.sources.size(); ++i) {
+    made.sources[i].begin = opening[i];
+  }
   py::list sources;
   for (const SourceReport& source : made.sources) {
     sources.append(py::make_tuple(source.num_steps, source.expected, source.max_deviation,
@@ -164,16 +168,19 @@ py::dict report(PySchedule& self, std::uint64_t epoch) {
   return out;
 }
 
-Value state_value(PySchedule& self, std::optional<std::uint64_t> step) {
-  return to_value(self.core.state(step.value_or(self.core.step())));
+ScheduleState state_at(PySchedule& self, std::optional<std::uint64_t> step) {
+  return self.core.state(step.value_or(self.core.step()));
 }
 
 py::bytes to_bytes(PySchedule& self, std::optional<std::uint64_t> step) {
-  return py::bytes(encode(kScheduleKind, kScheduleVersion, state_value(self, step)));
+  const ScheduleState state = state_at(self, step);
+  return py::bytes(encode(kScheduleKind, version_of(state), to_value(state)));
 }
 
 py::bytes pack_state(const py::object& state) {
-  return py::bytes(encode(kScheduleKind, kScheduleVersion, from_python(state, "state")));
+  const Value value = from_python(state, "state");
+  const std::uint64_t version = Field(value, "state")["version"].integer(kScheduleVersion);
+  return py::bytes(encode(kScheduleKind, static_cast<std::uint32_t>(version), value));
 }
 
 ScheduleState decode_state(const std::string& bytes) {
@@ -193,6 +200,10 @@ std::uint64_t first_step(PySchedule& self, std::optional<std::uint64_t> epoch) {
 
 py::array_t<std::int64_t> counts(PySchedule& self, std::uint64_t step, std::optional<std::uint64_t> epoch) {
   return as_array(self.core.counts(step, epoch_or_current(self, epoch)));
+}
+
+std::uint64_t known_from(PySchedule& self, std::optional<std::uint64_t> epoch) {
+  return self.core.known_from(epoch_or_current(self, epoch));
 }
 
 std::vector<double> expected_counts(PySchedule& self, std::uint64_t step, std::optional<std::uint64_t> epoch) {
@@ -224,7 +235,9 @@ py::object iterate_epoch(py::object self) { return make_draw_iterator(std::move(
 
 void seek(PySchedule& self, std::uint64_t epoch, std::uint64_t step) { self.core.seek(self.reach(epoch), step); }
 
-bool change_weights(PySchedule& self, const std::vector<double>& weights) { return self.core.update_weights(weights); }
+bool change_weights(PySchedule& self, const std::vector<double>& weights, bool keep_curve) {
+  return self.core.update_weights(weights, keep_curve);
+}
 
 bool append_source(PySchedule& self, const std::string& name, std::optional<std::uint64_t> length,
                    std::optional<double> weight) {
@@ -234,11 +247,11 @@ bool append_source(PySchedule& self, const std::string& name, std::optional<std:
 }
 
 py::object state_dict(PySchedule& self, std::optional<std::uint64_t> step) {
-  return to_python(state_value(self, step));
+  return to_python(to_value(state_at(self, step)));
 }
 
 void load_state_dict(PySchedule& self, const py::object& state) {
-  self.core.load(schedule_state_from(from_python(state, "state"), kScheduleVersion));
+  self.core.load(schedule_state_from(from_python(state, "state")));
   self.refresh_names();
 }
 
@@ -328,6 +341,9 @@ void bind_draws(ScheduleClass& schedule) {
            "its sources end.")
       .def("first_step", &first_step, py::arg("epoch") = py::none(),
            "first_step(self, epoch=None) -> int\n\nSteps drawn in the whole training before an epoch.")
+      .def("known_from", &known_from, py::arg("epoch") = py::none(),
+           "known_from(self, epoch=None) -> int\n\nThe first step of an epoch whose draw is known: above 0 only after "
+           "more edits in the epoch than a state, or a long run, keeps.")
       .def("sources", &sources, py::arg("epoch") = py::none(), py::arg("start") = 0, py::arg("stop") = py::none(),
            "sources(self, epoch=None, start=0, stop=None) -> numpy.ndarray\n\nIndex of the source of each step in "
            "[start, stop) of an epoch, cut at its end: int32, shape (steps,).\n\nRaises:\n    ConfigError: `stop` is "
@@ -356,8 +372,9 @@ void bind_draws(ScheduleClass& schedule) {
 }
 
 void bind_edits(ScheduleClass& schedule) {
-  schedule.def("change_weights", &change_weights, py::arg("weights"))
-      .def("change_weight", on_core<&Schedule::set_weight>, py::arg("name"), py::arg("weight"))
+  schedule.def("change_weights", &change_weights, py::arg("weights"), py::arg("keep_curve") = false)
+      .def("change_weight", on_core<&Schedule::set_weight>, py::arg("name"), py::arg("weight"),
+           py::arg("keep_curve") = false)
       .def("append_source", &append_source, py::arg("name"), py::arg("length"), py::arg("weight"))
       .def("drop_source", on_core<&Schedule::remove_source>, py::arg("name"))
       .def("change_config", on_core<&Schedule::set_config>, py::arg("config"))

@@ -58,6 +58,7 @@ if REPOSITORY := repository():
         "footer_icons": [{"name": "Repository", "url": REPOSITORY, "html": "Repository", "class": "repository"}],
     }
 exclude_patterns = ["_build"]
+napoleon_use_ivar = True  # attributes that a docstring lists are listed once
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"

@@ -41,6 +41,11 @@ _PUBLIC: dict[str, str] = {
     "TokenRows": "mtf.data.tokens.rows",
     "TokenOrigin": "mtf.data.tokens.provenance",
     "ThreadLoader": "mtf.data.sources.threaded",
+    "Blend": "mtf.data.blend.blend",
+    "Windows": "mtf.data.blend.rows",
+    "RowSource": "mtf.data.blend.rows",
+    "SampleTable": "mtf.data.blend.run",
+    "Together": "mtf.data.blend.together",
     "batch_rng": "mtf.data.rng.batch_rng",
     "seed_everything": "mtf.data.rng.generators",
     "Config": "mtf.config.base",
@@ -72,6 +77,8 @@ _PUBLIC: dict[str, str] = {
     "ThroughputMonitor": "mtf.trainer.hooks.builtin",
     "Curriculum": "mtf.trainer.hooks.builtin",
     "Logger": "mtf.loggers.base",
+    "RunInfo": "mtf.loggers.base",
+    "register_logger": "mtf.loggers.registry",
 }
 
 # Public modules that stand deeper in the package: `from mtf import preemption`.

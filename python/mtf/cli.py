@@ -143,8 +143,9 @@ def parser() -> argparse.ArgumentParser:
     inspection.add_argument("checkpoint", type=Path, help="the checkpoint's folder")
 
     report = command("report", _report, "Write what a run did, with pictures, as one HTML page.")
-    report.add_argument("folder", type=Path, help="folder of a run's logs or checkpoints, or one above both")
-    text = "the page (default: report.html in the run's folder; with --json only where given)"
+    text = "folder of a run's logs or checkpoints, or one above both; several are compared"
+    report.add_argument("folders", type=Path, nargs="+", metavar="folder", help=text)
+    text = "the page (default: report.html in the run's folder, or comparison.html here; with --json only where given)"
     report.add_argument("--out", type=Path, metavar="FILE", help=text)
 
     diff = command("diff", _diff, "Show what differs between two checkpoints.")
@@ -324,10 +325,15 @@ def _checkpoint(path: Path) -> Path:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from mtf.report import read_run
+    from mtf.report import compare_runs, read_run
 
-    found = read_run(arguments.folder)
-    page = arguments.out if arguments.json else arguments.out or found.root / "report.html"
+    if len(arguments.folders) > 1:
+        found: Any = compare_runs(arguments.folders)
+        usual = Path("comparison.html")
+    else:
+        found = read_run(arguments.folders[0])
+        usual = found.root / "report.html"
+    page = arguments.out if arguments.json else arguments.out or usual
     if page is not None:
         found.save(page)
     if arguments.json:

@@ -250,7 +250,7 @@ class Run {
 
   void save_and_load() {
     const mtf::ScheduleState state = schedule_.state(schedule_.step());
-    const std::string bytes = mtf::encode(mtf::kScheduleKind, mtf::kScheduleVersion, to_value(state));
+    const std::string bytes = mtf::encode(mtf::kScheduleKind, version_of(state), to_value(state));
     const mtf::Decoded decoded =
         mtf::decode(mtf::kScheduleKind, mtf::kScheduleVersion, std::as_bytes(std::span(bytes)));
     const mtf::ScheduleState again = mtf::schedule_state_from(decoded.value, decoded.version);

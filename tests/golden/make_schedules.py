@@ -12,7 +12,7 @@ from mtf.config.mixture import MultiDataLoaderConfig, WeightCurve
 from mtf.enums import EpochLengthPolicy, Interpolation, SamplingStrategy, WeightedOrder
 from mtf.schedule.schedule import Schedule
 
-VERSION = 1
+VERSION = 2
 NUM_DRAWS = 60
 
 
@@ -47,7 +47,22 @@ def make_schedules() -> dict[str, Schedule]:
     edited.set_weight("a", 0.1)
     edited.advance(3)
 
-    schedules = {"plain": plain, "unknown": unknown, "edited": edited}
+    drifting = Schedule(
+        MultiDataLoaderConfig(
+            sampling_strategy=SamplingStrategy.WEIGHTED,
+            dataloader_weights=[0.5, 0.3, 0.2],
+            weighted_order=WeightedOrder.SHUFFLED,
+            epoch_length_policy=fixed,
+            steps_per_epoch=500,
+        ),
+        [30, 7, 11],
+        seed=8,
+    )
+    for step in range(20):  # more edits than a state keeps
+        drifting.update_weights([0.5, 0.3, 0.2 + step / 50])
+        drifting.advance(5)
+
+    schedules = {"plain": plain, "unknown": unknown, "edited": edited, "drifting": drifting}
     for order in WeightedOrder:
         curve = WeightCurve([(0, [0.7, 0.2, 0.1]), (90, [0.2, 0.2, 0.6])], Interpolation.LINEAR, every=20)
         curved = Schedule(

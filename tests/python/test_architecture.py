@@ -80,7 +80,8 @@ TORCH_FREE = [
     "mtf.bench",
     "mtf.environment",
     "mtf.report",
-    "mtf.report.pictures",
+    "mtf.report.metric_pictures",
+    "mtf.report.schedule_pictures",
     "mtf.report.run",
 ]
 

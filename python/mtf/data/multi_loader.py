@@ -232,13 +232,13 @@ class MultiLoader:
             if is_committed:
                 self.commit()
 
-    def update_weights(self, weights: Sequence[float] | Mapping[str, float]) -> None:
+    def update_weights(self, weights: Sequence[float] | Mapping[str, float], *, keep_curve: bool = False) -> None:
         """New weights from the next step on, one per source in their order, or by name."""
-        self._edit(lambda schedule: schedule.update_weights(weights))
+        self._edit(lambda schedule: schedule.update_weights(weights, keep_curve=keep_curve))
 
-    def set_weight(self, name: str, weight: float) -> None:
+    def set_weight(self, name: str, weight: float, *, keep_curve: bool = False) -> None:
         """A new weight of one source from the next step on."""
-        self._edit(lambda schedule: schedule.set_weight(name, weight))
+        self._edit(lambda schedule: schedule.set_weight(name, weight, keep_curve=keep_curve))
 
     def set_strategy(self, strategy: Any, **options: Any) -> None:
         """Another way of mixing from the next step on; options are those of the configuration."""

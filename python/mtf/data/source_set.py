@@ -66,7 +66,7 @@ class SourceSet:
         self._shared_workers = self._share_workers(sources)
         self.prefetch = PrefetchScheduler(config, sources, fetch_timeout_s)
         self.readers: dict[str, Reader] = {}
-        self._with_state: dict[str, SourceReader] = {}  # a position doesn't say everything about these
+        self._with_state: dict[str, Reader] = {}  # a position doesn't say everything about these
         for name, source in self.initial.items():
             self.add_reader(name, source)
         self.additions: Mapping[str, int] = {}
@@ -102,10 +102,13 @@ class SourceSet:
 
     def add_reader(self, name: str, source: Source) -> None:
         """From now on ``source`` is read as ``name``."""
-        reader = self.prefetch.reader(source, fold_in(fold_in(self._seed, "source"), name))
+        key = fold_in(fold_in(self._seed, "source"), name)
+        source.begin_run(key)
+        reader = self.prefetch.reader(source, key)
         self.readers[name] = reader
         self._with_state.pop(name, None)  # of a source removed before
-        if isinstance(reader, SourceReader) and source.resume_mode is ResumeMode.STATEFUL:
+        is_stateful = isinstance(reader, SourceReader) and source.resume_mode is ResumeMode.STATEFUL
+        if is_stateful or source.has_run_state:
             self._with_state[name] = reader
 
     def in_order(self, names: Sequence[str]) -> list[Reader]:
@@ -238,6 +241,8 @@ class SourceSet:
         sources = {**{name: reader.source for name, reader in self.readers.items()}, **added}
         self._check_global_batches(state["global_batch_sizes"], sources)
         _check_orders(state.get("orders", {}), sources)
+        for name, source in sources.items():
+            source.check_run_state(snapshots.get(name))
         began_with = {source["name"] for source in state["schedule"]["setups"][0]["sources"]}
         return PreparedLoad(snapshots, additions, added, began_with)
 
@@ -252,6 +257,9 @@ class SourceSet:
             reader.discard()
             if isinstance(reader, SourceReader):
                 reader.source.close()
+            if reader.source.has_run_state:
+                reader.source.load_run_state(prepared.snapshots.get(name))
+            elif isinstance(reader, SourceReader):
                 reader.snapshot = prepared.snapshots.get(name)
 
     def _missing(

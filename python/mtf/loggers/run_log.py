@@ -6,6 +6,9 @@ import base64
 import json
 import os
 import platform
+import shlex
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Mapping
@@ -15,13 +18,13 @@ from typing import Any
 from mtf.config.logging import LoggingConfig
 from mtf.loggers.base import RunInfo
 
-JOURNAL_NAME = "run.jsonl"
+RUN_LOG_NAME = "run.jsonl"
 FORMAT = 1
 
 
 def run_log_directory(config: LoggingConfig, name: str) -> Path | None:
-    """Where the journal of run ``name`` lies: beside the file of its logger; None if no logger writes files."""
-    kinds = {config.logger_type, *config.composite_loggers}
+    """Where the run log of run ``name`` lies: beside the file of its logger; None if no logger writes files."""
+    kinds = {kind for kind in (config.logger_type, *config.composite_loggers) if isinstance(kind, str)}
     if kinds & {"jsonl", "csv"}:
         return Path(config.log_dir) / name
     if "tensorboard" in kinds:
@@ -35,13 +38,13 @@ class RunLog:
     A new run starts the file afresh, one that goes on appends. Readers take the later of two events about one place.
 
     Args:
-        directory: of the journal; made if it is missing. Where it can't be written, one warning says so.
+        directory: of the run_log; made if it is missing. Where it can't be written, one warning says so.
         info: the run, as its loggers get it.
         world_size: number of ranks.
     """
 
     def __init__(self, directory: Path, info: RunInfo, world_size: int) -> None:
-        self._path = directory / JOURNAL_NAME
+        self._path = directory / RUN_LOG_NAME
         self._failed = False
         root = info.config.get("checkpoint", {}).get("root_dir")
         self._write(
@@ -51,6 +54,9 @@ class RunLog:
             update=info.step,
             world_size=world_size,
             versions=_versions(),
+            host=platform.node(),
+            command=shlex.join([Path(sys.executable).name, *sys.argv]),
+            commit=_commit(),
             # Relative, so that a folder that was moved or copied as a whole still says where they are.
             checkpoints=None if root is None else os.path.relpath(root, directory),
             config=dict(info.config),
@@ -84,3 +90,15 @@ def _versions() -> Mapping[str, str]:
     import mtf
 
     return {"mtf": mtf.__version__, "torch": str(torch.__version__), "python": platform.python_version()}
+
+
+def _commit() -> str | None:
+    """The commit of the repository of the working directory, with ``+`` where files were changed; None outside one."""
+    git = ["git", "--no-optional-locks"]
+    options: Any = {"capture_output": True, "text": True, "timeout": 2, "stdin": subprocess.DEVNULL}
+    try:
+        head: str = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], check=True, **options).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], check=True, **options).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head + ("+" if changed else "")

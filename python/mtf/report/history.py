@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,7 +92,12 @@ def plan_history(plan: Plan, max_bins: int = MAX_BINS) -> History:
 
 
 def make_history(
-    schedule_of: Callable[[int], Schedule], first_epoch: int, last_epoch: int, last_step: int, max_bins: int = MAX_BINS
+    schedule_of: Callable[[int], Schedule],
+    first_epoch: int,
+    last_epoch: int,
+    last_step: int,
+    max_bins: int = MAX_BINS,
+    states_of: Callable[[int], Sequence[Schedule]] | None = None,
 ) -> History:
     """Counts from the start of one epoch to a step of another.
 
@@ -101,6 +107,8 @@ def make_history(
         last_epoch: where to end.
         last_step: the last epoch's steps to count; more than it has means all.
         max_bins: how many edges to count at, at most; every step where there are fewer.
+        states_of: all schedules that tell of an epoch, oldest first, for epochs with more edits than the last of them
+            keeps; None: the one of ``schedule_of``.
     """
     epochs = range(first_epoch, last_epoch + 1)
     starts = [0]
@@ -122,13 +130,14 @@ def make_history(
     is_weighted = False
     for number, epoch in enumerate(epochs):
         schedule, begin, end = schedule_of(epoch), starts[number], starts[number + 1]
+        told = [schedule] if states_of is None else states_of(epoch)
         lo, hi = np.searchsorted(edges, [begin, end], side="right")
         for column in range(lo if number else 0, hi):
             step = int(edges[column]) - begin
-            counts[:, column] = before + _padded(schedule.counts(step, epoch), len(names))
-            expected[:, column] = expected_before + _padded(schedule.expected_counts(step, epoch), len(names))
-        before = before + _padded(schedule.counts(end - begin, epoch), len(names))
-        expected_before = expected_before + _padded(schedule.expected_counts(end - begin, epoch), len(names))
+            drawn, promised = _counts_at(told, step, epoch, len(names))
+            counts[:, column], expected[:, column] = before + drawn, expected_before + promised
+        drawn, promised = _counts_at(told, end - begin, epoch, len(names))
+        before, expected_before = before + drawn, expected_before + promised
         if schedule.mixture.strategy == "WEIGHTED":
             is_weighted = True
             if total <= _MAX_COUNTED and schedule.num_steps(epoch):
@@ -146,6 +155,44 @@ def make_history(
         bounds=bounds,
         deviations=deviations,
     )
+
+
+def _counts_at(
+    told: Sequence[Schedule], step: int, epoch: int, size: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Draws of each source before a step of an epoch, and those that the weights promise.
+
+    Of several schedules, oldest first, each knows its steps from `known_from` on up to the next edit. Where edits lie
+    between two of them that neither tells of, both numbers are interpolated.
+    """
+
+    def look(schedule: Schedule, at: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        drawn, promised = schedule.counts(at, epoch), np.asarray(schedule.expected_counts(at, epoch))
+        return _padded(drawn, size), _padded(promised, size)
+
+    later: tuple[int, NDArray[Any], NDArray[Any]] | None = None
+    begin, first = 0, (np.zeros(size, np.int64), np.zeros(size))
+    for schedule in reversed(told):
+        known_from = schedule.known_from(epoch)
+        if known_from > step:
+            later = (known_from, *look(schedule, known_from))
+            continue
+        if later is None or known_from == step or _tells(schedule, epoch, later[0], later[1]):
+            return look(schedule, step)
+        begin, first = known_from, look(schedule, known_from)
+        break
+    assert later is not None
+    edge, drawn, promised = later
+    part = (step - begin) / (edge - begin)
+    return first[0] + np.floor((drawn - first[0]) * part).astype(np.int64), first[1] + (promised - first[1]) * part
+
+
+def _tells(schedule: Schedule, epoch: int, step: int, drawn: NDArray[Any]) -> bool:
+    """Whether a schedule's own draws before a step are those that were made: no edit lies in between."""
+    try:
+        return np.array_equal(_padded(schedule.counts(step, epoch), len(drawn)), drawn)
+    except ConfigError:  # it tells of an epoch that ends before
+        return False
 
 
 def _deviations(schedule: Schedule, epoch: int) -> tuple[float, list[float]]:

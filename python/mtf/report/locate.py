@@ -1,4 +1,4 @@
-"""Where the parts of a run lie: metrics, journal and checkpoints, from whichever folder of it somebody names."""
+"""Where the parts of a run lie: metrics, run log and checkpoints, from whichever folder of it somebody names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mtf.checkpoint.storage.transaction import is_checkpoint
 from mtf.errors import ConfigError
-from mtf.loggers.run_log import JOURNAL_NAME
+from mtf.loggers.run_log import RUN_LOG_NAME
 from mtf.report.metrics import ROWS_NAMES
 
 _MAX_DEPTH = 4
@@ -22,13 +22,13 @@ class Place:
     Attributes:
         root: the folder that was named.
         metrics: file of rows, or folder of event files; None where nothing was logged to files.
-        journal: ``run.jsonl``; None in a run that logged elsewhere.
+        run_log: ``run.jsonl``; None in a run that logged elsewhere.
         checkpoints: the folders of its checkpoints, by name.
     """
 
     root: Path
     metrics: Path | None = None
-    journal: Path | None = None
+    run_log: Path | None = None
     checkpoints: list[Path] = field(default_factory=list)
 
 
@@ -47,18 +47,18 @@ def locate(root: Path) -> Place:
     folders = _folders(root)
     place = Place(root, checkpoints=[folder for folder in folders if is_checkpoint(folder)])
     logs = {folder: found for folder in folders if (found := _metrics_in(folder)) is not None}
-    journals = [folder for folder in folders if (folder / JOURNAL_NAME).is_file()]
-    runs = list(dict.fromkeys([*journals, *logs]))
+    run_logs = [folder for folder in folders if (folder / RUN_LOG_NAME).is_file()]
+    runs = list(dict.fromkeys([*run_logs, *logs]))
     _require_one(root, runs, "runs")
     if runs:
         place.metrics = logs.get(runs[0])
-        place.journal = runs[0] / JOURNAL_NAME if runs[0] in journals else None
+        place.run_log = runs[0] / RUN_LOG_NAME if runs[0] in run_logs else None
     else:
         # Only a log tells which checkpoints are of one run.
         _require_one(root, list(dict.fromkeys(folder.parent for folder in place.checkpoints)), "folders of checkpoints")
     if not runs and not place.checkpoints:
         raise ConfigError(
-            f"{root}: is no run: neither {', '.join(ROWS_NAMES)}, {JOURNAL_NAME} or TensorBoard's event files (as "
+            f"{root}: is no run: neither {', '.join(ROWS_NAMES)}, {RUN_LOG_NAME} or TensorBoard's event files (as "
             "logging.logger_type='jsonl', 'csv' or 'tensorboard' write them) nor a checkpoint lies in it"
         )
     return place

@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import mtf
+from mtf.report.hover import STYLE as HOVER_STYLE
 from mtf.report.style import svg
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ dl.facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem
 dl.facts div { padding: .55rem .8rem; }
 dl.facts dt { color: var(--muted); font-size: .78rem; }
 dl.facts dd { margin: 0; font-weight: 600; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+dl.origin { display: grid; gap: .1rem .8rem; margin: .8rem 0 0; font-size: .82rem; }
+dl.origin div { display: flex; gap: .6rem; } dl.origin dt { color: var(--muted); min-width: 4.2rem; }
+dl.origin dd { margin: 0; overflow-wrap: anywhere; }
 ul.notes { border-left: 3px solid var(--warn); margin: 1.2rem 0 0; padding: .1rem 0 .1rem 1.6rem; }
 .scroll { overflow-x: auto; } .tall { max-height: 36rem; overflow-y: auto; }
 .tall th { position: sticky; top: 0; background: var(--paper); }
@@ -44,7 +48,7 @@ td:first-child { max-width: 18rem; overflow: hidden; text-overflow: ellipsis; }
 i.key { display: inline-block; width: .7rem; height: .7rem; border-radius: 2px; margin-right: .45rem;
   print-color-adjust: exact; }
 figure { margin: 0 0 1.6rem; break-inside: avoid; }
-figure svg { display: block; width: 100%; height: auto; }
+figure .scroll svg { display: block; width: 100%; min-width: 820px; height: auto; }
 svg image { image-rendering: pixelated; }
 figcaption { color: var(--muted); font-size: .87rem; margin-top: .25rem; }
 details { margin-top: 2.2rem; } summary { cursor: pointer; font-size: 1.1rem; font-weight: 700; }
@@ -54,55 +58,98 @@ footer { color: var(--muted); font-size: .8rem; margin-top: 2.5rem; }
 @media print { :root { --paper: #fff; --ink: #000; --muted: #555; --line: #ccc; --soft: #fff; }
   main { max-width: none; padding: 0; } body { font-size: 11px; } h2 { break-after: avoid; }
   .scroll, .tall { overflow: visible; max-height: none; } tr { break-inside: avoid; } }
+@media (max-width: 600px) { main { padding: 1rem .8rem 2rem; } dl.facts { grid-template-columns: 1fr 1fr; } }
 """
 
 _NONE, _TALL = "-", 20
 _CAPTIONS = {
-    "schedule": "Decided by configuration, seed, edits and position alone: the same again in every run and after every "
-    "resume.",
-    "shares": "Draws of each source over all draws, from the first step to each step.",
-    "passes": "Batches drawn over the length of the source.",
-    "losses": "Each row of the log has the mean since the row before.",
+    "losses": "Each row of the log has the mean since the row before. Point at a figure to read its values.",
     "validation": "Measured on held-out data.",
-    "data_wait": "Time in which the training loop stood still until its next batch was there.",
+    "learning_rates": "As the schedulers left them after each logged update.",
+    "others": "Everything else that was logged.",
+    "data_wait": "Time in which the training loop waited for its next batch.",
+    "weights": "The share of batches that weights, weight curve and edits promise each source at each step.",
+    "shares": "Batches drawn from each source, divided by all batches drawn up to each step.",
+    "passes": "Batches drawn divided by the length of the source.",
+    "schedule": "A function of configuration, seed, edits and position: the same in every run and after every resume.",
 }
 
 
 def page(report: RunReport) -> str:
     """The whole page."""
-    figures = report.pictures()
+    figures = {name: figure_of(figure, _CAPTIONS[name]) for name, figure in report.pictures().items()}
+    first, later = ("losses", "validation"), [name for name in figures if name not in ("losses", "validation")]
     parts = [
         _header(report),
         _notes(report.notes),
-        _section("Sources", _source_table(report)) if report.sources else "",
-        _section("Pictures", "".join(_figure(name, svg(figure, _alt(figure))) for name, figure in figures.items()))
-        if figures
-        else "",
-        _section("Sessions", _session_table(report.sessions, report.update)) if report.sessions else "",
-        _section("Checkpoints", _checkpoint_table(report)) if report.checkpoints else "",
+        section("Losses and validation", "".join(figures[name] for name in first if name in figures)),
+        section("Sources", _source_table(report) if report.sources else ""),
+        section("More figures", "".join(figures[name] for name in later)),
+        section("Sessions", _session_table(report.sessions, report.update) if report.sessions else ""),
+        section("Checkpoints", _checkpoint_table(report) if report.checkpoints else ""),
         _configuration(report.config),
-        f"<footer>mtf {html.escape(mtf.__version__)}, from {html.escape(str(report.root))}, {_when(None)}</footer>",
     ]
+    return page_of(report.name, parts, str(report.root))
+
+
+def page_of(title: str, parts: Sequence[str], source: str) -> str:
+    """A whole page of ``parts``, which are HTML; ``source``: where it was read from."""
+    footer = f"<footer>mtf {html.escape(mtf.__version__)}, from {html.escape(source)}, {_when(None)}</footer>"
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(report.name)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(part for part in parts if part)
+        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}{HOVER_STYLE}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(part for part in (*parts, footer) if part)
         + "\n</main>\n</body>\n</html>\n"
     )
 
 
-def _section(title: str, content: str) -> str:
+def section(title: str, content: str) -> str:
+    """A part of a page; nothing where it is empty."""
+    if not content:
+        return ""
     return f"<section>\n<h2>{html.escape(title)}</h2>\n{content}\n</section>"
 
 
 def _header(report: RunReport) -> str:
+    cells = "".join(
+        f"<div><dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd></div>"
+        for key, value in {**_outcome(report), **_extent(report), **report.versions}.items()
+    )
+    last = report.sessions[-1] if report.sessions else None
+    origin = [("host", last.host), ("commit", last.commit), ("command", last.command)] if last is not None else []
+    started = "".join(
+        f"<div><dt>{key}</dt><dd><code>{html.escape(value)}</code></dd></div>" for key, value in origin if value
+    )
+    return (
+        f'<h1>{html.escape(report.name)}</h1>\n<p class="sub">{html.escape(_state(report.sessions))}</p>\n'
+        f'<dl class="facts">{cells}</dl>' + (f'\n<dl class="origin">{started}</dl>' if started else "")
+    )
+
+
+def _outcome(report: RunReport) -> dict[str, str]:
+    """What came out, as far as it is known."""
+    results = report.results
+    facts = {}
+    if results.metric is not None and results.best is not None:
+        facts[f"best {results.metric}"] = f"{results.best:.5g} (update {results.best_update:,})"
+        facts[f"final {results.metric}"] = f"{results.final:.5g}"
+    if results.training_loss is not None:
+        facts["last train/loss"] = f"{results.training_loss:.5g}"
+    if results.duration_s is not None:
+        facts["time in fit"] = duration(results.duration_s)
+    if results.samples_per_s is not None:
+        facts["samples per second"] = f"{results.samples_per_s:,.0f}"
+    return facts
+
+
+def _extent(report: RunReport) -> dict[str, str]:
+    """How far the run came, and how it was mixed."""
     epoch, step = report.position or (0, 0)
     place = f"{epoch:,} done" if step == 0 else f"{epoch:,}, step {step:,}"
-    batches = "?" if report.history is None else f"{report.history.num_steps:,}"
     facts = {
         "updates": f"{report.update:,}",
-        "batches": batches,
+        "batches": "?" if report.history is None else f"{report.history.num_steps:,}",
         "epoch" if step else "epochs": place if report.position else "?",
         "sources": f"{len(report.sources):,}",
         "mixed by": (report.strategy or "?").lower().replace("_", " "),
@@ -112,13 +159,17 @@ def _header(report: RunReport) -> str:
     }
     if report.window > 1:
         facts["batches per update"] = str(report.window)
-    facts |= report.versions
-    known = {key: html.escape(value) for key, value in facts.items() if value != "?"}
-    cells = "".join(f"<div><dt>{key}</dt><dd>{value}</dd></div>" for key, value in known.items())
-    ended = _state(report.sessions)
-    return (
-        f'<h1>{html.escape(report.name)}</h1>\n<p class="sub">{html.escape(ended)}</p>\n<dl class="facts">{cells}</dl>'
-    )
+    return {key: value for key, value in facts.items() if value != "?"}
+
+
+def duration(seconds: float) -> str:
+    """``42 s``, ``12 min 5 s`` or ``3 h 20 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.3g} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600:,} h {whole % 3600 // 60} min"
 
 
 def _state(sessions: Sequence[Session]) -> str:
@@ -158,7 +209,7 @@ def _source_table(report: RunReport) -> str:
     for i, source in enumerate(report.sources):
         key = f'<i class="key" style="background:{colors[i]}"></i>{html.escape(source.name)}'
         rows.append([key, *(show(source) or _NONE for _, show in used)])
-    return _table(["source", *(title for title, _ in used)], rows)
+    return table(["source", *(title for title, _ in used)], rows)
 
 
 def _each(source: SourceSummary) -> float | None:
@@ -184,7 +235,7 @@ def _session_table(sessions: Sequence[Session], update: int) -> str:
                 html.escape(how),
             ]
         )
-    return _table(["began", "from update", "to update", "stopped", "ranks", "how it ended"], rows, text=(3, 5))
+    return table(["began", "from update", "to update", "stopped", "ranks", "how it ended"], rows, text=(3, 5))
 
 
 def _checkpoint_table(report: RunReport) -> str:
@@ -203,7 +254,7 @@ def _checkpoint_table(report: RunReport) -> str:
             ]
         )
     heads = ["checkpoint", "update", "epoch", "size", *([str(monitor)] if monitor else []), ""]
-    return _table(heads, rows, text=(len(heads) - 1,))
+    return table(heads, rows, text=(len(heads) - 1,))
 
 
 def _configuration(config: dict[str, Any]) -> str:
@@ -213,21 +264,32 @@ def _configuration(config: dict[str, Any]) -> str:
     return f"<details>\n<summary>Configuration</summary>\n<pre>{text}</pre>\n</details>"
 
 
-def _figure(name: str, picture: str) -> str:
-    return f"<figure>\n{picture}\n<figcaption>{html.escape(_CAPTIONS[name])}</figcaption>\n</figure>"
+def figure_of(figure: Any, caption: str) -> str:
+    """A matplotlib figure with its caption below."""
+    picture = svg(figure, _alt(figure))
+    return f'<figure>\n<div class="scroll">{picture}</div>\n<figcaption>{html.escape(caption)}</figcaption>\n</figure>'
 
 
 def _alt(figure: Any) -> str:
     return "; ".join(title for axes in figure.axes if (title := axes.get_title(loc="left")))
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], text: Sequence[int] = ()) -> str:
-    """Cells are HTML already; ``text``: columns that aren't numbers."""
+def table(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], text: Sequence[int] = (), *, are_html: bool = False
+) -> str:
+    """A table whose cells are HTML already.
+
+    Args:
+        heads: of the columns.
+        rows: their cells.
+        text: columns that aren't numbers.
+        are_html: whether the heads are HTML, too.
+    """
 
     def cell(tag: str, column: int, content: str) -> str:
         return f'<{tag} class="text">{content}</{tag}>' if column in text else f"<{tag}>{content}</{tag}>"
 
-    head = "".join(cell("th", c, html.escape(content)) for c, content in enumerate(heads))
+    head = "".join(cell("th", c, content if are_html else html.escape(content)) for c, content in enumerate(heads))
     body = "\n".join("<tr>" + "".join(cell("td", c, x) for c, x in enumerate(row)) + "</tr>" for row in rows)
     tall = " tall" if len(rows) > _TALL else ""
     return f'<div class="scroll{tall}"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'

@@ -25,6 +25,9 @@ class Session:
         reason: why ``fit`` was asked to return; None where it came to its end.
         world_size: number of ranks.
         versions: of mtf, torch and Python.
+        host: name of the machine of rank 0.
+        command: how the process was started.
+        commit: of the repository that it was started in, with ``+`` where files were changed; None outside one.
     """
 
     first_update: int
@@ -34,6 +37,9 @@ class Session:
     last_update: int | None = None
     end_s: float | None = None
     reason: str | None = None
+    host: str | None = None
+    command: str | None = None
+    commit: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -42,12 +48,12 @@ class Session:
 
 @dataclass
 class RunLogContent:
-    """What a journal says.
+    """What a run log says.
 
     Attributes:
         name: of the experiment.
         config: plain data, of the latest session.
-        checkpoints: the folder of the checkpoints; None where the journal doesn't say.
+        checkpoints: the folder of the checkpoints; None where the run log doesn't say.
         sessions: in order.
         schedules: states in order; those that a resume from an earlier update has replaced are left out.
         errors: states that can't be used, and why.
@@ -62,7 +68,7 @@ class RunLogContent:
 
 
 def read_run_log(path: Path) -> RunLogContent:
-    """Reads a journal; half a line, which a killed process left, is skipped.
+    """Reads a run log; half a line, which a killed process left, is skipped.
 
     Raises:
         ConfigError: written by a newer mtf.
@@ -82,7 +88,13 @@ def read_run_log(path: Path) -> RunLogContent:
                 content.checkpoints = (path.parent / event["checkpoints"]).resolve()
             content.schedules = [entry for entry in content.schedules if entry[0] <= event["update"]]
             content.sessions.append(
-                Session(event["update"], event["time_s"], event["world_size"], dict(event["versions"]))
+                Session(
+                    event["update"],
+                    event["time_s"],
+                    event["world_size"],
+                    dict(event["versions"]),
+                    **{name: event.get(name) for name in ("host", "command", "commit")},
+                )
             )
         elif kind == "schedule":
             try:

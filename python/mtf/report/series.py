@@ -21,6 +21,8 @@ class Series:
         num_bad: how many of them are NaN or infinite; these are in no mean and no point.
         total: sum of the finite ones.
         last_update: of the last value.
+        lowest: update and value of the smallest finite one, the first of equal ones; None without one.
+        highest: likewise of the largest.
     """
 
     def __init__(self) -> None:
@@ -30,12 +32,20 @@ class Series:
         self.num_bad = 0
         self.total = 0.0
         self.last_update = 0
+        self.lowest: tuple[int, float] | None = None
+        self.highest: tuple[int, float] | None = None
         self._updates, self._values = array("d"), array("d")
         self._stride = 1  # values in a point
         self._open: list[tuple[float, float]] = []  # of the point that isn't full yet
 
     def __repr__(self) -> str:
         return f"Series({self.num_values} values, first {self.first}, last {self.last} at update {self.last_update})"
+
+    @property
+    def mean(self) -> float | None:
+        """Of the finite values; None without one."""
+        num = self.num_values - self.num_bad
+        return self.total / num if num else None
 
     def add(self, update: int, value: float) -> None:
         """Adds a value; updates don't decrease."""
@@ -47,6 +57,10 @@ class Series:
         self.first = value if self.first is None else self.first
         self.last = value
         self.total += value
+        if self.lowest is None or value < self.lowest[1]:
+            self.lowest = update, value
+        if self.highest is None or value > self.highest[1]:
+            self.highest = update, value
         self._open.append((update, value))
         if len(self._open) == self._stride:
             self._close()

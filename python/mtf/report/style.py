@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mtf.errors import ConfigError
+from mtf.report.hover import hover
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 #: and yellow replaced.
 COLORS = ("#0b78b8", "#e69a0c", "#05a077", "#cc6fa5", "#d1570f", "#5cb9ea", "#7a55e7", "#86ae5d")
 INK, MUTED, GRID = "#1c1e22", "#80858d", "#9aa0a8"
+DASHED = (0, (4, 2))
 _WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 10.0, 1.45, 1.9, 0.35, 0.5  # inches
 _MAX_CHARS = 18
 _SETTINGS: Any = {  # of matplotlib
@@ -184,6 +186,7 @@ def svg(figure: Figure, name: str) -> str:
     text = re.sub(r"\s*\n\s*", "\n", text)
     # A hundredth of a point is more than anybody sees, and half the size.
     text = re.sub(r'(?<= d=")[^"]*', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", " ".join(path[0].split())), text)
+    text = text.replace("</svg>", f"{hover(figure)}</svg>")
     label = name.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
     return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1).strip()
 

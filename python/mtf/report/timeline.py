@@ -24,6 +24,7 @@ class Timeline:
     def __init__(self, states: Sequence[Schedule], config: Mapping[str, Any] | None = None) -> None:
         ordered = sorted(states, key=lambda schedule: schedule.position)
         self._by_epoch = {schedule.epoch: schedule for schedule in ordered}
+        self._states = ordered
         first = ordered[0]
         if first.epoch > 0 and config is not None and (start := _start_of(first, config)) is not None:
             self._by_epoch[0] = start
@@ -35,6 +36,13 @@ class Timeline:
     def schedule_of(self, epoch: int) -> Schedule:
         """The schedule that tells of ``epoch``."""
         return self._by_epoch[self._epochs[bisect_right(self._epochs, epoch) - 1]]
+
+    def states_of(self, epoch: int) -> list[Schedule]:
+        """The schedules that tell of ``epoch``, oldest first: several where the last doesn't know its beginning."""
+        last = self.schedule_of(epoch)
+        if last.known_from(epoch) == 0:
+            return [last]
+        return [state for state in self._states if state.epoch == last.epoch]
 
     def gaps(self) -> list[tuple[Schedule, Schedule]]:
         """States that follow each other although the first doesn't lead to the second: an edit lies between them."""
@@ -65,7 +73,7 @@ class Timeline:
         if step == 0 and epoch > self.first_epoch:  # nothing of this epoch was drawn
             epoch -= 1
             step = self.schedule_of(epoch).num_steps(epoch) or 0
-        return make_history(self.schedule_of, self.first_epoch, epoch, step, max_bins)
+        return make_history(self.schedule_of, self.first_epoch, epoch, step, max_bins, self.states_of)
 
 
 def _start_of(state: Schedule, config: Mapping[str, Any]) -> Schedule | None:

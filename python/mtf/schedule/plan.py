@@ -50,7 +50,7 @@ class EpochPlan:
     Attributes:
         epoch: its number.
         num_steps: its batches; None if that shows only when its sources end (then nothing else is known).
-        deviation_bound: EVEN, with one set of weights in the epoch: the certificate that no deviation exceeds; else
+        deviation_bound: EVEN, as long as no source leaves: the certificate that no deviation exceeds; else
             None.
         sources: one entry per source that is present.
         warnings: sources that are starved or never finished.

@@ -148,8 +148,16 @@ class Schedule(_core.Schedule):
 
     # Edits: each takes effect at the cursor and becomes part of the state.
 
-    def update_weights(self, weights: Sequence[float] | Mapping[str, float]) -> None:
-        """New weights for all sources that are present: in their order, or by name. Replaces a weight curve.
+    def update_weights(self, weights: Sequence[float] | Mapping[str, float], *, keep_curve: bool = False) -> None:
+        """New weights for all sources that are present: in their order, or by name.
+
+        EVEN stays within its bound of the weights' integral over any number of changes, SHUFFLED within a block of it.
+
+        Args:
+            weights: relative to one another.
+            keep_curve: under a weight curve, bend the curve instead of replacing it: later points are multiplied, per
+                source, by its new weight over the one that the curve gives it here. A source that has no weight here
+                gets its new weight added to later points. Without it the rest of the curve is dropped, with a warning.
 
         Raises:
             ConfigError: wrong number or names; negative, infinite, NaN or all-zero weights.
@@ -159,16 +167,25 @@ class Schedule(_core.Schedule):
             _match_names(present, weights, "dataloader_weights")
             weights = [weights[name] for name in present]
         self._warn_unless_weighted("update_weights")
-        self.change_weights([float(w) for w in weights])
+        lost = () if keep_curve else self._points_to_come()
+        if self.change_weights([float(w) for w in weights], keep_curve):
+            self._warn_of_lost_points("update_weights", lost)
 
-    def set_weight(self, name: str, weight: float) -> None:
-        """A new weight for one source; the others keep theirs. Replaces a weight curve by its weights here.
+    def set_weight(self, name: str, weight: float, *, keep_curve: bool = False) -> None:
+        """A new weight for one source; the others keep theirs.
+
+        Args:
+            name: of the source.
+            weight: relative to the weights in force at the cursor.
+            keep_curve: as in `update_weights`. Without it a weight curve is replaced by its weights here.
 
         Raises:
             ConfigError: no such source, or a weight that isn't finite and not negative.
         """
         self._warn_unless_weighted("set_weight")
-        self.change_weight(name, float(weight))
+        lost = () if keep_curve else self._points_to_come()
+        if self.change_weight(name, float(weight), keep_curve):
+            self._warn_of_lost_points("set_weight", lost)
 
     def add_source(self, name: str, length: int | None = None, weight: float | None = None) -> None:
         """Adds a source behind all others, or brings back one that was removed.
@@ -255,6 +272,25 @@ class Schedule(_core.Schedule):
         if self.mixture.strategy != "WEIGHTED":
             warnings.warn(
                 f"{what} has no effect with sampling_strategy={self.mixture.strategy}", UserWarning, stacklevel=3
+            )
+
+    def _points_to_come(self) -> Sequence[int]:
+        """Steps of the training at which the weight curve has points that aren't reached yet."""
+        mixture = self.mixture
+        if mixture.curve is None or mixture.strategy != "WEIGHTED":
+            return ()
+        here = self.first_step() + self.step
+        return [step for step, _ in mixture.curve[0] if step > here]
+
+    def _warn_of_lost_points(self, what: str, lost: Sequence[int]) -> None:
+        if lost:
+            listed = ", ".join(str(step) for step in lost[:5]) + (", ..." if len(lost) > 5 else "")
+            points = f"point at step {listed}" if len(lost) == 1 else f"{len(lost)} points at steps {listed}"
+            warnings.warn(
+                f"{what} replaces weight_curve at step {self.first_step() + self.step} of the training: its {points} "
+                f"won't take effect; keep_curve=True bends the curve from here on instead",
+                UserWarning,
+                stacklevel=3,
             )
 
     def _report_inactive(self) -> None:

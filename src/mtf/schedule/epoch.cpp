@@ -3,18 +3,31 @@
 #include <algorithm>
 #include <cassert>
 
+#include "mtf/error.hpp"
+#include "mtf/message.hpp"
 #include "mtf/schedule/epoch_length.hpp"
 
 namespace mtf {
 
-bool operator==(const Event& a, const Event& b) {
-  const bool same_spec = a.spec == b.spec || (a.spec && b.spec && *a.spec == *b.spec);
-  return same_spec && a.step == b.step && a.kind == b.kind && a.source == b.source && a.num_batches == b.num_batches;
+namespace {
+
+// Events of an epoch that are kept for a look back, at least and at most: each has a segment of its own.
+constexpr std::uint64_t kLeastKept = 1024;
+constexpr std::uint64_t kMostKept = 2 * kLeastKept;
+
+/// What sources are owed counts turns, which have another length from here on.
+void rescale_debts(Breakpoint& breakpoint, std::int64_t old_burst, std::int64_t new_burst) {
+  for (SourceState& state : breakpoint.sources) {
+    const __int128 owed = static_cast<__int128>(state.owed) * old_burst / new_burst;
+    state.owed = static_cast<std::int64_t>(std::clamp<__int128>(owed, -kMaxOwed, kMaxOwed));
+  }
 }
 
-Epoch::Epoch(Key key, std::uint64_t first_step, Breakpoint opening, std::vector<Event> events,
+}  // namespace
+
+Epoch::Epoch(Key key, std::uint64_t first_step, Breakpoint opening, EventLog log,
              std::optional<ResumePoint> resume_point)
-    : key_(key), first_step_(first_step), opening_(std::move(opening)), events_(std::move(events)) {
+    : key_(key), first_step_(first_step), opening_(std::move(opening)), log_(std::move(log)) {
   if (resume_point) {
     push(std::move(resume_point->breakpoint), resume_point->num_events, resume_point->end);
   } else {
@@ -22,7 +35,7 @@ Epoch::Epoch(Key key, std::uint64_t first_step, Breakpoint opening, std::vector<
   }
 }
 
-void Epoch::push(Breakpoint breakpoint, std::size_t num_events, std::optional<std::uint64_t> known_end) {
+void Epoch::push(Breakpoint breakpoint, std::uint64_t num_events, std::optional<std::uint64_t> known_end) {
   // A segment without steps is replaced; the log keeps what made it.
   if (!entries_.empty() && entries_.back().segment->start() == breakpoint.step) {
     entries_.pop_back();
@@ -47,6 +60,9 @@ Breakpoint Epoch::apply(const Event& event, const Segment& segment, std::span<co
         }
         state.exhausted = false;
       }
+    }
+    if (event.spec->config.burst != config.burst) {
+      rescale_debts(breakpoint, config.burst, event.spec->config.burst);
     }
     breakpoint.spec = event.spec;
     breakpoint.ended = false;
@@ -96,8 +112,8 @@ bool Epoch::grow() {
   }
   const SegmentEntry last = entries_.back();
   const Segment& segment = *last.segment;
-  const bool has_event = last.num_events < events_.size() && events_[last.num_events].step <= segment.change();
-  const std::uint64_t next = has_event ? events_[last.num_events].step : segment.change();
+  const bool has_event = last.num_events < log_.size() && log_[last.num_events].step <= segment.change();
+  const std::uint64_t next = has_event ? log_[last.num_events].step : segment.change();
   if (next > segment.end() || (next == segment.end() && !has_event)) {
     complete_ = true;
     return false;
@@ -105,7 +121,7 @@ bool Epoch::grow() {
   std::vector<std::uint64_t> counts(segment.breakpoint().sources.size());
   segment.counts(next, counts);
   if (has_event) {
-    push(apply(events_[last.num_events], segment, counts), last.num_events + 1);
+    push(apply(log_[last.num_events], segment, counts), last.num_events + 1);
   } else {
     push(segment.fresh_breakpoint(next, counts), last.num_events);
   }
@@ -115,7 +131,7 @@ bool Epoch::grow() {
 void Epoch::grow_to(std::uint64_t step) {
   const auto is_open = [&] {
     const SegmentEntry& last = entries_.back();
-    const std::uint64_t next_event = last.num_events < events_.size() ? events_[last.num_events].step : kUnbounded;
+    const std::uint64_t next_event = last.num_events < log_.size() ? log_[last.num_events].step : kUnbounded;
     return std::min(last.segment->change(), next_event) <= step;
   };
   while (is_open() && grow()) {
@@ -128,7 +144,7 @@ std::uint64_t Epoch::num_steps() {
     // With a fixed number of steps no change of the weights moves the end: no need to compute them all.
     const MixtureConfig& config = last.segment->breakpoint().spec->config;
     const bool is_fixed = config.policy == EpochPolicy::fixed_num_steps && config.cycle;
-    if (is_fixed && last.num_events == events_.size()) {
+    if (is_fixed && last.num_events == log_.size()) {
       return last.segment->end();
     }
     if (!grow()) {
@@ -160,9 +176,14 @@ std::size_t Epoch::find_entry(std::uint64_t step) {
 }
 
 Epoch& Epoch::history() {
+  if (!log_.is_whole()) {
+    throw ConfigError(format_message(
+        "the draws before step {} of this epoch are out of reach: the schedule was edited more often since "
+        "then than it or its state keeps",
+        known_from()));
+  }
   if (!history_) {
-    const auto end = events_.begin() + static_cast<std::ptrdiff_t>(entries_.front().num_events);
-    history_ = std::make_shared<Epoch>(key_, first_step_, opening_, std::vector<Event>(events_.begin(), end));
+    history_ = std::make_shared<Epoch>(key_, first_step_, opening_, log_.first(entries_.front().num_events));
   }
   return *history_;
 }
@@ -199,19 +220,27 @@ void Epoch::append(const Event& event, std::span<const std::uint64_t> counts) {
   const std::uint64_t step = event.step;
   complete_ = false;
   if (step < entries_.front().segment->start()) {
-    Epoch rewound(key_, first_step_, opening_, events_until(step));
+    (void)history();  // throws if what is needed is missing
+    Epoch rewound(key_, first_step_, opening_, log_.until(step));
     *this = std::move(rewound);
   }
   const std::size_t entry = find_entry(step);
   entries_.resize(entry + 1);
-  events_ = events_until(step);
-  events_.push_back(event);
-  push(apply(event, *entries_[entry].segment, counts), events_.size());
+  log_ = log_.until(step);
+  log_.push_back(event);
+  push(apply(event, *entries_[entry].segment, counts), log_.size());
+  forget_oldest();
 }
 
-std::vector<Event> Epoch::events_until(std::uint64_t step) const {
-  const auto end = std::ranges::upper_bound(events_, step, {}, &Event::step);
-  return {events_.begin(), end};
+/// Keeps the memory of an epoch with any number of edits bounded.
+void Epoch::forget_oldest() {
+  if (!opening_.carries || log_.events().size() <= kMostKept) {
+    return;
+  }
+  log_.drop_all_but(kLeastKept);
+  const auto first_kept = std::ranges::lower_bound(entries_, log_.num_dropped(), {}, &SegmentEntry::num_events);
+  entries_.erase(entries_.begin(), first_kept);
+  history_.reset();
 }
 
 Epoch::ResumePoint Epoch::resume_point_at(std::uint64_t step) {
@@ -235,6 +264,8 @@ Breakpoint Epoch::next_opening(std::uint64_t step, std::span<const std::uint64_t
   breakpoint.step = 0;
   breakpoint.origin = 0;
   breakpoint.ended = false;
+  breakpoint.continues = false;
+  breakpoint.num_in_block = 0;
   return breakpoint;
 }
 

@@ -8,19 +8,10 @@
 #include <vector>
 
 #include "mtf/random/key.hpp"
+#include "mtf/schedule/event_log.hpp"
 #include "mtf/schedule/segment.hpp"
 
 namespace mtf {
-
-/// Something that happened at a step, before the draw of that step.
-struct Event {
-  std::uint64_t step = 0;
-  EventKind kind = EventKind::edit;
-  std::shared_ptr<const MixtureSpec> spec;  // edit: the spec from here on
-  std::int32_t source = 0;                  // end_pass, extend_pass
-  std::uint64_t num_batches = 0;            // end_pass, extend_pass
-};
-[[nodiscard]] bool operator==(const Event& a, const Event& b);
 
 /// Segments are computed when they are asked for. Not safe for concurrent calls; the segments are.
 class Epoch {
@@ -29,7 +20,7 @@ class Epoch {
   struct ResumePoint {
     Breakpoint breakpoint;
     std::uint64_t end = kUnbounded;
-    std::size_t num_events = 0;  // events that led to it
+    std::uint64_t num_events = 0;  // events that led to it
   };
   /// Steps [begin, end) of a segment.
   struct SegmentRange {
@@ -39,12 +30,17 @@ class Epoch {
   };
 
   /// `key`: of the epoch. `first_step`: batches drawn in training before the epoch.
-  Epoch(Key key, std::uint64_t first_step, Breakpoint opening, std::vector<Event> events = {},
+  Epoch(Key key, std::uint64_t first_step, Breakpoint opening, EventLog log = {},
         std::optional<ResumePoint> resume_point = std::nullopt);
 
   [[nodiscard]] const Breakpoint& opening() const noexcept { return opening_; }
   [[nodiscard]] std::uint64_t first_step() const noexcept { return first_step_; }
-  [[nodiscard]] const std::vector<Event>& events() const noexcept { return events_; }
+  [[nodiscard]] const EventLog& log() const noexcept { return log_; }
+  /// The first step whose draw is known. Above 0 where the oldest events are missing, since what came before the first
+  /// segment that is known can't be computed then.
+  [[nodiscard]] std::uint64_t known_from() const noexcept {
+    return log_.is_whole() ? 0 : entries_.front().segment->start();
+  }
 
   /// Number of steps; kUnbounded if it can't be known yet.
   [[nodiscard]] std::uint64_t num_steps();
@@ -61,7 +57,6 @@ class Epoch {
   /// `counts`: draws of each source in [0, step).
   void append(const Event& event, std::span<const std::uint64_t> counts);
   /// The log up to and including `step`, and the segment in force there.
-  [[nodiscard]] std::vector<Event> events_until(std::uint64_t step) const;
   [[nodiscard]] ResumePoint resume_point_at(std::uint64_t step);
 
   /// What the next epoch begins with, given the draws of each source in this one, which ends at `step`.
@@ -70,22 +65,23 @@ class Epoch {
  private:
   struct SegmentEntry {
     std::shared_ptr<const Segment> segment;
-    std::size_t num_events = 0;
+    std::uint64_t num_events = 0;
   };
   [[nodiscard]] static Breakpoint apply(const Event& event, const Segment& segment,
                                         std::span<const std::uint64_t> counts);
   /// Computes one more segment; false when the last one ends the epoch.
   bool grow();
+  void forget_oldest();
   void grow_to(std::uint64_t step);
   [[nodiscard]] std::uint64_t entry_end(std::size_t entry) const noexcept;
   [[nodiscard]] std::size_t find_entry(std::uint64_t step);
   [[nodiscard]] Epoch& history();
-  void push(Breakpoint breakpoint, std::size_t num_events, std::optional<std::uint64_t> known_end = std::nullopt);
+  void push(Breakpoint breakpoint, std::uint64_t num_events, std::optional<std::uint64_t> known_end = std::nullopt);
 
   Key key_;
   std::uint64_t first_step_;
   Breakpoint opening_;
-  std::vector<Event> events_;
+  EventLog log_;
   std::vector<SegmentEntry> entries_;  // from the resume_point on, in order of their starts
   bool complete_ = false;
   std::shared_ptr<Epoch> history_;  // what came before the resume_point, once somebody asked for it

@@ -32,12 +32,16 @@ void widen(SourceReport& source, double expected) {
 EpochReport make_report(std::span<const Epoch::SegmentRange> ranges) {
   EpochReport report;
   std::vector<std::int32_t> drawn;
+  bool is_certain = !ranges.empty() && ranges.front().begin == 0;
   for (const Epoch::SegmentRange& range : ranges) {
     const Segment& segment = *range.segment;
     const std::size_t num_before = report.sources.size();
     report.sources.resize(segment.breakpoint().sources.size());
     for (std::size_t i = num_before; i < report.sources.size(); ++i) {
       report.sources[i].begin = segment.breakpoint().sources[i].position;
+      // Steps that aren't known any more count as drawn in the shares that were promised.
+      report.sources[i].num_steps = segment.breakpoint().sources[i].count;
+      report.sources[i].expected = static_cast<double>(report.sources[i].num_steps);
     }
     const bool has_shares = !segment.shares().empty();
     std::vector<Expectation> expectations;
@@ -68,8 +72,11 @@ EpochReport make_report(std::span<const Epoch::SegmentRange> ranges) {
       }
       source.end = segment.pass_position(i, source.num_steps);
     }
-    // Each segment counts its distance from its own start, and those of several may add up.
-    report.deviation_bound = ranges.size() == 1 ? segment.deviation_bound() : 0.0;
+    // A segment that continues one counts what the sources were owed in; others count from their own start.
+    const bool counts_on = segment.breakpoint().continues || &range == &ranges.front();
+    const std::optional<double> bound = segment.deviation_bound();
+    is_certain = is_certain && counts_on && bound;
+    report.deviation_bound = is_certain ? std::max(report.deviation_bound, *bound) : 0.0;
     report.num_steps = range.end;
   }
   return report;

@@ -19,7 +19,7 @@ struct SourceReport {
 
 struct EpochReport {
   std::uint64_t num_steps = 0;
-  double deviation_bound = 0.0;  // certificate of the only segment; 0 for several, or where none is published
+  double deviation_bound = 0.0;  // EVEN: certificate of all segments; 0 where none is published
   std::vector<SourceReport> sources;
 };
 

@@ -131,9 +131,14 @@ std::vector<std::uint64_t> Schedule::counts(std::uint64_t step, std::uint64_t ep
 
 std::vector<double> Schedule::expected_counts(std::uint64_t step, std::uint64_t epoch) {
   std::vector<double> expected(open(epoch).segment_at(step)->breakpoint().sources.size());
+  const std::uint64_t known_from = open(epoch).known_from();
+  if (known_from > 0) {
+    const std::vector<std::uint64_t> drawn = counts(known_from, epoch);
+    std::copy_n(drawn.begin(), expected.size(), expected.begin());
+  }
   std::vector<std::uint64_t> before;
   std::vector<std::uint64_t> after;
-  for (const Epoch::SegmentRange& range : open(epoch).ranges(0, step)) {
+  for (const Epoch::SegmentRange& range : open(epoch).ranges(known_from, step)) {
     const Segment& segment = *range.segment;
     if (const std::span<const double> shares = segment.shares(); !shares.empty()) {
       for (std::size_t i = 0; i < shares.size(); ++i) {
@@ -162,6 +167,8 @@ void Schedule::fill(std::span<const Epoch::SegmentRange> ranges, std::span<std::
     sources = sources.subspan(range.end - range.begin);
   }
 }
+
+std::uint64_t Schedule::known_from(std::uint64_t epoch) { return open(epoch).known_from(); }
 
 std::vector<PassPosition> Schedule::opening_positions(std::uint64_t epoch) {
   std::vector<PassPosition> places;
@@ -258,7 +265,7 @@ ScheduleState Schedule::state(std::uint64_t step) {
   state.epoch = epoch_;
   state.first_step = epoch.first_step();
   state.opening = epoch.opening();
-  state.events = epoch.events_until(step);
+  state.log = epoch.opening().carries ? epoch.log().summary_until(step, kMaxLoggedCost) : epoch.log().until(step);
   state.resume_point = epoch.resume_point_at(step);
   state.step = step;
   state.counts = counts_at(epoch.segment_at(step), step);
@@ -266,7 +273,7 @@ ScheduleState Schedule::state(std::uint64_t step) {
 }
 
 void Schedule::adopt(const ScheduleState& state) {
-  Epoch epoch(fold_in(fold_in(Key{state.seed}, "schedule"), state.epoch), state.first_step, state.opening, state.events,
+  Epoch epoch(fold_in(fold_in(Key{state.seed}, "schedule"), state.epoch), state.first_step, state.opening, state.log,
               state.resume_point);
   std::shared_ptr<const Segment> segment = epoch.segment_at(state.step);
   if (segment->end() != state.resume_point.end && !segment->is_counted()) {

@@ -51,6 +51,8 @@ class Schedule {
   [[nodiscard]] std::vector<Epoch::SegmentRange> ranges(std::uint64_t epoch, std::uint64_t begin, std::uint64_t end);
   /// Writes the sources of `ranges` one after the other. Thread safety: pure.
   static void fill(std::span<const Epoch::SegmentRange> ranges, std::span<std::int32_t> sources);
+  /// The first step of an epoch whose draw is known: above 0 only after more edits than are kept (see state.hpp).
+  [[nodiscard]] std::uint64_t known_from(std::uint64_t epoch);
   /// Where every source stands when an epoch begins.
   [[nodiscard]] std::vector<PassPosition> opening_positions(std::uint64_t epoch);
 
@@ -67,9 +69,10 @@ class Schedule {
 
   /// Edits take effect at the cursor; later events that a cursor moved back has left behind are dropped. Each returns
   /// whether anything changed, and throws ConfigError before it changes anything.
-  /// One weight per source that is present, in their order. Replaces a weight curve.
-  bool update_weights(std::span<const double> weights);
-  bool set_weight(const std::string& name, double weight);
+  /// One weight per source that is present, in their order. Replaces a weight curve, or with `keep_curve` rebases it
+  /// here (WeightCurve::rebased).
+  bool update_weights(std::span<const double> weights, bool keep_curve = false);
+  bool set_weight(const std::string& name, double weight, bool keep_curve = false);
   bool add_source(const std::string& name, std::optional<std::uint64_t> length, std::optional<double> weight);
   bool remove_source(const std::string& name);
   bool set_config(MixtureConfig config);
@@ -100,6 +103,7 @@ class Schedule {
   void adopt(const ScheduleState& state);
   void move_to(std::uint64_t epoch, std::uint64_t step);
   [[nodiscard]] bool change(MixtureSpec spec);
+  [[nodiscard]] bool change_weights(MixtureSpec spec, std::vector<double> weights, bool keep_curve);
   void append(Event event);
   [[nodiscard]] Key epoch_key(std::uint64_t epoch) const noexcept;
 

@@ -50,31 +50,39 @@ bool Schedule::change(MixtureSpec next) {
   return true;
 }
 
-bool Schedule::update_weights(std::span<const double> weights) {
+bool Schedule::change_weights(MixtureSpec next, std::vector<double> weights, bool keep_curve) {
+  if (keep_curve && next.config.curve) {
+    next.config.curve = next.config.curve->rebased(open(epoch_).first_step() + step_, weights);
+  } else {
+    next.config.weights = std::move(weights);
+    next.config.curve.reset();
+  }
+  return change(std::move(next));
+}
+
+bool Schedule::update_weights(std::span<const double> weights, bool keep_curve) {
   MixtureSpec next = spec();
   if (weights.size() != next.num_present()) {
     throw ConfigError(format_message("dataloader_weights must have one weight per dataloader ({}), got {}",
                                      next.num_present(), weights.size()));
   }
-  next.config.weights.assign(next.sources.size(), 0.0);
+  std::vector<double> all(next.sources.size());
   std::size_t given = 0;
   for (std::size_t i = 0; i < next.sources.size(); ++i) {
     if (next.sources[i].present) {
-      next.config.weights[i] = weights[given++];
+      all[i] = weights[given++];
     }
   }
-  next.config.curve.reset();
-  return change(std::move(next));
+  return change_weights(std::move(next), std::move(all), keep_curve);
 }
 
-bool Schedule::set_weight(const std::string& name, double weight) {
+bool Schedule::set_weight(const std::string& name, double weight, bool keep_curve) {
   Epoch& epoch = open(epoch_);
   MixtureSpec next = spec();
   const std::size_t source = next.index_of(name);
-  next.config.weights = next.weights_at(epoch.first_step() + step_);
-  next.config.weights[source] = weight;
-  next.config.curve.reset();
-  return change(std::move(next));
+  std::vector<double> weights = next.weights_at(epoch.first_step() + step_);
+  weights[source] = weight;
+  return change_weights(std::move(next), std::move(weights), keep_curve);
 }
 
 bool Schedule::add_source(const std::string& name, std::optional<std::uint64_t> length, std::optional<double> weight) {

@@ -8,6 +8,26 @@
 
 namespace mtf {
 
+namespace {
+
+using Wide = __int128;
+
+/// A source that is drawn again only after another pass of its own has begun: removed, or exhausted.
+bool is_gone(const Breakpoint& breakpoint, std::size_t source) {
+  const bool is_exhausted = breakpoint.spec->config.drops_out() && breakpoint.sources[source].limit == 0;
+  return is_exhausted || !breakpoint.spec->sources[source].present;
+}
+
+/// numerator / denominator turns in units of 2^-kOwedBits, rounded down; both are below 2^94.
+Wide owed_units(Wide numerator, Wide denominator) {
+  constexpr int kHalf = kOwedBits / 2;
+  const Wide high = ((numerator % denominator) << kHalf) / denominator;
+  const Wide low = ((((numerator % denominator) << kHalf) % denominator) << kHalf) / denominator;
+  return (numerator / denominator << kOwedBits) + (high << kHalf) + low;
+}
+
+}  // namespace
+
 Segment::Segment(Breakpoint breakpoint, Key key, std::uint64_t first_step, std::optional<std::uint64_t> known_end)
     : breakpoint_(std::move(breakpoint)) {
   const bool is_fresh = breakpoint_.origin == breakpoint_.step;
@@ -22,6 +42,7 @@ Segment::Segment(Breakpoint breakpoint, Key key, std::uint64_t first_step, std::
     }
   }
   choose_sources(first_step + breakpoint_.origin);
+  settle_debts();
   const MixtureConfig& config = breakpoint_.spec->config;
   if (config.strategy == Strategy::weighted && config.curve) {
     const std::uint64_t next = config.curve->next_change(first_step + breakpoint_.origin);
@@ -78,9 +99,12 @@ void Segment::remember(std::uint64_t step, std::span<const std::uint64_t> counts
   std::get<WeightedRandom>(*pattern_).remember(step - breakpoint_.origin, drawn);
 }
 
-double Segment::deviation_bound() const noexcept {
+std::optional<double> Segment::deviation_bound() const noexcept {
+  if (!is_certain_) {
+    return std::nullopt;
+  }
   const auto* even = pattern_ ? std::get_if<WeightedEven>(&*pattern_) : nullptr;
-  return even == nullptr ? 0.0 : even->deviation_bound();
+  return even == nullptr ? std::nullopt : std::optional(even->deviation_bound());
 }
 
 void Segment::choose_sources(std::uint64_t training_step) {
@@ -104,6 +128,7 @@ void Segment::choose_sources(std::uint64_t training_step) {
     slot_weights_.push_back(weights[static_cast<std::size_t>(source)]);
     sum += slot_weights_.back();
   }
+  slot_units_ = active_.empty() ? std::vector<std::uint32_t>{} : quantise(slot_weights_);
   shares_.assign(weights.size(), 0.0);
   for (const std::int32_t source : active_) {
     const auto i = static_cast<std::size_t>(source);
@@ -151,7 +176,9 @@ void Segment::make_pattern(Key key) {
 void Segment::make_weighted(Key key, std::span<const std::uint64_t> limits) {
   const MixtureSpec& spec = *breakpoint_.spec;
   const auto burst = static_cast<std::uint64_t>(spec.config.burst);
-  const std::vector<std::uint32_t> weights = quantise(slot_weights_);
+  const std::vector<std::uint32_t>& weights = slot_units_;
+  const std::span<const std::int64_t> owed =
+      breakpoint_.continues ? std::span(slot_owed_) : std::span<const std::int64_t>{};
   std::vector<std::string> names;
   for (const std::int32_t source : active_) {
     names.push_back(spec.sources[static_cast<std::size_t>(source)].name);
@@ -161,10 +188,10 @@ void Segment::make_weighted(Key key, std::span<const std::uint64_t> limits) {
       pattern_.emplace(WeightedRandom(weights, burst, limits, key));
       return;
     case WeightedOrder::shuffled:
-      pattern_.emplace(WeightedShuffled(weights, names, burst, limits, key));
+      pattern_.emplace(WeightedShuffled(weights, names, burst, limits, key, owed, breakpoint_.num_in_block));
       return;
     case WeightedOrder::even:
-      pattern_.emplace(WeightedEven(weights, names, burst, limits, key));
+      pattern_.emplace(WeightedEven(weights, names, burst, limits, key, owed));
       return;
   }
 }
@@ -292,9 +319,98 @@ Breakpoint Segment::continued_breakpoint(std::uint64_t step, std::span<const std
   return breakpoint;
 }
 
+/// EVEN, SHUFFLED: what each slot is owed at the pattern's beginning. Sources that are gone for good leave what they
+/// were owed to the others, in proportion to their weights; a source of weight 0 keeps it.
+void Segment::settle_debts() {
+  const MixtureConfig& config = breakpoint_.spec->config;
+  if (!breakpoint_.carries || config.strategy != Strategy::weighted || config.order == WeightedOrder::random) {
+    breakpoint_.continues = false;
+    return;
+  }
+  Wide left_behind = 0;
+  std::vector<bool> is_active(breakpoint_.sources.size());
+  for (const std::int32_t source : active_) {
+    is_active[static_cast<std::size_t>(source)] = true;
+  }
+  for (std::size_t i = 0; i < is_active.size(); ++i) {
+    if (!is_active[i] && is_gone(breakpoint_, i)) {
+      left_behind += breakpoint_.sources[i].owed;
+    }
+  }
+  is_certain_ = left_behind == 0;
+  const Wide total = std::accumulate(slot_units_.begin(), slot_units_.end(), Wide{0});
+  for (std::size_t slot = 0; slot < active_.size(); ++slot) {
+    const std::int64_t owed = breakpoint_.sources[static_cast<std::size_t>(active_[slot])].owed;
+    slot_owed_.push_back(owed + static_cast<std::int64_t>(left_behind * slot_units_[slot] / total));
+  }
+}
+
+/// Steps since the pattern began after which slots have left, and which, in order.
+std::vector<std::pair<std::uint64_t, std::size_t>> Segment::exhaustions(std::span<const std::uint64_t> drawn) const {
+  std::vector<std::pair<std::uint64_t, std::size_t>> out;
+  if (!breakpoint_.spec->config.drops_out()) {
+    return out;
+  }
+  for (std::size_t slot = 0; slot < active_.size(); ++slot) {
+    if (drawn[slot] == breakpoint_.sources[static_cast<std::size_t>(active_[slot])].limit) {
+      const auto last = [&](const auto& p) { return p.position(static_cast<std::int32_t>(slot), drawn[slot] - 1); };
+      out.emplace_back(std::visit(last, *pattern_) + 1, slot);
+    }
+  }
+  std::ranges::sort(out);
+  return out;
+}
+
+/// Writes what each source is owed at `step`, for a pattern that begins there; the counts are in `breakpoint`.
+void Segment::carry_debts(Breakpoint& breakpoint, std::uint64_t step) const {
+  for (std::size_t i = 0; i < breakpoint.sources.size(); ++i) {
+    breakpoint.sources[i].owed = slot_owed_.empty() || is_gone(breakpoint_, i) ? 0 : breakpoint_.sources[i].owed;
+  }
+  breakpoint.continues = false;
+  breakpoint.num_in_block = 0;
+  if (slot_owed_.empty()) {
+    return;
+  }
+  const std::uint64_t elapsed = step - breakpoint_.origin;
+  breakpoint.continues = breakpoint_.continues || elapsed > 0;
+  if (const auto* shuffled = std::get_if<WeightedShuffled>(&*pattern_)) {
+    breakpoint.num_in_block = shuffled->num_in_block(elapsed);
+  }
+  std::vector<std::uint64_t> drawn;
+  std::vector<Wide> owed(slot_owed_.begin(), slot_owed_.end());
+  for (const std::int32_t source : active_) {
+    drawn.push_back(breakpoint.sources[static_cast<std::size_t>(source)].count -
+                    breakpoint_.sources[static_cast<std::size_t>(source)].origin_count);
+  }
+  const auto burst = static_cast<Wide>(breakpoint_.spec->config.burst);
+  Wide total = std::accumulate(slot_units_.begin(), slot_units_.end(), Wide{0});
+  std::vector<bool> has_left(active_.size());
+  std::uint64_t begin = 0;
+  const auto add_shares = [&](std::uint64_t end) {
+    for (std::size_t slot = 0; slot < owed.size() && end > begin; ++slot) {
+      if (!has_left[slot]) {
+        owed[slot] += owed_units(Wide{end - begin} * slot_units_[slot], total * burst);
+      }
+    }
+    begin = end;
+  };
+  for (const auto& [end, slot] : exhaustions(drawn)) {
+    add_shares(std::min(end, elapsed));
+    has_left[slot] = true;
+    total -= slot_units_[slot];
+  }
+  add_shares(elapsed);
+  for (std::size_t slot = 0; slot < owed.size(); ++slot) {
+    const Wide debt = owed[slot] - owed_units(Wide{drawn[slot]}, burst);
+    breakpoint.sources[static_cast<std::size_t>(active_[slot])].owed =
+        static_cast<std::int64_t>(std::clamp<Wide>(debt, -kMaxOwed, kMaxOwed));
+  }
+}
+
 Breakpoint Segment::fresh_breakpoint(std::uint64_t step, std::span<const std::uint64_t> counts) const {
   Breakpoint breakpoint = continued_breakpoint(step, counts);
   breakpoint.origin = step;
+  carry_debts(breakpoint, step);
   return breakpoint;
 }
 

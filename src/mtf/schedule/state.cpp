@@ -159,9 +159,17 @@ std::shared_ptr<const MixtureSpec> read_spec_index(const Field& field, const Spe
   return specs[field.integer(specs.size() - 1)];
 }
 
+// Signed numbers as natural ones: 0, -1, 1, -2, 2 ... are 0, 1, 2, 3, 4 ...
+std::uint64_t zigzag(std::int64_t value) {
+  return (static_cast<std::uint64_t>(value) << 1) ^ static_cast<std::uint64_t>(value >> 63);
+}
+std::int64_t unzigzag(std::uint64_t value) {
+  return static_cast<std::int64_t>(value >> 1) ^ -static_cast<std::int64_t>(value & 1);
+}
+
 Value to_value(const Breakpoint& breakpoint, SpecTable& specs) {
   const auto each = [&](auto get) { return list_of(breakpoint.sources, get); };
-  return ValueMap{{"step", breakpoint.step},
+  ValueMap fields{{"step", breakpoint.step},
                   {"origin", breakpoint.origin},
                   {"ended", breakpoint.ended},
                   {"setup", specs.index_of(*breakpoint.spec)},
@@ -172,6 +180,12 @@ Value to_value(const Breakpoint& breakpoint, SpecTable& specs) {
                   {"limit", each([](const SourceState& s) { return unbounded_or(s.limit); })},
                   {"round_count", each([](const SourceState& s) { return unbounded_or(s.round_count); })},
                   {"spent", each([](const SourceState& s) { return s.exhausted; })}};
+  if (breakpoint.carries) {
+    fields.emplace_back("continues", breakpoint.continues);
+    fields.emplace_back("num_in_block", std::uint64_t{breakpoint.num_in_block});
+    fields.emplace_back("owed", each([](const SourceState& s) { return zigzag(s.owed); }));
+  }
+  return fields;
 }
 
 /// Draws of all sources add up to the steps.
@@ -182,7 +196,7 @@ void check_sum(const Field& field, const std::vector<std::uint64_t>& counts, std
   }
 }
 
-Breakpoint read_breakpoint(const Field& field, const Specs& specs) {
+Breakpoint read_breakpoint(const Field& field, const Specs& specs, std::uint32_t version) {
   Breakpoint breakpoint;
   breakpoint.step = field["step"].integer(kMaxCount);
   breakpoint.origin = field["origin"].integer(breakpoint.step);
@@ -214,6 +228,13 @@ Breakpoint read_breakpoint(const Field& field, const Specs& specs) {
   each("limit", [&](std::size_t i, const Field& f) { breakpoint.sources[i].limit = unbounded_or(f); });
   each("round_count", [&](std::size_t i, const Field& f) { breakpoint.sources[i].round_count = known_or_none(f); });
   each("spent", [&](std::size_t i, const Field& f) { breakpoint.sources[i].exhausted = f.boolean(); });
+  breakpoint.carries = version >= 2;
+  if (breakpoint.carries) {
+    breakpoint.continues = field["continues"].boolean();
+    breakpoint.num_in_block = static_cast<std::uint32_t>(field["num_in_block"].integer(ShuffledBlocks::kBlockSize - 1));
+    each("owed",
+         [&](std::size_t i, const Field& f) { breakpoint.sources[i].owed = unzigzag(f.integer(zigzag(kMaxOwed))); });
+  }
   check_sum(field["count"], counts, breakpoint.step);
   check_sum(field["origin_count"], origin_counts, breakpoint.origin);
   return breakpoint;
@@ -243,6 +264,26 @@ Event read_event(const Field& field, const Specs& specs) {
   return event;
 }
 
+EventLog read_log(const Field& root, const Specs& specs, std::uint32_t version) {
+  EventLog log(read_list<Event>(root["events"], [&](const Field& f) { return read_event(f, specs); }));
+  if (version < 2) {
+    return log;
+  }
+  const Field num_events = root["num_events"];
+  const std::uint64_t num = num_events.integer(kMaxCount);
+  const Field hash = root["log_hash"];
+  if (num > 0 && log.size() == 0) {
+    return {num, hash.integer(~std::uint64_t{0})};
+  }
+  if (num != log.size()) {
+    num_events.fail(format_message("the number of events ({})", log.size()));
+  }
+  if (hash.integer(~std::uint64_t{0}) != log.hash()) {
+    hash.fail("the hash of the events");
+  }
+  return log;
+}
+
 /// Sources are only ever added at the end: every later spec names the earlier one's sources in the same order.
 void check_extends(const Field& field, const MixtureSpec& before, const MixtureSpec& after) {
   const auto& a = before.sources;
@@ -259,8 +300,9 @@ void check_log(const Field& root, const ScheduleState& state) {
   const MixtureSpec* spec = state.opening.spec.get();
   check_extends(root["opening"], state.initial, *spec);
   std::uint64_t step = 0;
-  for (std::size_t i = 0; i < state.events.size(); ++i) {
-    const Event& event = state.events[i];
+  const std::vector<Event>& events = state.log.events();
+  for (std::size_t i = 0; i < events.size(); ++i) {
+    const Event& event = events[i];
     const Field field = root["events"].list()[i];
     if (event.step < step || event.step > state.step) {
       field["step"].fail(format_message("in [{}, {}]", step, state.step));
@@ -273,7 +315,8 @@ void check_log(const Field& root, const ScheduleState& state) {
       field["source"].fail(format_message("the index of a source, below {}", spec->sources.size()));
     }
   }
-  if (*spec != *state.resume_point.breakpoint.spec) {
+  check_extends(root["tail"], *spec, *state.resume_point.breakpoint.spec);
+  if (state.log.is_whole() && *spec != *state.resume_point.breakpoint.spec) {
     root["tail"]["setup"].fail("the setup of the last edit");
   }
 }
@@ -349,9 +392,9 @@ Value to_value(const ScheduleState& state) {
   specs.index_of(state.initial);
   Value opening = to_value(state.opening, specs);
   Value resume_point = to_value(state.resume_point.breakpoint, specs);
-  ValueList events = list_of(state.events, [&](const Event& event) { return to_value(event, specs); });
-  return ValueMap{{"format", "mtf.schedule"},
-                  {"version", std::uint64_t{kScheduleVersion}},
+  ValueList events = list_of(state.log.events(), [&](const Event& event) { return to_value(event, specs); });
+  ValueMap fields{{"format", "mtf.schedule"},
+                  {"version", std::uint64_t{version_of(state)}},
                   {"seed", state.seed},
                   {"epoch", state.epoch},
                   {"step", state.step},
@@ -362,9 +405,22 @@ Value to_value(const ScheduleState& state) {
                   {"events", std::move(events)},
                   {"tail", std::move(resume_point)},
                   {"tail_end", unbounded_or(state.resume_point.end)}};
+  if (version_of(state) >= 2) {
+    fields.emplace_back("num_events", state.log.size());
+    fields.emplace_back("log_hash", state.log.hash());
+  }
+  return fields;
 }
 
-ScheduleState schedule_state_from(const Value& value, std::uint32_t version) {
+std::uint32_t version_of(const ScheduleState& state) noexcept { return state.opening.carries ? kScheduleVersion : 1; }
+
+std::uint64_t hash_of(const Event& event) {
+  SpecTable specs;
+  const Value value = to_value(event, specs);
+  return fold_in(Key{0}, encode("HASH", 1, ValueMap{{"event", value}, {"setups", specs.values()}})).value;
+}
+
+ScheduleState schedule_state_from(const Value& value, std::optional<std::uint32_t> header_version) {
   const Field root(value, "state");
   if (root["format"].string() != "mtf.schedule") {
     root["format"].fail("'mtf.schedule'");
@@ -374,8 +430,9 @@ ScheduleState schedule_state_from(const Value& value, std::uint32_t version) {
     throw StateMismatch(format_message("the state has format version {}, this mtf reads 1 to {}; a newer mtf wrote it",
                                        written.integer(~std::uint64_t{0}), kScheduleVersion));
   }
-  if (written.integer(kScheduleVersion) != version) {
-    written.fail(format_message("the version in the header, {}", version));
+  const auto version = static_cast<std::uint32_t>(written.integer(kScheduleVersion));
+  if (header_version && version != *header_version) {
+    written.fail(format_message("the version in the header, {}", *header_version));
   }
   ScheduleState state;
   state.seed = root["seed"].integer(~std::uint64_t{0});
@@ -388,12 +445,13 @@ ScheduleState schedule_state_from(const Value& value, std::uint32_t version) {
     root["setups"].fail("a list with the initial setup first");
   }
   state.initial = *specs.front();
-  state.opening = read_breakpoint(root["opening"], specs);
+  state.opening = read_breakpoint(root["opening"], specs, version);
   if (state.opening.step != 0) {
     root["opening"]["step"].fail("0");
   }
-  state.events = read_list<Event>(root["events"], [&](const Field& f) { return read_event(f, specs); });
-  state.resume_point = {read_breakpoint(root["tail"], specs), unbounded_or(root["tail_end"]), state.events.size()};
+  state.log = read_log(root, specs, version);
+  state.resume_point = {read_breakpoint(root["tail"], specs, version), unbounded_or(root["tail_end"]),
+                        state.log.size()};
   if (state.resume_point.breakpoint.step > state.step) {
     root["tail"]["step"].fail("at most the step");
   }
@@ -466,7 +524,10 @@ std::map<std::string, std::uint64_t> find_fingerprints(const ScheduleState& stat
   const auto hash = [](const Value& value) { return fold_in(Key{0}, encode("HASH", 1, value)).value; };
   SpecTable specs;
   Value opening = to_value(state.opening, specs);
-  ValueList events = list_of(state.events, [&](const Event& event) { return to_value(event, specs); });
+  Value events = state.log.hash();
+  if (!state.opening.carries) {
+    events = list_of(state.log.events(), [&](const Event& event) { return to_value(event, specs); });
+  }
   const auto& sources = state.initial.sources;
   return {{"config", hash(to_value(state.initial.config))},
           {"names", hash(list_of(sources, [](const SourceSpec& source) { return source.name; }))},

@@ -13,7 +13,14 @@
 namespace mtf {
 
 inline constexpr std::string_view kScheduleKind = "SCHD";
-inline constexpr std::uint32_t kScheduleVersion = 1;
+/// The newest format. A schedule whose state is of format 1 writes format 1: under it a change of weights starts EVEN
+/// and SHUFFLED afresh, and a run that was resumed goes on as it would have.
+inline constexpr std::uint32_t kScheduleVersion = 2;
+
+/// A state of format 2 holds the events of its epoch as long as they cost at most this much (EventLog::cost), and else
+/// only their number and a hash: its size doesn't grow with edits. What was drawn before its resume point is then out
+/// of reach.
+inline constexpr std::uint64_t kMaxLoggedCost = 256;
 
 struct ScheduleState {
   std::uint64_t seed = 0;
@@ -21,16 +28,24 @@ struct ScheduleState {
   std::uint64_t epoch = 0;
   std::uint64_t first_step = 0;     // batches drawn in training before the epoch
   Breakpoint opening;               // of the epoch
-  std::vector<Event> events;        // of the epoch, up to the position
+  EventLog log;                     // of the epoch, up to the position
   Epoch::ResumePoint resume_point;  // the segment in force at the position
   std::uint64_t step = 0;
   std::vector<std::uint64_t> counts;  // draws of each source in [0, step) of the epoch
 };
 
+/// The format that a state is written in.
+[[nodiscard]] std::uint32_t version_of(const ScheduleState& state) noexcept;
+
 [[nodiscard]] Value to_value(const ScheduleState& state);
 
-/// Throws StateMismatch naming the field for anything that no schedule could have written.
-[[nodiscard]] ScheduleState schedule_state_from(const Value& value, std::uint32_t version);
+/// Depends on all that an event says.
+[[nodiscard]] std::uint64_t hash_of(const Event& event);
+
+/// `header_version`: of the bytes that held the value, if it was in bytes. Throws StateMismatch naming the field for
+/// anything that no schedule could have written.
+[[nodiscard]] ScheduleState schedule_state_from(const Value& value,
+                                                std::optional<std::uint32_t> header_version = std::nullopt);
 
 /// Where `other` differs from `mine` in what must agree for a state to be loaded: seed, names, lengths and the initial
 /// configuration, compared by source name. One sentence per field; empty when they agree.

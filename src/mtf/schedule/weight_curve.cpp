@@ -61,6 +61,22 @@ std::uint64_t WeightCurve::next_change(std::uint64_t step) const {
   return add_steps(next, every);
 }
 
+WeightCurve WeightCurve::rebased(std::uint64_t step, std::span<const double> weights) const {
+  const std::vector<double> before = at(step);
+  WeightCurve curve{.points = {}, .interpolation = interpolation, .every = every};
+  curve.points.push_back({step, {weights.begin(), weights.end()}});
+  for (const Point& point : points) {
+    if (point.step <= step) {
+      continue;
+    }
+    Point& later = curve.points.emplace_back(point);
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+      later.weights[i] = before[i] > 0 ? later.weights[i] / before[i] * weights[i] : later.weights[i] + weights[i];
+    }
+  }
+  return curve;
+}
+
 void validate(const WeightCurve& curve, std::size_t num_sources) {
   if (curve.points.empty()) {
     throw ConfigError("weight_curve.points must have at least one point, got none");

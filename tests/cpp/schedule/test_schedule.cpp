@@ -166,9 +166,9 @@ TEST(Schedule, EditsThatChangeNothingAppendNothing) {
   EXPECT_FALSE(schedule.update_weights(std::vector<double>{1, 2}));
   EXPECT_FALSE(schedule.set_weight("B", 2));
   EXPECT_FALSE(schedule.set_config(schedule.spec().config));
-  EXPECT_TRUE(schedule.state(3).events.empty());
+  EXPECT_TRUE(schedule.state(3).log.events().empty());
   EXPECT_TRUE(schedule.set_weight("B", 3));
-  EXPECT_EQ(schedule.state(3).events.size(), 1u);
+  EXPECT_EQ(schedule.state(3).log.size(), 1u);
 }
 
 TEST(Schedule, RefusedEditsChangeNothing) {

@@ -71,7 +71,7 @@ std::vector<Draw> draws_from(Schedule& schedule, std::size_t num_draws) {
 }
 
 ScheduleState through_bytes(const ScheduleState& state) {
-  const std::string bytes = encode(kScheduleKind, kScheduleVersion, to_value(state));
+  const std::string bytes = encode(kScheduleKind, version_of(state), to_value(state));
   const Decoded decoded = decode(kScheduleKind, kScheduleVersion, std::as_bytes(std::span(bytes)));
   return schedule_state_from(decoded.value, decoded.version);
 }
@@ -182,7 +182,7 @@ TEST(ScheduleState, MalformedStatesAreRefusedOrHarmless) {
     const Value state = to_value(schedule.state(schedule.step()));
     for (int k = 0; k < 400; ++k) {
       try {
-        Schedule odd = Schedule::from_state(schedule_state_from(mutated(state, random), kScheduleVersion));
+        Schedule odd = Schedule::from_state(schedule_state_from(mutated(state, random)));
         std::vector<std::int32_t> sources(50);
         std::vector<std::int64_t> passes(50);
         std::vector<std::int64_t> batches(50);

@@ -200,7 +200,7 @@ def test_a_picture_that_fails_is_a_warning(tmp_path: Path, monkeypatch: pytest.M
     made.reporter._logger.close()  # type: ignore[union-attr]
 
 
-def test_a_journal_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
+def test_a_run_log_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
     (tmp_path / "logs" / "trial" / "run.jsonl").mkdir(parents=True)
     with pytest.warns(UserWarning, match=r"run.jsonl can't be written .*training goes on"):
         made = run(tmp_path, save=None)
@@ -218,10 +218,10 @@ def test_edits_are_followed(tmp_path: Path) -> None:
 
 def test_an_edit_that_no_state_tells_of_is_noticed(tmp_path: Path) -> None:
     run(tmp_path, [Edit()], save=None)
-    journal = tmp_path / "logs" / "trial" / "run.jsonl"
-    lines = journal.read_text().splitlines()
+    run_log = tmp_path / "logs" / "trial" / "run.jsonl"
+    lines = run_log.read_text().splitlines()
     kept = [line for i, line in enumerate(lines) if json.loads(line)["event"] != "schedule" or i < 2]
-    journal.write_text("\n".join(kept) + "\n")
+    run_log.write_text("\n".join(kept) + "\n")
     (note,) = remarks(read_run(tmp_path))
     assert "differs from the shares logged at update 70" in note
 
@@ -235,8 +235,8 @@ def test_windows_map_updates_to_steps(window: int, tmp_path: Path) -> None:
     assert (report.update, report.window) == (11, window)
     assert report.position == made.multi_loader_manager.schedule.position
     (tmp_path / "logs" / "trial" / "metrics.jsonl").write_text('{"step": 4, "train/loss": 1.0}\n')
-    journal = tmp_path / "logs" / "trial" / "run.jsonl"
-    journal.write_text("".join(line for line in journal.read_text().splitlines(True) if '"pause"' not in line))
+    run_log = tmp_path / "logs" / "trial" / "run.jsonl"
+    run_log.write_text("".join(line for line in run_log.read_text().splitlines(True) if '"pause"' not in line))
     broken = read_run(tmp_path)
     epoch, updates = divmod(4, -(-20 // window))
     assert broken.position == (epoch, min(updates * window, 20)) or broken.position == (epoch - 1, 20)
@@ -405,17 +405,17 @@ def test_much_waiting_is_pointed_out(tmp_path: Path) -> None:
 
 def test_damaged_states_are_named(tmp_path: Path) -> None:
     run(tmp_path, save=None)
-    journal = tmp_path / "logs" / "trial" / "run.jsonl"
-    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    run_log = tmp_path / "logs" / "trial" / "run.jsonl"
+    lines = [json.loads(line) for line in run_log.read_text().splitlines()]
     for line in lines:
         if line["event"] == "schedule":
             line["state"] = line["state"][:40]
-    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run_log.write_text("".join(json.dumps(line) + "\n" for line in lines))
     report = read_run(tmp_path)
     assert report.history is None
     damaged, unknown = remarks(report)
     assert damaged.startswith("The schedule's state after update 0 can't be read: ")
-    assert unknown.startswith("Neither a journal nor a checkpoint tells of the schedule")
+    assert unknown.startswith("Neither a run log nor a checkpoint tells of the schedule")
     assert [source.name for source in report.sources] == sorted(NAMES)
     assert report.metrics.last_update == 70
 
@@ -444,3 +444,31 @@ def test_plain_data_is_json(tmp_path: Path) -> None:
     assert repr(report.metrics.series["val/loss"]).startswith("Series(3 values, first ")
     assert repr(report.metrics).endswith("up to update 70)")
     assert repr(report.palette) == "Palette(web: #0b78b8, code: #e69a0c, books: #05a077, 0 others)"
+
+
+def test_a_timeline_tells_of_more_edits_than_a_state_keeps() -> None:
+    from mtf.report.timeline import Timeline
+
+    settings = mtf.MultiDataLoaderConfig(
+        sampling_strategy="WEIGHTED",
+        weighted_order="EVEN",
+        dataloader_weights=[1.0, 1.0],
+        epoch_length_policy="FIXED_NUM_STEPS",
+        steps_per_epoch=400,
+    )
+    schedule = mtf.Schedule(settings, [50, 50], seed=0)
+    states, drawn = [mtf.Schedule.from_bytes(schedule.to_bytes())], []
+    for step in range(400):
+        if step % 8 == 0:
+            schedule.update_weights([1.0, 1.0 + step / 100])
+            states.append(mtf.Schedule.from_bytes(schedule.to_bytes()))
+        drawn.append(schedule.at(step).source)
+        schedule.advance(1)
+    assert states[-1].known_from() > 0
+    history = Timeline(states).history(0, 400, max_bins=400)
+    assert history.counts[1].tolist() == [0, *np.cumsum(drawn).tolist()]
+    assert np.abs(history.counts - history.expected).max() < 2
+    # With a state for every fifth edit only, what lies between them is interpolated.
+    some = Timeline(states[::5]).history(0, 400, max_bins=400)
+    assert np.abs(some.counts - history.counts).max() < 20
+    assert some.counts[:, -1].sum() == 400

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import itertools
 import json
 import re
 import sys
@@ -23,7 +24,10 @@ from mtf.loggers.base import RunInfo
 from mtf.loggers.jsonl import JsonlLogger
 from mtf.loggers.run_log import RunLog
 from mtf.report.history import History, make_history, plan_history
-from mtf.report.metrics import read_rows
+from mtf.report.metrics import Metrics, read_rows
+from mtf.report.page import duration
+from mtf.report.results import Results, results_of
+from mtf.report.run_log import Session
 from mtf.report.series import MAX_POINTS, Series
 from mtf.report.style import COLORS, MUTED, Palette, shorten, svg
 
@@ -77,15 +81,15 @@ def write_run(path: Path, made: mtf.Schedule, updates: int, every: int) -> Path:
     """The files of a run that had ``made`` as its schedule, without training."""
     pytest.importorskip("torch")
     info = RunInfo("big <run> & co", {"checkpoint": {"root_dir": str(path / "none")}, "seed": 5})
-    journal = RunLog(path, info, 1)
-    journal.note_schedule(made.to_bytes(), 0)
+    run_log = RunLog(path, info, 1)
+    run_log.note_schedule(made.to_bytes(), 0)
     logger = JsonlLogger(path / "metrics.jsonl", info)
     for step in range(every, updates + 1, every):
         row = {f"train/{name}/loss": 1 / step + i for i, name in enumerate(made.names)}
         waits = {f"throughput/{name}/data_wait_s": 0.01 * i for i, name in enumerate(made.names)}
         logger.log_metrics({**row, **waits, "train/loss": 1.0, "throughput/data_wait_share": 0.1}, step)
     logger.log_metrics({"val/loss": 0.5, f"val/{made.names[0]}/loss": 0.25, "val/accuracy": 0.75}, updates)
-    journal.note_pause(updates, 0, None)
+    run_log.note_pause(updates, 0, None)
     return path
 
 
@@ -292,7 +296,7 @@ def test_the_page_needs_nothing_else(num_sources: int, tmp_path: Path) -> None:
         value[1:] for _, name, value in page.attributes if name == "href" and value.startswith("data:")
     }
     assert len(text) < 1_500_000
-    assert text.count("<figure>") == 6
+    assert text.count("<figure>") == 7
     assert f">{num_sources}</dd>" in text
     assert "prefers-color-scheme: dark" in text
     assert "@media print" in text
@@ -335,8 +339,8 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     write_run(tmp_path / "logs" / "a", schedule(), 20, 10)
     write_run(tmp_path / "logs" / "b", schedule(), 20, 10)
     write_run(tmp_path / "newer", schedule(), 20, 10)
-    journal = tmp_path / "newer" / "run.jsonl"
-    journal.write_text(journal.read_text().replace('"format": 1', '"format": 2'))
+    run_log = tmp_path / "newer" / "run.jsonl"
+    run_log.write_text(run_log.read_text().replace('"format": 1', '"format": 2'))
     for folder, said in [
         ("none", "there is no such folder"),
         ("empty", "is no run"),
@@ -365,3 +369,131 @@ def test_pictures_say_what_they_need(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert pictures.read_run(tmp_path).update == 20
     with pytest.raises(mtf.ConfigError, match=r"pip install 'mtf-torch\[plot\]'"):
         pictures.read_run(tmp_path).to_html()
+
+
+# Results, and values under the pointer --------------------------------------------------------------------------------
+
+
+def series_of(*values: float) -> Series:
+    """One value an update, from update 1 on."""
+    series = Series()
+    for update, value in enumerate(values, 1):
+        series.add(update, value)
+    return series
+
+
+def test_the_best_value_is_that_of_the_monitored_metric() -> None:
+    metrics = Metrics()
+    metrics.series = {
+        "val/loss": series_of(3, 1, 2),
+        "val/accuracy": series_of(0.1, 0.5, 0.5),
+        "train/loss": series_of(9),
+    }
+    metrics.series["throughput/samples_per_s"] = series_of(10, float("nan"), 20)
+    sessions = [Session(0, 100.0, 1, {}, end_s=160.0), Session(2, 200.0, 1, {})]
+    found = results_of(metrics, {}, sessions, 230.0)
+    assert (found.metric, found.best, found.best_update, found.final) == ("val/loss", 1, 2, 2)
+    assert (found.training_loss, found.duration_s, found.samples_per_s) == (9, 90.0, 15.0)
+    monitored = {"checkpoint": {"monitor_metric": "val/accuracy", "monitor_mode": "max"}}
+    found = results_of(metrics, monitored, [], None)
+    assert (found.metric, found.best, found.best_update, found.duration_s) == ("val/accuracy", 0.5, 2, None)
+    unknown = {"checkpoint": {"monitor_metric": "val/other"}}
+    assert results_of(metrics, unknown, [], None).metric == "val/loss"
+    assert results_of(Metrics(), {}, [], None) == Results()
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(0.25, "0.25 s"), (61, "1 min 1 s"), (3600 * 30 + 120, "30 h 2 min")])
+def test_durations_are_short(seconds: float, shown: str) -> None:
+    assert duration(seconds) == shown
+
+
+def test_values_under_the_pointer_are_those_of_the_lines() -> None:
+    colors = Palette(["a", "b & c"], [1.0, 1.0])
+    text = svg(pictures.losses({"a": series_of(4, 3, 2), "b & c": series_of(8, 7, 6)}, colors), "losses")
+    tips = re.findall(r'<g class="tip">(.*?)</g>', text)
+    assert [re.findall(r"<text[^>]*>(.*?)</text>", tip) for tip in tips] == [
+        ["update 1", "a 4", "b &amp; c 8"],
+        ["update 2", "a 3", "b &amp; c 7"],
+        ["update 3", "a 2", "b &amp; c 6"],
+    ]
+    strips = re.findall(r'<g class="at"><rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', text)
+    for (x, width), (following, _) in itertools.pairwise(strips):
+        assert float(x) + float(width) == pytest.approx(float(following), abs=0.2)
+    long = svg(pictures.losses({"a": series_of(*range(1, 500))}, colors), "losses")
+    assert long.count('<g class="at">') == 40
+
+
+def test_the_figures_of_the_schedule_count_in_batches() -> None:
+    text = svg(pictures.shares(schedule(2, 10).plan(epochs=1)), "shares")
+    assert "batch 10</text>" in text
+    assert "update 10</text>" not in text
+
+
+def test_weights_over_time_follow_a_curve() -> None:
+    options = mtf.MultiDataLoaderConfig(
+        sampling_strategy="WEIGHTED",  # type: ignore[arg-type]
+        dataloader_names=["a", "b"],
+        weight_curve=mtf.WeightCurve([(0, [3, 1]), (50, [1, 1])]),
+        epoch_length_policy="FIXED_NUM_STEPS",  # type: ignore[arg-type]
+        steps_per_epoch=100,
+    )
+    (axes,) = pictures.weights(mtf.Schedule(options, [10, 10], seed=0).plan(epochs=1)).axes
+    promised = {line.get_label(): line.get_ydata() for line in axes.get_lines()}
+    assert promised["a"][0] == pytest.approx(0.75)
+    assert promised["a"][-1] == pytest.approx(0.5)
+    assert promised["b"][0] == pytest.approx(0.25)
+
+
+def test_the_head_says_what_came_out_and_where_it_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py", "--name", "a b"])
+    text = pictures.read_run(write_run(tmp_path / "run", schedule(), 40, 10)).to_html()
+    assert "best val/loss" in text
+    assert "train.py --name &#x27;a b&#x27;</code>" in text
+    assert "<dt>host</dt>" in text
+    assert "<dt>commit</dt>" not in text  # outside a repository
+    assert text.index("Losses and validation") < text.index(">Sources<") < text.index("More figures")
+
+
+def test_a_run_log_of_the_first_format_without_an_origin_is_read(tmp_path: Path) -> None:
+    write_run(tmp_path, schedule(), 20, 10)
+    path = tmp_path / "run.jsonl"
+    events = [json.loads(line) for line in path.read_text().splitlines() if line]
+    for event in events:
+        for name in ("host", "command", "commit"):
+            event.pop(name, None)
+    path.write_text("".join(json.dumps(event) + "\n" for event in events))
+    report = pictures.read_run(tmp_path)
+    assert report.sessions[0].host is None
+    assert "<dl class" in report.to_html()
+
+
+# Several runs -------------------------------------------------------------------------------------------------------
+
+
+def test_runs_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = write_run(tmp_path / "first", schedule(), 50, 10)
+    second = write_run(tmp_path / "second", schedule(2), 30, 10)
+    log = second / "run.jsonl"
+    log.write_text(log.read_text().replace('"seed": 5', '"seed": 6'))
+    out = tmp_path / "both.html"
+    assert cli.main(["report", str(first), str(second), "--out", str(out)]) == cli.OK
+    said = capsys.readouterr().out
+    assert re.search(r"^ +first +second$", said, re.MULTILINE)
+    assert re.search(r"^updates +50 +30$", said, re.MULTILINE)
+    assert re.search(r"^seed +5 +6$", said, re.MULTILINE)
+    page = Page(out.read_text(encoding="utf-8"))
+    assert {tag for tag, _, _ in page.attributes}.isdisjoint({"script", "link", "iframe", "object", "img"})
+    assert "Settings that differ" in page.text
+    assert cli.main(["report", str(first), str(second), "--json"]) == cli.OK
+    found = json.loads(capsys.readouterr().out)
+    assert found["settings"]["seed"] == ["5", "6"]
+    assert found["runs"]["second"]["update"] == 30
+
+
+def test_a_run_beside_itself_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = str(write_run(tmp_path / "run", schedule(), 20, 10))
+    assert cli.main(["report", run, run]) == cli.USAGE
+    assert "paths must name different runs" in capsys.readouterr().err
+    with pytest.raises(mtf.ConfigError, match="at least two runs"):
+        pictures.compare_runs([run])

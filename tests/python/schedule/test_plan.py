@@ -88,7 +88,7 @@ def test_the_certificate_holds_and_is_shown() -> None:
     assert leaving.epochs[0].deviation_bound is None, "it doesn't hold once a source leaves"
 
 
-def test_there_is_no_certificate_over_several_sets_of_weights() -> None:
+def test_the_certificate_holds_over_several_sets_of_weights() -> None:
     curve = WeightCurve(
         [(0, [1, 0, 0]), (300, [0.4, 0.4, 0.2]), (600, [0.1, 0.2, 0.7])], Interpolation.LINEAR, every=20
     )
@@ -100,8 +100,8 @@ def test_there_is_no_certificate_over_several_sets_of_weights() -> None:
         steps_per_epoch=600,
     )
     (epoch,) = Schedule(settings, lengths=[24, 12, 6]).plan().epochs
-    assert max(s.max_deviation or 0.0 for s in epoch.sources) > 1.68, "distances of the segments add up"
-    assert epoch.deviation_bound is None
+    assert epoch.deviation_bound is not None
+    assert max(s.max_deviation or 0.0 for s in epoch.sources) <= epoch.deviation_bound < 2
 
 
 def test_a_curve_promises_its_average() -> None:

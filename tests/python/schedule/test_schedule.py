@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mtf import _core
 from mtf.config.mixture import MultiDataLoaderConfig, WeightCurve
 from mtf.enums import EpochLengthPolicy, Interpolation, SamplingStrategy, WeightedOrder
 from mtf.errors import ConfigError, StateMismatch
@@ -495,10 +496,90 @@ def test_weight_curves() -> None:
     assert counts[4] - counts[3] == 1000
     smooth.advance(500)
     weights = smooth.plan().epochs[0].sources[1].expected_share
-    smooth.set_weight("dl1", 0.0)
+    with pytest.warns(UserWarning, match="its point at step 1000 won't take effect; keep_curve=True"):
+        smooth.set_weight("dl1", 0.0)
     assert smooth.config.weight_curve is None
     assert weights is not None
     assert smooth.config.dataloader_weights == [0.5, 0.0]
+
+
+def curved(points: list[tuple[int, list[float]]], interpolation: Interpolation = Interpolation.STEP) -> Schedule:
+    curve = WeightCurve(points, interpolation, every=10)
+    return make([90, 90], sampling_strategy=WEIGHTED, weight_curve=curve, epoch_length_policy=FIXED, steps_per_epoch=90)
+
+
+def test_an_edit_says_what_becomes_of_the_rest_of_a_curve() -> None:
+    points = [(0, [1, 1]), (50, [3, 1]), (80, [0, 1])]
+    schedule = curved(points)
+    schedule.advance(20)
+    with pytest.warns(UserWarning, match="replaces weight_curve at step 20 .* 2 points at steps 50, 80 "):
+        schedule.update_weights([1, 2])
+    assert schedule.config.weight_curve is None
+    late = curved(points)
+    late.advance(85)
+    late.update_weights([1, 2])  # no point is left to lose
+    assert late.config.weight_curve is None
+
+
+def test_an_edit_can_bend_a_curve() -> None:
+    schedule = curved([(0, [1, 1]), (50, [3, 1]), (80, [0, 1])])
+    schedule.advance(20)
+    schedule.update_weights([1, 2], keep_curve=True)
+    curve = schedule.config.weight_curve
+    assert curve is not None
+    assert curve.points == [(20, [1, 2]), (50, [3, 2]), (80, [0, 2])], "in proportion to the change made here"
+    schedule.advance(65)
+    schedule.set_weight("dl0", 1, keep_curve=True)
+    curve = schedule.config.weight_curve
+    assert curve is not None
+    assert curve.points == [(85, [1, 2])]
+    resumed = Schedule.from_bytes(schedule.to_bytes())
+    assert resumed.sources(0, 85).tolist() == schedule.sources(0, 85).tolist()
+
+
+def test_a_source_without_weight_is_added_to_the_rest_of_a_curve() -> None:
+    schedule = curved([(0, [1, 0]), (50, [1, 1])], Interpolation.LINEAR)
+    schedule.set_weight("dl1", 0.5, keep_curve=True)
+    curve = schedule.config.weight_curve
+    assert curve is not None
+    assert curve.points == [(0, [1, 0.5]), (50, [1, 1.5])]
+
+
+def test_enums_have_the_names_of_the_core() -> None:
+    enums = (SamplingStrategy, WeightedOrder, EpochLengthPolicy, Interpolation)
+    assert _core.enum_names() == {enum.__name__: [member.name for member in enum] for enum in enums}
+
+
+def test_the_state_stays_small_under_edits() -> None:
+    schedule = make(
+        [90, 90, 90], sampling_strategy=WEIGHTED, weighted_order=WeightedOrder.EVEN, epoch_length_policy=FIXED,
+        steps_per_epoch=10**6,
+    )  # fmt: skip
+    sizes = []
+    for step in range(3000):
+        schedule.update_weights([1, 1 + step / 3000, 2])
+        schedule.advance(1)
+        if step in (100, 2999):
+            sizes.append(len(schedule.to_bytes()))
+    assert sizes[1] < sizes[0] + 40
+    resumed = Schedule.from_bytes(schedule.to_bytes())
+    assert resumed.sources(0, 3000, 3100).tolist() == schedule.sources(0, 3000, 3100).tolist()
+    with pytest.raises(ConfigError, match="the draws before step 2999 of this epoch are out of reach"):
+        resumed.at(0)
+    assert resumed.plan().epochs[0].num_steps == 10**6
+
+
+def test_a_schedule_of_the_first_format_goes_on_writing_it() -> None:
+    """Its changes of weights start afresh, so a run that was resumed draws what it would have drawn."""
+    schedule = Schedule.from_bytes((GOLDEN / "schedule_v1_curve_even.bin").read_bytes())
+    assert schedule.state_dict()["version"] == 1
+    schedule.seek(3, 20)
+    schedule.update_weights([0.5, 0.3, 0.2])
+    schedule.advance(5)
+    again = Schedule.from_bytes(schedule.to_bytes())
+    assert again.state_dict() == schedule.state_dict()
+    assert again.state_dict()["version"] == 1
+    assert again.sources(3, 0, 70).tolist() == schedule.sources(3, 0, 70).tolist()
 
 
 @pytest.mark.parametrize(
@@ -718,6 +799,7 @@ def test_golden_states_load_forever(file: Path) -> None:
 
 def test_golden_files_are_there() -> None:
     assert len(list(GOLDEN.glob("schedule_v1_*.bin"))) == 6
+    assert len(list(GOLDEN.glob("schedule_v2_*.bin"))) == 7
 
 
 def test_damaged_bytes() -> None:
@@ -793,7 +875,7 @@ def test_state_errors_name_the_field() -> None:
     refuses("state.counts[0] must be an integer in [0, 3], got 7", counts=[7, 1])
     refuses("state.counts must be draws that add up to the step (3)", counts=[1, 1])
     refuses("its schedule drew other counts than the state says", counts=[3, 0])
-    refuses("format version 2, this mtf reads 1 to 1; a newer mtf wrote it", version=2)
+    refuses("format version 3, this mtf reads 1 to 2; a newer mtf wrote it", version=3)
     refuses("state.format must be 'mtf.schedule'", format="x")
     refuses("state.setups must be a list", setups={})
     refuses("state.events must be plain data", events={1, 2})

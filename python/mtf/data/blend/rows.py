@@ -15,6 +15,7 @@ from mtf import _core
 from mtf.data.blend.columns import columns_of
 from mtf.data.sources.array import ArrayLoader, common_rows, flatten_arrays
 from mtf.data.sources.base import Source
+from mtf.data.sources.resolve import refuse_wrapped
 from mtf.errors import ConfigError
 from mtf.formatting import shortened
 
@@ -222,6 +223,7 @@ def _checked_length(rows: Rows, length: int, where: str) -> Rows:
 
 
 def _refuse_batches(data: Any, where: str) -> None:
+    refuse_wrapped(data, where)
     if isinstance(data, DataLoader):
         raise ConfigError(
             f"{where} is a DataLoader, which makes batches of its own: pass its dataset, and its collate_fn and "

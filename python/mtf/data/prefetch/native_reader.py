@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mtf.data.sources.base import Source
+from mtf.data.sources.base import Snapshot, Source
 from mtf.data.workers.fetch_timeout import thread_stacks
 from mtf.errors import FetchTimeout
 
@@ -44,8 +44,9 @@ class NativeReader:
         """Remembers a draw that is requested from the engine."""
         self._requested.append((pass_, batch))
 
-    def saved(self) -> None:
-        """Nothing: a position is enough."""
+    def saved(self) -> Snapshot | None:
+        """What a run has made of the source; nothing where a position is enough."""
+        return self.source.run_state() if self.source.has_run_state else None
 
     def take(self, pass_: int, batch: int) -> Any:
         """The batch at (pass_, batch); None if the loader gave that.

@@ -34,7 +34,7 @@ class PrefetchScheduler:
         self._timeout_s = timeout_s
         self._held = Held()
         self._engine: Engine | None = None
-        natives = [source for source in sources if _has_native(source)]
+        natives = [source for source in sources if source.is_native]
         num_native = len(natives)
         wanted = max((source.num_threads for source in natives), default=1)
         self._num_threads = wanted if config.prefetch_workers is None else config.prefetch_workers
@@ -163,7 +163,3 @@ class PrefetchScheduler:
     def close(self) -> None:
         if self._engine is not None:
             self._engine.close()
-
-
-def _has_native(source: Source) -> bool:
-    return type(source).native is not Source.native

@@ -71,6 +71,8 @@ class SourceReader:
 
     def saved(self) -> Snapshot | None:
         """What has to be saved of the source at this position."""
+        if self.source.has_run_state:
+            return self.source.run_state(pending=self.pending_batch is not None)
         if self.pending_batch is not None:
             return self.pending_batch[3]
         if self._has_state and self.snapshot is None:

@@ -84,6 +84,8 @@ class Source(ABC):
         num_threads: Threads that should fetch it, for a source with ``native``.
         ahead_bytes: Bytes that are worth holding ahead where ``prefetch_bytes`` sets no limit, for a source with
             ``native``; None: any number.
+        has_run_state: Whether a run makes more of the source than a position says, such as edits. A loop then calls
+            ``begin_run`` before it reads, and saves ``run_state`` with its own state.
     """
 
     name: str = ""
@@ -93,6 +95,7 @@ class Source(ABC):
     opens_ahead: bool = False
     num_threads: int = 1
     ahead_bytes: int | None = None
+    has_run_state: bool = False
 
     @abstractmethod
     def num_batches(self) -> int | None:
@@ -117,6 +120,25 @@ class Source(ABC):
             key: Key of the source's random numbers, as for ``open``.
         """
         return None
+
+    @property
+    def is_native(self) -> bool:
+        """Whether ``native`` gives something."""
+        return type(self).native is not Source.native
+
+    def begin_run(self, key: int) -> None:
+        """A loop begins, with the source's ``key``. For sources with ``has_run_state``."""
+
+    def run_state(self, pending: bool = False) -> Snapshot | None:
+        """What the run has made of the source up to the batch taken last; up to the one before where that is
+        ``pending``, taken and not handed out. For sources with ``has_run_state``."""
+        return None
+
+    def check_run_state(self, snapshot: Snapshot | None) -> None:
+        """Raises ``StateMismatch`` if ``load_run_state`` can't load ``snapshot``; changes nothing."""
+
+    def load_run_state(self, snapshot: Snapshot | None) -> None:
+        """Goes to a snapshot of ``run_state``."""
 
     def initial_state(self) -> Any:
         """The state before the first batch, for sources with ``ResumeMode.STATEFUL``; None if there is none to save."""

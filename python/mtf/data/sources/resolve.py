@@ -25,7 +25,7 @@ def as_source(loader: Any, name: str, *, seed_each_batch: bool = True) -> Source
     if isinstance(loader, Source):
         loader.name = name
         return loader
-    _refuse_wrapped(loader, name)
+    refuse_wrapped(loader, f"loader {name!r}")
     if isinstance(loader, Dataset) and not hasattr(type(loader), "__iter__"):
         raise ConfigError(
             f"loader {name!r} is a dataset, {type(loader).__name__}, whose samples would be taken for batches: pass "
@@ -40,9 +40,15 @@ def as_source(loader: Any, name: str, *, seed_each_batch: bool = True) -> Source
     return iterable.IterableSource(loader, name, seed_each_batch=seed_each_batch)
 
 
-def _refuse_wrapped(loader: Any, name: str) -> None:
+def refuse_wrapped(loader: Any, where: str) -> None:
     """Raises when another framework's wrapper would decide order, ranks and devices next to mtf."""
     cls = type(loader)
+    if cls.__name__ == "CombinedLoader" and cls.__module__.split(".")[0] in ("lightning", "pytorch_lightning"):
+        raise ConfigError(
+            f'{where} is a Lightning CombinedLoader: pass mtf.Together({{...}}, length="max") with its '
+            'loaders, which gives one batch of each as a dict ("min" for its mode min_size); for mode sequential pass '
+            "the loaders themselves, with sampling_strategy=SEQUENTIAL"
+        )
     wrapped = {
         "_FabricDataLoader": "Fabric.setup_dataloaders",
         "DataLoaderShard": "Accelerator.prepare",
@@ -51,7 +57,7 @@ def _refuse_wrapped(loader: Any, name: str) -> None:
     }
     if cls.__name__ in wrapped and cls.__module__.split(".")[0] in ("lightning", "lightning_fabric", "accelerate"):
         raise ConfigError(
-            f"loader {name!r} is a {cls.__module__}.{cls.__name__}: pass the DataLoader itself, as it was before "
+            f"{where} is a {cls.__module__}.{cls.__name__}: pass the DataLoader itself, as it was before "
             f"{wrapped[cls.__name__]}; mtf divides it among ranks and moves batches "
             "to the device (rank, world_size and device of MultiLoader)"
         )

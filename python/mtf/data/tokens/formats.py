@@ -244,7 +244,7 @@ def _pyarrow(path: Path) -> Any:
         import pyarrow
         import pyarrow.ipc
     except ImportError as error:
-        raise ConfigError(f"{path}: reading it needs pyarrow: pip install 'mtf[arrow]'") from error
+        raise ConfigError(f"{path}: reading it needs pyarrow: pip install 'mtf-torch[arrow]'") from error
     return pyarrow
 
 

@@ -1,4 +1,4 @@
-"""What is kept of a run for its report: the journal beside its rows, and pictures for loggers that can show them."""
+"""What is kept of a run for its report: the run log beside its rows, and pictures for loggers that can show them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mtf.config.logging import LoggingConfig
 from mtf.errors import ConfigError
 from mtf.loggers.base import Logger, RunInfo
-from mtf.loggers.run_log import JOURNAL_NAME, RunLog, run_log_directory
+from mtf.loggers.run_log import RUN_LOG_NAME, RunLog, run_log_directory
 from mtf.schedule.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -34,13 +34,13 @@ class ScheduleRecorder:
             raise ConfigError("logging.log_pictures needs matplotlib: pip install 'mtf-torch[plot]'")
         directory = run_log_directory(logging, info.name)
         self._states: list[bytes] = self._states_so_far(logging, info) if self._draws else []
-        self._journal = None if directory is None else RunLog(directory, info, trainer.world_size)
+        self._run_log = None if directory is None else RunLog(directory, info, trainer.world_size)
         self._known: Schedule | None = None
         self._failed = False
 
     def note(self) -> None:
         """Keeps the schedule as it is now, where earlier notes don't tell it."""
-        if self._journal is None and not self._draws:
+        if self._run_log is None and not self._draws:
             return
         multi = self._trainer.multi_loader_manager
         _ = multi.step  # looking at it brings the schedule's cursor there
@@ -48,16 +48,16 @@ class ScheduleRecorder:
         if self._known is not None and _foretells(self._known, position, state):
             return
         self._known = Schedule.from_bytes(state)
-        if self._journal is not None:
-            self._journal.note_schedule(state, self._trainer.global_step)
+        if self._run_log is not None:
+            self._run_log.note_schedule(state, self._trainer.global_step)
         if self._draws:
             self._states.append(state)
 
     def pause(self) -> None:
         """``fit`` ends."""
         self.note()
-        if self._journal is not None:
-            self._journal.note_pause(self._trainer.global_step, self._trainer.epoch, self._trainer.stop_reason)
+        if self._run_log is not None:
+            self._run_log.note_pause(self._trainer.global_step, self._trainer.epoch, self._trainer.stop_reason)
 
     def draw(self, logger: Logger) -> None:
         """Gives pictures of the run so far to the logger; one that can't be drawn is a warning."""
@@ -89,13 +89,13 @@ class ScheduleRecorder:
 
     @staticmethod
     def _states_so_far(logging: LoggingConfig, info: RunInfo) -> list[bytes]:
-        """Those that the journal has of a run that goes on."""
+        """Those that the run log has of a run that goes on."""
         from mtf.report.run_log import read_run_log
 
         directory = run_log_directory(logging, info.name)
-        if info.step == 0 or directory is None or not (directory / JOURNAL_NAME).is_file():
+        if info.step == 0 or directory is None or not (directory / RUN_LOG_NAME).is_file():
             return []
-        kept = read_run_log(directory / JOURNAL_NAME).schedules
+        kept = read_run_log(directory / RUN_LOG_NAME).schedules
         return [schedule.to_bytes() for update, schedule in kept if update <= info.step]
 
 

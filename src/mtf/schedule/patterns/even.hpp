@@ -1,126 +1,95 @@
-/// Draws as even as can be: after c draws, slot i was drawn c w_i times up to a proven bound of at most 1.68.
+/// EVEN: one draw per turn, as even as the weights allow, also while the weights change.
 ///
-/// The weights, integers w_i of sum W <= 2^31, are the leaves of a Huffman tree. A node of weight v = a + b that was
-/// drawn c times passed floor((c a + phase) / v) draws to its lighter child (weight a) and the rest to the other, so a
-/// walk from the root gives the slot and how often it was drawn before, and the way up gives the step of any draw.
-/// Every node is within e = max(phase, v - 1 - phase) / v of its exact share, and a slot's deviation is at most the sum
-/// of e w_i / w_u over the nodes u below the root on its path (e of u's parent). With phases in the middle, e <= 1/2,
-/// Huffman's tree keeps that sum within 1.68 for all weights. Phases are drawn from the key, so that epochs differ, as
-/// far from the middle as keeps it within 1.5, or in the middle where it is above that already.
+/// While the weights stay, the draws are those of EvenTree, which proves its bound. When they change, each slot i keeps
+/// what it is owed, D_i = (the sum of its shares over the turns so far) - (its draws): exactly, in integers. The next
+/// turns go to the slot whose D_i + w_i / W is largest, until a tree can take over: at least min(n, 64) turns, and
+/// until every node of the new tree can start from what its slots are owed (EvenTree::start_from), at most 64. Then the
+/// tree draws from there, and D_i goes on to count from where it was: nothing is rounded away, however often weights
+/// change.
 ///
-/// An exhausted slot is taken out of its ancestors' weights at the moment of its last draw: each ancestor starts a new
-/// interval, in its own clock, from the remainder it has; nothing else changes.
+/// Bound. While weights may change at every turn, all draws are of the first kind. Let A_k be the mean of the k largest
+/// D, so that A_n = 0, and H_k = 1 + 1/2 + ... + 1/k. Then A_k <= H_n - H_k at every turn, whatever the weights: it
+/// holds at the start, where all D are 0. Let it hold before a turn, and S be the k slots of largest D after it. If S
+/// holds the slot drawn, the sum over S has grown by at most 1 and shrunk by 1. If not, S and the slot drawn are k + 1
+/// slots whose sum was at most (k + 1) (H_n - H_(k+1)), has grown by at most 1, and is no less than (k + 1) / k times
+/// that of S, because the slot drawn had the largest D of them: so the sum over S is at most k (H_n - H_(k+1) + 1 / (k
+/// + 1)), which is k (H_n - H_k). With k = 1, no slot is ever owed more than H_n - 1, and none has more than 1 - 1/n
+/// too many, because the largest of n numbers with sum 1 is at least 1/n. That is below 2 for up to 10 slots, and no
+/// rule that can't look ahead does better: weights that always fall on the slots that weren't drawn yet make the last
+/// of them wait for 1/n + 1/(n-1) + ... + 1/2. Trees in between only add what they are off when the weights change,
+/// which is at most their own certificate, `deviation_bound`. Weights that don't answer the draws stay far from that
+/// (docs/strategies).
+///
+/// Source of the bound: the cup game, M. Adler et al., "A proportionate fair scheduling rule with good worst-case
+/// performance", SPAA 2003. What an online rule can't do: R. Tijdeman, "The chairman assignment problem", 1980, needs
+/// to know the weights to come for its bound of 1 - 1/(2n-2).
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "mtf/random/key.hpp"
 #include "mtf/schedule/pattern.hpp"
-#include "mtf/schedule/patterns/even_interval.hpp"
+#include "mtf/schedule/patterns/even_tree.hpp"
 #include "mtf/schedule/patterns/with_bursts.hpp"
 
 namespace mtf {
 
 /// Satisfies Pattern, one step a turn.
-class EvenTree {
+class EvenDraws {
  public:
-  /// `weights`: positive, sum at most 2^31. `names`: of the slots, for an order that doesn't depend on how the slots
-  /// are numbered; empty: the slots' own order. `limits`: draws per slot, empty for none.
-  /// Throws ConfigError when one of these doesn't hold.
-  /// Complexity: O(n log n) without limits; with limits O(sum of the leaves' depths) time and 40 bytes for each.
-  EvenTree(std::span<const std::uint32_t> weights, std::span<const std::string> names,
-           std::span<const std::uint64_t> limits, Key key);
+  /// Turns for which the slot that is owed most is drawn after a change of weights, at most.
+  static constexpr std::size_t kMaxCatchUp = 64;
 
-  [[nodiscard]] std::uint32_t num_slots() const noexcept { return static_cast<std::uint32_t>(weights_.size()); }
-  [[nodiscard]] std::uint64_t length() const noexcept { return length_; }
-  [[nodiscard]] std::uint64_t period() const noexcept { return is_limited_ ? 0 : total_; }
+  /// Parameters and errors as of EvenTree. `owed`: what each slot is owed from before a change of weights, in units of
+  /// 2^-kOwedBits turns; empty for a pattern that continues nothing.
+  /// Complexity: EvenTree's; O(kMaxCatchUp n) more with `owed`.
+  EvenDraws(std::span<const std::uint32_t> weights, std::span<const std::string> names,
+            std::span<const std::uint64_t> limits, Key key, std::span<const std::int64_t> owed = {});
 
-  /// Complexity: O(depth) of the slot, a binary search over intervals at each node with limits.
+  [[nodiscard]] std::uint32_t num_slots() const noexcept { return tree_.num_slots(); }
+  [[nodiscard]] std::uint64_t length() const noexcept { return add_steps(num_caught_up_, tree_.length()); }
+  [[nodiscard]] std::uint64_t period() const noexcept { return num_caught_up_ == 0 ? tree_.period() : 0; }
+
+  /// Complexity: EvenTree's; O(kMaxCatchUp) in the turns before the tree.
   [[nodiscard]] SlotDraw at(std::uint64_t turn) const noexcept;
-  /// Complexity: O(depth) per draw in small steps: 0.5 to 2 ns per level.
   void fill(std::uint64_t begin, std::span<std::int32_t> slots) const;
-  /// Complexity: O(n).
   void counts(std::uint64_t turn, std::span<std::uint64_t> out) const;
   [[nodiscard]] std::uint64_t count(std::int32_t slot, std::uint64_t turn) const noexcept;
   [[nodiscard]] std::uint64_t position(std::int32_t slot, std::uint64_t index) const noexcept;
+  [[nodiscard]] EvenTree::SlotTurns turns_of_turn(std::uint64_t begin, std::uint32_t size, std::uint32_t offset) const;
+  [[nodiscard]] EvenTree::SlotTurns turns_of_slot(std::uint64_t begin, std::uint32_t size, std::int32_t slot) const;
 
-  /// How a slot is drawn in a block of turns: bit t of `turns` says whether at turn begin + t, `count` how often
-  /// before.
-  struct SlotTurns {
-    std::int32_t slot;
-    std::uint64_t count;
-    std::uint64_t turns;
-  };
-  /// Of the slot that turn begin + `offset` draws, or of a given slot, in the block [begin, begin + size), size <= 64.
-  /// Complexity: O(depth) for each draw of the slot in the block; O(size) levels where a slot is exhausted in the
-  /// block.
-  [[nodiscard]] SlotTurns turns_of_turn(std::uint64_t begin, std::uint32_t size, std::uint32_t offset) const;
-  [[nodiscard]] SlotTurns turns_of_slot(std::uint64_t begin, std::uint32_t size, std::int32_t slot) const;
-
-  /// At every turn c and for every slot, |count - c w_i / W| is at most this, until a slot is exhausted.
+  /// At every turn no slot's draws are further than this from its share so far, what it was owed at the start included,
+  /// until a slot is exhausted.
   [[nodiscard]] double deviation_bound() const noexcept { return deviation_bound_; }
 
  private:
-  using Interval = NodeInterval;
+  void catch_up(std::span<const std::uint32_t> weights, std::span<const std::string> names,
+                std::span<const std::uint64_t> limits, std::span<const std::int64_t> owed);
+  [[nodiscard]] std::uint64_t count_caught_up(std::int32_t slot, std::uint64_t turn) const noexcept;
+  [[nodiscard]] EvenTree::SlotTurns turns_by_filling(std::uint64_t begin, std::uint32_t size, std::int32_t slot) const;
 
-  // A child: a node's index, or ~slot for a leaf.
-  using Child = std::int32_t;
-
-  struct Node {
-    Child light;
-    Child heavy;
-    std::uint32_t first_interval;
-    std::uint32_t num_intervals;
-  };
-  struct Parent {
-    std::int32_t node = -1;
-    bool is_light = false;
-  };
-  class Path;
-
-  std::vector<std::int32_t> leaf_order(std::span<const std::string> names, Key key) const;
-  void grow(std::span<const std::int32_t> leaves);
-  void choose_phases(Key key);
-  void place_deaths(std::span<const std::uint64_t> limits);
-  [[nodiscard]] std::uint32_t weight_of(Child child) const noexcept;
-  [[nodiscard]] const Interval& interval_at(const Node& node, std::uint64_t clock) const noexcept;
-  [[nodiscard]] const Interval& interval_of_draw(const Node& node, bool is_light, std::uint64_t index) const noexcept;
-  [[nodiscard]] SlotDraw draw_below(Child child, std::uint64_t clock) const noexcept;
-  template <class GoesLight>
-  [[nodiscard]] std::optional<SlotTurns> turns_below(std::uint64_t begin, std::uint32_t size,
-                                                     GoesLight goes_light) const noexcept;
-  [[nodiscard]] SlotTurns turns_by_filling(std::uint64_t begin, std::uint32_t size, std::int32_t slot) const;
-  void distribute(std::int32_t* out, Child child, std::uint64_t clock, std::uint16_t* positions, std::size_t num,
-                  std::uint16_t* spare) const noexcept;
-
-  std::vector<std::uint32_t> weights_;
-  std::vector<std::uint32_t> node_weights_;
-  std::vector<Node> nodes_;  // children before parents; the last one is the root
-  std::vector<Interval> intervals_;
-  std::vector<Parent> node_parents_;
-  std::vector<Parent> leaf_parents_;
-  Child root_ = ~0;
-  std::uint64_t total_ = 0;
-  std::uint64_t length_ = kUnbounded;
-  bool is_limited_ = false;
-  std::vector<std::uint64_t> limits_;
+  EvenTree tree_;
+  std::uint64_t num_caught_up_ = 0;
+  std::vector<std::int32_t> caught_up_;          // the slots of the turns before the tree
+  std::vector<std::uint64_t> num_caught_up_of_;  // how many of them each slot has; empty when there are none
   double deviation_bound_ = 0;
 };
 
-class WeightedEven : public WithBursts<EvenTree> {
+class WeightedEven : public WithBursts<EvenDraws> {
  public:
   /// `weights`: positive integers (see quantise). `names`: of the slots, so that the draws don't depend on how the
   /// slots are numbered; may be empty. `limits`: batches each slot may give; empty for none. `key`: of the epoch.
-  /// Throws ConfigError when a weight is 0, the sum is above 2^31, sizes differ or burst is 0.
+  /// `owed`: see EvenDraws. Throws ConfigError when a weight is 0, the sum is above 2^31, sizes differ or burst is 0.
   explicit WeightedEven(std::span<const std::uint32_t> weights, std::span<const std::string> names = {},
-                        std::uint64_t burst = 1, std::span<const std::uint64_t> limits = {}, Key key = {});
+                        std::uint64_t burst = 1, std::span<const std::uint64_t> limits = {}, Key key = {},
+                        std::span<const std::int64_t> owed = {});
 
-  /// The certificate: at every step k, each slot's draws are within this of k w / W, until a slot is exhausted. At most
-  /// 1.68 * burst.
+  /// The certificate: at every step k, each slot's draws are within this of k w / W (and what it was owed), until a
+  /// slot is exhausted. At most 1.68 * burst where nothing was owed.
   [[nodiscard]] double deviation_bound() const noexcept { return deviation_bound_; }
 
  private:

@@ -1,52 +1,57 @@
 #include <algorithm>
-#include <array>
-#include <bit>
+#include <cmath>
 #include <numeric>
 #include <utility>
 
 #include "mtf/error.hpp"
 #include "mtf/message.hpp"
 #include "mtf/schedule/integer_weights.hpp"
-#include "mtf/schedule/patterns/even.hpp"
-#include "mtf/schedule/patterns/stable_split.hpp"
+#include "mtf/schedule/patterns/even_tree.hpp"
 
 namespace mtf {
 namespace {
 
 using Wide = unsigned __int128;
+using Signed = __int128;
 
 // Fixed point for the sums of weight ratios along a path, which stay below 3.4.
 constexpr int kRatioBits = 62;
 
 }  // namespace
 
-EvenTree::EvenTree(std::span<const std::uint32_t> weights, std::span<const std::string> names,
-                   std::span<const std::uint64_t> limits, Key key)
-    : weights_(weights.begin(), weights.end()),
-      total_(std::accumulate(weights.begin(), weights.end(), std::uint64_t{0})),
-      is_limited_(!limits.empty()),
-      limits_(limits.begin(), limits.end()) {
-  if (weights.empty() || total_ > kMaxTotalWeight) {
-    throw ConfigError(format_message("integer weights must sum to at least 1 and at most 2^31, got {}", total_));
+namespace {
+
+void check(std::span<const std::uint32_t> weights, std::uint64_t total, std::span<const std::string> names,
+           std::span<const std::uint64_t> limits) {
+  if (weights.empty() || total > kMaxTotalWeight) {
+    throw ConfigError(format_message("integer weights must sum to at least 1 and at most 2^31, got {}", total));
   }
   for (std::size_t slot = 0; slot < weights.size(); ++slot) {
     if (weights[slot] == 0) {
       throw ConfigError(format_message("integer weights must be positive, got weights[{}] = 0", slot));
     }
   }
-  if ((!names.empty() && names.size() != weights.size()) || (is_limited_ && limits.size() != weights.size())) {
+  if ((!names.empty() && names.size() != weights.size()) || (!limits.empty() && limits.size() != weights.size())) {
     throw ConfigError(format_message("names and limits must have one entry per weight ({}), got {} and {}",
                                      weights.size(), names.size(), limits.size()));
   }
-  grow(leaf_order(names, key));
+}
+
+}  // namespace
+
+EvenTree::EvenTree(std::span<const std::uint32_t> weights, std::span<const std::string> names,
+                   std::span<const std::uint64_t> limits, Key key)
+    : EvenTree(weights, names, key) {
+  check(weights, total_, names, limits);
   choose_phases(fold_in(key, "phases"));
-  if (is_limited_) {
-    length_ = 0;
-    for (const std::uint64_t limit : limits) {
-      length_ = add_steps(length_, limit);
-    }
-    place_deaths(limits);
-  }
+  set_limits(limits);
+}
+
+EvenTree::EvenTree(std::span<const std::uint32_t> weights, std::span<const std::string> names, Key key)
+    : weights_(weights.begin(), weights.end()),
+      total_(std::accumulate(weights.begin(), weights.end(), std::uint64_t{0})) {
+  check(weights, total_, names, {});
+  grow(leaf_order(names, key));
 }
 
 /// The slots by (weight, name), equal weights in an order drawn from the key.
@@ -104,6 +109,27 @@ std::uint32_t EvenTree::weight_of(Child child) const noexcept {
   return child < 0 ? weights_[static_cast<std::size_t>(~child)] : node_weights_[static_cast<std::size_t>(child)];
 }
 
+/// The largest sum over a leaf's path of what its nodes are off: `off(interval, node)`, which a child passes on in
+/// proportion to its weight. `all`: how far the root itself is off.
+template <class Off>
+void EvenTree::certify(double all, Off off) {
+  std::vector<double> bounds(nodes_.size(), all);
+  deviation_bound_ = all;
+  for (std::size_t i = nodes_.size(); i-- > 0;) {
+    const Interval& interval = intervals_[i];
+    const double own = off(interval, i);
+    for (const Child child : {nodes_[i].light, nodes_[i].heavy}) {
+      const double bound = bounds[i] * weight_of(child) / interval.weight + own;
+      if (child < 0) {
+        deviation_bound_ = std::max(deviation_bound_, bound);
+      } else {
+        bounds[static_cast<std::size_t>(child)] = bound;
+      }
+    }
+  }
+  deviation_bound_ *= 1 + 1e-9;  // what the sums above may have lost
+}
+
 /// One interval per node, its phase within (v - 1) / 2 -+ floor(delta v), delta = clamp(3 / (2 R) - 1/2, 0, 1/2) where
 /// R is the largest sum of w_i / w_u over a leaf's path; and the bound that follows from the phases.
 void EvenTree::choose_phases(Key key) {
@@ -137,27 +163,38 @@ void EvenTree::choose_phases(Key key) {
     intervals_.emplace_back(0, 0, weight_of(nodes_[i].light), node_weights_[i], phase);
   }
 
-  std::vector<double> bounds(nodes_.size());
-  for (std::size_t i = nodes_.size(); i-- > 0;) {
-    const Interval& interval = intervals_[i];
-    const double own =
-        static_cast<double>(std::max(interval.phase, interval.weight - 1 - interval.phase)) / interval.weight;
-    for (const Child child : {nodes_[i].light, nodes_[i].heavy}) {
-      const double bound = bounds[i] * weight_of(child) / interval.weight + own;
-      if (child < 0) {
-        deviation_bound_ = std::max(deviation_bound_, bound);
-      } else {
-        bounds[static_cast<std::size_t>(child)] = bound;
-      }
-    }
-  }
-  deviation_bound_ *= 1 + 1e-9;  // what the sums above may have lost
+  certify(0.0, [](const Interval& interval, std::size_t) {
+    return static_cast<double>(std::max(interval.phase, interval.weight - 1 - interval.phase)) / interval.weight;
+  });
 }
 
-WeightedEven::WeightedEven(std::span<const std::uint32_t> weights, std::span<const std::string> names,
-                           std::uint64_t burst, std::span<const std::uint64_t> limits, Key key)
-    : WithBursts(EvenTree(weights, names, turn_limits(limits, burst, weights.size()), key), burst, limits),
-      // Inside a turn a slot's draws move in a straight line between the turn's two ends.
-      deviation_bound_(turns().deviation_bound() * static_cast<double>(burst)) {}
+bool EvenTree::start_from(std::span<const std::int64_t> owed) {
+  std::vector<Signed> node_owed(nodes_.size());
+  std::vector<double> leans(nodes_.size());  // of y at the phase chosen, from the middle
+  const auto owed_below = [&](Child child) -> Signed {
+    return child < 0 ? owed[static_cast<std::size_t>(~child)] : node_owed[static_cast<std::size_t>(child)];
+  };
+  bool fits = true;
+  intervals_.clear();
+  for (std::size_t i = 0; i < nodes_.size(); ++i) {
+    const Signed light = owed_below(nodes_[i].light);
+    node_owed[i] = light + owed_below(nodes_[i].heavy);
+    const Signed weight = node_weights_[i];
+    // (y + 1/2) v, in units of 2^-kOwedBits.
+    const Signed wanted = light * weight - node_owed[i] * weight_of(nodes_[i].light) + (weight << (kOwedBits - 1));
+    const Signed phase = std::clamp<Signed>(wanted >> kOwedBits, 0, weight - 1);
+    fits = fits && phase == wanted >> kOwedBits;
+    leans[i] = (std::ldexp(static_cast<double>(wanted), -kOwedBits) - static_cast<double>(phase)) /
+                   static_cast<double>(weight) -
+               0.5;
+    nodes_[i].first_interval = static_cast<std::uint32_t>(i);
+    intervals_.emplace_back(0, 0, weight_of(nodes_[i].light), node_weights_[i], static_cast<std::uint32_t>(phase));
+  }
+  const Signed all = owed_below(root_);
+  certify(std::abs(std::ldexp(static_cast<double>(all), -kOwedBits)), [&](const Interval& interval, std::size_t i) {
+    return std::max(std::abs(leans[i]), std::abs(leans[i] + (interval.weight - 1.0) / interval.weight));
+  });
+  return fits;
+}
 
 }  // namespace mtf

@@ -2,9 +2,22 @@
 #include <algorithm>
 #include <utility>
 
-#include "mtf/schedule/patterns/even.hpp"
+#include "mtf/schedule/patterns/even_tree.hpp"
 
 namespace mtf {
+
+void EvenTree::set_limits(std::span<const std::uint64_t> limits) {
+  if (limits.empty()) {
+    return;
+  }
+  is_limited_ = true;
+  limits_.assign(limits.begin(), limits.end());
+  length_ = 0;
+  for (const std::uint64_t limit : limits) {
+    length_ = add_steps(length_, limit);
+  }
+  place_deaths(limits);
+}
 
 /// Adds the intervals that begin when a slot is exhausted. What happens below a node depends only on the node's own
 /// clock, so each node merges the deaths of its two children, in their clocks, into deaths in its own.

@@ -4,7 +4,7 @@
 #include <bit>
 #include <numeric>
 
-#include "mtf/schedule/patterns/even.hpp"
+#include "mtf/schedule/patterns/even_tree.hpp"
 #include "mtf/schedule/patterns/stable_split.hpp"
 
 namespace mtf {

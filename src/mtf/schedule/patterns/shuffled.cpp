@@ -6,95 +6,103 @@
 
 namespace mtf {
 
-ShuffledBlocks::ShuffledBlocks(EvenTree tree, Key key) : tree_(std::move(tree)), order_(fold_in(key, "blocks")) {}
+ShuffledBlocks::ShuffledBlocks(EvenDraws even, Key key, std::uint32_t num_before)
+    : even_(std::move(even)), order_(fold_in(key, "blocks")), num_before_(num_before) {}
 
-std::uint32_t ShuffledBlocks::size_of_block(std::uint64_t begin) const noexcept {
-  return static_cast<std::uint32_t>(std::min(kBlockSize, length() - begin));
+ShuffledBlocks::Block ShuffledBlocks::block_of(std::uint64_t turn) const noexcept {
+  const std::uint64_t number = (turn + num_before_) / kBlockSize;
+  const std::uint64_t begin = number == 0 ? 0 : number * kBlockSize - num_before_;
+  const std::uint64_t end = (number + 1) * kBlockSize - num_before_;
+  return {number, begin, static_cast<std::uint32_t>(std::min(end, length()) - begin)};
 }
 
 ShuffledBlocks::BlockPosition ShuffledBlocks::position_of(std::uint64_t turn) const noexcept {
-  const std::uint64_t offset = turn % kBlockSize;
-  BlockPosition place{turn - offset, 0, size_of_block(turn - offset), 0};
-  if (place.size == 0) {
-    return place;  // the end of all turns, at a block's end
+  BlockPosition position{block_of(turn), 0, 0};
+  const Block& block = position.block;
+  if (block.size == 0) {
+    return position;  // the end of all turns, at a block's end
   }
-  const bool is_end = offset == place.size;
-  const BlockOrder::Items order = order_.first(turn / kBlockSize, place.size, is_end ? offset : offset + 1);
+  const std::uint64_t offset = turn - block.begin;
+  const bool is_end = offset == block.size;
+  const BlockOrder::Items order = order_.first(block.number, block.size, is_end ? offset : offset + 1);
   for (std::size_t i = 0; i < offset; ++i) {
-    place.before |= std::uint64_t{1} << order[i];
+    position.before |= std::uint64_t{1} << order[i];
   }
-  place.even = is_end ? 0 : order[offset];
-  return place;
+  position.even = is_end ? 0 : order[offset];
+  return position;
 }
 
 SlotDraw ShuffledBlocks::at(std::uint64_t turn) const {
-  const BlockPosition place = position_of(turn);
-  const EvenTree::SlotTurns drawn = tree_.turns_of_turn(place.begin, place.size, place.even);
-  return {drawn.slot, drawn.count + static_cast<std::uint64_t>(std::popcount(drawn.turns & place.before))};
+  const BlockPosition position = position_of(turn);
+  const EvenTree::SlotTurns drawn = even_.turns_of_turn(position.block.begin, position.block.size, position.even);
+  return {drawn.slot, drawn.count + static_cast<std::uint64_t>(std::popcount(drawn.turns & position.before))};
 }
 
 std::uint64_t ShuffledBlocks::count(std::int32_t slot, std::uint64_t turn) const {
-  const BlockPosition place = position_of(turn);
-  const EvenTree::SlotTurns drawn = tree_.turns_of_slot(place.begin, place.size, slot);
-  return drawn.count + static_cast<std::uint64_t>(std::popcount(drawn.turns & place.before));
+  const BlockPosition position = position_of(turn);
+  const EvenTree::SlotTurns drawn = even_.turns_of_slot(position.block.begin, position.block.size, slot);
+  return drawn.count + static_cast<std::uint64_t>(std::popcount(drawn.turns & position.before));
 }
 
 std::uint64_t ShuffledBlocks::position(std::int32_t slot, std::uint64_t index) const {
-  const std::uint64_t even = tree_.position(slot, index);
+  const std::uint64_t even = even_.position(slot, index);
   if (even == kUnbounded) {
     return kUnbounded;
   }
   // The same draws stand in the same block, only in another order.
-  const std::uint64_t begin = even - even % kBlockSize;
-  const std::uint32_t size = size_of_block(begin);
-  const EvenTree::SlotTurns drawn = tree_.turns_of_slot(begin, size, slot);
-  const BlockOrder::Items order = order_.first(begin / kBlockSize, size, size);
+  const Block block = block_of(even);
+  const EvenTree::SlotTurns drawn = even_.turns_of_slot(block.begin, block.size, slot);
+  const BlockOrder::Items order = order_.first(block.number, block.size, block.size);
   std::uint64_t num_left = index - drawn.count;
   std::uint64_t offset = 0;
   while ((drawn.turns >> order[offset] & 1) == 0 || num_left-- > 0) {
     ++offset;
   }
-  return begin + offset;
+  return block.begin + offset;
 }
 
-std::size_t ShuffledBlocks::fill_block(std::uint64_t begin, std::span<std::int32_t, kBlockSize> slots) const {
-  const std::uint32_t size = size_of_block(begin);
+void ShuffledBlocks::fill_block(const Block& block, std::span<std::int32_t, kBlockSize> slots) const {
   std::array<std::int32_t, kBlockSize> even;
-  tree_.fill(begin, std::span(even).first(size));
-  const BlockOrder::Items order = order_.first(begin / kBlockSize, size, size);
-  for (std::size_t i = 0; i < size; ++i) {
+  even_.fill(block.begin, std::span(even).first(block.size));
+  const BlockOrder::Items order = order_.first(block.number, block.size, block.size);
+  for (std::size_t i = 0; i < block.size; ++i) {
     slots[i] = even[order[i]];
   }
-  return size;
 }
 
 void ShuffledBlocks::fill(std::uint64_t begin, std::span<std::int32_t> slots) const {
   // The ends that cut a block come from the whole block; the blocks between are dealt at once and shuffled in place.
-  std::array<std::int32_t, kBlockSize> block;
-  if (const std::uint64_t offset = begin % kBlockSize; offset != 0) {
-    const std::size_t num = std::min(slots.size(), fill_block(begin - offset, block) - offset);
-    std::copy_n(block.begin() + offset, num, slots.begin());
+  std::array<std::int32_t, kBlockSize> cut;
+  const auto fill_cut = [&] {
+    const Block block = block_of(begin);
+    fill_block(block, cut);
+    const std::uint64_t offset = begin - block.begin;
+    const std::size_t num = std::min<std::size_t>(slots.size(), block.size - offset);
+    std::copy_n(cut.begin() + offset, num, slots.begin());
     begin += num;
     slots = slots.subspan(num);
+  };
+  if (num_in_block(begin) != 0 && !slots.empty()) {
+    fill_cut();
   }
   const std::size_t num_whole = slots.size() - slots.size() % kBlockSize;
-  tree_.fill(begin, slots.first(num_whole));
-  order_.shuffle(begin / kBlockSize, slots.first(num_whole));
+  even_.fill(begin, slots.first(num_whole));
+  order_.shuffle((begin + num_before_) / kBlockSize, slots.first(num_whole));
   begin += num_whole;
   slots = slots.subspan(num_whole);
   if (!slots.empty()) {
-    fill_block(begin, block);
-    std::copy_n(block.begin(), slots.size(), slots.begin());
+    fill_cut();
   }
 }
 
 void ShuffledBlocks::counts(std::uint64_t turn, std::span<std::uint64_t> out) const {
-  const std::uint64_t offset = turn % kBlockSize;
-  tree_.counts(turn - offset, out);
+  const Block block = block_of(turn);
+  even_.counts(block.begin, out);
+  const std::uint64_t offset = turn - block.begin;
   if (offset > 0) {
-    std::array<std::int32_t, kBlockSize> block;
-    fill_block(turn - offset, block);
-    for (const std::int32_t slot : std::span(block).first(offset)) {
+    std::array<std::int32_t, kBlockSize> slots;
+    fill_block(block, slots);
+    for (const std::int32_t slot : std::span(slots).first(offset)) {
       ++out[static_cast<std::size_t>(slot)];
     }
   }

@@ -4,6 +4,11 @@
 /// and in between no slot is further from EVEN than it is drawn in one block. Nothing is remembered: one draw takes the
 /// first j + 1 entries of pi_m and the turns of one slot in EVEN's block, which EVEN's tree gives on one way down and
 /// up.
+///
+/// When weights change, blocks stay where they are: a pattern that begins r turns into a block has a first block of B -
+/// r turns. EVEN then pays in these turns first what slots are owed, those draws included that the old block still had
+/// for them, so that at every block's end the draws are within EVEN's bound, and in between within a block of it,
+/// however often the weights change.
 #pragma once
 
 #include <array>
@@ -25,10 +30,11 @@ class ShuffledBlocks {
   /// Turns per block.
   static constexpr std::uint64_t kBlockSize = BlockOrder::kMaxSize;
 
-  ShuffledBlocks(EvenTree tree, Key key);
+  /// `num_before`: turns of the first block that were drawn before the pattern begins, below kBlockSize.
+  ShuffledBlocks(EvenDraws even, Key key, std::uint32_t num_before = 0);
 
-  [[nodiscard]] std::uint32_t num_slots() const noexcept { return tree_.num_slots(); }
-  [[nodiscard]] std::uint64_t length() const noexcept { return tree_.length(); }
+  [[nodiscard]] std::uint32_t num_slots() const noexcept { return even_.num_slots(); }
+  [[nodiscard]] std::uint64_t length() const noexcept { return even_.length(); }
   [[nodiscard]] std::uint64_t period() const noexcept { return 0; }
 
   /// Complexity: O(depth) of the slot for each of its draws in the block, 100 to 200 ns.
@@ -40,32 +46,49 @@ class ShuffledBlocks {
   [[nodiscard]] std::uint64_t count(std::int32_t slot, std::uint64_t turn) const;
   [[nodiscard]] std::uint64_t position(std::int32_t slot, std::uint64_t index) const;
 
-  [[nodiscard]] const EvenTree& even() const noexcept { return tree_; }
+  /// Turns of the block of turn `turn` that come before it.
+  [[nodiscard]] std::uint32_t num_in_block(std::uint64_t turn) const noexcept {
+    return static_cast<std::uint32_t>((turn + num_before_) % kBlockSize);
+  }
+  [[nodiscard]] const EvenDraws& even() const noexcept { return even_; }
 
  private:
-  /// A turn's block, and which of EVEN's turns in it come before it: bit t stands for turn begin + t.
-  struct BlockPosition {
+  /// A block: turns [begin, begin + size).
+  struct Block {
+    std::uint64_t number;
     std::uint64_t begin;
-    std::uint64_t before;
     std::uint32_t size;
-    std::uint32_t even;  // the turn's own in EVEN, from begin
   };
+  /// A turn's place in its block, and which of EVEN's turns in it come before it: bit t stands for turn begin + t.
+  struct BlockPosition {
+    Block block;
+    std::uint64_t before;
+    std::uint32_t even;  // the turn's own in EVEN, from the block's begin
+  };
+  [[nodiscard]] Block block_of(std::uint64_t turn) const noexcept;
   [[nodiscard]] BlockPosition position_of(std::uint64_t turn) const noexcept;
-  [[nodiscard]] std::uint32_t size_of_block(std::uint64_t begin) const noexcept;
-  /// Writes the first slots of the block at `begin`; returns how many turns it has.
-  std::size_t fill_block(std::uint64_t begin, std::span<std::int32_t, kBlockSize> slots) const;
+  /// Writes the slots of a block.
+  void fill_block(const Block& block, std::span<std::int32_t, kBlockSize> slots) const;
 
-  EvenTree tree_;
+  EvenDraws even_;
   BlockOrder order_;
+  std::uint32_t num_before_;
 };
 
 class WeightedShuffled : public WithBursts<ShuffledBlocks> {
  public:
-  /// Parameters and errors as of WeightedEven.
+  /// Parameters and errors as of WeightedEven, and ShuffledBlocks' `num_before`.
   explicit WeightedShuffled(std::span<const std::uint32_t> weights, std::span<const std::string> names = {},
-                            std::uint64_t burst = 1, std::span<const std::uint64_t> limits = {}, Key key = {})
-      : WithBursts(ShuffledBlocks(EvenTree(weights, names, turn_limits(limits, burst, weights.size()), key), key),
+                            std::uint64_t burst = 1, std::span<const std::uint64_t> limits = {}, Key key = {},
+                            std::span<const std::int64_t> owed = {}, std::uint32_t num_before = 0)
+      : WithBursts(ShuffledBlocks(EvenDraws(weights, names, turn_limits(limits, burst, weights.size()), key, owed), key,
+                                  num_before),
                    burst, limits) {}
+
+  /// Turns of the block in which `step` lies that begin before it.
+  [[nodiscard]] std::uint32_t num_in_block(std::uint64_t step) const noexcept {
+    return turns().num_in_block(num_turns(step));
+  }
 };
 
 static_assert(Pattern<WeightedShuffled>);

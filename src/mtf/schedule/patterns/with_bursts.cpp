@@ -59,15 +59,15 @@ std::uint64_t TurnClock::start(std::uint64_t turn) const noexcept {
   return add_steps(cut_ends_[last], multiply_steps(turn - cut_turns_[last] - 1, burst_));
 }
 
-std::size_t TurnClock::expand(TurnOffset offset_in, std::span<const std::int32_t> turns,
+std::size_t TurnClock::expand(TurnOffset where, std::span<const std::int32_t> turns,
                               std::span<std::int32_t> out) const noexcept {
-  auto cut = static_cast<std::size_t>(std::ranges::lower_bound(cut_turns_, offset_in.turn) - cut_turns_.begin());
+  auto cut = static_cast<std::size_t>(std::ranges::lower_bound(cut_turns_, where.turn) - cut_turns_.begin());
   std::int32_t* next = out.data();
   std::int32_t* const end = next + out.size();
-  std::uint64_t offset = offset_in.offset;
+  std::uint64_t offset = where.offset;
   for (std::size_t i = 0; i < turns.size() && next != end; ++i) {
     std::uint64_t length = burst_;
-    if (cut < cut_turns_.size() && cut_turns_[cut] == offset_in.turn + i) {
+    if (cut < cut_turns_.size() && cut_turns_[cut] == where.turn + i) {
       length = cut_lengths_[cut++];
     }
     const auto num = std::min<std::uint64_t>(length - offset, static_cast<std::uint64_t>(end - next));

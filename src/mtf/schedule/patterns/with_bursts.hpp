@@ -33,16 +33,15 @@ class TurnClock {
 
   [[nodiscard]] std::uint64_t burst() const noexcept { return burst_; }
 
-  /// The turn of a step and the step's offset_in in it. Complexity: O(log cuts), one division without cuts.
+  /// The turn of a step and the step's offset in it. Complexity: O(log cuts), one division without cuts.
   [[nodiscard]] TurnOffset locate(std::uint64_t step) const noexcept;
 
   /// The first step of a turn; kUnbounded from kMaxSteps on. Complexity: O(log cuts).
   [[nodiscard]] std::uint64_t start(std::uint64_t turn) const noexcept;
 
-  /// Writes the slots of steps from `offset_in` on, given the slots of the turns from `offset_in.turn` on. Returns how
+  /// Writes the slots of steps from `where` on, given the slots of the turns from `where.turn` on. Returns how
   /// many steps these turns gave (at most out.size()).
-  std::size_t expand(TurnOffset offset_in, std::span<const std::int32_t> turns,
-                     std::span<std::int32_t> out) const noexcept;
+  std::size_t expand(TurnOffset where, std::span<const std::int32_t> turns, std::span<std::int32_t> out) const noexcept;
 
  private:
   std::uint64_t burst_;
@@ -70,9 +69,9 @@ class WithBursts {
 
   /// The draw at `step` < length().
   [[nodiscard]] SlotDraw at(std::uint64_t step) const {
-    const TurnClock::TurnOffset offset_in = clock_.locate(step);
-    const SlotDraw draw = turns_.at(offset_in.turn);
-    return {draw.slot, draw.index * clock_.burst() + offset_in.offset};
+    const TurnClock::TurnOffset where = clock_.locate(step);
+    const SlotDraw draw = turns_.at(where.turn);
+    return {draw.slot, draw.index * clock_.burst() + where.offset};
   }
 
   /// The slots of steps [begin, begin + slots.size()). Complexity: O(slots.size()) and the turns' own.
@@ -88,22 +87,21 @@ class WithBursts {
 
   /// Draws of each slot in [0, step).
   void counts(std::uint64_t step, std::span<std::uint64_t> out) const {
-    const TurnClock::TurnOffset offset_in = clock_.locate(step);
-    turns_.counts(offset_in.turn, out);
+    const TurnClock::TurnOffset where = clock_.locate(step);
+    turns_.counts(where.turn, out);
     for (std::size_t slot = 0; slot < out.size(); ++slot) {
       out[slot] = capped(slot, out[slot] * clock_.burst());
     }
-    if (offset_in.offset > 0) {
-      out[static_cast<std::size_t>(turns_.at(offset_in.turn).slot)] += offset_in.offset;
+    if (where.offset > 0) {
+      out[static_cast<std::size_t>(turns_.at(where.turn).slot)] += where.offset;
     }
   }
 
   /// Draws of `slot` in [0, step).
   [[nodiscard]] std::uint64_t count(std::int32_t slot, std::uint64_t step) const {
-    const TurnClock::TurnOffset offset_in = clock_.locate(step);
-    const std::uint64_t whole =
-        capped(static_cast<std::size_t>(slot), turns_.count(slot, offset_in.turn) * clock_.burst());
-    return whole + (offset_in.offset > 0 && turns_.at(offset_in.turn).slot == slot ? offset_in.offset : 0);
+    const TurnClock::TurnOffset where = clock_.locate(step);
+    const std::uint64_t whole = capped(static_cast<std::size_t>(slot), turns_.count(slot, where.turn) * clock_.burst());
+    return whole + (where.offset > 0 && turns_.at(where.turn).slot == slot ? where.offset : 0);
   }
 
   /// The step of draw number `index` of `slot`, kUnbounded if it has none.
@@ -115,6 +113,11 @@ class WithBursts {
     return turn == kUnbounded ? kUnbounded : add_steps(clock_.start(turn), index % clock_.burst());
   }
 
+  /// Turns that begin before `step`.
+  [[nodiscard]] std::uint64_t num_turns(std::uint64_t step) const noexcept {
+    const TurnClock::TurnOffset where = clock_.locate(step);
+    return where.turn + (where.offset > 0 ? 1 : 0);
+  }
   [[nodiscard]] std::uint64_t burst() const noexcept { return clock_.burst(); }
   [[nodiscard]] const Turns& turns() const noexcept { return turns_; }
 
@@ -145,11 +148,11 @@ class WithBursts {
     std::vector<std::int32_t> turns(std::min<std::size_t>(kTurnsAtOnce, slots.size() / clock_.burst() + 2));
     std::uint64_t step = begin;
     while (!slots.empty()) {
-      const TurnClock::TurnOffset offset_in = clock_.locate(step);
+      const TurnClock::TurnOffset where = clock_.locate(step);
       const TurnClock::TurnOffset last = clock_.locate(step + slots.size() - 1);
-      const auto num_turns = std::min<std::uint64_t>(turns.size(), last.turn - offset_in.turn + 1);
-      turns_.fill(offset_in.turn, std::span(turns).first(num_turns));
-      const std::size_t num_steps = clock_.expand(offset_in, std::span(turns).first(num_turns), slots);
+      const auto num_turns = std::min<std::uint64_t>(turns.size(), last.turn - where.turn + 1);
+      turns_.fill(where.turn, std::span(turns).first(num_turns));
+      const std::size_t num_steps = clock_.expand(where, std::span(turns).first(num_turns), slots);
       step += num_steps;
       slots = slots.subspan(num_steps);
     }

@@ -1,0 +1,238 @@
+"""What a run makes of a blend: its key, its edits, and how far it has come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtf import _core
+from mtf.config.mixture import MultiDataLoaderConfig
+from mtf.data.blend.rows import NativeRows, Rows, RowSource, num_rows_of
+from mtf.data.blend.sizes import BatchSizes
+from mtf.errors import ConfigError, StateMismatch
+from mtf.random import Permutation
+from mtf.schedule.schedule import Schedule
+
+_STATE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class SampleTable:
+    """Samples of a run, one per entry.
+
+    Attributes:
+        source: Index of the sample's source, int32 ``[samples]``.
+        pass_: The source's pass, int64 ``[samples]``.
+        place: The sample's place in the order of that pass, int64 ``[samples]``.
+        row: Its row in the source (index in the array or dataset, number of the window), int64 ``[samples]``.
+        names: Name of each source, by index.
+    """
+
+    source: NDArray[np.int32]
+    pass_: NDArray[np.int64]
+    place: NDArray[np.int64]
+    row: NDArray[np.int64]
+    names: tuple[str, ...] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __iter__(self) -> Any:
+        """Unpacks as ``source, pass_, row``."""
+        return iter((self.source, self.pass_, self.row))
+
+    def part(self, rank: int, world_size: int) -> SampleTable:
+        """The samples that ``rank`` of ``world_size`` has of this batch."""
+        share, num_greater = divmod(len(self), world_size)
+        begin = rank * share + min(rank, num_greater)
+        cut = slice(begin, begin + share + (rank < num_greater))
+        return SampleTable(self.source[cut], self.pass_[cut], self.place[cut], self.row[cut], self.names)
+
+
+class BlendRun:
+    """One run of a blend: the schedule of its samples, with edits, and the rows that they are drawn from.
+
+    All loops and ranks' parts that belong to one run share it.
+
+    Args:
+        config: The mixture of samples.
+        rows: Per source what its rows are taken from.
+        sizes: Samples of each batch.
+        key: Key of the run's random numbers.
+        factories: Make sources that a loaded state has and ``rows`` hasn't.
+        native_parts: What the core needs to follow an edit: parts and columns.
+
+    Attributes:
+        natives: The core's sources that fetch for this run, by (rank, world size).
+        version: Grows with each edit.
+        next_batch: Number of the batch after the one taken last.
+    """
+
+    def __init__(
+        self,
+        config: MultiDataLoaderConfig,
+        rows: Mapping[str, Rows],
+        sizes: BatchSizes,
+        key: int,
+        factories: Mapping[str, Callable[[], Rows]],
+        native_parts: Callable[[BlendRun], tuple[list[Any], list[Any]]],
+    ) -> None:
+        self.key = key
+        self.sizes = sizes
+        self.rows = dict(rows)
+        self.schedule = Schedule(config, {name: num_rows_of(r) for name, r in rows.items()}, seed=schedule_seed(key))
+        self.version = 0
+        self.next_batch = 0
+        self._factories = factories
+        self._counts_steps = self.schedule.mixture.order == "RANDOM"
+        self._fingerprints = {**self.schedule.fingerprints, "sizes": _fingerprint(sizes)}
+        self._initial = self.schedule.state_dict()
+        self._edits: dict[str, Any] | None = None  # the schedule's state at the last edit
+        self.natives: dict[tuple[int, int], _core.BlendSource] = {}
+        self._native_parts = native_parts
+
+    def source_key(self, name: str) -> int:
+        """Key of a source's random numbers; that of a pass is ``fold_in(key, pass_)``."""
+        return _core.fold_in(_core.fold_in(self.key, "source"), name)
+
+    # Samples ---------------------------------------------------------------------------------------------------------
+
+    def draws(self, begin: int, num: int) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
+        """Source, pass and place of the samples ``[begin, begin + num)`` of the run."""
+        self.schedule.seek(0, begin)
+        return self.schedule.draws(num)
+
+    def samples(self, begin: int, num: int) -> SampleTable:
+        """The samples ``[begin, begin + num)`` of the run; reads no data."""
+        source, passes, places = self.draws(begin, num)
+        rows = np.empty(num, np.int64)
+        names = self.schedule.names
+        for index, name in enumerate(names):
+            of_source = np.flatnonzero(source == index)
+            for pass_ in np.unique(passes[of_source]):
+                at = of_source[passes[of_source] == pass_]
+                rows[at] = self._find_rows(name, int(pass_), places[at])
+        return SampleTable(source, passes, places, rows, tuple(names))
+
+    def _find_rows(self, name: str, pass_: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        rows, key = self.rows[name], self.source_key(name)
+        if isinstance(rows, NativeRows):
+            return rows.core.find_rows(key, pass_, places.astype(np.uint64))
+        if isinstance(rows, RowSource):
+            return places
+        order = Permutation(len(rows), _core.fold_in(key, pass_))
+        begin, end = int(places[0]), int(places[-1]) + 1  # the draws of a source follow one another
+        return order.fill(begin, end)
+
+    # Edits -----------------------------------------------------------------------------------------------------------
+
+    def edit(self, change: Callable[[Schedule], Any]) -> None:
+        """Applies ``change`` to the schedule from the next batch on."""
+        self.schedule.seek(0, self.sizes.start(self.next_batch))
+        change(self.schedule)
+        self._changed()
+
+    def add_source(self, name: str, rows: Rows, weight: float | None) -> None:
+        """One more source, from the next batch on."""
+        known = self.rows.get(name)
+        self.rows[name] = rows
+        try:
+            self.edit(lambda schedule: schedule.add_source(name, num_rows_of(rows), weight))
+        except BaseException:
+            if known is None:
+                del self.rows[name]
+            else:
+                self.rows[name] = known
+            raise
+
+    def _changed(self) -> None:
+        self._edits = self.schedule.state_dict()
+        self._let_follow()
+
+    def _let_follow(self) -> None:
+        """What was fetched ahead was drawn from another schedule."""
+        self.version += 1
+        for native in self.natives.values():
+            native.follow(self.schedule, *self._native_parts(self))
+
+    # State -----------------------------------------------------------------------------------------------------------
+
+    def state_dict(self, pending: bool = False) -> dict[str, Any]:
+        """What a position doesn't say: edits, and counts where the order's counts can't be computed; without the batch
+        taken last where that is ``pending``."""
+        edits = self._edits
+        if self._counts_steps:
+            self.schedule.seek(0, self.sizes.start(self.next_batch - pending))
+            edits = self.schedule.state_dict()
+        return {"version": _STATE_VERSION, "fingerprints": self._fingerprints, "schedule": edits}
+
+    def check(self, state: Mapping[str, Any]) -> dict[str, Rows]:
+        """Sources that the state has and this run hasn't, made by the factories.
+
+        Raises:
+            StateMismatch: The state is of another blend, or has a source that nobody here can make.
+        """
+        if state.get("version") != _STATE_VERSION:
+            raise StateMismatch(f"a blend's state of version {state.get('version')!r} can't be loaded here")
+        saved = state["fingerprints"]
+        differences = [name for name in self._fingerprints if saved.get(name) != self._fingerprints[name]]
+        if differences:
+            raise StateMismatch(
+                f"the state belongs to another blend: its {', '.join(differences)} differ, so its batches would be "
+                "others; give the sources, weights, sizes and seed that the run began with, and edit it then"
+            )
+        if state["schedule"] is None:
+            return {}
+        table = state["schedule"]["setups"][state["schedule"]["tail"]["setup"]]["sources"]
+        made = {}
+        for entry in table:
+            name = entry["name"]
+            if not entry["present"] or (name in self.rows and num_rows_of(self.rows[name]) == entry["length"]):
+                continue
+            if name not in self._factories:
+                raise StateMismatch(
+                    f"the state has a source {name!r} of {entry['length']} rows, which was added during training: give "
+                    f"a function that makes it as source_factories={{{name!r}: ...}}"
+                )
+            made[name] = self._factories[name]()
+        return made
+
+    def load(self, state: Mapping[str, Any], next_batch: int) -> None:
+        """Goes to a state from ``state_dict`` at batch ``next_batch``.
+
+        Raises:
+            StateMismatch: See ``check``; nothing has changed.
+        """
+        made = self.check(state)
+        self.schedule.load_state_dict(self._initial if state["schedule"] is None else state["schedule"])
+        self.rows.update(made)
+        self._edits = state["schedule"]
+        self.next_batch = next_batch
+        self._let_follow()
+        for native in self.natives.values():
+            native.num_taken = next_batch
+
+
+def schedule_seed(key: int) -> int:
+    """Seed of the schedule of a run with ``key``."""
+    return _core.fold_in(key, "blend")
+
+
+def _fingerprint(sizes: BatchSizes) -> int:
+    key = 0
+    for number in (number for stage in sizes.stages for number in stage):
+        key = _core.fold_in(key, number)
+    return key
+
+
+def require_names(given: Sequence[str]) -> None:
+    """Raises ``ConfigError`` unless there is at least one source and every name is a string."""
+    if not given:
+        raise ConfigError("sources is empty: give at least one, as {name: data}")
+    for name in given:
+        if not isinstance(name, str) or not name:
+            raise ConfigError(f"names of sources must be strings that aren't empty, but one is {name!r}")
