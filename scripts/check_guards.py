@@ -112,8 +112,8 @@ GUARDS = [
     ),
     Guard(
         "file digest",
-        _MANIFEST,
-        'if digest != expected["sha256"]:',
+        "python/mtf/checkpoint/format/hashing.py",
+        'if self._digest.hexdigest() != expected["sha256"]:',
         "if False:",
         f"{_DAMAGE}::test_one_flipped_bit_anywhere_is_found",
     ),

@@ -78,6 +78,8 @@ _PUBLIC: dict[str, str] = {
     "ThroughputMonitor": "mtf.trainer.hooks.builtin",
     "Curriculum": "mtf.trainer.hooks.builtin",
     "Logger": "mtf.loggers.base",
+    "RunInfo": "mtf.loggers.base",
+    "register_logger": "mtf.loggers.registry",
 }
 
 # Public modules that stand deeper in the package: `from mtf import preemption`.

@@ -302,7 +302,7 @@ class Saver:
 
     def load(self, path: str | Path) -> None:
         """Verifies the checkpoint at ``path`` and loads it."""
-        self._restore(checkpoint.read(Path(path)))
+        self._restore(checkpoint.read(path))
 
     def _restore(self, found: Checkpoint) -> None:
         trainer = self._trainer

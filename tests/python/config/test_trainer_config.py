@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 import types
 import typing
@@ -767,6 +771,30 @@ def _(path: Path) -> None:
     run = fitted(logging=mtf.LoggingConfig(**settings))  # type: ignore[arg-type]
     run._reporter._logger.close()  # type: ignore[union-attr]
     assert list((path / "events").glob("events.*"))
+
+
+@case(mtf.LoggingConfig, "console_fields")
+def _(path: Path) -> None:
+    shown = []
+    for fields in ([], ["*"]):
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            several = ["console", "jsonl"]  # the second is what `logged` reads
+            logged(path, logger_type="composite", composite_loggers=several, console_fields=fields)
+        shown.append(out.getvalue())
+    assert "loader_proportions" not in shown[0]
+    assert "loader_proportions" in shown[1]
+
+
+@case(mtf.LoggingConfig, "trackio_project")
+def _(path: Path) -> None:
+    pytest.importorskip("trackio", reason="an extra")
+    code = "import mtf; from mtf.loggers.base import RunInfo; from mtf.loggers.registry import make_logger; "
+    code += (
+        "found = make_logger(mtf.LoggingConfig(logger_type='trackio', trackio_project='mine'), RunInfo('run', {})); "
+    )
+    code += "found.log_metrics({'x': 1.0}, 1); found.close()"
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "TRACKIO_DIR": str(path)}, timeout=100)
+    assert (path / "mine.db").exists()
 
 
 @case(mtf.LoggingConfig, "wandb_project", "wandb_entity", "wandb_mode", "wandb_tags")
