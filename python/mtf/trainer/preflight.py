@@ -120,7 +120,7 @@ def warn_of_forgotten_edits(config: MultiDataLoaderConfig, in_force: MultiDataLo
         config: what ``trainer.multi_loader_config`` shows.
         in_force: what the schedule was made of.
     """
-    changed = _changed(config, in_force)
+    changed = _changed(config, in_force, besides=("dataloader_names", "seed"))
     if changed:
         _warn(
             f"multi_loader_config.{', '.join(changed)} was changed, which has no effect yet: call "

@@ -190,7 +190,9 @@ class TrainStep:
         run.num_batches += 1
         num = 1.0 if count is None else count
         self.metrics.add_scalar(batch.name, "loss", value, metric_weight, num)
-        metrics = {} if isinstance(result, Tensor) or len(result) == 1 else self._keep(batch, result, metric_weight, num)
+        metrics = (
+            {} if isinstance(result, Tensor) or len(result) == 1 else self._keep(batch, result, metric_weight, num)
+        )
         self.reporter.num_samples += num_samples(data)
         self.reporter.advance(1)
         for method in hooks.on_train_batch_end:
