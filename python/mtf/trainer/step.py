@@ -258,7 +258,7 @@ class TrainStep:
                 with suppress(UserWarning):  # where warnings are errors, the one under way says more
                     warnings.warn(
                         "running statistics of the model's normalisation layers may hold a part of the window that "
-                        "failed, and nothing can take it out: load a checkpoint to continue exactly",
+                        "failed, and nothing can take it out: use load_checkpoint to continue exactly",
                         stacklevel=3,
                     )
             self.optimizers.clear()
