@@ -106,6 +106,7 @@ class TrainLoop:
                 # An edit between the windows may have made the epoch shorter, too.
                 if (run.is_stopping or is_final) and multi.epoch == run.epoch:
                     return False
+        self.step.items.require_a_loss()
         return True
 
     def _is_done(self, limits: StopCondition) -> bool:

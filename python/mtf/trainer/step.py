@@ -166,7 +166,7 @@ class TrainStep:
         count = None if isinstance(result, Tensor) else item_counts.items_in(result)
         if count is not None and batch.weight == 0.0:  # it repeats a sample, which mustn't count twice
             count = 0.0
-        weight = self.items.weigh(batch.name, count, is_none=is_none)
+        weight = self.items.weigh(batch.name, batch.batch_idx, count, is_none=is_none)
         metric_weight = batch.weight
         if weight is not None:
             factor = self.loss_weights.weight(batch.name) * weight
@@ -190,9 +190,8 @@ class TrainStep:
         run.num_batches += 1
         num = 1.0 if count is None else count
         self.metrics.add_scalar(batch.name, "loss", value, metric_weight, num)
-        metrics = (
-            {} if isinstance(result, Tensor) or len(result) == 1 else self._keep(batch, result, metric_weight, num)
-        )
+        is_bare = isinstance(result, Tensor) or len(result) == 1
+        metrics = {} if is_bare else self._keep(batch, result, metric_weight, num)
         self.reporter.num_samples += num_samples(data)
         self.reporter.advance(1)
         for method in hooks.on_train_batch_end:

@@ -35,6 +35,8 @@ class EvaluationTable:
         Every metric counts as a mean over the batch's samples: ``num_samples`` of the result, else the batch's
         first dimension.
         """
+        if result is None:  # the step left the batch out
+            return {}
         given = dict(result) if isinstance(result, Mapping) else {"loss": result}
         count = given.pop("num_samples", None)
         n: Any = num_samples(batch) if count is None else scalar("num_samples", count)

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from mtf.distributed.ranks import SingleRank
 from mtf.errors import ConfigError
 
+_MOST_NONE = 50
+
 LEFT_OUT = "left_out"
 """Key of a result that stands for a batch that the step left out, on several ranks."""
 
@@ -64,6 +66,7 @@ class ItemCounts:
         self._ranks = ranks
         self._counts: dict[str, bool] = {}
         self._exponent: int | None = None
+        self._only_none: dict[str, list[int]] = {}  # of loaders whose steps returned nothing else yet: batches
         self._num_items = 0.0
         self._num_counted = self._num_plain = self._num_left_out = 0
 
@@ -72,7 +75,7 @@ class ItemCounts:
         self._num_items = 0.0
         self._num_counted = self._num_plain = self._num_left_out = 0
 
-    def weigh(self, loader: str, items: float | None, *, is_none: bool) -> float | None:
+    def weigh(self, loader: str, batch_idx: int, items: float | None, *, is_none: bool) -> float | None:
         """The factor of a loss over ``items``; None where the loader's steps don't count.
 
         Args:
@@ -88,12 +91,18 @@ class ItemCounts:
         if is_none or items == 0.0:
             self._num_left_out += 1
         if is_none:
+            if counts is None:
+                batches = self._only_none.setdefault(loader, [])
+                batches.append(batch_idx)
+                if len(batches) >= _MOST_NONE:
+                    self.require_a_loss()
             if counts is False and self._ranks.world_size > 1:
                 raise ConfigError(
                     f"the training step of loader {loader!r} returned None: on several ranks a step that leaves "
                     "batches out must return 'num_samples' for the others, so that all ranks agree on the mean"
                 )
             return 0.0
+        self._only_none.pop(loader, None)
         if counts is None or counts != (items is not None):
             raise ConfigError(
                 f"the training step of loader {loader!r} returned 'num_samples' for some batches only: return it for "
@@ -105,6 +114,19 @@ class ItemCounts:
         self._num_counted += 1
         self._num_items += items
         return math.ldexp(items, -(self._exponent or 0))
+
+    def require_a_loss(self) -> None:
+        """At the end of an epoch, and after many batches: a step that has returned None only has no ``return``.
+
+        Raises:
+            ConfigError: for the first such loader.
+        """
+        for loader, batches in self._only_none.items():
+            raise ConfigError(
+                f"the training step of loader {loader!r} (batch {batches[0]}) must return a loss tensor or a dict with "
+                f"'loss' (a tensor), it returned None, as for each of its {len(batches)} batches so far: None leaves a "
+                "batch out"
+            )
 
     def _agree(self, loader: str, counts: bool | None, items: float) -> None:
         found = self._ranks.gather((counts, items))
