@@ -220,9 +220,8 @@ def all_imports(path: Path, modules: dict[str, Path]) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
-            found |= {
-                f"{node.module}.{a.name}" if f"{node.module}.{a.name}" in modules else node.module for a in node.names
-            }
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {name if name in modules else node.module for name in names}
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
     return {name for name in found if name in modules and name != "mtf"}
@@ -260,6 +259,10 @@ PACKAGES_BELOW = {
 }
 
 
+# Functions that draw or compare where somebody asks for it, and import what they need for that.
+EXCEPTIONS = {"mtf.schedule.plan": {"report"}, "mtf.distributed.consistency": {"checkpoint"}}
+
+
 @pytest.mark.parametrize("package", PACKAGES_BELOW)
 def test_packages_import_one_way(package: str) -> None:
     modules = python_modules()
@@ -267,7 +270,7 @@ def test_packages_import_one_way(package: str) -> None:
     for name, path in modules.items():
         if name.startswith(f"mtf.{package}."):
             targets = {target.split(".")[1] for target in all_imports(path, modules)} & packages
-            assert targets - {package} <= PACKAGES_BELOW[package], name
+            assert targets - {package} - EXCEPTIONS.get(name, set()) <= PACKAGES_BELOW[package], name
 
 
 @pytest.mark.parametrize("module", TORCH_FREE)
