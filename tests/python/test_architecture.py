@@ -260,7 +260,11 @@ PACKAGES_BELOW = {
 
 
 # Functions that draw or compare where somebody asks for it, and import what they need for that.
-EXCEPTIONS = {"mtf.schedule.plan": {"report"}, "mtf.distributed.consistency": {"checkpoint"}}
+EXCEPTIONS = {
+    "mtf.schedule.plan": {"report"},
+    "mtf.distributed.consistency": {"checkpoint"},
+    "mtf.distributed.failure_detection": {"checkpoint"},
+}
 
 
 @pytest.mark.parametrize("package", PACKAGES_BELOW)

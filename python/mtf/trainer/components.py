@@ -273,8 +273,8 @@ class HyperparametersState:
                 for i, j, name, here, there in differences
             )
             warnings.warn(
-                f"the state's settings of optimizers are used, not the script's: {shown}. "
-                "fault_tolerance.optimizer_settings='script' uses the script's",
+                f"the state's settings of optimizers are used, not the script's: {shown}; set "
+                "fault_tolerance.optimizer_settings='script' to use the script's",
                 stacklevel=6,
             )
 
