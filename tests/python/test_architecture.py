@@ -265,10 +265,6 @@ EXCEPTIONS = {
     "mtf.distributed.consistency": {"checkpoint"},
     "mtf.distributed.failure_detection": {"checkpoint"},
 }
-    "mtf.schedule.plan": {"report"},
-    "mtf.distributed.consistency": {"checkpoint"},
-    "mtf.distributed.failure_detection": {"checkpoint"},
-}
 
 
 @pytest.mark.parametrize("package", PACKAGES_BELOW)
