@@ -29,7 +29,7 @@ class Guard(NamedTuple):
     Attributes:
         name: for the command line.
         file: where it is.
-        text: the guard, exactly once in the file; the page shows its first line.
+        text: the guard, exactly once in the file; the page shows the name.
         without: what stands there when it is taken out.
         test: file::test that must then fail; for C++ file::Suite.Name.
     """
@@ -112,8 +112,8 @@ GUARDS = [
     ),
     Guard(
         "file digest",
-        _MANIFEST,
-        'if digest != expected["sha256"]:',
+        "python/mtf/checkpoint/format/hashing.py",
+        'if self._digest.hexdigest() != expected["sha256"]:',
         "if False:",
         f"{_DAMAGE}::test_one_flipped_bit_anywhere_is_found",
     ),
