@@ -92,21 +92,21 @@ GUARDS = [
     Guard(
         "position with other loaders",
         "python/mtf/trainer/data_setup.py",
-        "trainer.multi.load_state_dict(state)",
-        "pass",
+        "self.multi = self._make(new)\n            self.multi.load_state_dict(state)",
+        "self.multi = self._make(new)",
         "tests/python/trainer/test_trainer_machine.py::test_any_sequence_ends_where_one_run_ends",
     ),
     Guard(
         "state of an optimizer",
-        "python/mtf/trainer/snapshot.py",
-        '_load_optimizer(optimizer, _place_optimizer(trainer, optimizer, entry["state"]))',
+        "python/mtf/trainer/components.py",
+        '_load_optimizer(optimizer, self._placed(optimizer, entry["state"]))',
         "pass",
         "tests/python/trainer/test_trainer_saving.py::test_resume_from_every_kind_of_boundary",
     ),
     Guard(
         "state from before the first fit",
-        "python/mtf/trainer/snapshot.py",
-        "trainer.multi.close()\n        trainer.multi = trainer.pending_multi_state = None",
+        "python/mtf/trainer/data_setup.py",
+        "self.drop()",
         "pass",
         "tests/python/trainer/test_trainer_machine.py::test_a_state_from_before_the_first_fit_goes_back_to_the_start",
     ),
@@ -162,7 +162,7 @@ GUARDS = [
     Guard(
         "save of a bad loss",
         "python/mtf/trainer/checkpointing.py",
-        "trainer.nonfinite.window_is_finite()",
+        "trainer._nonfinite.window_is_finite()",
         "pass",
         "tests/python/trainer/test_trainer_saving.py::test_a_loss_that_is_not_finite_is_never_saved",
     ),
@@ -196,9 +196,9 @@ GUARDS = [
     ),
     Guard(
         "malformed state",
-        "python/mtf/trainer/snapshot.py",
-        "if before is not None:",
-        "if False:",
+        "python/mtf/trainer/state_registry.py",
+        "for name, saved in before.items():",
+        "for name, saved in ():",
         "tests/faults/test_hostile_resume.py::test_states_with_a_forged_member_are_refused_whole_or_go_on",
     ),
     Guard(
@@ -239,8 +239,8 @@ GUARDS = [
     Guard(
         "trainer that can't resume",
         "python/mtf/trainer/trainer.py",
-        "            put_back()\n            raise",
-        "            raise",
+        "                data.undo_open()\n            raise",
+        "                pass\n            raise",
         "tests/python/trainer/test_trainer_requests.py::test_a_checkpoint_of_another_run_is_refused_by_name",
     ),
     Guard(
@@ -273,16 +273,16 @@ GUARDS = [
     ),
     Guard(
         "length of a window",
-        "python/mtf/trainer/accumulate.py",
+        "python/mtf/trainer/step.py",
         "return self._weights.get(name, 1.0) / length",
         "return self._weights.get(name, 1.0)",
         f"{_GRADIENT_TESTS}::test_a_window_divides_each_loss_by_its_true_length",
     ),
     Guard(
         "cleared gradients",
-        "python/mtf/trainer/trainer.py",
-        "self.optimizer_set.clear()\n        self.scheduler_set.after_update",
-        "self.scheduler_set.after_update",
+        "python/mtf/trainer/step.py",
+        "self.optimizers.clear()\n        self.schedulers.after_update",
+        "self.schedulers.after_update",
         f"{_GRADIENT_TESTS}::test_nothing_leaks_between_windows_of_different_loaders",
     ),
     Guard(
@@ -294,14 +294,14 @@ GUARDS = [
     ),
     Guard(
         "mode after validation",
-        "python/mtf/trainer/validation.py",
+        "python/mtf/trainer/evaluation/validator.py",
         "module.training = mode",
         "pass",
         "tests/python/trainer/test_trainer_validation.py::test_mode_of_every_module_and_random_numbers_come_back",
     ),
     Guard(
         "bad loss",
-        "python/mtf/trainer/nonfinite.py",
+        "python/mtf/trainer/optimization/nonfinite.py",
         'if self.policy == "raise":',
         "if False:",
         "tests/python/trainer/test_trainer_fit.py::test_nonfinite_losses",
