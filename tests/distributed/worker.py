@@ -373,7 +373,8 @@ def items(strategy: str, way: str) -> Found:
 
     model, reference, seen = net(), net(), Seen()
     performance = mtf.PerformanceConfig(gradient_accumulation_steps=2, clip_grad_norm=0.3)
-    settings = models.config(ddp=mtf.DDPConfig(strategy=strategy, timeout_s=60), performance=performance)  # type: ignore[arg-type]
+    ddp = mtf.DDPConfig(strategy=strategy, timeout_s=60)  # type: ignore[arg-type]
+    settings = models.config(ddp=ddp, performance=performance)
     settings.multi = mtf.MultiDataLoaderConfig()
     t = mtf.Trainer(settings, model, torch.optim.SGD(model.parameters(), 0.1), training_step=step, hooks=seen)
     t.fit(mtf.ArrayLoader(rows(40), 4), max_epochs=1)
