@@ -184,7 +184,7 @@ def _of_this_rank(trainer: Trainer, state: Mapping[str, Any]) -> Mapping[str, An
     if saved == here:
         return per_rank[trainer.rank]
     for name, snapshot in first["sources"].items():
-        if snapshot is not None:
+        if snapshot is not None and not snapshot.get("global"):
             raise StateMismatch(
                 f"the state was saved by {saved} ranks, here are {here}: loader {name!r} goes on by a state of its own "
                 f"on each rank, which can't be divided anew. Resume on {saved} ranks, or use a map-style DataLoader or "

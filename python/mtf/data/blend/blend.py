@@ -414,7 +414,8 @@ class Blend(Source):
     def run_state(self, pending: bool = False) -> Snapshot:
         run = self._run
         self._mark_taken(run)
-        return Snapshot(*divmod(run.next_batch - pending, self._batches_per_pass), run.state_dict(pending))
+        place = divmod(run.next_batch - pending, self._batches_per_pass)
+        return Snapshot(*place, run.state_dict(pending), is_global=True)
 
     def check_run_state(self, snapshot: Snapshot | None) -> None:
         if snapshot is not None:

@@ -117,11 +117,12 @@ def to_dict(snapshot: Snapshot | None) -> dict[str, Any] | None:
     """A snapshot as plain data."""
     if snapshot is None:
         return None
-    return {"pass": snapshot.pass_, "batch": snapshot.batch, "state": snapshot.data, "ended": snapshot.ended}
+    entry = {"pass": snapshot.pass_, "batch": snapshot.batch, "state": snapshot.data, "ended": snapshot.ended}
+    return {**entry, "global": True} if snapshot.is_global else entry
 
 
 def from_dict(entry: Mapping[str, Any] | None) -> Snapshot | None:
     """A snapshot from plain data."""
     if entry is None:
         return None
-    return Snapshot(entry["pass"], entry["batch"], entry["state"], entry["ended"])
+    return Snapshot(entry["pass"], entry["batch"], entry["state"], entry["ended"], bool(entry.get("global")))

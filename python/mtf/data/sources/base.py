@@ -34,12 +34,14 @@ class Snapshot:
         batch: Batches of that pass handed out so far, so also the number of the next one.
         data: The source's own state: nested containers of plain values and tensors.
         ended: Whether the pass was found to have no more.
+        is_global: Whether it is the same on every rank, so that any number of ranks can continue from it.
     """
 
     pass_: int
     batch: int
     data: Any = field(repr=False)
     ended: bool = False
+    is_global: bool = False
 
 
 class Stream(ABC):
