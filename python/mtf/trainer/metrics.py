@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtf.data.blend.origins import SourceMeans
 from mtf.distributed.ranks import SingleRank
 from mtf.errors import ConfigError
 
@@ -78,6 +79,9 @@ class MetricTable:
     def __init__(self) -> None:
         self._pending: dict[tuple[str, str], list[Any]] = defaultdict(list)
         self._uncommitted: list[list[Any]] = []
+        # A value is one step's unless it is a sum over several rows: how many more than the values there are.
+        self._more: dict[tuple[str, str], int] = defaultdict(int)
+        self._uncommitted_more: list[tuple[tuple[str, str], int]] = []
         self._num_pending = 0
         self._sums: dict[tuple[str, str], float] = {}
         self._counts: dict[tuple[str, str], int] = {}
@@ -86,6 +90,12 @@ class MetricTable:
 
     def add(self, loader: str, name: str, value: Any, weight: float = 1.0) -> None:
         """Notes one value. ``loader`` is empty for values that belong to none; ``weight`` is that of the batch."""
+        if isinstance(value, SourceMeans):
+            for source, total, count in value.parts():
+                self.add_scalar(source, name, total.item() if total.is_cpu else total)
+                self._more[source, name] += count - 1
+                self._uncommitted_more.append(((source, name), count - 1))
+            return
         # A tensor hasn't the methods of a metric object, and says so slowly.
         if not isinstance(value, (Tensor, float)) and is_metric_object(value):
             self._objects[loader, name] = value
@@ -106,6 +116,7 @@ class MetricTable:
         """The window has become an update: what it added stays."""
         self._num_pending += len(self._uncommitted)
         self._uncommitted.clear()
+        self._uncommitted_more.clear()
         if self._num_pending >= _MAX_PENDING:
             self._read()
 
@@ -114,9 +125,13 @@ class MetricTable:
         for values in self._uncommitted:
             values.pop()
         self._uncommitted.clear()
+        for key, more in self._uncommitted_more:
+            self._more[key] -= more
+        self._uncommitted_more.clear()
 
     def _read(self) -> None:
         self._uncommitted.clear()
+        self._uncommitted_more.clear()
         flat = iter(to_floats([v for values in self._pending.values() for v in values]))
         for key, values in self._pending.items():
             total = self._sums.get(key, 0.0)
@@ -125,8 +140,9 @@ class MetricTable:
             for _ in values:
                 total += next(flat)
             self._sums[key] = total
-            self._counts[key] = self._counts.get(key, 0) + len(values)
+            self._counts[key] = self._counts.get(key, 0) + len(values) + self._more[key]
         self._pending.clear()
+        self._more.clear()
         self._num_pending = 0
 
     def means(self, ranks: SingleRank, *, per_loader: bool) -> dict[str, float]:
@@ -214,6 +230,8 @@ class MetricTable:
         """Goes on with an interval."""
         self._pending.clear()
         self._uncommitted.clear()
+        self._more.clear()
+        self._uncommitted_more.clear()
         self._num_pending = 0
         self._read_objects.clear()
         self._sums, self._counts = {}, {}

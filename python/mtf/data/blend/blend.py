@@ -75,6 +75,7 @@ class Blend(Source):
 
     ahead_bytes = 16 << 20
     has_run_state = True
+    names_rows = True
 
     def __init__(
         self,
@@ -161,6 +162,11 @@ class Blend(Source):
         """Names of the sources in force, in the order of their indices."""
         schedule = self._run.schedule
         return [name for name, here in zip(schedule.names, schedule.present, strict=True) if here]
+
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """Names of all sources by index, those included that were removed."""
+        return tuple(self._run.schedule.names)
 
     def num_batches(self) -> int:
         return self._batches_per_pass

@@ -11,6 +11,8 @@ from mtf.errors import ConfigError
 from mtf.formatting import plain_repr
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from mtf._core import NativeSource
 
 
@@ -88,6 +90,8 @@ class Source(ABC):
             ``native``; None: any number.
         has_run_state: Whether a run makes more of the source than a position says, such as edits. A loop then calls
             ``begin_run`` before it reads, and saves ``run_state`` with its own state.
+        names_rows: Whether ``sources_of(pass_, batch)`` gives the index of each row's source and ``source_names`` their
+            names, for ``mtf.sources_of``.
     """
 
     name: str = ""
@@ -98,6 +102,7 @@ class Source(ABC):
     num_threads: int = 1
     ahead_bytes: int | None = None
     has_run_state: bool = False
+    names_rows: bool = False
 
     @abstractmethod
     def num_batches(self) -> int | None:
@@ -141,6 +146,15 @@ class Source(ABC):
 
     def load_run_state(self, snapshot: Snapshot | None) -> None:
         """Goes to a snapshot of ``run_state``."""
+
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """Names of the sources of its rows, by index. For sources with ``names_rows``."""
+        return (self.name,)
+
+    def sources_of(self, pass_: int, batch: int) -> Tensor:
+        """Index of the source of each row of a batch, int64 ``[rows]``. For sources with ``names_rows``."""
+        raise NotImplementedError
 
     def initial_state(self) -> Any:
         """The state before the first batch, for sources with ``ResumeMode.STATEFUL``; None if there is none to save."""
