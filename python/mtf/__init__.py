@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 _PUBLIC: dict[str, str] = {
     "MtfError": "mtf.errors",
     "ConfigError": "mtf.errors",
+    "UsageError": "mtf.errors",
     "StateMismatch": "mtf.errors",
     "CheckpointError": "mtf.errors",
     "CheckpointIOError": "mtf.errors",
@@ -72,7 +73,7 @@ _PUBLIC: dict[str, str] = {
     "Trainer": "mtf.trainer.trainer",
     "GenericTrainer": "mtf.trainer.trainer",
     "TrainerHooks": "mtf.trainer.hooks.base",
-    "NonFiniteLoss": "mtf.trainer.nonfinite",
+    "NonFiniteLoss": "mtf.trainer.optimization.nonfinite",
     "EarlyStopping": "mtf.trainer.hooks.builtin",
     "GradientMonitor": "mtf.trainer.hooks.builtin",
     "LearningRateMonitor": "mtf.trainer.hooks.builtin",

@@ -80,8 +80,8 @@ TORCH_FREE = [
     "mtf.bench",
     "mtf.environment",
     "mtf.report",
-    "mtf.report.metric_pictures",
-    "mtf.report.schedule_pictures",
+    "mtf.report.pictures.metrics",
+    "mtf.report.pictures.schedule",
     "mtf.report.run",
 ]
 
