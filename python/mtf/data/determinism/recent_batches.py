@@ -117,7 +117,8 @@ def to_dict(snapshot: Snapshot | None) -> dict[str, Any] | None:
     """A snapshot as plain data."""
     if snapshot is None:
         return None
-    entry = {"pass": snapshot.pass_, "batch": snapshot.batch, "state": snapshot.data, "ended": snapshot.ended}
+    digest = {} if snapshot.digest is None else {"digest": snapshot.digest}
+    entry = {"pass": snapshot.pass_, "batch": snapshot.batch, "state": snapshot.data, "ended": snapshot.ended, **digest}
     return {**entry, "global": True} if snapshot.is_global else entry
 
 
@@ -125,4 +126,5 @@ def from_dict(entry: Mapping[str, Any] | None) -> Snapshot | None:
     """A snapshot from plain data."""
     if entry is None:
         return None
-    return Snapshot(entry["pass"], entry["batch"], entry["state"], entry["ended"], bool(entry.get("global")))
+    is_global = bool(entry.get("global"))
+    return Snapshot(entry["pass"], entry["batch"], entry["state"], entry["ended"], entry.get("digest"), is_global)
