@@ -53,6 +53,7 @@ MAY_IMPORT_CORE = {
     "mtf.data.prefetch.engine",
     "mtf.data.sampling.sample_order",
     "mtf.data.sampling.sampler_replay",
+    "mtf.data.rng.owned_generators",
     "mtf.data.sources.sequence",
     "mtf.data.sources.iterator_stream",
     "mtf.data.sources.iterable",
