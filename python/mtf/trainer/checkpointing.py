@@ -307,17 +307,16 @@ class Saver:
                         f"from its own newest checkpoint, {found.path}",
                         stacklevel=4,
                     )
-                self._restore(found)
-                _log.info("resumed from %s after update %d", found.path, trainer.global_step)
+                self._restore_on_all_ranks(found)
             elif source == "latest":
                 raise CheckpointError(
                     f"resume_from='latest': there is no checkpoint in {self._manager.root}; "
                     "fault_tolerance.auto_resume=True begins from scratch then"
                 )
             elif source is not None:
-                self.load(source)
+                self._load_on_all_ranks(source)
         elif source is not None:
-            self.load(source)
+            self._load_on_all_ranks(source)
         self._begin_run()
         if trainer.rank == 0:
             preemption.clear_marker(self._manager.root)
@@ -359,6 +358,23 @@ class Saver:
         """Verifies the checkpoint at ``path`` and loads it."""
         self._restore(checkpoint.read(path, verify_shards=self._trainer.rank == 0))
         _log.info("resumed from %s after update %d", path, self._trainer.global_step)
+
+    def _load_on_all_ranks(self, path: str | Path) -> None:
+        """Loads the checkpoint at ``path``, the same on all ranks. A collective.
+
+        Rank 0 compares the files of sharded tensors with their hashes, for all ranks, before any rank uses them: each
+        rank doing so would read all of them as many times as there are ranks.
+        """
+        self._restore_on_all_ranks(checkpoint.read(path, verify_shards=self._trainer.rank == 0))
+
+    def _restore_on_all_ranks(self, found: Checkpoint) -> None:
+        """Loads what every rank has read. A collective."""
+        # Who hasn't found it, or found it damaged, has raised; the same path may be another file on another machine.
+        self._trainer.ranks.require_equal(
+            "the checkpoint to resume from", {str(found.path): found.manifest.get("files")}
+        )
+        self._restore(found)
+        _log.info("resumed from %s after update %d", found.path, self._trainer.global_step)
 
     def _restore(self, found: Checkpoint) -> None:
         trainer = self._trainer
