@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 _PUBLIC: dict[str, str] = {
     "MtfError": "mtf.errors",
     "ConfigError": "mtf.errors",
+    "UsageError": "mtf.errors",
     "StateMismatch": "mtf.errors",
     "CheckpointError": "mtf.errors",
     "CheckpointIOError": "mtf.errors",
@@ -69,7 +70,7 @@ _PUBLIC: dict[str, str] = {
     "Trainer": "mtf.trainer.trainer",
     "GenericTrainer": "mtf.trainer.trainer",
     "TrainerHooks": "mtf.trainer.hooks.base",
-    "NonFiniteLoss": "mtf.trainer.nonfinite",
+    "NonFiniteLoss": "mtf.trainer.optimization.nonfinite",
     "EarlyStopping": "mtf.trainer.hooks.builtin",
     "GradientMonitor": "mtf.trainer.hooks.builtin",
     "LearningRateMonitor": "mtf.trainer.hooks.builtin",
@@ -77,6 +78,8 @@ _PUBLIC: dict[str, str] = {
     "ThroughputMonitor": "mtf.trainer.hooks.builtin",
     "Curriculum": "mtf.trainer.hooks.builtin",
     "Logger": "mtf.loggers.base",
+    "RunInfo": "mtf.loggers.base",
+    "register_logger": "mtf.loggers.registry",
 }
 
 # Public modules that stand deeper in the package: `from mtf import preemption`.

@@ -11,6 +11,10 @@ class ConfigError(MtfError, ValueError):
     """Input that breaks a rule; raised before any data is read and before anything is changed."""
 
 
+class UsageError(ConfigError):
+    """A call in the wrong order or at the wrong time, such as ``fit`` inside ``fit``; nothing has been changed."""
+
+
 class StateMismatch(MtfError, ValueError):
     """A saved state that doesn't fit what it is loaded into. What it was loaded into is unchanged."""
 
@@ -40,3 +44,10 @@ class Closed(MtfError, RuntimeError):
 
 class RankFailed(MtfError, RuntimeError):
     """Another rank raised, died or doesn't answer any more; names it, and what is known about it."""
+
+
+def with_note(error: Exception, note: str) -> None:
+    """Says below the error's traceback (from Python 3.11 on) what was worked on."""
+    method = getattr(error, "add_note", None)
+    if method is not None:
+        method(note)

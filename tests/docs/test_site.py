@@ -208,11 +208,11 @@ def test_a_reader_can_click_through(address: str, browser: Any) -> None:
 
 
 def test_the_report_of_a_run_can_be_read(browser: Any, tmp_path: Path) -> None:
-    """The page that `mtf report` writes: one offline file, on a desktop, light and dark."""
+    """The page that `mtf report` writes: one offline file, on a desktop and a phone, light and dark."""
     pytest.importorskip("torch")
     pytest.importorskip("matplotlib")
     page = write_report(tmp_path)
-    for size in (DESKTOP,):
+    for size in (DESKTOP, PHONE):
         for scheme in ("light", "dark"):
             visit = Visit(browser, size, scheme)
             seen = visit.look(page)

@@ -161,7 +161,7 @@ EXAMPLES: dict[str, tuple[Callable[[], Any], str] | None] = {
         ["ResumeMode", "SamplingStrategy", "WeightedOrder", "EpochLengthPolicy", "Interpolation", "ValAggregation"]
     ),
     **dict.fromkeys(["ValidationFrequency", "MtfError", "ConfigError", "StateMismatch", "CheckpointError"]),
-    **dict.fromkeys(["SourceError", "FetchTimeout", "Closed", "RankFailed", "NonFiniteLoss"]),
+    **dict.fromkeys(["SourceError", "FetchTimeout", "Closed", "RankFailed", "NonFiniteLoss", "CheckpointIOError"]),
 }
 
 
@@ -197,11 +197,13 @@ def test_every_class_of_checkpoints_has_a_line(saved: Path, tmp_path: Path) -> N
             "Checkpoint": mtf.checkpoint.read(saved),
             "CheckpointManager": mtf.checkpoint.CheckpointManager(mtf.CheckpointConfig(save_every_n_steps=3)),
             "CheckpointWarning": mtf.checkpoint.CheckpointWarning("x"),
+            "FsspecStorage": mtf.checkpoint.FsspecStorage("memory://run"),
+            "ObjectLock": mtf.checkpoint.ObjectLock(mtf.checkpoint.FsspecStorage("memory://run")),
             "SavePolicy": mtf.checkpoint.SavePolicy(every_n_minutes=5),
             "Transaction": transaction,
         }
         classes = {name for name in mtf.checkpoint.__all__ if inspect.isclass(getattr(mtf.checkpoint, name))}
-        assert classes == set(things)
+        assert classes == {*things, "Storage"}  # a protocol
         for thing in [*things.values(), inspect_checkpoint(saved), diff_checkpoints(saved, saved)]:
             assert type(thing).__repr__ is not object.__repr__
             check_line(

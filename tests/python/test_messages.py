@@ -15,7 +15,13 @@ import mtf
 
 PACKAGE = Path(mtf.__file__).parent
 # `mtf` prints results; the progress bar and the console logger exist to print.
-MAY_PRINT = {"cli.py", "config/command_line.py", "trainer/progress_bar.py", "loggers/console.py", "trainer/trainer.py"}
+MAY_PRINT = {
+    "cli.py",
+    "config/command_line.py",
+    "trainer/reporting/progress_bar.py",
+    "loggers/console.py",
+    "trainer/trainer.py",
+}
 
 
 def calls(name: str) -> Iterator[tuple[str, ast.Call]]:

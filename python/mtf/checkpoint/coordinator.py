@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
@@ -13,14 +13,19 @@ from mtf.checkpoint import CheckpointManager
 from mtf.checkpoint.async_writer import BackgroundWriter
 from mtf.checkpoint.format import layout
 from mtf.checkpoint.format.layout import Checkpoint
+from mtf.checkpoint.storage.base import Storage
 from mtf.checkpoint.storage.local import CheckpointWarning
+from mtf.checkpoint.storage.object_transaction import ObjectTransaction
+from mtf.checkpoint.storage.registry import open_storage, place_of
+from mtf.checkpoint.storage.root import begin
 from mtf.checkpoint.storage.transaction import Transaction
 from mtf.errors import CheckpointError, CheckpointIOError
 from mtf.schedule.schedule import Schedule
 
 if TYPE_CHECKING:
     from mtf.checkpoint.sharded import Allocate, Pieces, SaveCoordinator
-    from mtf.trainer.trainer import Trainer
+
+Trainer: TypeAlias = Any
 
 _FIELDS = ("step", "epoch", "metrics")
 
@@ -38,23 +43,24 @@ class RankCheckpointer:
         self._manager = manager
         self._writer = BackgroundWriter()
 
-    def in_root(self, parts: dict[str, Any], *, required: bool) -> Path | None:
+    def in_root(self, parts: dict[str, Any], *, required: bool) -> Any:
         """Saves under the template's name; see ``CheckpointManager.save``. With ``required`` it is durable, and its
         failure is an error, on all ranks when this returns."""
         trainer = self._trainer
-        path: Path | None = self._manager.path_for(parts["step"], parts["epoch"])
+        folder = self._manager.folder_for(parts["step"], parts["epoch"])
+        path = place_of(folder)
         if trainer.ranks.is_sharded:
-            path = self._sharded(path, parts, required=required)
+            path = self._sharded(folder, parts, required=required)
         elif trainer.rank == 0:
             path = self._manager.save(**parts, required=required)
         return self._outcome(path) if required else path
 
-    def to_path(self, path: str | Path, parts: dict[str, Any], tell: Callable[[Path], None], *, required: bool) -> None:
+    def to_path(self, path: str | Path, parts: dict[str, Any], tell: Callable[[Any], None], *, required: bool) -> None:
         """Saves under a name that the user gave; durable on all ranks when this returns. Without ``required`` a write
         that the system refuses (a full disk) is a warning, except where the model is sharded."""
         trainer = self._trainer
         if trainer.ranks.is_sharded:
-            self._sharded(Path(path), parts, required=True, tell=tell)
+            self._sharded(open_storage(path), parts, required=True, tell=tell)
         elif trainer.rank == 0:
             contents = {name: parts[name] for name in ("model", "state_tree", "schedule")}
             try:
@@ -81,7 +87,7 @@ class RankCheckpointer:
         if not sharded.holds_pieces(found.manifest):
             return tree
         tree["model"] = {**found.model, **found.state["sharded_model"]}
-        result: dict[str, Any] = sharded.put_together(tree, found.path, self._allocator())
+        result: dict[str, Any] = sharded.put_together(tree, open_storage(found.path), found.manifest, self._allocator())
         return result
 
     def wait(self) -> None:
@@ -99,12 +105,12 @@ class RankCheckpointer:
 
     def _sharded(
         self,
-        path: Path | None,
+        folder: Storage,
         parts: dict[str, Any],
         *,
         required: bool,
-        tell: Callable[[Path], None] | None = None,
-    ) -> Path | None:
+        tell: Callable[[Any], None] | None = None,
+    ) -> Any:
         from mtf.checkpoint import sharded
         from mtf.distributed import process_group
         from mtf.distributed.ranks import MultiRank
@@ -112,7 +118,6 @@ class RankCheckpointer:
         trainer = self._trainer
         ranks = trainer.ranks
         assert isinstance(ranks, MultiRank)
-        assert path is not None
         asynchronous = trainer.config.checkpoint.asynchronous and not required
         self.wait()
         ranks.group.num_saves += 1
@@ -127,48 +132,45 @@ class RankCheckpointer:
             process_group.is_broken,
         )
         if ranks.rank == 0:
-            return self._lead(path, parts, tree, pieces, meeting, asynchronous, required, tell)
+            return self._lead(folder, parts, tree, pieces, meeting, asynchronous, required, tell)
         if asynchronous:
-            self._writer.submit(lambda: meeting.follow(pieces))
+            self._writer.submit(lambda: meeting.follow(folder, pieces))
         elif required:
-            meeting.follow(pieces)
+            meeting.follow(folder, pieces)
         else:
-            self._writer.submit(lambda: meeting.follow(pieces))
+            self._writer.submit(lambda: meeting.follow(folder, pieces))
             self.wait()
-        return path
+        return place_of(folder)
 
     def _lead(
         self,
-        path: Path,
+        folder: Storage,
         parts: Mapping[str, Any],
         tree: dict[str, Any],
         pieces: Pieces,
         meeting: SaveCoordinator,
         asynchronous: bool,
         required: bool,
-        tell: Callable[[Path], None] | None,
-    ) -> Path | None:
+        tell: Callable[[Any], None] | None,
+    ) -> Any:
         model = {name: value for name, value in tree["model"].items() if isinstance(value, torch.Tensor)}
         rest = {name: value for name, value in tree["model"].items() if name not in model}
         state = {**tree["state"], "sharded_model": rest}
         payload = layout.CheckpointPayload.take(model, state, parts["schedule"], copy=asynchronous)
         fields = layout.manifest_fields(_manifest(parts))
 
-        def fill(transaction: Transaction) -> None:
+        def fill(transaction: Transaction | ObjectTransaction) -> None:
             meeting.lead(transaction, pieces)
             layout.fill(transaction, payload)
 
         try:
             if tell is None:
-                saved: Path | None = self._manager.save_files(
-                    path, fill, fields, asynchronous=asynchronous, required=required
-                )
-                return saved
-            with Transaction(path) as transaction:
+                return self._manager.save_files(folder, fill, fields, asynchronous=asynchronous, required=required)
+            with begin(folder) as transaction:
                 fill(transaction)
                 transaction.commit(fields)
-            tell(transaction.path)
-            return path
+            tell(place_of(folder))
+            return place_of(folder)
         finally:
             if not asynchronous:
                 meeting.give_up()

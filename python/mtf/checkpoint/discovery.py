@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from mtf.checkpoint.format.manifest import read_manifest
 from mtf.checkpoint.format.naming import NameTemplate
 from mtf.checkpoint.storage import local
-from mtf.checkpoint.storage.transaction import is_checkpoint
-from mtf.errors import CheckpointError
+from mtf.checkpoint.storage.base import Storage
+from mtf.checkpoint.storage.root import Entry, Root
+from mtf.errors import CheckpointError, CheckpointIOError
 
 T = TypeVar("T")
 
@@ -23,7 +22,7 @@ T = TypeVar("T")
 class Candidate:
     """A directory that is a checkpoint or should be one."""
 
-    path: Path
+    folder: Storage
     name: str  # the name it was saved under, also when it was moved aside since
     ours: bool  # whether the run's template makes that name
     step: int
@@ -32,27 +31,18 @@ class Candidate:
     error: str | None  # why the manifest can't be used; None if it can
 
 
-def scan(root: Path, template: NameTemplate) -> list[Candidate]:
-    """All candidates in ``root``, oldest first. Reads manifests only. Links are never followed."""
+def scan(root: Root, template: NameTemplate) -> list[Candidate]:
+    """All candidates in ``root``, oldest first. Reads manifests only.
+
+    Raises:
+        CheckpointError: it can't be listed.
+        CheckpointIOError: a manifest can't be read, though it is there.
+    """
     found = []
-    try:
-        entries = sorted(os.listdir(root))
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise CheckpointError(f"{root}: can't be listed: {error.strerror}") from error
-    for entry in entries:
-        path = root / entry
-        name = entry
-        if (hidden := local.parse_hidden_sibling(entry)) is not None:
-            # A save without an atomic exchange was killed between its two renames.
-            if hidden[1] != local.ROLE_OLD or (root / hidden[0]).exists():
-                continue
-            name = hidden[0]
-        step = template.step_of(name)
-        if path.is_symlink() or not path.is_dir() or (step is None and not is_checkpoint(path)):
-            continue
-        found.append(_candidate(path, name, step))
+    for entry in root.entries():
+        step = template.step_of(entry.name)
+        if step is not None or entry.has_manifest:
+            found.append(_candidate(entry, step))
     return _oldest_first(found)
 
 
@@ -66,16 +56,18 @@ def _oldest_first(candidates: list[Candidate]) -> list[Candidate]:
     return sorted(candidates, key=key)
 
 
-def _candidate(path: Path, name: str, step: int | None) -> Candidate:
+def _candidate(entry: Entry, step: int | None) -> Candidate:
     try:
-        manifest = read_manifest(path)
+        manifest = read_manifest(entry.folder)
+    except CheckpointIOError:
+        raise
     except CheckpointError as error:
-        return Candidate(path, name, step is not None, step or 0, 0, {}, str(error))
+        return Candidate(entry.folder, entry.name, step is not None, step or 0, 0, {}, str(error))
     sequence = manifest.get("sequence")
     metrics = manifest.get("metrics")
     return Candidate(
-        path,
-        name,
+        entry.folder,
+        entry.name,
         step is not None,
         manifest["step"],
         sequence if type(sequence) is int else 0,
@@ -84,13 +76,14 @@ def _candidate(path: Path, name: str, step: int | None) -> Candidate:
     )
 
 
-def newest_valid(candidates: Sequence[Candidate], load: Callable[[Path], T]) -> tuple[T | None, list[Candidate]]:
+def newest_valid(candidates: Sequence[Candidate], load: Callable[[Storage], T]) -> tuple[T | None, list[Candidate]]:
     """What ``load`` gives for the newest (last) candidate that it accepts, and the damaged ones met on the way.
 
     Every damaged one is reported by a warning with file and reason.
 
     Raises:
         CheckpointError: there are candidates and none is valid. Starting from scratch is never decided here.
+        CheckpointIOError: the storage doesn't answer: another candidate would be older than it need be.
     """
     damaged = [candidate for candidate in candidates if candidate.error is not None]
     reasons = [str(candidate.error) for candidate in damaged]
@@ -99,14 +92,17 @@ def newest_valid(candidates: Sequence[Candidate], load: Callable[[Path], T]) -> 
         if candidate.error is not None:
             continue
         try:
-            result = load(candidate.path)
+            result = load(candidate.folder)
             break
+        except CheckpointIOError:  # no damage: it may come through the next time
+            raise
         except CheckpointError as error:
             damaged.append(candidate)
             reasons.append(str(error))
     if result is None and candidates:
+        place = candidates[0].folder.url.rpartition("/")[0]
         raise CheckpointError(
-            f"{candidates[0].path.parent}: there are {len(candidates)} checkpoints and none can be used; "
+            f"{place}: there are {len(candidates)} checkpoints and none can be used; "
             f"move them away to start from scratch. {'; '.join(reasons)}"
         )
     for reason in reasons:

@@ -12,7 +12,7 @@ from mtf.checkpoint.format.hashing import bounded, open_part, read_verified
 from mtf.checkpoint.format.json_io import MAX_JSON_BYTES, load_json
 from mtf.checkpoint.format.manifest import MODEL_FILE, SCHEDULE_FILE, STATE_FILE, read_manifest, verify
 from mtf.checkpoint.storage.base import Storage
-from mtf.checkpoint.storage.registry import open_storage
+from mtf.checkpoint.storage.registry import open_checkpoint
 from mtf.errors import CheckpointError
 from mtf.formatting import html_table
 
@@ -108,7 +108,7 @@ def inspect_checkpoint(path: str | Path, *, verify_files: bool = True) -> Inspec
     Raises:
         CheckpointError: it is damaged, of a newer format, or no checkpoint; names the file and the reason.
     """
-    folder = open_storage(path)
+    folder = open_checkpoint(path)
     manifest = verify(folder) if verify_files else read_manifest(folder)
     files = manifest["files"]
     sizes = {name: entry["size"] for name, entry in files.items()}

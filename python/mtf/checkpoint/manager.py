@@ -6,7 +6,6 @@ Imports no torch before the first save.
 from __future__ import annotations
 
 import contextlib
-import os
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +17,10 @@ from mtf.checkpoint.format.manifest import verify
 from mtf.checkpoint.format.naming import NameTemplate
 from mtf.checkpoint.policy import SavePolicy
 from mtf.checkpoint.storage import local
-from mtf.checkpoint.storage.lock import DirectoryLock
+from mtf.checkpoint.storage.base import Storage
+from mtf.checkpoint.storage.object_transaction import ObjectTransaction
+from mtf.checkpoint.storage.registry import open_storage, place_of
+from mtf.checkpoint.storage.root import begin, open_root
 from mtf.checkpoint.storage.signals import defer_signals
 from mtf.checkpoint.storage.transaction import Transaction
 from mtf.errors import CheckpointError, CheckpointIOError
@@ -26,8 +28,8 @@ from mtf.errors import CheckpointError, CheckpointIOError
 if TYPE_CHECKING:
     from mtf.checkpoint.format.layout import Checkpoint, CheckpointPayload
 
-
-Fill = Callable[[Transaction], None]
+AnyTransaction = Transaction | ObjectTransaction
+Fill = Callable[[AnyTransaction], None]
 
 
 class ManagerConfig(Protocol):
@@ -51,36 +53,51 @@ class CheckpointManager:
     behind is removed. Not thread-safe: the training loop's thread owns it.
     """
 
-    def __init__(self, config: ManagerConfig, on_saved: Callable[[Path], None] | None = None) -> None:
+    def __init__(
+        self,
+        config: ManagerConfig,
+        on_saved: Callable[[Path | str], None] | None = None,
+        storage: Storage | None = None,
+    ) -> None:
         """
         Args:
             config: where, under which names and how many.
+            storage: in place of ``config.root_dir``.
             on_saved: called on the owner's thread with the path of each checkpoint once it is durable; for an
                 asynchronous save that is in :meth:`poll`, :meth:`wait` or the next save.
         """
-        self.root = Path(os.path.abspath(config.root_dir))
+        self._root = open_root(config.root_dir if storage is None else storage)
         self.frequency = SavePolicy(config.save_every_n_steps, config.save_every_n_epochs, config.save_every_n_minutes)
         self.last_error: CheckpointError | None = None
         self._config = config
         self._template = NameTemplate(config.filename_template)
         self._on_saved = on_saved
-        self._lock = DirectoryLock(self.root)
+        self._lock = self._root.storage.lock()
         self._writer = BackgroundWriter()
         self._sequence: int | None = None
         self._best_value: float | None = None
         self._damaged: set[str] = set()
-        self._finished: list[Path] = []
+        self._finished: list[Storage] = []
         self._spare: CheckpointPayload | None = None
 
     def __repr__(self) -> str:
         """Where and when it saves."""
         return f"CheckpointManager({str(self.root)!r}, {self.frequency!r})"
 
+    @property
+    def root(self) -> Any:
+        """The run's folder: a ``Path``, or a URL where it isn't on a file system."""
+        return self._root.place
+
     # Saving
 
-    def path_for(self, step: int, epoch: int) -> Path:
+    def folder_for(self, step: int, epoch: int) -> Storage:
         """Where the checkpoint after ``step`` updates goes."""
-        return self.root / self._template.name(step, epoch)
+        return self._root.folder(self._template.name(step, epoch))
+
+    def path_for(self, step: int, epoch: int) -> Any:
+        """As :meth:`folder_for`, as a ``Path`` or a URL."""
+        return place_of(self.folder_for(step, epoch))
 
     def save(
         self,
@@ -93,7 +110,7 @@ class CheckpointManager:
         metrics: Mapping[str, float] | None = None,
         manifest: Mapping[str, Any] | None = None,
         required: bool = False,
-    ) -> Path | None:
+    ) -> Any:
         """Saves a checkpoint under its template's name.
 
         Asynchronously this returns after the copy to host memory, having waited for the save before. That memory is
@@ -110,8 +127,8 @@ class CheckpointManager:
             required: the run can't go on without this save: it is durable when this returns, and a failure is an error.
 
         Returns:
-            The path, durable (synchronous) or under way (asynchronous); None if the system refused the write (disk
-            full, no permission), which is reported by a warning: the run goes on and older checkpoints stay.
+            The path (or URL), durable (synchronous) or under way (asynchronous); None if the system refused the write
+            (disk full, no permission), which is reported by a warning: the run goes on and older checkpoints stay.
 
         Raises:
             CheckpointError: another run holds the directory; the state holds something that no checkpoint holds; or,
@@ -128,21 +145,25 @@ class CheckpointManager:
             {"step": step, "epoch": epoch, "metrics": dict(metrics or {}), **(manifest or {})}
         )
 
-        def fill(transaction: Transaction) -> None:
+        def fill(transaction: AnyTransaction) -> None:
             layout.fill(transaction, payload)
 
-        return self._save(self.path_for(step, epoch), fill, fields, asynchronous, required)
+        return self._save(self.folder_for(step, epoch), fill, fields, asynchronous, required)
 
     def save_files(
-        self, path: Path, fill: Fill, fields: Mapping[str, Any], *, asynchronous: bool = False, required: bool = False
-    ) -> Path | None:
-        """Saves a directory whose files ``fill`` writes, maybe on a thread; otherwise as :meth:`save`."""
+        self,
+        path: str | Path | Storage,
+        fill: Fill,
+        fields: Mapping[str, Any],
+        *,
+        asynchronous: bool = False,
+        required: bool = False,
+    ) -> Any:
+        """Saves a checkpoint whose files ``fill`` writes, maybe on a thread; otherwise as :meth:`save`."""
         self._settle(required=False)
-        return self._save(path, fill, fields, asynchronous and not required, required)
+        return self._save(open_storage(path), fill, fields, asynchronous and not required, required)
 
-    def _save(
-        self, path: Path, fill: Fill, fields: Mapping[str, Any], asynchronous: bool, required: bool
-    ) -> Path | None:
+    def _save(self, folder: Storage, fill: Fill, fields: Mapping[str, Any], asynchronous: bool, required: bool) -> Any:
         try:
             self._prepare()
         except OSError as error:
@@ -157,16 +178,16 @@ class CheckpointManager:
             self._best_value = value
 
         def job() -> None:
-            with Transaction(path) as transaction:
+            with begin(folder) as transaction:
                 fill(transaction)
                 transaction.commit(fields)
-            self._finished.append(path)
-            self._tidy(path)
+            self._finished.append(folder)
+            self._tidy(folder)
 
         self.frequency.saved()
         if asynchronous:
             self._writer.submit(job)
-            return path
+            return place_of(folder)
         try:
             job()
         except CheckpointError as error:
@@ -174,7 +195,7 @@ class CheckpointManager:
             return None
         finally:
             self._tell()
-        return path
+        return place_of(folder)
 
     def poll(self) -> None:
         """Tells of asynchronous saves that have finished meanwhile. Never waits."""
@@ -208,10 +229,10 @@ class CheckpointManager:
 
     def _tell(self) -> None:
         while self._finished:
-            path = self._finished.pop(0)
+            saved = self._finished.pop(0)
             self.last_error = None
             if self._on_saved is not None:
-                self._on_saved(path)
+                self._on_saved(place_of(saved))
 
     def _fail(self, error: CheckpointError, required: bool) -> None:
         self.last_error = error
@@ -250,38 +271,24 @@ class CheckpointManager:
         first = not self._lock.held
         self._lock.acquire()
         if first:
-            self._clean()
-            candidates = scan(self.root, self._template)
+            self._root.clean()
+            candidates = scan(self._root, self._template)
             self._sequence = max((candidate.sequence for candidate in candidates), default=0)
             self._best_value = self._best_on_disk(candidates)
 
-    def _clean(self) -> None:
-        """Removes what killed saves left behind, and puts back a checkpoint that one had moved aside."""
-        for entry in sorted(os.listdir(self.root)):
-            path = self.root / entry
-            hidden = local.parse_hidden_sibling(entry)
-            if hidden is None or not local.is_stale(path, locked=True):
-                continue
-            target = self.root / hidden[0]
-            with contextlib.suppress(OSError):
-                if hidden[1] == local.ROLE_OLD and not target.exists():
-                    os.rename(path, target)
-                    local.sync_directory(self.root)
-                else:
-                    local.remove(path)
-
-    def _tidy(self, newest: Path) -> None:
+    def _tidy(self, newest: Storage) -> None:
         """After a commit: prunes and renews the links. What goes wrong here doesn't undo the save."""
         try:
             keep_all = self._config.max_checkpoints is None and self._config.monitor_metric is None
-            candidates = [] if keep_all else scan(self.root, self._template)
+            candidates = [] if keep_all else scan(self._root, self._template)
             best_one = self._best(candidates)
             for candidate in self._superfluous(candidates, newest, best_one):
-                local.remove(candidate.path)
-            if newest.parent == self.root:
-                _link(self.root / "latest", newest.name)
+                self._root.remove(candidate.folder)
+            parent, _, name = newest.url.rpartition("/")
+            if parent == str(self.root):
+                self._root.point("latest", name)
             if best_one is not None:
-                _link(self.root / "best", best_one.name)
+                self._root.point("best", best_one.name)
         except (OSError, CheckpointError) as error:
             warnings.warn(
                 f"{self.root}: old checkpoints can't be tidied up: {error}. The new one is safe; remove the old ones",
@@ -289,16 +296,17 @@ class CheckpointManager:
                 stacklevel=4,
             )
 
-    def _superfluous(self, candidates: list[Candidate], newest: Path, best_one: Candidate | None) -> list[Candidate]:
+    def _superfluous(self, candidates: list[Candidate], newest: Storage, best_one: Candidate | None) -> list[Candidate]:
         if self._config.max_checkpoints is None:
             return []
-        kept = {newest.name}
+        newest_name = newest.url.rpartition("/")[2]
+        kept = {newest_name}
         if best_one is not None:
             kept.add(best_one.name)
         removed = []
         for candidate in reversed(candidates):
             # Damaged ones are evidence, and other names are somebody else's: neither is counted or touched.
-            if not candidate.ours or candidate.error is not None or candidate.name in (self._damaged - {newest.name}):
+            if not candidate.ours or candidate.error is not None or candidate.name in (self._damaged - {newest_name}):
                 continue
             if candidate.name in kept:
                 continue
@@ -310,7 +318,7 @@ class CheckpointManager:
 
     # Finding
 
-    def latest(self) -> Path | None:
+    def latest(self) -> Any:
         """The newest checkpoint that passes every check; None if there are none at all.
 
         A damaged one is reported by a warning, kept, and the one before is taken.
@@ -319,9 +327,9 @@ class CheckpointManager:
             CheckpointError: there are checkpoints and none is valid.
         """
 
-        def load(path: Path) -> Path:
-            verify(path)
-            return path
+        def load(folder: Storage) -> Path | str:
+            verify(folder)
+            return place_of(folder)
 
         return self._newest(load)
 
@@ -331,16 +339,16 @@ class CheckpointManager:
 
         return self._newest(layout.read)
 
-    def _newest(self, load: Callable[[Path], T]) -> T | None:
+    def _newest(self, load: Callable[[Storage], T]) -> T | None:
         self._settle(required=False)
-        result, damaged = newest_valid(scan(self.root, self._template), load)
+        result, damaged = newest_valid(scan(self._root, self._template), load)
         self._damaged.update(candidate.name for candidate in damaged)
         return result
 
-    def best(self) -> Path | None:
+    def best(self) -> Any:
         """The checkpoint with the best ``monitor_metric``, of equals the oldest; None if no checkpoint has it."""
-        found = self._best(scan(self.root, self._template))
-        return None if found is None else found.path
+        found = self._best(scan(self._root, self._template))
+        return None if found is None else place_of(found.folder)
 
     def improves(self, metrics: Mapping[str, Any]) -> bool:
         """Whether these metrics are better than those of every checkpoint saved so far, also by earlier runs."""
@@ -354,16 +362,5 @@ class CheckpointManager:
         return best(usable, self._config.monitor_metric, self._config.monitor_mode)
 
     def _best_on_disk(self, candidates: list[Candidate] | None = None) -> float | None:
-        found = self._best(scan(self.root, self._template) if candidates is None else candidates)
+        found = self._best(scan(self._root, self._template) if candidates is None else candidates)
         return None if found is None else metric_value(found.metrics, self._config.monitor_metric)
-
-
-def _link(link: Path, target: str) -> None:
-    """Points a symbolic link at a sibling in one step: a convenience for people; mtf itself never follows it."""
-    if os.path.lexists(link) and not link.is_symlink():
-        return
-    if link.is_symlink() and os.readlink(link) == target:
-        return
-    temporary = local.hidden_sibling(link, local.ROLE_TEMP)
-    os.symlink(target, temporary)
-    os.rename(temporary, link)

@@ -10,25 +10,39 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import time
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import torch
 from torch.distributed.tensor import DTensor
 
-from mtf.checkpoint.format.safetensors_io import DTYPES, FILE_DTYPES, host_block, tensor_chunks
+from mtf.checkpoint.format.hashing import HashingReader, open_part
+from mtf.checkpoint.format.manifest import Part
+from mtf.checkpoint.format.safetensors_io import (
+    DTYPES,
+    FILE_DTYPES,
+    TensorEntry,
+    host_block,
+    read_header,
+    tensor_chunks,
+)
 from mtf.checkpoint.storage import local
+from mtf.checkpoint.storage.base import Storage
+from mtf.checkpoint.storage.object_transaction import ObjectTransaction, write_part
+from mtf.checkpoint.storage.signals import defer_signals
 from mtf.checkpoint.storage.transaction import Transaction
 from mtf.errors import CheckpointError, CheckpointIOError
 
 FOLDER = "sharded"
+AnyTransaction = Transaction | ObjectTransaction
 _MARK = "mtf.sharded"
 _POLL_S = 0.01
+_OBJECTS = "objects"  # what rank 0 says in place of a directory where there is no rename
 
 #: ``(shape, dtype) -> tensor``: where a sharded tensor is loaded to.
 Allocate = Callable[[tuple[int, ...], torch.dtype], torch.Tensor]
@@ -108,20 +122,18 @@ def holds_pieces(manifest: Mapping[str, Any]) -> bool:
     return any(str(name).startswith(f"{FOLDER}/") for name in manifest.get("files", ()))
 
 
-def put_together(tree: Any, path: Path, allocate: Callable[[str], Allocate]) -> Any:
+def put_together(tree: Any, folder: Storage, manifest: Mapping[str, Any], allocate: Callable[[str], Allocate]) -> Any:
     """The opposite of :func:`split_shards` on any number of ranks; each reads what it needs, without collectives.
 
     Args:
         tree: as read from the checkpoint.
-        path: the checkpoint, every file of it verified.
+        folder: the checkpoint, every file of it verified.
+        manifest: its manifest.
         allocate: path in the tree -> how its tensor is made; a ``DTensor`` gets this rank's piece only.
 
     Raises:
         CheckpointError: pieces are missing, or don't fit each other.
     """
-    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
-    from torch.distributed.checkpoint.state_dict_loader import load
-
     wanted: dict[str, torch.Tensor] = {}
 
     def visit(node: Any) -> Any:
@@ -135,20 +147,78 @@ def put_together(tree: Any, path: Path, allocate: Callable[[str], Allocate]) -> 
             return type(node)(visit(value) for value in node)
         return node
 
-    reader = HuggingFaceStorageReader(str(path / FOLDER))
-    known = reader.read_metadata().state_dict_metadata
     result = visit(tree)
+    covered = dict.fromkeys(wanted, 0)
+    for name, entry in manifest["files"].items():
+        if name.startswith(f"{FOLDER}/") and wanted:
+            with open_part(folder, entry.get("object", name)) as file:
+                reader = HashingReader(file, f"{folder.url}/{name}")
+                _read_pieces(reader, entry["size"], file, wanted, covered)
     for name, tensor in wanted.items():
-        saved: Any = known.get(name)
-        covered = sum(torch.Size(chunk.sizes).numel() for chunk in saved.chunks) if saved is not None else 0
-        if saved is None or torch.Size(saved.size) != tensor.shape or covered != tensor.numel():
-            raise CheckpointError(f"{path / FOLDER}: {name} has {covered} of {tensor.numel()} elements")
-    if wanted:
-        with warnings.catch_warnings():
-            # It says that no process group is used, which is what was asked for.
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
-            load(dict(wanted), storage_reader=HuggingFaceStorageReader(str(path / FOLDER)), no_dist=True)
+        if covered[name] != tensor.numel():
+            raise CheckpointError(f"{folder.url}/{FOLDER}: {name} has {covered[name]} of {tensor.numel()} elements")
     return result
+
+
+def _read_pieces(
+    reader: HashingReader, size: int, file: BinaryIO, wanted: Mapping[str, torch.Tensor], covered: dict[str, int]
+) -> None:
+    """Copies what one file has of each wanted tensor's local part."""
+    entries, metadata = read_header(reader, size)
+    elements_at = reader.position
+    try:
+        offsets = {name: info["saved_offsets"] for name, info in json.loads(metadata["DCP_SHARDING_INFO"]).items()}
+    except (KeyError, TypeError, ValueError):
+        raise CheckpointError(f"{reader.label}: doesn't say where its pieces belong") from None
+    for entry in entries:
+        tensor, begin = wanted.get(entry.name), offsets.get(entry.name)
+        if tensor is None:
+            continue
+        fits = isinstance(begin, list) and len(begin) == len(entry.shape) == tensor.dim()
+        if (
+            not fits
+            or tensor.dtype != entry.dtype
+            or any(
+                type(b) is not int or not 0 <= b <= b + n <= whole
+                for b, n, whole in zip(begin or [], entry.shape, tensor.shape, strict=False)
+            )
+        ):
+            raise CheckpointError(f"{reader.label}: the piece of {entry.name} doesn't fit")
+        assert begin is not None
+        covered[entry.name] += math.prod(entry.shape)
+        _copy_overlap(reader, file, elements_at, entry, begin, tensor)
+
+
+def _copy_overlap(
+    reader: HashingReader, file: BinaryIO, elements_at: int, entry: TensorEntry, begin: list[int], tensor: torch.Tensor
+) -> None:
+    """Reads the rows of a piece that this rank's part of ``tensor`` has, and copies what overlaps."""
+    local, at = _local_part(tensor)
+    low = [max(b, a) for b, a in zip(begin, at, strict=True)]
+    high = [min(b + n, a + m) for b, n, a, m in zip(begin, entry.shape, at, local.shape, strict=True)]
+    if any(lo >= hi for lo, hi in zip(low, high, strict=True)):
+        return
+    first, rows = (low[0] - begin[0], high[0] - low[0]) if entry.shape else (0, 1)
+    block = torch.empty((rows, *entry.shape[1:]) if entry.shape else (), dtype=entry.dtype)
+    row_bytes = (entry.end - entry.begin) // (entry.shape[0] if entry.shape else 1)
+    file.seek(elements_at + entry.begin + first * row_bytes)
+    with defer_signals():
+        elements: Any = block.reshape(-1).view(torch.uint8).numpy()
+    reader.fill(memoryview(elements))
+    inner = [slice(lo - b, hi - b) for lo, hi, b in zip(low[1:], high[1:], begin[1:], strict=True)]
+    source = tuple([slice(None), *inner] if entry.shape else [])
+    target = tuple(slice(lo - a, hi - a) for lo, hi, a in zip(low, high, at, strict=True))
+    local[target].copy_(block[source])
+
+
+def _local_part(tensor: torch.Tensor) -> tuple[torch.Tensor, Sequence[int]]:
+    """What this rank has of a tensor, and where it begins."""
+    if not isinstance(tensor, DTensor):
+        return tensor, [0] * tensor.dim()
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    _, at = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    return tensor.to_local(), at
 
 
 class SaveCoordinator:
@@ -176,41 +246,60 @@ class SaveCoordinator:
         self._rank, self._world_size, self._timeout_s = rank, world_size, timeout_s
         self._is_broken = is_broken
 
-    def lead(self, transaction: Transaction, pieces: Pieces) -> None:
+    def lead(self, transaction: AnyTransaction, pieces: Pieces) -> None:
         """Rank 0: its own pieces, then those of all others are taken in.
 
         Raises:
-            CheckpointError: a rank couldn't write, or didn't within the timeout; names it.
+            CheckpointIOError: a rank couldn't write, or didn't within the timeout; names it.
         """
-        os.mkdir(transaction.directory / FOLDER)
-        self._store.set(f"{self._key}/directory", str(transaction.directory))
+        if isinstance(transaction, Transaction):
+            os.mkdir(transaction.directory / FOLDER)
+            self._store.set(f"{self._key}/directory", str(transaction.directory))
+        else:
+            self._store.set(f"{self._key}/directory", _OBJECTS)
         transaction.add(file_name(0), pieces.chunks())
         for rank in range(1, self._world_size):
             answer = json.loads(self._wait(f"{self._key}/{rank}", f"rank {rank} hasn't written its part"))
             self._store.delete_key(f"{self._key}/{rank}")
             if "error" in answer:
                 raise CheckpointIOError(f"rank {rank} can't write its part of the checkpoint: {answer['error']}")
-            transaction.adopt_hashed(file_name(rank), int(answer["size"]), str(answer["sha256"]))
-        local.sync_directory(transaction.directory / FOLDER)
+            part = Part(int(answer["size"]), str(answer["sha256"]), answer.get("object"))
+            transaction.adopt_part(file_name(rank), part)
+        if isinstance(transaction, Transaction):
+            local.sync_directory(transaction.directory / FOLDER)
 
-    def follow(self, pieces: Pieces) -> None:
+    def follow(self, folder: Storage, pieces: Pieces) -> None:
         """Every other rank: writes its file and says so.
 
+        Args:
+            folder: the checkpoint, as this rank reaches it.
+            pieces: what it writes.
+
         Raises:
-            CheckpointError: it can't be written; rank 0 has been told.
+            CheckpointIOError: it can't be written; rank 0 has been told.
         """
         directory = self._wait(f"{self._key}/directory", "rank 0 hasn't begun the checkpoint")
         if not directory:
             return  # rank 0 gave the save up, and says why
-        path = Path(directory) / file_name(self._rank)
+        try:
+            if directory == _OBJECTS:
+                part = write_part(folder, file_name(self._rank), pieces.chunks())
+            else:
+                part = self._write_file(Path(directory) / file_name(self._rank), pieces)
+        except CheckpointIOError as error:
+            self._store.set(f"{self._key}/{self._rank}", json.dumps({"error": str(error)}))
+            raise
+        self._store.set(f"{self._key}/{self._rank}", json.dumps(part.to_dict()))
+
+    @staticmethod
+    def _write_file(path: Path, pieces: Pieces) -> Part:
         try:
             size, digest = local.write_file(path, pieces.chunks())
             local.sync_directory(path.parent)
         except OSError as error:
             hint = "" if path.parent.is_dir() else "; all ranks must see checkpoint.root_dir, on a shared file system"
-            self._store.set(f"{self._key}/{self._rank}", json.dumps({"error": f"{path}: {error.strerror}{hint}"}))
             raise CheckpointIOError(f"{path}: can't be written: {error.strerror}{hint}") from error
-        self._store.set(f"{self._key}/{self._rank}", json.dumps({"size": size, "sha256": digest}))
+        return Part(size, digest)
 
     def give_up(self) -> None:
         """Rank 0: the save ended before it had a directory; the others stop waiting for one."""

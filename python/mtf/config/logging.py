@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from mtf.config.base import Config
 from mtf.config.checks import at_least, one_of, require_kinds
 from mtf.errors import ConfigError
 
-LoggerType = Literal["console", "jsonl", "csv", "tensorboard", "wandb", "mlflow", "composite", "none"]
+#: Name -> what makes the logger: ``"module:class"``, or a function ``(config, info) -> Logger`` that was registered.
+LOGGERS: dict[str, Any] = {
+    "console": "mtf.loggers.console:ConsoleLogger",
+    "jsonl": "mtf.loggers.jsonl:JsonlLogger",
+    "csv": "mtf.loggers.csv:CsvLogger",
+    "tensorboard": "mtf.loggers.tensorboard:TensorBoardLogger",
+    "wandb": "mtf.loggers.wandb:WandbLogger",
+    "mlflow": "mtf.loggers.mlflow:MlflowLogger",
+    "trackio": "mtf.loggers.trackio:TrackioLogger",
+    "none": "mtf.loggers.registry:NoLogger",
+}
 
 
 @dataclass
@@ -17,9 +28,11 @@ class LoggingConfig(Config):
     """What is logged, where and how often.
 
     Attributes:
-        logger_type: one of ``console``, ``jsonl``, ``csv``, ``tensorboard``, ``wandb``, ``mlflow``, ``composite``,
-            ``none``.
-        composite_loggers: the loggers that ``composite`` writes to.
+        logger_type: ``console``, ``jsonl``, ``csv``, ``tensorboard``, ``wandb``, ``mlflow``, ``trackio``,
+            ``composite``, ``none``, a name given to ``mtf.register_logger``, or an ``mtf.Logger`` of your own.
+        composite_loggers: the loggers that ``composite`` writes to: names, or objects.
+        console_fields: names or patterns (``val/*``) of what ``console`` prints of a row; empty: the four that matter
+            most. ``["*"]`` prints all.
         log_dir: directory for files of ``jsonl`` and ``csv`` (``<log_dir>/<experiment_name>/metrics.*``), and of
             ``tensorboard`` and ``wandb`` where they have no own directory. All but ``wandb`` write ``run.jsonl``
             beside their file, for ``mtf report``.
@@ -36,10 +49,12 @@ class LoggingConfig(Config):
         wandb_tags: tags of the W&B run.
         mlflow_tracking_uri: server or folder of MLflow. None: as ``MLFLOW_TRACKING_URI`` says.
         mlflow_experiment: experiment in MLflow. None: ``experiment_name``.
+        trackio_project: project in Trackio. None: ``experiment_name``.
     """
 
-    logger_type: LoggerType = "console"
-    composite_loggers: list[LoggerType] = field(default_factory=list)
+    logger_type: Any = "console"
+    composite_loggers: list[Any] = field(default_factory=list)
+    console_fields: list[str] = field(default_factory=list)
     log_dir: str = "logs"
     log_scalars_every_n_steps: int = 50
     log_per_loader_metrics: bool = True
@@ -53,23 +68,44 @@ class LoggingConfig(Config):
     wandb_tags: list[str] = field(default_factory=list)
     mlflow_tracking_uri: str | None = None
     mlflow_experiment: str | None = None
+    trackio_project: str | None = None
 
     def require_valid(self) -> None:
         """Checks choices and ranges."""
         require_kinds(self, LoggingConfig, "logging.")
-        kinds = ("console", "jsonl", "csv", "tensorboard", "wandb", "mlflow", "composite", "none")
-        one_of("logging.logger_type", self.logger_type, kinds)
+        _require_logger("logging.logger_type", self.logger_type, (*LOGGERS, "composite"))
         for i, kind in enumerate(self.composite_loggers):
-            one_of(f"logging.composite_loggers[{i}]", kind, kinds[:-2])
+            _require_logger(f"logging.composite_loggers[{i}]", kind, [name for name in LOGGERS if name != "none"])
         if (self.logger_type == "composite") != bool(self.composite_loggers):
             raise ConfigError(
                 "logging.composite_loggers must name loggers exactly when logging.logger_type is 'composite', "
                 f"got {self.composite_loggers} with {self.logger_type!r}"
             )
+        if isinstance(self.console_fields, str):
+            raise ConfigError(
+                f"logging.console_fields must be a list of names or patterns, got {self.console_fields!r}"
+            )
+        named = {kind for kind in (self.logger_type, *self.composite_loggers) if isinstance(kind, str)}
+        if self.console_fields and "console" not in named:
+            raise ConfigError(
+                f"logging.console_fields needs the logger 'console', but logging.logger_type is {self.logger_type!r}"
+            )
         at_least("logging.log_scalars_every_n_steps", self.log_scalars_every_n_steps, 1)
         show_pictures = {"tensorboard", "wandb", "mlflow"}
-        if self.log_pictures and not {self.logger_type, *self.composite_loggers} & show_pictures:
+        kinds = (self.logger_type, *self.composite_loggers)
+        has_own = any(not isinstance(kind, str) or callable(LOGGERS.get(kind)) for kind in kinds)
+        if self.log_pictures and not has_own and not named & show_pictures:
             raise ConfigError(
                 f"logging.log_pictures needs a logger that shows pictures, 'tensorboard', 'wandb' or 'mlflow'; "
                 f"logger_type is {self.logger_type!r}. `mtf report` draws them for every run that logs to files"
             )
+
+
+def _require_logger(where: str, kind: object, names: Iterable[str]) -> None:
+    """Raises ``ConfigError`` for what is neither the name of a logger nor a logger."""
+    if isinstance(kind, str):
+        one_of(where, kind, tuple(names))
+    elif isinstance(kind, type) or not all(
+        callable(getattr(kind, method, None)) for method in ("log_metrics", "close")
+    ):
+        raise ConfigError(f"{where} must be the name of a logger or an mtf.Logger object, got {kind!r}")

@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
+from mtf.config.logging import LoggingConfig
 from mtf.loggers.base import Logger, RunInfo
 from mtf.loggers.files import replace, start
 
@@ -24,6 +25,11 @@ class CsvLogger(Logger):
         if self._path.exists():
             with self._path.open(newline="", encoding="utf-8") as file:
                 self._columns = next(csv.reader(file), self._columns)
+
+    @classmethod
+    def from_config(cls, config: LoggingConfig, info: RunInfo) -> Logger:
+        """Writes ``<log_dir>/<experiment_name>/metrics.csv``."""
+        return cls(Path(config.log_dir) / info.name / "metrics.csv", info)
 
     def log_metrics(self, row: Mapping[str, float], step: int) -> None:
         """Appends one line."""

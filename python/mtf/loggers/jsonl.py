@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from mtf.config.logging import LoggingConfig
 from mtf.loggers.base import Logger, RunInfo
 from mtf.loggers.files import start
 
@@ -20,6 +21,11 @@ class JsonlLogger(Logger):
     def __init__(self, path: str | Path, info: RunInfo) -> None:
         self._path = Path(path)
         start(self._path, info.step, lambda line: int(json.loads(line)["step"]))
+
+    @classmethod
+    def from_config(cls, config: LoggingConfig, info: RunInfo) -> Logger:
+        """Writes ``<log_dir>/<experiment_name>/metrics.jsonl``."""
+        return cls(Path(config.log_dir) / info.name / "metrics.jsonl", info)
 
     def log_metrics(self, row: Mapping[str, float], step: int) -> None:
         """Appends one line; the file is opened for it, so a reader sees whole lines at any time."""

@@ -35,6 +35,11 @@ class MlflowLogger(Logger):
         for key, value in _flat(info.config).items():
             self._client.log_param(self._run_id, _allowed(key), value[:_MAX_PARAM])
 
+    @classmethod
+    def from_config(cls, config: LoggingConfig, info: RunInfo) -> Logger:
+        """As the constructor."""
+        return cls(config, info)
+
     def log_metrics(self, row: Mapping[str, float], step: int) -> None:
         """One batch of metrics."""
         import time

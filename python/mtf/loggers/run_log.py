@@ -24,7 +24,7 @@ FORMAT = 1
 
 def run_log_directory(config: LoggingConfig, name: str) -> Path | None:
     """Where the run log of run ``name`` lies: beside the file of its logger; None if no logger writes files."""
-    kinds = {config.logger_type, *config.composite_loggers}
+    kinds = {kind for kind in (config.logger_type, *config.composite_loggers) if isinstance(kind, str)}
     if kinds & {"jsonl", "csv"}:
         return Path(config.log_dir) / name
     if "tensorboard" in kinds:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mtf.config.logging import LoggingConfig
 from mtf.errors import ConfigError
 from mtf.loggers.base import Logger, RunInfo
 
@@ -23,6 +24,11 @@ class TensorBoardLogger(Logger):
         purge = info.step + 1 if info.step else None
         self._writer = SummaryWriter(str(directory), purge_step=purge)
         self._writer.add_text("config", f"```json\n{json.dumps(info.config, indent=2)}\n```", info.step)
+
+    @classmethod
+    def from_config(cls, config: LoggingConfig, info: RunInfo) -> Logger:
+        """Writes to ``tensorboard_log_dir``, or ``<log_dir>/<experiment_name>``."""
+        return cls(config.tensorboard_log_dir or Path(config.log_dir) / info.name, info)
 
     def log_metrics(self, row: Mapping[str, float], step: int) -> None:
         """One scalar per metric."""

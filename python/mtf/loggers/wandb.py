@@ -33,6 +33,11 @@ class WandbLogger(Logger):
             config=dict(info.config),
         )
 
+    @classmethod
+    def from_config(cls, config: LoggingConfig, info: RunInfo) -> Logger:
+        """As the constructor."""
+        return cls(config, info)
+
     def log_metrics(self, row: Mapping[str, float], step: int) -> None:
         """One W&B history row; ``step`` is the x axis."""
         self._run.log(dict(row), step=step)

@@ -6,9 +6,9 @@ import logging
 import os
 import signal
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -19,10 +19,9 @@ from mtf.checkpoint.format.layout import Checkpoint
 from mtf.config.checks import nearest
 from mtf.errors import CheckpointError, ConfigError, MtfError, StateMismatch
 from mtf.schedule.schedule import Schedule
-from mtf.trainer import preemption, run_directory, snapshot
+from mtf.trainer import preemption, run_directory
 
-if TYPE_CHECKING:
-    from mtf.trainer.trainer import Trainer
+Trainer: TypeAlias = Any
 
 _log = logging.getLogger("mtf")
 
@@ -209,7 +208,7 @@ class Saver:
         if number:
             guard.request(signal.Signals(number))
             self._leaves = True
-        trainer.is_stopping = trainer.is_stopping or bool(stops)
+        trainer.run_state.is_stopping = trainer.run_state.is_stopping or bool(stops)
         return bool(save)
 
     def _counts_say(self, *, is_epoch_end: bool) -> bool:
@@ -225,7 +224,7 @@ class Saver:
         saved = None
         if self._saved_at != here or required:
             saved = self._ranks_save.in_root(parts, required=required)
-        self._best_is_due, self._saved_at = False, None if self._trainer.pending_work.is_anything else here
+        self._best_is_due, self._saved_at = False, None if self._trainer.run_state.pending.is_anything else here
         return saved
 
     def _leave_on_signal(self, guard: preemption.PreemptionGuard) -> None:
@@ -242,9 +241,9 @@ class Saver:
     def _parts(self) -> dict[str, Any]:
         """What is saved. A loss that isn't finite is never part of it."""
         trainer = self._trainer
-        trainer.nonfinite.window_is_finite()
-        trainer.require_same_schedule()
-        tree = snapshot.tree(trainer)
+        trainer._nonfinite.window_is_finite()
+        trainer._data.require_same_schedule()
+        tree = trainer._registry.collect()
         schedule = b""
         if tree["multi"] is not None:  # the schedule has a file of its own
             schedule = Schedule.pack_state(tree["multi"]["schedule"])
@@ -253,7 +252,7 @@ class Saver:
             "step": trainer.global_step,
             "epoch": trainer.epoch,
             "model": tree.pop("model"),
-            "state_tree": {"trainer": tree, "loggers": trainer.reporter.state_dict()},
+            "state_tree": {"trainer": tree, "loggers": trainer._reporter.state_dict()},
             "schedule": schedule,
             "metrics": dict(trainer.metrics),
             "manifest": {
@@ -266,36 +265,32 @@ class Saver:
         }
 
     def _tell(self, path: Path) -> None:
-        self._trainer.hooks.call("on_checkpoint_save", self._trainer, str(path))
+        self._trainer.hooks.call("on_checkpoint_save", str(path))
 
     # Going on
 
-    def resume(self, source: str | None) -> Callable[[], None]:
-        """Loads what ``fit`` was told to go on from.
+    def resume(self, source: str | None) -> None:
+        """Loads what ``fit`` was told to resume from.
 
         Args:
             source: a checkpoint's path, ``"latest"``, or None: then only ``auto_resume``, in a trainer that hasn't
                 trained yet.
-
-        Returns:
-            What puts the state before it back.
         """
         trainer = self._trainer
         if source is not None and not isinstance(source, (str, os.PathLike)):
             raise ConfigError(f"resume_from must be 'latest' or a checkpoint's path, it is {source!r}")
-        put_back: Callable[[], None] = _nothing
-        is_new = trainer.global_step == 0 and trainer.pending_multi_state is None
+        is_new = trainer.global_step == 0 and trainer._data.pending_state is None
         auto_resume = trainer.config.fault_tolerance.auto_resume
         if trainer.ranks.from_first(
             run_directory.is_used(trainer.config.checkpoint, auto_resume) or source == "latest"
         ):
             run_directory.claim(self._manager, trainer.ranks, self._leave_before_start, trainer.config.ddp.timeout_s)
         if source is not None and source != "latest":
-            put_back = self.load(source)
+            self.load(source)
         elif source == "latest" or (auto_resume and is_new):
             path = trainer.ranks.from_first(self._manager.latest() if trainer.rank == 0 else None)
             if path is not None:
-                put_back = self.load(path)
+                self.load(path)
             elif source == "latest":
                 raise CheckpointError(
                     f"resume_from='latest': there is no checkpoint in {self._manager.root}; "
@@ -304,13 +299,12 @@ class Saver:
         if trainer.rank == 0:
             preemption.clear_marker(self._manager.root)
         self._manager.frequency.start()
-        return put_back
 
-    def load(self, path: str | Path) -> Callable[[], None]:
-        """Verifies the checkpoint at ``path`` and puts it in place; returns what puts the state before it back."""
-        return self._restore(checkpoint.read(Path(path)))
+    def load(self, path: str | Path) -> None:
+        """Verifies the checkpoint at ``path`` and loads it."""
+        self._restore(checkpoint.read(path))
 
-    def _restore(self, found: Checkpoint) -> Callable[[], None]:
+    def _restore(self, found: Checkpoint) -> None:
         trainer = self._trainer
         if not isinstance(found.state, Mapping) or not {"trainer", "loggers"} <= set(found.state):
             raise StateMismatch(f"{found.path}: is whole, but no Trainer saved it; checkpoint.read gives what it holds")
@@ -330,19 +324,11 @@ class Saver:
                     "with the new setting, and not as it would have",
                     stacklevel=4,
                 )
-        loggers, saved_at = trainer.reporter.state_dict(), self._saved_at
-        put_back = snapshot.restore(trainer, self._ranks_save.state_of(found))
-        trainer.reporter.load_state_dict(found.state["loggers"])
-        self._saved_at = None if trainer.pending_work.is_anything else (trainer.global_step, trainer.epoch)
+        trainer._registry.load(self._ranks_save.state_of(found))
+        trainer._reporter.load_state_dict(found.state["loggers"])
+        self._saved_at = None if trainer.run_state.pending.is_anything else (trainer.global_step, trainer.epoch)
         _log.info("goes on from %s: update %d, epoch %d", found.path, trainer.global_step, trainer.epoch)
-        trainer.hooks.call("on_checkpoint_load", trainer, str(found.path))
-
-        def put_all_back() -> None:
-            put_back()
-            trainer.reporter.load_state_dict(loggers)
-            self._saved_at = saved_at
-
-        return put_all_back
+        trainer.hooks.call("on_checkpoint_load", str(found.path))
 
     def finish(self) -> None:
         """Returns when nothing is being written; errors of the writer surface here. A signal that came meanwhile, or
@@ -358,10 +344,6 @@ class Saver:
         self._manager.close()
         self._ranks_save.wait()
         self._leaves = False
-
-
-def _nothing() -> None:
-    """There is nothing to put back."""
 
 
 def _setting(config: Any, place: tuple[str, ...]) -> list[Any]:

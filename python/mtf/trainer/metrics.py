@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -53,6 +54,35 @@ def computed(name: str, found: Any) -> dict[str, float]:
     value = found.compute()
     parts = {f"{name}/{key}": part for key, part in value.items()} if isinstance(value, Mapping) else {name: value}
     return {part: float(scalar(part, number)) for part, number in parts.items()}
+
+
+def num_samples(batch: Any) -> int:
+    """First dimension of the first tensor (or array) found in ``batch``; 1 where there is none."""
+    if isinstance(batch, (list, tuple)) and batch and isinstance(batch[0], Tensor) and batch[0].dim():
+        return batch[0].shape[0]  # by far the most common case
+    found = _first_dimension(batch)
+    return 1 if found is None else found
+
+
+def _first_dimension(batch: Any) -> int | None:
+    if isinstance(batch, Tensor):
+        return batch.shape[0] if batch.dim() else None
+    if isinstance(batch, (str, bytes)):
+        return None
+    if isinstance(batch, (list, tuple)):
+        parts: Any = batch
+    elif isinstance(batch, Mapping):
+        parts = batch.values()
+    elif dataclasses.is_dataclass(batch):
+        parts = (getattr(batch, f.name) for f in dataclasses.fields(batch))
+    else:
+        shape = getattr(batch, "shape", None)
+        return int(shape[0]) if shape else None
+    for part in parts:
+        found = _first_dimension(part)
+        if found is not None:
+            return found
+    return None
 
 
 def to_floats(values: Sequence[Any]) -> list[float]:
@@ -220,6 +250,10 @@ class MetricTable:
         for a, b, total, count in state["sums"]:  # of several ranks: a metric may be there more than once
             self._sums[a, b] = self._sums.get((a, b), 0.0) + float(total)
             self._counts[a, b] = self._counts.get((a, b), 0) + int(count)
+
+    def for_rank(self, parts: Sequence[Mapping[str, Any]], rank: int, world_size: int) -> dict[str, Any]:
+        """Sums over all ranks stay what they were, whichever rank holds them: rank 0 takes all."""
+        return {"sums": [entry for part in parts for entry in part["sums"]] if rank == 0 else []}
 
 
 def proportions(names: Sequence[str], actual: Sequence[float], expected: Sequence[float]) -> dict[str, float]:

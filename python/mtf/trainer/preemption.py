@@ -19,6 +19,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from mtf.checkpoint.storage.local import replace_file
+from mtf.checkpoint.storage.registry import open_storage
 from mtf.config.execution import PreemptionConfig
 from mtf.errors import ConfigError
 
@@ -41,7 +42,7 @@ class Preempted(SystemExit):
         checkpoint: where the state was saved.
     """
 
-    def __init__(self, exit_code: int, signal_: signal.Signals, checkpoint: Path | None = None) -> None:
+    def __init__(self, exit_code: int, signal_: signal.Signals, checkpoint: Path | str | None = None) -> None:
         super().__init__(exit_code)
         self.exit_code = exit_code
         self.signal = signal_
@@ -100,7 +101,7 @@ class PreemptionGuard:
         names = ", ".join(s.name for s in self._signals) or "no signals"
         return f"PreemptionGuard({names}; requested={None if self._requested is None else self._requested.name})"
 
-    def leave(self, checkpoint: Path | None = None) -> None:
+    def leave(self, checkpoint: Path | str | None = None) -> None:
         """Ends the run after the save.
 
         Raises:
@@ -183,11 +184,11 @@ class PreemptionGuard:
                 )
 
 
-def write_marker(root: Path, signal_: signal.Signals, step: int, checkpoint: Path | None) -> None:
+def write_marker(root: Path | str, signal_: signal.Signals, step: int, checkpoint: Path | str | None) -> None:
     """Leaves ``PREEMPTED`` in the run's directory: torchrun exits with 1 whatever its workers return.
 
     Args:
-        root: the run's directory, which exists.
+        root: the run's directory, which exists, or its URL.
         signal_: what stopped the run.
         step: updates done.
         checkpoint: where the state was saved.
@@ -197,28 +198,32 @@ def write_marker(root: Path, signal_: signal.Signals, step: int, checkpoint: Pat
     content = {
         "signal": signal_.name,
         "step": step,
-        "checkpoint": None if checkpoint is None else checkpoint.name,
+        "checkpoint": None if checkpoint is None else str(checkpoint).rpartition("/")[2],
         "time_s": time.time(),
     }
+    raw = json.dumps(content).encode() + b"\n"
     try:
-        replace_file(root / MARKER_NAME, json.dumps(content).encode() + b"\n")
+        if isinstance(root, Path):
+            replace_file(root / MARKER_NAME, raw)
+        else:
+            open_storage(root).write_atomic(MARKER_NAME, [raw])
     except OSError as error:  # not the run's end
         _warn_of_marker(root, "written", error)
 
 
-def clear_marker(root: Path) -> None:
+def clear_marker(root: Path | str) -> None:
     """Removes the marker; for a run that goes on. A system that refuses it is a warning."""
     try:
-        os.unlink(root / MARKER_NAME)
-    except (FileNotFoundError, NotADirectoryError):
+        open_storage(root).delete(MARKER_NAME)
+    except NotADirectoryError:
         return
     except OSError as error:
         _warn_of_marker(root, "removed", error)
 
 
-def _warn_of_marker(root: Path, done: str, error: OSError) -> None:
+def _warn_of_marker(root: Path | str, done: str, error: OSError) -> None:
     warnings.warn(
-        f"{root / MARKER_NAME} can't be {done}: {error.strerror or error}. The checkpoints say where the run stands: "
+        f"{root}/{MARKER_NAME} can't be {done}: {error.strerror or error}. The checkpoints say where the run stands: "
         "a resume needs no marker",
         stacklevel=4,
     )

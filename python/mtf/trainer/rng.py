@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+import warnings
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -102,3 +103,13 @@ class StepRng:
         random.setstate((version, tuple(array("I", python_words)), python_gauss))
         if self._cuda is not None and "cuda" in state:
             torch.cuda.set_rng_state(state["cuda"], self._cuda)
+
+    def for_rank(self, parts: Sequence[dict[str, Any]], rank: int, world_size: int) -> dict[str, Any]:
+        """What a rank takes of the states of another number of ranks; under ``"saved"`` some ranks have none."""
+        if parts[0] and rank == 0:
+            warnings.warn(
+                f"the state was saved by {len(parts)} ranks, here are {world_size}: under step_rng='saved' random "
+                "numbers of steps can't continue exactly; step_rng='derived' needs no state",
+                stacklevel=4,
+            )
+        return parts[rank] if rank < len(parts) else {}

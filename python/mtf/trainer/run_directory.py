@@ -65,7 +65,11 @@ def claim(directory: RunDirectory, ranks: SingleRank, may_leave: Callable[[], No
                 token, refusal = _try(directory)
             elif not is_told:
                 is_told = True
-                warnings.warn(f"checkpoint.root_dir: {waiting}", CheckpointWarning, stacklevel=2)
+                warnings.warn(
+                    f"checkpoint.root_dir: {waiting}; set another folder if this run must not wait",
+                    CheckpointWarning,
+                    stacklevel=2,
+                )
         waiting, token, refusal = ranks.from_first((waiting, token, refusal))
         if waiting is None:
             break

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from mtf.checkpoint.format.codec import copy_tree
 from mtf.config.checks import nearest
@@ -30,11 +30,16 @@ class Stateful(Protocol):
     def load_state_dict(self, state: Any) -> None: ...
 
 
+Loading = Literal["copied", "recovers", "checked"]
+"""What makes a failing ``load_state_dict`` harmless: a copy of the state before it, which is put back; the component,
+which puts itself back; or ``check``, after which it can't fail."""
+
+
 @dataclass(frozen=True)
 class _Entry:
     component: Any
     per_rank: bool | Collection[str]
-    is_checked: bool
+    loading: Loading
     is_optional: bool
 
     def own_part(self, state: Any) -> Any:
@@ -55,10 +60,19 @@ class StateRegistry:
 
     Args:
         ranks: every method but ``register`` is a collective of them.
+        upgrade: gives a state that an earlier version took the names of today.
+        on_loaded: called after each state that was loaded.
     """
 
-    def __init__(self, ranks: SingleRank) -> None:
+    def __init__(
+        self,
+        ranks: SingleRank,
+        upgrade: Callable[[Any], Any] = lambda state: state,
+        on_loaded: Callable[[], None] = lambda: None,
+    ) -> None:
         self._ranks = ranks
+        self._upgrade = upgrade
+        self._on_loaded = on_loaded
         self._entries: dict[str, _Entry] = {}
 
     def register(
@@ -67,7 +81,7 @@ class StateRegistry:
         component: Stateful,
         *,
         per_rank: bool | Collection[str] = False,
-        is_checked: bool = True,
+        loading: Loading = "copied",
         is_optional: bool = False,
     ) -> None:
         """Adds a component.
@@ -76,9 +90,8 @@ class StateRegistry:
             name: its entry in the state.
             component: see :class:`Stateful`.
             per_rank: whether its state belongs to each rank alone, or which keys of its state do. Such a component
-                also has ``for_rank(parts, rank) -> part``, which divides the parts that another number of ranks saved.
-            is_checked: whether ``load_state_dict`` can't fail after ``check``. Other components are loaded first, and
-                put back where one of them fails.
+                also has ``for_rank(parts, rank, world_size) -> part``, to divide what another number of ranks saved.
+            loading: what makes a failing ``load_state_dict`` harmless. One component at most may be ``"recovers"``.
             is_optional: whether a state without this entry may be loaded; the component then keeps what it has.
 
         Raises:
@@ -94,7 +107,7 @@ class StateRegistry:
                     f"register: component {name!r} must have state_dict() and load_state_dict(state), "
                     f"{type(component).__name__} has no {method}"
                 )
-        self._entries[name] = _Entry(component, per_rank, is_checked, is_optional)
+        self._entries[name] = _Entry(component, per_rank, loading, is_optional)
 
     @property
     def names(self) -> list[str]:
@@ -125,17 +138,19 @@ class StateRegistry:
         if differences:
             raise StateMismatch("the state doesn't fit this trainer:\n  " + "\n  ".join(differences))
         entries = {name: entry for name, entry in self._entries.items() if name in own}
-        self._load_unchecked({name: entry for name, entry in entries.items() if not entry.is_checked}, own)
+        self._load_unchecked({name: entry for name, entry in entries.items() if entry.loading != "checked"}, own)
         for name, entry in entries.items():
-            if entry.is_checked:
+            if entry.loading == "checked":
                 entry.component.load_state_dict(own[name])
+        self._on_loaded()
 
     def _load_unchecked(self, entries: Mapping[str, _Entry], own: Mapping[str, Any]) -> None:
         before: dict[str, Any] = {}
         failure: Exception | None = None
-        for name, entry in entries.items():
+        for name, entry in sorted(entries.items(), key=lambda item: item[1].loading == "recovers"):
             try:
-                before[name] = copy_tree(entry.component.state_dict())
+                if entry.loading == "copied":
+                    before[name] = copy_tree(entry.component.state_dict())
                 entry.component.load_state_dict(own[name])
             except Exception as error:  # a user's component may raise anything
                 failure = error
@@ -153,6 +168,7 @@ class StateRegistry:
 
     def _compare(self, state: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         """This rank's state of each component, and the differences that any rank found."""
+        state = self._upgrade(state)
         own: dict[str, Any] = {}
         lines: list[str] = []
         if not isinstance(state, Mapping):
@@ -184,7 +200,7 @@ class StateRegistry:
         if len(parts) == self._ranks.world_size:
             part = parts[self._ranks.rank]
         else:
-            part = entry.component.for_rank(parts, self._ranks.rank)
+            part = entry.component.for_rank(parts, self._ranks.rank, self._ranks.world_size)
         return entry.with_part(state[name], part)
 
 

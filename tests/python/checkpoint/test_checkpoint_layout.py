@@ -23,6 +23,7 @@ from mtf.checkpoint.diff import diff_checkpoints
 from mtf.checkpoint.format import layout, manifest
 from mtf.checkpoint.inspect import inspect_checkpoint
 from mtf.checkpoint.storage import local
+from mtf.checkpoint.storage.folder import LocalStorage
 from mtf.checkpoint.storage.transaction import Transaction
 from mtf.errors import CheckpointError
 
@@ -188,13 +189,13 @@ def test_each_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """What is used is what was hashed: nothing is opened again after it was verified."""
     path = save(tmp_path / "c", schedule=b"x")
     opened: list[str] = []
-    real = local.LocalStorage.read
+    real = LocalStorage.read
 
-    def read(storage: local.LocalStorage, name: str) -> Any:
+    def read(storage: LocalStorage, name: str) -> Any:
         opened.append(name)
         return real(storage, name)
 
-    monkeypatch.setattr(local.LocalStorage, "read", read)
+    monkeypatch.setattr(LocalStorage, "read", read)
     layout.read(path)
     assert sorted(opened) == sorted(os.listdir(path))
 

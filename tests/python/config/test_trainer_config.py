@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 import types
 import typing
@@ -737,7 +741,7 @@ def _(path: Path) -> None:
         settings = mtf.LoggingConfig("tensorboard", tensorboard_log_dir=str(path / str(draw)), progress_bar=False)
         settings.log_pictures = draw
         run = fitted(logging=settings)
-        run.reporter._logger.close()  # type: ignore[union-attr]
+        run._reporter._logger.close()  # type: ignore[union-attr]
         images = events.EventAccumulator(str(path / str(draw)))
         found[draw] = images.Reload().Tags()["images"]
     assert found[False] == []
@@ -765,8 +769,32 @@ def _(path: Path) -> None:
     pytest.importorskip("tensorboard", reason="an extra")
     settings = {"logger_type": "tensorboard", "tensorboard_log_dir": str(path / "events"), "progress_bar": False}
     run = fitted(logging=mtf.LoggingConfig(**settings))  # type: ignore[arg-type]
-    run.reporter._logger.close()  # type: ignore[union-attr]
+    run._reporter._logger.close()  # type: ignore[union-attr]
     assert list((path / "events").glob("events.*"))
+
+
+@case(mtf.LoggingConfig, "console_fields")
+def _(path: Path) -> None:
+    shown = []
+    for fields in ([], ["*"]):
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            several = ["console", "jsonl"]  # the second is what `logged` reads
+            logged(path, logger_type="composite", composite_loggers=several, console_fields=fields)
+        shown.append(out.getvalue())
+    assert "loader_proportions" not in shown[0]
+    assert "loader_proportions" in shown[1]
+
+
+@case(mtf.LoggingConfig, "trackio_project")
+def _(path: Path) -> None:
+    pytest.importorskip("trackio", reason="an extra")
+    code = "import mtf; from mtf.loggers.base import RunInfo; from mtf.loggers.registry import make_logger; "
+    code += (
+        "found = make_logger(mtf.LoggingConfig(logger_type='trackio', trackio_project='mine'), RunInfo('run', {})); "
+    )
+    code += "found.log_metrics({'x': 1.0}, 1); found.close()"
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "TRACKIO_DIR": str(path)}, timeout=100)
+    assert (path / "mine.db").exists()
 
 
 @case(mtf.LoggingConfig, "wandb_project", "wandb_entity", "wandb_mode", "wandb_tags")

@@ -15,7 +15,7 @@ from mtf.distributed.failure_detection import RankMonitor
 from mtf.distributed.forward_wrapper import run_as_forward
 from mtf.distributed.launch import Launch, find_launch, first_host, gpu_index
 from mtf.errors import ConfigError
-from mtf.trainer import poison
+from mtf.trainer.optimization.nonfinite import propagate_nonfinite, require_finite_on_all_ranks
 
 
 @pytest.mark.parametrize(
@@ -161,18 +161,18 @@ def test_equal_fields_cost_one_reduction() -> None:
 def test_poison_changes_nothing_that_is_finite() -> None:
     x = torch.tensor(3.0, requires_grad=True)
     loss = x * x
-    poison.poisoned(loss, loss.detach()).backward()
+    propagate_nonfinite(loss, loss.detach()).backward()
     assert x.grad == 6.0
-    poison.require_none([x], 1)
+    require_finite_on_all_ranks([x], 1)
 
 
 @pytest.mark.parametrize("bad", [float("inf"), float("nan"), -float("inf")])
 def test_poison_marks_gradients_of_a_bad_loss(bad: float) -> None:
     x = torch.tensor(3.0, requires_grad=True)
     loss = x + bad  # its own gradient is 1
-    poison.poisoned(loss, loss.detach()).backward()
+    propagate_nonfinite(loss, loss.detach()).backward()
     with pytest.raises(mtf.NonFiniteLoss, match="another rank"):
-        poison.require_none([x], 4)
+        require_finite_on_all_ranks([x], 4)
 
 
 def test_redirection_is_for_one_call_and_survives_errors() -> None:

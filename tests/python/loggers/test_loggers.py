@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 from trainer_tools import config, loader, trainer
 
 import mtf
+from mtf.config.logging import LOGGERS
 from mtf.loggers.base import Logger, RunInfo, SafeLogger
 from mtf.loggers.registry import make_logger
 
@@ -37,7 +40,145 @@ def jsonl_rows(path: Path) -> list[dict[str, Any]]:
 
 def test_console(capsys: pytest.CaptureFixture[str]) -> None:
     make_logger(mtf.LoggingConfig(), info()).log_metrics({"train/loss": 0.123456, "n": 2.0}, 50)
-    assert capsys.readouterr().out == "step 50  train/loss 0.1235  n 2\n"
+    assert capsys.readouterr().out == "update 50 · train/loss 0.1235 · n 2\n"
+
+
+ROW = {
+    "train/loss": 0.5,
+    "train/a/loss": 0.25,
+    "train/accuracy": 0.75,
+    "lr/optimizer0": 0.001,
+    "lr/optimizer1": 0.1,
+    "throughput/samples_per_s": 1234.5,
+    "throughput/data_wait_share": 0.034,
+    "loader_proportions/a_batches": 0.6,
+}
+VALIDATION = {"val/a/loss": 0.1, "val/a/accuracy": 0.9, "val/accuracy": 0.8, "val/loss": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("fields", "row", "shown"),
+    [
+        ([], ROW, "update 7 · train/loss 0.5 · lr 0.001 · 1,234 samples/s · 3% waiting for data"),
+        ([], VALIDATION, "update 7 · val/loss 0.2 · val/accuracy 0.8 · val/a/loss 0.1 · val/a/accuracy 0.9"),
+        (
+            [],
+            {**VALIDATION, "val/b/loss": 0.3},
+            "update 7 · val/loss 0.2 · val/accuracy 0.8 · val/a/loss 0.1 · val/b/loss 0.3",
+        ),
+        (
+            ["train/*", "lr/optimizer1"],
+            ROW,
+            "update 7 · train/loss 0.5 · train/a/loss 0.25 · train/accuracy 0.75 · lr/optimizer1 0.1",
+        ),
+        (["*"], {"x": 1.0, "y": 2.0}, "update 7 · x 1 · y 2"),
+        (["val/*"], ROW, ""),
+    ],
+)
+def test_a_line_has_four_fields_or_those_that_were_chosen(
+    fields: list[str], row: dict[str, float], shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_logger(mtf.LoggingConfig(console_fields=fields), info()).log_metrics(row, 7)
+    assert capsys.readouterr().out.rstrip("\n") == shown
+
+
+def test_fields_of_a_console_that_is_not_there_are_refused() -> None:
+    with pytest.raises(mtf.ConfigError, match="console_fields needs the logger 'console'"):
+        mtf.LoggingConfig(logger_type="jsonl", console_fields=["*"])
+    with pytest.raises(mtf.ConfigError, match="console_fields must be a list"):
+        mtf.LoggingConfig(console_fields="*")  # type: ignore[arg-type]
+
+
+class Kept(Logger):
+    """A logger of a user's own."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, dict[str, float]]] = []
+        self.num_closed = 0
+
+    def log_metrics(self, row: Any, step: int) -> None:
+        self.rows.append((step, dict(row)))
+
+    def close(self) -> None:
+        self.num_closed += 1
+
+
+@pytest.fixture
+def own_name() -> Any:
+    yield "own"
+    LOGGERS.pop("own", None)
+
+
+class TestOwnLoggers:
+    def test_an_object(self) -> None:
+        kept = Kept()
+        run = trainer(config(logging=mtf.LoggingConfig(logger_type=kept, log_scalars_every_n_steps=1)))
+        run.fit({"a": loader(16, 0)}, max_steps=2)
+        assert [step for step, _ in kept.rows][:2] == [1, 2]
+        assert "train/loss" in kept.rows[0][1]
+        run.config.describe()
+
+    def test_a_registered_name_also_among_others(self, own_name: str, tmp_path: Path) -> None:
+        made: list[Kept] = []
+
+        def make(settings: mtf.LoggingConfig, run: RunInfo) -> Logger:
+            assert (settings.log_dir, run.name) == (str(tmp_path), "trial")
+            made.append(Kept())
+            return made[-1]
+
+        mtf.register_logger(own_name, make)
+        mtf.register_logger(own_name, make)
+        with pytest.raises(mtf.ConfigError, match="already a logger called 'own'"):
+            mtf.register_logger(own_name, lambda *_: Kept())
+        kept = Kept()
+        several = mtf.LoggingConfig(
+            logger_type="composite", composite_loggers=["jsonl", own_name, kept], log_dir=str(tmp_path)
+        )
+        make_logger(several, info()).log_metrics({"loss": 1.0}, 3)
+        assert made[0].rows == kept.rows == [(3, {"loss": 1.0})]
+        assert jsonl_rows(tmp_path / "trial" / "metrics.jsonl") == [{"step": 3, "loss": 1.0}]
+        assert mtf.TrainerConfig.from_dict({"logging": {"logger_type": own_name}}).logging.logger_type == own_name
+
+    @pytest.mark.parametrize("wrong", [Kept, 3, None, object()])
+    def test_what_is_no_logger_is_refused_at_once(self, wrong: Any) -> None:
+        with pytest.raises(mtf.ConfigError, match="must be the name of a logger"):
+            mtf.LoggingConfig(logger_type=wrong)
+
+    def test_a_factory_that_returns_something_else(self, own_name: str) -> None:
+        mtf.register_logger(own_name, lambda *_: print)  # type: ignore[arg-type, return-value]
+        with pytest.raises(mtf.ConfigError, match="the factory of logger 'own' must return"):
+            make_logger(mtf.LoggingConfig(logger_type=own_name), info())
+        with pytest.raises(mtf.ConfigError, match="factory must be a function"):
+            mtf.register_logger("x", 3)  # type: ignore[arg-type]
+        with pytest.raises(mtf.ConfigError, match="name must be a string"):
+            mtf.register_logger("", lambda *_: Kept())
+
+
+def test_trackio_and_its_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("trackio")
+    code = """
+import sqlite3, sys
+import mtf
+from mtf.loggers.base import RunInfo
+from mtf.loggers.registry import make_logger
+
+settings = mtf.LoggingConfig(logger_type="trackio", trackio_project="p")
+first = make_logger(settings, RunInfo("trial", {"seed": 1}))
+first.log_metrics({"train/loss": 0.5}, 10)
+state = first.state_dict()
+first.close()
+again = make_logger(settings, RunInfo("trial", {"seed": 1}, 10, state))
+again.log_metrics({"train/loss": 0.25}, 20)
+assert again.state_dict() == state
+again.close()
+rows = sqlite3.connect(sys.argv[1]).execute("select run_name, step from metrics order by step").fetchall()
+assert rows == [(state["run_name"], 10), (state["run_name"], 20)], rows
+"""
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "p.db")], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_jsonl_and_its_resume(tmp_path: Path) -> None:

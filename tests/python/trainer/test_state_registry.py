@@ -49,7 +49,7 @@ class Plain:
 
 
 class PerRank(Counter):
-    def for_rank(self, parts: Sequence[Any], rank: int) -> Any:
+    def for_rank(self, parts: Sequence[Any], rank: int, world_size: int) -> Any:
         if any(part["value"] == 99 for part in parts):
             raise mtf.StateMismatch(f"saved by {len(parts)} ranks, which can't be divided")
         return {"value": sum(part["value"] for part in parts) if rank == 0 else 0}
@@ -102,9 +102,9 @@ def test_a_missing_part_is_named_unless_it_is_optional() -> None:
 def test_one_that_fails_while_it_loads_puts_the_others_back() -> None:
     made = StateRegistry(SingleRank())
     a, b, checked = Counter(1), Counter(2), Counter(3)
-    made.register("checked", checked)
-    made.register("a", a, is_checked=False)
-    made.register("b", b, is_checked=False)
+    made.register("checked", checked, loading="checked")
+    made.register("a", a)
+    made.register("b", b)
     with pytest.raises(mtf.StateMismatch, match="malformed, nothing of it is used: KeyError: 'thirteen'"):
         made.load({"checked": {"value": 8}, "a": {"value": 8}, "b": {"value": 13}})
     assert (a.value, b.value, checked.value) == (1, 2, 3)
@@ -176,7 +176,7 @@ def test_ranks_load_together_or_not_at_all(bad: int) -> None:
     def work(ranks: Ranks) -> Any:
         made, shared, own = StateRegistry(ranks), Counter(1), PerRank(2)
         made.register("shared", shared)
-        made.register("own", own, per_rank=True, is_checked=False)
+        made.register("own", own, per_rank=True)
         state = {"shared": {"value": 3}, "own": {"value": 3}, "other_ranks": [{"own": {"value": bad}}]}
         try:
             made.load(state)

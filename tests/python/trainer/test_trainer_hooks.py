@@ -12,7 +12,8 @@ import torch
 from trainer_tools import config, loader, model, trainer
 
 import mtf
-from mtf.trainer.hooks.base import EVENTS, HookList
+from mtf.trainer.hooks.base import EVENTS
+from mtf.trainer.hooks.registry import HookList
 
 
 class Log(mtf.TrainerHooks):
@@ -74,9 +75,9 @@ def test_order_of_all_events(tmp_path: Any) -> None:
 
 def test_hooks_are_called_in_order_and_only_when_overridden() -> None:
     first, second = Log(), Log()
-    hooks = HookList([first, mtf.TrainerHooks(), second])
+    hooks = HookList(None, [first, mtf.TrainerHooks(), second])
     assert len(hooks.on_epoch_end) == 2
-    assert HookList([mtf.TrainerHooks()]).on_train_batch_start == ()
+    assert HookList(None, [mtf.TrainerHooks()]).on_train_batch_start == ()
 
 
 def test_one_hook_needs_no_list() -> None:
@@ -107,7 +108,7 @@ def test_a_hook_that_raises_stops_training_with_its_own_error() -> None:
     with pytest.raises(ZeroDivisionError, match="in the hook"):
         run.fit([loader(8, 1)])
     assert log.events[-1] == "exception"
-    run.hooks = HookList()
+    run.hooks = HookList(run)
     run.fit([loader(8, 1)], max_steps=1)
 
 

@@ -12,8 +12,8 @@ from trainer_tools import config, loader, step, trainer
 
 import mtf
 from mtf.distributed.ranks import SingleRank
-from mtf.trainer import progress_bar
 from mtf.trainer.metrics import MetricTable, proportions, to_floats
+from mtf.trainer.reporting import progress_bar
 
 ALONE = SingleRank()
 

@@ -404,7 +404,7 @@ def test_a_number_of_steps_without_the_frequency_is_pointed_out() -> None:
 
 def test_nested_batches_and_odd_containers() -> None:
     """The first dimension of the first tensor, wherever it is; text alone counts as one sample."""
-    from mtf.trainer.batch import num_samples
+    from mtf.trainer.metrics import num_samples
 
     assert num_samples({"text": ["a", "b"], "x": (torch.zeros(5, 2),)}) == 5
     assert num_samples(["text"]) == 1

@@ -26,8 +26,10 @@ from mtf.checkpoint.format.tensor_codec import TENSOR_TYPES
 from mtf.checkpoint.format.upgrade import upgrade_state
 from mtf.checkpoint.storage import local
 from mtf.checkpoint.storage.base import Storage
-from mtf.checkpoint.storage.local import LocalStorage
-from mtf.checkpoint.storage.registry import open_storage, place_of
+from mtf.checkpoint.storage.folder import LocalStorage
+from mtf.checkpoint.storage.object_transaction import ObjectTransaction
+from mtf.checkpoint.storage.registry import open_checkpoint, open_storage, place_of
+from mtf.checkpoint.storage.root import begin
 from mtf.checkpoint.storage.transaction import Transaction
 from mtf.errors import CheckpointError
 
@@ -99,40 +101,41 @@ class CheckpointPayload:
 
 
 def write(
-    path: str | Path,
+    path: str | Path | Storage,
     *,
     model: Mapping[str, Any],
     state_tree: Any,
     schedule: bytes,
     manifest: Mapping[str, Any],
-) -> Path:
+) -> Path | str:
     """Writes a checkpoint directory; an older checkpoint of that name is replaced in one atomic step.
 
     Args:
-        path: the directory's final name.
+        path: the directory's final name, a URL, or a storage.
         model: the model's ``state_dict()``.
         state_tree: everything else, see :mod:`mtf.checkpoint.format.codec`.
         schedule: the native scheduler's bytes.
         manifest: members of the manifest: ``step`` is required; floats may be NaN or infinite, tensors aren't allowed.
 
     Returns:
-        The directory's absolute name. It is durable.
+        The directory's absolute name, or the URL. It is durable.
 
     Raises:
-        CheckpointError: it can't be written (the cause is the OSError) or holds something that no checkpoint holds.
+        CheckpointError: it holds something that no checkpoint holds.
+        CheckpointIOError: it can't be written.
     """
     return write_payload(path, CheckpointPayload.take(model, state_tree, schedule, copy=False), manifest)
 
 
-def write_payload(path: str | Path, payload: CheckpointPayload, manifest: Mapping[str, Any]) -> Path:
+def write_payload(path: str | Path | Storage, payload: CheckpointPayload, manifest: Mapping[str, Any]) -> Path | str:
     """:func:`write` for a payload taken before."""
-    with Transaction(path) as transaction:
+    with begin(path) as transaction:
         fill(transaction, payload)
         transaction.commit(manifest_fields(manifest))
-    return transaction.path
+    return place_of(open_storage(path)) if not isinstance(transaction, Transaction) else transaction.path
 
 
-def fill(transaction: Transaction, payload: CheckpointPayload) -> None:
+def fill(transaction: Transaction | ObjectTransaction, payload: CheckpointPayload) -> None:
     """Writes the four files of a payload into a transaction."""
     metadata = {"format": "pt"} | payload.tied
     transaction.add(MODEL_FILE, tensor_chunks(payload.model, metadata))
@@ -174,7 +177,7 @@ def read(path: str | Path | Storage, *, verify_shards: bool = True) -> Checkpoin
         CheckpointError: missing, damaged, of a newer format, or no checkpoint at all; names the file and the reason.
         CheckpointIOError: the storage can't give it.
     """
-    folder = _find(open_storage(path))
+    folder = _find(open_checkpoint(path))
     manifest = read_manifest(folder)
     files = manifest["files"]
     for name in _OWN_FILES:

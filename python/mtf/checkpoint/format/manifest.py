@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mtf.checkpoint.format.hashing import HashingReader, open_part, read_verified
 from mtf.checkpoint.format.json_io import dump_json, load_json
 from mtf.checkpoint.storage.base import Storage
-from mtf.checkpoint.storage.local import LocalStorage
-from mtf.checkpoint.storage.registry import open_storage
+from mtf.checkpoint.storage.folder import LocalStorage
+from mtf.checkpoint.storage.registry import open_checkpoint
 from mtf.errors import CheckpointError
 
 MANIFEST_NAME = "manifest.json"
@@ -53,18 +54,38 @@ def check_file_name(name: str, label: str = MANIFEST_NAME) -> None:
         raise CheckpointError(f"{label}: the file name {name!r} is not allowed in a checkpoint")
 
 
-def seal_manifest(fields: Mapping[str, Any], files: Mapping[str, tuple[int, str]]) -> bytes:
+@dataclass(frozen=True)
+class Part:
+    """A file of a checkpoint.
+
+    Attributes:
+        size: in bytes.
+        sha256: of its content.
+        object: the name it is stored under; None: its own.
+    """
+
+    size: int
+    sha256: str
+    object: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its entry in the manifest."""
+        stored = {} if self.object is None else {"object": self.object}
+        return {"size": self.size, "sha256": self.sha256, **stored}
+
+
+def seal_manifest(fields: Mapping[str, Any], files: Mapping[str, Part]) -> bytes:
     """The bytes of a manifest.
 
     Args:
         fields: the caller's members (``step`` is required), JSON-able.
-        files: size in bytes and SHA-256 of every other file of the checkpoint, by name.
+        files: every other file of the checkpoint, by name.
     """
     if taken := [name for name in _RESERVED if name in fields]:
         raise CheckpointError(f"{MANIFEST_NAME}: the member {taken[0]!r} is the format's own")
     _check_step(fields.get("step"), MANIFEST_NAME)
     body = {"sha256": "0" * 64, "kind": KIND, "format": FORMAT, **fields}
-    body["files"] = {name: {"size": size, "sha256": digest} for name, (size, digest) in files.items()}
+    body["files"] = {name: part.to_dict() for name, part in files.items()}
     raw = dump_json(body, MANIFEST_NAME, indent=1) + b"\n"
     if len(raw) > MAX_MANIFEST_BYTES:
         raise CheckpointError(f"{MANIFEST_NAME}: {len(raw)} bytes, more than the limit of {MAX_MANIFEST_BYTES}")
@@ -81,7 +102,7 @@ def read_manifest(path: str | Path | Storage) -> dict[str, Any]:
     Raises:
         CheckpointError: missing, damaged, of another kind or of a newer format; names the file and the reason.
     """
-    folder = open_storage(path)
+    folder = open_checkpoint(path)
     if isinstance(folder, LocalStorage):
         _check_is_checkpoint(folder.root)
     label = f"{folder.url}/{MANIFEST_NAME}"
@@ -123,7 +144,7 @@ def verify(path: str | Path | Storage) -> dict[str, Any]:
     Raises:
         CheckpointError: names the first file that is wrong and the reason.
     """
-    folder = open_storage(path)
+    folder = open_checkpoint(path)
     manifest = read_manifest(folder)
     for name, expected in manifest["files"].items():
         verify_file(folder, name, expected)
@@ -183,4 +204,4 @@ def _check_files(files: Any, label: str) -> None:
             or not isinstance(entry.get("object", name), str)
         ):
             raise CheckpointError(f"{label}: the entry of file {name!r} is not valid")
-        check_file_name(entry.get("object", name), label)
+        check_file_name(str(entry.get("object", name)), label)

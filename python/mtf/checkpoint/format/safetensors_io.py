@@ -108,7 +108,8 @@ def read_tensors(reader: HashingReader, num_bytes: int) -> tuple[dict[str, torch
         if entry.end > entry.begin:
             # torch makes a ValueError of what a signal's handler raises inside a conversion.
             with defer_signals():
-                view = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+                elements: Any = tensor.reshape(-1).view(torch.uint8).numpy()
+                view = memoryview(elements)
             reader.fill(view)
         tensors[entry.name] = tensor
     return tensors, metadata

@@ -28,6 +28,16 @@ class Lock(Protocol):
     def release(self) -> None:
         """Gives it back. Idempotent."""
 
+    @property
+    def token(self) -> str:
+        """What tells this claim from every other one; empty while nothing is claimed."""
+
+    def holder_token(self) -> str:
+        """The token of the claim that is in the storage, as this process sees it; empty where there is none."""
+
+    def waiting_for(self) -> str | None:
+        """Why :meth:`acquire` would refuse now and needn't in a while, in words; None if it should be called now."""
+
 
 @runtime_checkable
 class Storage(Protocol):
@@ -76,7 +86,7 @@ class Storage(Protocol):
         """
 
     def lock(self) -> Lock:
-        """The claim of a run on the whole storage, not yet taken."""
+        """The claim of a run on the whole storage, not yet taken; ``ObjectLock(self)`` is one for any storage."""
 
 
 class SubStorage:

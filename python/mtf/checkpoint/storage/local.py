@@ -17,9 +17,7 @@ import socket
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
-from mtf.checkpoint.storage.base import Lock
 from mtf.errors import CheckpointError
 
 _CHUNK_BYTES = 4 << 20
@@ -271,57 +269,3 @@ def hash_open_file(fd: int) -> tuple[int, str]:
         digest.update(view[:count])
         size += count
     return size, digest.hexdigest()
-
-
-class LocalStorage:
-    """A folder of a local or shared file system; see :class:`mtf.checkpoint.storage.base.Storage`.
-
-    Checkpoints in it are directories that get their name when they are whole (:class:`Transaction`). No link inside
-    the folder is ever followed.
-
-    Args:
-        root: the folder; it needn't exist.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.url = str(root)
-
-    def __repr__(self) -> str:
-        """The folder."""
-        return f"LocalStorage({self.url!r})"
-
-    @contextlib.contextmanager
-    def read(self, name: str) -> Iterator[BinaryIO]:
-        """The file ``name``, open for reading and seeking.
-
-        Raises:
-            CheckpointError: it is missing, is a link or lies behind one, or is no regular file.
-        """
-        with open_inside(self.root, name) as fd, open(fd, "rb", buffering=0, closefd=False) as file:
-            yield file  # type: ignore[misc]  # a FileIO is what typing calls a BinaryIO
-
-    def write_atomic(self, name: str, chunks: Iterable[bytes | memoryview]) -> None:
-        """Writes or replaces a file; it is durable when this returns."""
-        path = self.root / name
-        make_directories(path.parent)
-        replace_file(path, chunks)
-
-    def list(self, folder: str = "") -> list[str]:
-        """Names directly in ``folder``; those of directories end with ``/``. A link is no directory."""
-        try:
-            with os.scandir(self.root / folder) as entries:
-                return sorted(e.name + "/" * e.is_dir(follow_symlinks=False) for e in entries)
-        except FileNotFoundError:
-            return []
-
-    def delete(self, name: str) -> None:
-        """Deletes a file; nothing where it is missing."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.root / name)
-
-    def lock(self) -> Lock:
-        """The claim of a run on the folder."""
-        from mtf.checkpoint.storage.lock import DirectoryLock
-
-        return DirectoryLock(self.root)

@@ -8,9 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mtf.checkpoint.storage.base import Storage, SubStorage
-from mtf.checkpoint.storage.local import LocalStorage
-from mtf.errors import ConfigError
+from mtf.checkpoint.storage.folder import LocalStorage
+from mtf.errors import CheckpointIOError, ConfigError
 
+POINTERS = ("latest", "best")
+
+_MAX_POINTER_BYTES = 1024
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
 _registered: dict[str, Callable[[str], Storage]] = {}
 
@@ -67,3 +70,36 @@ def folder_of(storage: Storage, folder: str) -> Storage:
 def place_of(storage: Storage) -> Path | str:
     """A storage's root as users name it: a path, or a URL."""
     return storage.root if isinstance(storage, LocalStorage) else storage.url
+
+
+def open_checkpoint(place: str | os.PathLike[str] | Storage) -> Storage:
+    """The storage of a checkpoint, which ``latest`` or ``best`` of a storage without links may lead to.
+
+    Raises:
+        ConfigError: as :func:`open_storage`.
+        CheckpointIOError: the storage can't give it.
+    """
+    storage = open_storage(place)
+    head, _, last = storage.url.rpartition("/")
+    if isinstance(storage, LocalStorage) or last not in POINTERS or not isinstance(place, str):
+        return storage
+    parent = open_storage(head)
+    try:
+        name = read_pointer(parent, last)
+    except OSError as error:
+        raise CheckpointIOError(f"{storage.url}: can't be read: {error.strerror or error}") from error
+    return storage if name is None else folder_of(parent, name)
+
+
+def read_pointer(storage: Storage, pointer: str) -> str | None:
+    """The name in ``latest`` or ``best``; None where there is no such object.
+
+    Raises:
+        OSError: the storage can't be read.
+    """
+    try:
+        with storage.read(pointer) as file:
+            name = file.read(_MAX_POINTER_BYTES).decode("utf-8", "replace").strip()
+    except FileNotFoundError:
+        return None
+    return name if name and "/" not in name and not name.startswith(".") else None

@@ -12,8 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from mtf.checkpoint.format.manifest import KIND, MANIFEST_NAME, check_file_name, seal_manifest
+from mtf.checkpoint.format.manifest import KIND, MANIFEST_NAME, Part, check_file_name, seal_manifest
 from mtf.checkpoint.storage import local
+from mtf.checkpoint.storage.base import Storage
+from mtf.checkpoint.storage.folder import LocalStorage
 from mtf.errors import CheckpointError, CheckpointIOError
 
 
@@ -38,7 +40,7 @@ class Transaction:
             CheckpointError: ``path`` exists and is no checkpoint, or the hidden directory can't be made.
         """
         self.path = Path(os.path.abspath(path))
-        self._files: dict[str, tuple[int, str]] = {}
+        self._files: dict[str, Part] = {}
         try:
             check_replaceable(self.path)
             local.make_directories(self.path.parent)
@@ -75,7 +77,7 @@ class Transaction:
             target = self.directory / name
             if "/" in name:
                 local.make_directories(target.parent)
-            self._files[name] = local.write_file(target, chunks)
+            self._files[name] = Part(*local.write_file(target, chunks))
         except OSError as error:
             raise _failure(self.path / name, error) from error
 
@@ -85,15 +87,15 @@ class Transaction:
         try:
             with local.open_inside(self.directory, name) as fd:
                 os.fsync(fd)
-                self._files[name] = local.hash_open_file(fd)
+                self._files[name] = Part(*local.hash_open_file(fd))
             local.sync_directory((self.directory / name).parent)
         except OSError as error:
             raise _failure(self.path / name, error) from error
 
-    def adopt_hashed(self, name: str, num_bytes: int, sha256: str) -> None:
+    def adopt_part(self, name: str, part: Part) -> None:
         """As :meth:`adopt` for a file that its writer has fsynced and hashed: nothing is read here."""
         check_file_name(name)
-        self._files[name] = (num_bytes, sha256)
+        self._files[name] = part
 
     def commit(self, fields: Mapping[str, Any]) -> None:
         """Writes the manifest, last, and publishes the directory under its name. Durable when this returns.
@@ -138,10 +140,19 @@ def is_checkpoint(path: Path) -> bool:
     """Whether ``path`` is a directory that an mtf checkpoint was written to, possibly damaged since."""
     if path.is_symlink() or not path.is_dir():
         return False
+    return has_manifest(LocalStorage(path))
+
+
+def has_manifest(folder: Storage) -> bool:
+    """Whether a checkpoint's manifest is in a folder, possibly damaged.
+
+    Raises:
+        OSError: the storage can't be read.
+    """
     try:
-        with local.open_inside(path, MANIFEST_NAME) as fd:
-            start = os.read(fd, 4096)
-    except CheckpointError:
+        with folder.read(MANIFEST_NAME) as file:
+            start = file.read(4096)
+    except (CheckpointError, FileNotFoundError):
         return False
     return f'"kind": "{KIND}"'.encode() in start
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 
 from mtf.config.checks import nearest
 from mtf.errors import ConfigError
-from mtf.trainer.hooks.base import TrainerHooks
-from mtf.trainer.optimizers import learning_rates
-
-if TYPE_CHECKING:
-    from mtf.trainer.trainer import Trainer
+from mtf.trainer.hooks.base import Trainer, TrainerHooks
+from mtf.trainer.optimization.optimizers import learning_rates
 
 
 class _Best:
@@ -82,7 +79,7 @@ class EarlyStopping(TrainerHooks):
 
     def on_validation_end(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
         """Looks at the metric of a validation inside ``fit``."""
-        if not trainer.is_fitting:
+        if not trainer.is_fitting or not metrics:
             return
         value = _metric(metrics, self.monitor, self)
         self.num_bad = 0 if self._best.improves(value) else self.num_bad + 1
@@ -189,7 +186,7 @@ class BestCheckpoint(TrainerHooks):
 
     def on_validation_end(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
         """Looks at the metric of a validation inside ``fit``."""
-        if trainer.is_fitting and self._best.improves(_metric(metrics, self.monitor, self)):
+        if trainer.is_fitting and metrics and self._best.improves(_metric(metrics, self.monitor, self)):
             trainer.save_checkpoint(self.path)
 
     def state_dict(self) -> dict[str, Any]:
@@ -216,15 +213,15 @@ class ThroughputMonitor(TrainerHooks):
 
     def on_train_start(self, trainer: Trainer) -> None:
         """Starts the clock, for an epoch that goes on."""
-        self._start = trainer.reporter.totals()
+        self._start = trainer._reporter.totals()
 
     def on_epoch_start(self, trainer: Trainer, epoch: int) -> None:
         """Starts the clock."""
-        self._start = trainer.reporter.totals()
+        self._start = trainer._reporter.totals()
 
     def on_epoch_end(self, trainer: Trainer, epoch: int) -> None:
         """Notes seconds, samples and seconds waited of the epoch, or of its part in this ``fit``, and warns."""
-        seconds, waited, samples = (b - a for a, b in zip(self._start, trainer.reporter.totals(), strict=True))
+        seconds, waited, samples = (b - a for a, b in zip(self._start, trainer._reporter.totals(), strict=True))
         share = waited / seconds if seconds > 0 else 0.0
         self.epochs.append({"seconds": seconds, "samples_per_s": samples / max(seconds, 1e-9), "wait_share": share})
         if share > self.max_wait_share:

@@ -3,31 +3,47 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import compress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+
+from mtf.config.trainer import TrainerConfig
+from mtf.data.multi_loader import MultiLoader
+from mtf.distributed.ranks import SingleRank
 from mtf.loggers.base import Logger, RunInfo, SafeLogger
 from mtf.loggers.registry import make_logger
-from mtf.trainer.metrics import proportions
-from mtf.trainer.optimizers import learning_rates
-from mtf.trainer.progress_bar import Progress
+from mtf.trainer.data_setup import TrainingData
+from mtf.trainer.metrics import MetricTable, proportions
+from mtf.trainer.optimization.optimizers import learning_rates
+from mtf.trainer.reporting.progress_bar import Progress
 from mtf.trainer.reporting.schedule_recorder import ScheduleRecorder
-
-if TYPE_CHECKING:
-    from mtf.data.multi_loader import MultiLoader
-    from mtf.trainer.trainer import Trainer
+from mtf.trainer.run_state import RunState
 
 
 class Reporter:
     """Turns what the loop notes into rows. Only rank 0 writes."""
 
-    def __init__(self, trainer: Trainer) -> None:
-        self._trainer = trainer
+    def __init__(
+        self,
+        config: TrainerConfig,
+        run: RunState,
+        data: TrainingData,
+        metrics: MetricTable,
+        optimizers: Sequence[torch.optim.Optimizer],
+        ranks: SingleRank,
+    ) -> None:
+        self._config = config
+        self._run = run
+        self._data = data
+        self._metrics = metrics
+        self._optimizers = optimizers
+        self._ranks = ranks
         self._logger: Logger | None = None
         self._logger_state: dict[str, Any] = {}
-        self._chronicle: ScheduleRecorder | None = None
+        self._recorder: ScheduleRecorder | None = None
         self._progress = Progress("", None, is_shown=False)
         self._clock = _Clock()
         self._waits: dict[str, float] = {}
@@ -35,53 +51,54 @@ class Reporter:
         self.num_samples = 0
         self.advance = self._progress.advance
 
-    # The loop tells -----------------------------------------------------------------------------------------------
+    # The loop calls ----------------------------------------------------------------------------------------------
 
     def open(self) -> None:
         """A call of ``fit`` begins."""
-        trainer = self._trainer
-        if self._logger is None and trainer.rank == 0:
+        config = self._config
+        if self._logger is None and self._ranks.rank == 0:
             info = RunInfo(
-                name=trainer.config.experiment_name,
-                config=trainer.config.describe(),
-                step=trainer.global_step,
+                name=config.experiment_name,
+                config=config.describe(),
+                step=self._run.global_step,
                 state=self._logger_state,
             )
-            self._logger = SafeLogger(make_logger(trainer.config.logging, info))
-            self._chronicle = self._chronicle or ScheduleRecorder(trainer, info)
-        self.note_schedule()
-        trainer.partial_row = {}
+            self._logger = SafeLogger(make_logger(config.logging, info))
+            self._recorder = self._recorder or ScheduleRecorder(
+                config, info, self._run, self._data, self._ranks.world_size
+            )
+        self.record_schedule()
+        self._run.partial_row = {}
         self._clock.start(self.totals())
 
     def begin_epoch(self, multi: MultiLoader) -> None:
         """The bar of an epoch, also of one that goes on."""
-        trainer = self._trainer
-        shown = trainer.config.logging.progress_bar and trainer.rank == 0
+        shown = self._config.logging.progress_bar and self._ranks.rank == 0
         total = multi.schedule.num_steps(multi.epoch)
         self._progress.close()
-        self._progress = Progress(f"epoch {trainer.epoch}", total, multi.step, is_shown=shown)
+        self._progress = Progress(f"epoch {self._run.epoch}", total, multi.step, is_shown=shown)
         self.advance = self._progress.advance
 
-    def note_schedule(self) -> None:
+    def record_schedule(self) -> None:
         """Before the schedule leaves an epoch: keeps what was drawn in it, for the run's report."""
-        if self._chronicle is not None:
-            self._chronicle.note()
+        if self._recorder is not None:
+            self._recorder.record()
 
     def end_epoch(self) -> None:
-        """Brings ``trainer.metrics`` up to date for schedulers and hooks; the interval goes on."""
-        if not self._trainer.metric_table.is_empty:
-            self._trainer.logged.update(self._training_row())
-        if self._chronicle is not None and self._logger is not None:
-            self._chronicle.draw(self._logger)
+        """Brings the latest metrics up to date for schedulers and hooks; the interval continues."""
+        if not self._metrics.is_empty:
+            self._run.logged.update(self._training_row())
+        if self._recorder is not None and self._logger is not None:
+            self._recorder.draw(self._logger)
         self._progress.close()
 
     def pause(self) -> None:
-        """``fit`` ends: what was noted since the last row is written, and the interval goes on in the next call."""
-        if not self._trainer.metric_table.is_empty:
-            self._trainer.partial_row = self._training_row()
-            self.write(self._trainer.partial_row)
-        if self._chronicle is not None:
-            self._chronicle.pause()
+        """``fit`` ends: what was noted since the last row is written, and the interval continues in the next call."""
+        if not self._metrics.is_empty:
+            self._run.partial_row = self._training_row()
+            self.write(self._run.partial_row)
+        if self._recorder is not None:
+            self._recorder.pause()
         if self._logger is not None:
             self._logger.flush()
 
@@ -107,19 +124,18 @@ class Reporter:
 
     def is_due(self) -> bool:
         """Whether this update ends an interval."""
-        return self._trainer.global_step % self._trainer.config.logging.log_scalars_every_n_steps == 0
+        return self._run.global_step % self._config.logging.log_scalars_every_n_steps == 0
 
     def log(self) -> dict[str, float]:
         """Writes a row, starts the next interval, and returns the row."""
-        trainer = self._trainer
         row = self._training_row()
         row.update(self._rates())
         row.update(self._throughput())
         shares = self.loader_proportions()
-        if trainer.config.logging.log_loader_proportions:
+        if self._config.logging.log_loader_proportions:
             row.update(shares)
-        trainer.metric_table.clear()
-        trainer.logged.update(row)
+        self._metrics.clear()
+        self._run.logged.update(row)
         self.write(row)
         self._progress.describe(self._facts(row, shares))
         return row
@@ -127,18 +143,17 @@ class Reporter:
     def write(self, row: Mapping[str, float]) -> None:
         """Gives a row to the logger."""
         if self._logger is not None and row:
-            self._logger.log_metrics(row, self._trainer.global_step)
+            self._logger.log_metrics(row, self._run.global_step)
 
     # Rows ---------------------------------------------------------------------------------------------------------
 
     def _training_row(self) -> dict[str, float]:
-        trainer = self._trainer
-        return trainer.metric_table.means(trainer.ranks, per_loader=trainer.config.logging.log_per_loader_metrics)
+        return self._metrics.means(self._ranks, per_loader=self._config.logging.log_per_loader_metrics)
 
     def _rates(self) -> dict[str, float]:
         """``lr/optimizer0``, and ``lr/optimizer0/group1`` where an optimizer has several groups."""
         row = {}
-        for i, optimizer in enumerate(self._trainer.optimizers):
+        for i, optimizer in enumerate(self._optimizers):
             rates = learning_rates(optimizer)
             for j, rate in enumerate(rates):
                 if rate is not None:
@@ -148,7 +163,7 @@ class Reporter:
     def totals(self) -> tuple[float, float, int]:
         """Seconds of training on a steady clock, seconds waited for data and samples trained on, each since some fixed
         point. Validations are left out."""
-        multi = self._trainer.multi
+        multi = self._data.multi
         return (
             time.perf_counter() - self._validation_s,
             float(multi.stats()["wait_s"]) if multi is not None else 0.0,
@@ -164,12 +179,11 @@ class Reporter:
             "throughput/data_wait_s": waited_s,
             "throughput/data_wait_share": waited_s / elapsed_s,
         }
-        assert self._trainer.multi is not None
-        stats = self._trainer.multi.stats()
+        stats = self._data.manager.stats()
         engine = stats["engine"]
         if engine:
             row["throughput/prefetched_batches"] = float(engine["num_ready"])
-        if self._trainer.config.logging.log_per_loader_metrics:
+        if self._config.logging.log_per_loader_metrics:
             waits = stats["source_wait_s"]
             row.update({f"throughput/{n}/data_wait_s": s - self._waits.get(n, 0.0) for n, s in waits.items()})
             self._waits = waits
@@ -177,8 +191,7 @@ class Reporter:
 
     def loader_proportions(self) -> dict[str, float]:
         """Share of each loader's batches since the epoch's start, and how far it is from what the weights promise."""
-        multi = self._trainer.multi
-        assert multi is not None
+        multi = self._data.manager
         schedule = multi.schedule
         # The update has just committed its batches, so the schedule's cursor stands behind them.
         actual = schedule.counts(schedule.step, epoch=schedule.epoch)
@@ -192,8 +205,7 @@ class Reporter:
         if "train/loss" in row:
             facts["loss"] = f"{row['train/loss']:.4g}"
         facts["wait"] = f"{row['throughput/data_wait_share']:.0%}"
-        multi = self._trainer.multi
-        assert multi is not None
+        multi = self._data.manager
         mix = [shares[f"loader_proportions/{name}_batches"] for name in multi.names]
         if 1 < len(mix) <= 6:
             facts["mix"] = "/".join(f"{share:.0%}" for share in mix)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from typing import TYPE_CHECKING
 
 from mtf.config.logging import LoggingConfig
+from mtf.config.trainer import TrainerConfig
 from mtf.errors import ConfigError
 from mtf.loggers.base import Logger, RunInfo
 from mtf.loggers.run_log import RUN_LOG_NAME, RunLog, run_log_directory
 from mtf.schedule.schedule import Schedule
-
-if TYPE_CHECKING:
-    from mtf.trainer.trainer import Trainer
+from mtf.trainer.data_setup import TrainingData
+from mtf.trainer.run_state import RunState
 
 
 class ScheduleRecorder:
@@ -26,38 +25,42 @@ class ScheduleRecorder:
         ConfigError: pictures are asked for, and matplotlib isn't installed.
     """
 
-    def __init__(self, trainer: Trainer, info: RunInfo) -> None:
-        logging = trainer.config.logging
-        self._trainer = trainer
+    def __init__(
+        self, config: TrainerConfig, info: RunInfo, run: RunState, data: TrainingData, world_size: int
+    ) -> None:
+        logging = config.logging
+        self._config = config
+        self._run = run
+        self._data = data
         self._draws = logging.log_pictures
         if self._draws and importlib.util.find_spec("matplotlib") is None:
             raise ConfigError("logging.log_pictures needs matplotlib: pip install 'mtf-torch[plot]'")
         directory = run_log_directory(logging, info.name)
         self._states: list[bytes] = self._states_so_far(logging, info) if self._draws else []
-        self._run_log = None if directory is None else RunLog(directory, info, trainer.world_size)
+        self._run_log = None if directory is None else RunLog(directory, info, world_size)
         self._known: Schedule | None = None
         self._failed = False
 
-    def note(self) -> None:
+    def record(self) -> None:
         """Keeps the schedule as it is now, where earlier notes don't tell it."""
         if self._run_log is None and not self._draws:
             return
-        multi = self._trainer.multi_loader_manager
+        multi = self._data.manager
         _ = multi.step  # looking at it brings the schedule's cursor there
         position, state = multi.schedule.position, multi.schedule.to_bytes()
         if self._known is not None and _foretells(self._known, position, state):
             return
         self._known = Schedule.from_bytes(state)
         if self._run_log is not None:
-            self._run_log.note_schedule(state, self._trainer.global_step)
+            self._run_log.note_schedule(state, self._run.global_step)
         if self._draws:
             self._states.append(state)
 
     def pause(self) -> None:
         """``fit`` ends."""
-        self.note()
+        self.record()
         if self._run_log is not None:
-            self._run_log.note_pause(self._trainer.global_step, self._trainer.epoch, self._trainer.stop_reason)
+            self._run_log.note_pause(self._run.global_step, self._run.epoch, self._run.stop_reason)
 
     def draw(self, logger: Logger) -> None:
         """Gives pictures of the run so far to the logger; one that can't be drawn is a warning."""
@@ -67,10 +70,10 @@ class ScheduleRecorder:
         from mtf.report.style import Palette
         from mtf.report.timeline import Timeline
 
-        multi = self._trainer.multi_loader_manager
+        multi = self._data.manager
         try:
             states = [Schedule.from_bytes(state) for state in self._states]
-            timeline = Timeline(states, self._trainer.config.describe()["multi"])
+            timeline = Timeline(states, self._config.describe()["multi"])
             history = timeline.history(multi.epoch, multi.step)
             waits = {name: (wait_s, 0) for name, wait_s in multi.stats()["source_wait_s"].items()}
             figures = {
@@ -85,7 +88,7 @@ class ScheduleRecorder:
                 warnings.warn(f"pictures of the run can't be drawn: {error!r}; training goes on", stacklevel=2)
             return
         for name, figure in figures.items():
-            logger.log_figure(f"pictures/{name}", figure, self._trainer.global_step)
+            logger.log_figure(f"pictures/{name}", figure, self._run.global_step)
 
     @staticmethod
     def _states_so_far(logging: LoggingConfig, info: RunInfo) -> list[bytes]:

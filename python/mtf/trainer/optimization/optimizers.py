@@ -14,13 +14,20 @@ from torch import Tensor, nn
 from mtf.config.checks import nearest
 from mtf.errors import ConfigError
 from mtf.formatting import shortened
-from mtf.trainer.names import check_names
 
 if TYPE_CHECKING:
     from mtf.data.batch import Batch
     from mtf.distributed.ranks import SingleRank
-    from mtf.trainer.hooks.base import HookList
-    from mtf.trainer.trainer import Trainer
+    from mtf.trainer.hooks.registry import HookList
+
+
+def check_names(parameter: str, used: Iterable[str], known: Sequence[str]) -> None:
+    """Raises ``ConfigError`` for the first of the ``used`` names that no loader has, with the nearest known one."""
+    for name in used:
+        if name not in known:
+            raise ConfigError(
+                f"{parameter}: no loader is called {name!r}, there are {list(known)}{nearest(name, known)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -133,7 +140,7 @@ class OptimizerSet:
         every = self._all.optimizer_idx
         return {name: list(rule.optimizer_idx) for name, rule in self._rules.items() if rule.optimizer_idx != every}
 
-    def check(self, names: Sequence[str]) -> None:
+    def check_names(self, names: Sequence[str]) -> None:
         """Checks the rules against the loaders there are.
 
         Raises:
@@ -179,12 +186,15 @@ class OptimizerSet:
     def prepare(
         self,
         window: Sequence[Batch],
-        trainer: Trainer,
         hooks: HookList,
         ranks: SingleRank,
         scaler: torch.amp.GradScaler | None,
+        clip: float | None,
     ) -> dict[int, float]:
-        """Everything of the end of ``window`` that may fail: unscale, clip, tell the hooks. Changes no parameter.
+        """Everything of the end of ``window`` that may fail: unscale, clip, call the hooks. Changes no parameter.
+
+        Args:
+            clip: largest joint norm of the gradients; None: no clipping.
 
         Returns:
             The optimizers that are to step, with the factor of their learning rates; none where fp16 found a gradient
@@ -198,7 +208,6 @@ class OptimizerSet:
             return stepping
         if scaler is not None:
             _unscale([self.optimizers[i] for i in stepping], scaler)
-        clip = trainer.config.performance.clip_grad_norm
         if scaler is not None or clip is not None:
             parameters = list(dict.fromkeys(p for i in stepping for p in _parameters(self.optimizers[i])))
             if scaler is not None and not ranks.all_finite(parameters):
@@ -207,10 +216,10 @@ class OptimizerSet:
             if clip is not None:
                 norm = ranks.clip_grad_norm(parameters, clip)
                 for method in hooks.on_gradient_clip:
-                    method(trainer, norm)
+                    method(norm)
         for method in hooks.on_before_optimizer_step:
             for i in stepping:
-                method(trainer, i)
+                method(i)
         return stepping
 
     def step(self, stepping: Mapping[int, float], scaler: torch.amp.GradScaler | None) -> None:
@@ -352,7 +361,7 @@ class SchedulerSet:
         rate.optimizer = _optimizer_of(rate.scheduler, optimizers)
         return rate
 
-    def check(self, names: Sequence[str]) -> None:
+    def check_names(self, names: Sequence[str]) -> None:
         """Raises ``ConfigError`` for a scheduler of a loader that doesn't exist."""
         check_names("per_loader_schedulers", self.per_loader, names)
 
@@ -408,6 +417,20 @@ class SchedulerSet:
             "per_loader": {name: s.state_dict() for name, s in self.per_loader.items()},
             "kinds": self.describe(),
         }
+
+    def check(self, state: Mapping[str, Any]) -> list[str]:
+        """Differences in words: numbers, loaders, kinds."""
+        lines = []
+        if len(self.general) != len(state["general"]):
+            lines.append(f"schedulers: {len(self.general)} here, {len(state['general'])} in the state")
+        own, known = sorted(self.per_loader), sorted(state["per_loader"])
+        if own != known:
+            lines.append(f"per_loader_schedulers: {own} here, {known} in the state")
+        kinds = state.get("kinds", {})
+        for place, kind in self.describe().items():
+            if kinds.get(place, kind) != kind:
+                lines.append(f"{place}: {kind} here, {kinds[place]} in the state")
+        return lines
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Gives every scheduler its state back."""

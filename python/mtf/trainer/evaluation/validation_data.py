@@ -7,13 +7,13 @@ from itertools import count
 from typing import Any
 
 from mtf.data.batch import located
+from mtf.data.sources import stateful
 from mtf.data.sources.base import Source
 from mtf.data.sources.resolve import as_source
 from mtf.data.workers.fetch_timeout import FetchGuard
 from mtf.data.workers.supervision import forget_ended, supervise
 from mtf.distributed.ranks import SingleRank
 from mtf.errors import ConfigError, SourceError
-from mtf.trainer.batch import one_pass
 
 
 def validation_batches(
@@ -23,7 +23,7 @@ def validation_batches(
 
     What mtf can divide (ArrayLoader, map-style DataLoader, a list of batches) is divided among the ranks; everything
     else, loaders with a DistributedSampler among them, is taken as each rank has it. Where the model is sharded, all
-    ranks must run equally many forward passes: a rank that has no batch left goes on with one that doesn't count.
+    ranks must run equally many forward passes: a rank that has no batch left runs one more that doesn't count.
     """
     if ranks.world_size == 1:
         for batch in _located(one_pass(loader), name, guard):
@@ -94,7 +94,7 @@ def _first_pass(source: Source) -> Iterator[Any]:
 
 
 def _together(batches: Iterator[Any], ranks: SingleRank) -> Iterator[tuple[Any, bool]]:
-    """Goes on until no rank has a batch left; one small reduction per batch."""
+    """Runs until no rank has a batch left; one small reduction per batch."""
     last: Any = None
     while True:
         batch = next(batches, None)
@@ -109,3 +109,30 @@ def _together(batches: Iterator[Any], ranks: SingleRank) -> Iterator[tuple[Any, 
             last = example if last is None else last
         last = batch if has_one else last
         yield last, has_one
+
+
+def length_of(loader: Any) -> int | None:
+    """Batches in one pass of ``loader``, or None where that can't be known."""
+    return loader.num_batches() if isinstance(loader, Source) else stateful.length_of(loader)
+
+
+def one_pass(loader: Any) -> Iterable[Any]:
+    """The batches of ``loader`` once; a source always gives its first pass, and keeps no position."""
+    return _Pass(loader) if isinstance(loader, Source) else loader
+
+
+class _Pass:
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def __iter__(self) -> Iterator[Any]:
+        stream = self._source.open(0, 0, 0)
+        try:
+            while True:
+                try:
+                    batch = next(stream)
+                except StopIteration:
+                    return
+                yield batch
+        finally:
+            stream.close()

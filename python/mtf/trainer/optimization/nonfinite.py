@@ -1,13 +1,20 @@
-"""Finding NaN and infinite losses without a synchronisation per step."""
+"""Finding NaN and infinite losses without a synchronisation per step.
+
+On several ranks a loss that isn't finite on one stops all of them before the optimizers step, without a collective of
+its own: the gradients of all ranks are summed anyway, so a bad loss makes every gradient behind it NaN, the sum carries
+that to the other ranks, and each looks at its smallest gradient.
+"""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from mtf.distributed.ranks import SingleRank
 from mtf.errors import MtfError
 from mtf.trainer.metrics import to_floats
 
@@ -77,3 +84,46 @@ class NonFiniteGuard:
             raise NonFiniteLoss(f"{message}; performance.on_nonfinite='warn' or 'skip' goes on")
         warnings.warn(message + ("; its window is skipped" if self.policy == "skip" else ""), stacklevel=2)
         return self.policy != "skip"
+
+
+def propagate_nonfinite(scaled: Tensor, loss: Tensor) -> Tensor:
+    """``scaled``, with NaN gradients if ``loss`` (detached) isn't finite; else with exactly its own.
+
+    An infinite loss may have finite gradients, which would say nothing to the other ranks.
+    """
+    return scaled * (1.0 + (loss - loss))
+
+
+def require_finite_on_all_ranks(parameters: Iterable[Tensor], step: int) -> None:
+    """Raises where the reduced gradients carry the mark of another rank's loss.
+
+    Args:
+        parameters: the model's.
+        step: training steps done, for the message.
+
+    Raises:
+        NonFiniteLoss: the smallest gradient holds a NaN.
+    """
+    grads = [p.grad for p in parameters if p.grad is not None]
+    local = [getattr(grad, "_local_tensor", grad) for grad in grads]
+    smallest = min((grad for grad in local if grad.numel()), key=Tensor.numel, default=None)
+    if smallest is not None and torch.isnan(smallest).any().item():
+        raise NonFiniteLoss(
+            f"the gradients of training step {step - 1} are NaN, and this rank's losses were finite: a loss of another "
+            "rank wasn't, which says more; performance.on_nonfinite='warn' or 'skip' goes on"
+        )
+
+
+def window_is_finite(guard: NonFiniteGuard, ranks: SingleRank, parameters: Iterable[Tensor], step: int) -> bool:
+    """Whether the window may become an update, the same on all ranks.
+
+    Raises:
+        NonFiniteLoss: under ``"raise"``, on every rank, for the loss of any.
+    """
+    finite = guard.window_is_finite()
+    if ranks.world_size == 1:
+        return finite
+    if guard.policy == "skip":
+        return not ranks.any(not finite)
+    require_finite_on_all_ranks(parameters, step)
+    return finite

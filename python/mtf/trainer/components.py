@@ -1,0 +1,197 @@
+"""The parts of a trainer's state that aren't components by themselves: settings, weights, optimizers, metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mtf.checkpoint.compare import CLOCK_METRICS
+from mtf.distributed.ranks import SingleRank
+from mtf.trainer.run_state import RunState
+from mtf.trainer.state_registry import OTHER_RANKS
+
+
+def upgraded(state: Any) -> Any:
+    """A state that an earlier version of mtf took, with today's names."""
+    if not isinstance(state, Mapping):
+        return state
+    new = dict(state)
+    if "owed" in new:
+        new["pending_work"] = new.pop("owed")
+    others = new.get(OTHER_RANKS)
+    if isinstance(others, list):
+        new[OTHER_RANKS] = [_upgraded_rank(part) for part in others]
+    new.setdefault("settings", {})
+    return new
+
+
+def _upgraded_rank(part: Any) -> Any:
+    if not isinstance(part, Mapping) or "multi" in part:
+        return part
+    multi = {name: part[name] for name in ("sources", "last_batches") if name in part}
+    return {**{name: value for name, value in part.items() if name not in multi}, "multi": multi}
+
+
+class SettingsState:
+    """Settings that decide how a state continues, and that nothing else in it tells."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self._settings = dict(settings)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The settings."""
+        return dict(self._settings)
+
+    def check(self, state: Mapping[str, Any]) -> list[str]:
+        """Differences in words."""
+        here = self._settings
+        return [
+            f"{name}: {here[name]} here, {there} in the state" for name, there in state.items() if here[name] != there
+        ]
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing: the settings are those of the trainer."""
+
+
+class ModelState:
+    """The model's parameters and buffers, whole or sharded."""
+
+    def __init__(self, model: nn.Module, ranks: SingleRank) -> None:
+        self._model = model
+        self._ranks = ranks
+
+    def state_dict(self) -> dict[str, Any]:
+        """Live tensors by name."""
+        return dict(self._model.state_dict())
+
+    def check(self, state: Mapping[str, Any]) -> list[str]:
+        """Differences in words: names, shapes, dtypes."""
+        own = self._model.state_dict()
+        lines = [f"model: the state has no {name!r}" for name in own if name not in state]
+        lines += [f"model: the model has no {name!r}" for name in state if name not in own]
+        for name, value in state.items():
+            mine = own.get(name)
+            if not isinstance(mine, Tensor):
+                continue
+            if not isinstance(value, Tensor):
+                lines.append(f"model: it is malformed: {name!r} is no tensor, it is {type(value).__name__}")
+            elif mine.shape != value.shape:
+                lines.append(f"model: {name!r} has shape {tuple(mine.shape)}, in the state {tuple(value.shape)}")
+            elif mine.dtype != value.dtype:
+                lines.append(f"model: {name!r} has dtype {mine.dtype}, in the state {value.dtype}")
+        return lines
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Copies the values into the model's own tensors."""
+        like = self._model.state_dict()
+        with torch.no_grad():
+            self._model.load_state_dict(
+                {name: self._ranks.place(value, like.get(name)) for name, value in state.items()}
+            )
+
+
+class OptimizersState:
+    """All optimizers: their class, the names of their parameters, and what they keep."""
+
+    def __init__(self, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], ranks: SingleRank) -> None:
+        self._model = model
+        self._optimizers = list(optimizers)
+        self._ranks = ranks
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """One entry per optimizer, with live tensors."""
+        return [
+            {"class": type(optimizer).__name__, "parameters": names, "state": optimizer.state_dict()}
+            for optimizer, names in zip(self._optimizers, self._parameter_names(), strict=True)
+        ]
+
+    def check(self, state: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Differences in words: number, classes, groups, names of parameters."""
+        if len(state) != len(self._optimizers):
+            return [f"optimizers: {len(self._optimizers)} here, {len(state)} in the state"]
+        lines = []
+        for i, (optimizer, names, entry) in enumerate(
+            zip(self._optimizers, self._parameter_names(), state, strict=True)
+        ):
+            if type(optimizer).__name__ != entry["class"]:
+                lines.append(f"optimizers[{i}]: {type(optimizer).__name__} here, {entry['class']} in the state")
+            sizes = [len(group["params"]) for group in optimizer.param_groups]
+            saved_sizes = [len(group["params"]) for group in entry["state"]["param_groups"]]
+            if sizes != saved_sizes:
+                lines.append(f"optimizers[{i}]: groups of {sizes} parameters here, {saved_sizes} in the state")
+                continue
+            pairs = zip(names, entry.get("parameters", names), strict=True)
+            others = [(k, here, there) for k, (here, there) in enumerate(pairs) if here != there]
+            if others:
+                k, here, there = others[0]
+                more = f" (and {len(others) - 1} more differ)" if len(others) > 1 else ""
+                lines.append(f"optimizers[{i}]: its parameter {k} is {here!r} here, {there!r} in the state{more}")
+        return lines
+
+    def load_state_dict(self, state: Sequence[Mapping[str, Any]]) -> None:
+        """Loads every optimizer; where one raises, all are as before."""
+        # torch's optimizers get another state and other groups, so those they had are unchanged.
+        before = [dict(vars(optimizer)) for optimizer in self._optimizers]
+        try:
+            for optimizer, entry in zip(self._optimizers, state, strict=True):
+                _load_optimizer(optimizer, self._placed(optimizer, entry["state"]))
+        except Exception:
+            for optimizer, attributes in zip(self._optimizers, before, strict=True):
+                vars(optimizer).update(attributes)
+            raise
+
+    def _placed(self, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> Mapping[str, Any]:
+        """``state`` with its tensors sharded as their parameters are."""
+        if not self._ranks.is_sharded:
+            return state
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        placed = {
+            index: {name: self._ranks.place(value, parameters[index]) for name, value in values.items()}
+            for index, values in state["state"].items()
+        }
+        return {**state, "state": placed}
+
+    def _parameter_names(self) -> list[list[str | None]]:
+        """The model's names of each optimizer's parameters, in its order; None for one that isn't the model's."""
+        names: dict[Tensor, str] = {parameter: name for name, parameter in self._model.named_parameters()}
+        return [
+            [names.get(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+            for optimizer in self._optimizers
+        ]
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """As ``optimizer.load_state_dict``, which casts state to its parameter's dtype; here it keeps its own."""
+    # Scalars of param_groups are shared with what is loaded, so the loaded tree must not be the one we keep.
+    optimizer.load_state_dict({"state": state["state"], "param_groups": [dict(g) for g in state["param_groups"]]})
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, values in state["state"].items():
+        own = optimizer.state[parameters[index]]
+        for name, value in values.items():
+            if isinstance(value, Tensor) and isinstance(own.get(name), Tensor):
+                if own[name].dtype != value.dtype:
+                    own[name] = value.to(own[name].device, copy=True)
+                elif own[name].data_ptr() == value.data_ptr():
+                    own[name] = value.clone()
+
+
+class LoggedMetrics:
+    """The latest metrics, without those that depend on the machine."""
+
+    def __init__(self, run: RunState) -> None:
+        self._run = run
+
+    def state_dict(self) -> dict[str, float]:
+        """Metrics by name."""
+        return {name: value for name, value in self._run.logged.items() if not name.startswith(CLOCK_METRICS)}
+
+    def check(self, state: Mapping[str, float]) -> list[str]:
+        """Whether it is a mapping."""
+        return [] if isinstance(state, Mapping) else [f"metrics: it is malformed: {type(state).__name__}"]
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Takes the metrics over."""
+        self._run.logged = dict(state)

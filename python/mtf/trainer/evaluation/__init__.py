@@ -1,0 +1,1 @@
+"""Validation: every batch exactly once, and one row of metrics for several loaders."""

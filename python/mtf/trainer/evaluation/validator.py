@@ -1,0 +1,171 @@
+"""Validation: every batch exactly once."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import nn
+
+from mtf.config.trainer import TrainerConfig
+from mtf.data.transfer import move_to
+from mtf.data.workers.fetch_timeout import FetchGuard
+from mtf.distributed.ranks import SingleRank
+from mtf.errors import SourceError, with_note
+from mtf.trainer.evaluation.aggregation import aggregate, check_validation
+from mtf.trainer.evaluation.table import EvaluationTable
+from mtf.trainer.evaluation.validation_data import length_of, validation_batches
+from mtf.trainer.hooks.registry import HookList
+from mtf.trainer.metrics import MetricTable
+from mtf.trainer.optimization.precision import Precision
+from mtf.trainer.reporting.progress_bar import Progress
+from mtf.trainer.reporting.reporter import Reporter
+from mtf.trainer.rng import StepRng
+
+
+class ValidationLeft(Exception):
+    """A validation was left before its end, as its caller asked; it is to be made anew."""
+
+
+class _NoMetrics(dict[str, float]):
+    """What hooks get where a validation was left: empty, and NaN for a key that a hook reads all the same."""
+
+    def __missing__(self, key: str) -> float:
+        return float("nan")
+
+
+class Validator:
+    """Runs validations of one model.
+
+    The model is in eval mode and no graph is kept; afterwards each module's mode and the random numbers of training
+    are as before. (``no_grad``, as ``inference_mode`` breaks modules that cache tensors.)
+
+    Args:
+        step: ``(batch, batch_idx, dataloader_idx, dataloader_name)`` -> loss, or a dict of metrics.
+        device: where batches go.
+        metrics: of training, whose metric objects are read before, as a validation may use the same ones.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        step: Callable[..., Any],
+        config: TrainerConfig,
+        *,
+        device: torch.device,
+        hooks: HookList,
+        ranks: SingleRank,
+        precision: Precision,
+        rng: StepRng,
+        metrics: MetricTable,
+        reporter: Reporter,
+    ) -> None:
+        self._model = model
+        self._step = step
+        self._config = config
+        self._device = device
+        self._hooks = hooks
+        self._ranks = ranks
+        self._precision = precision
+        self._rng = rng
+        self._metrics = metrics
+        self._reporter = reporter
+
+    def run(self, loaders: Mapping[str, Any], leaves: Callable[[], bool] = lambda: False) -> dict[str, float]:
+        """Validates on every batch of ``loaders`` (name -> loader), in order; returns the row.
+
+        A hook that was called at the start is called at the end on every way out, so that it can put back what it
+        changed: with the row, or, where the validation was left or failed, with an empty one.
+
+        Args:
+            leaves: asked before each batch whether to leave.
+
+        Raises:
+            ValidationLeft: ``leaves`` said so.
+        """
+        check_validation(self._config.validation, list(loaders))
+        self._metrics.read_objects()
+        due: list[Callable[..., None]] = []  # ends of hooks whose start was called
+        try:
+            row = self._row(loaders, leaves, due)
+            for method in self._hooks.on_validation_end:
+                if method in due:
+                    due.remove(method)
+                method(row)
+        finally:
+            self._abandon(due)
+        return row
+
+    def _row(
+        self, loaders: Mapping[str, Any], leaves: Callable[[], bool], due: list[Callable[..., None]]
+    ) -> dict[str, float]:
+        modes = [(module, module.training) for module in self._model.modules()]
+        table = EvaluationTable(self._device)
+        try:
+            self._model.eval()
+            with self._reporter.validating(), self._rng.validation(), torch.no_grad():
+                for method in self._hooks.on_validation_start:
+                    if method in self._hooks.validation_ends:
+                        due.append(self._hooks.validation_ends[method])
+                    method()
+                for index, (name, loader) in enumerate(loaders.items()):
+                    self._run_loader(table, index, name, loader, leaves)
+                means, samples = table.read(self._ranks)
+        finally:
+            table.drop_objects()
+            for module, mode in modes:
+                module.training = mode
+        return aggregate(self._config.validation, list(loaders), means, samples)
+
+    @staticmethod
+    def _abandon(methods: Sequence[Callable[..., None]]) -> None:
+        """Lets hooks put back what they changed for the validation, such as swapped weights."""
+        for method in methods:
+            try:
+                method(_NoMetrics())
+            except Exception as error:  # the error that ended the validation is the one to raise
+                with suppress(UserWarning):
+                    warnings.warn(
+                        f"a hook raised {error!r} in on_validation_end, which had no metrics because the validation "
+                        "was left: it must put back what it had changed before it reads a metric",
+                        stacklevel=3,
+                    )
+
+    def _run_loader(
+        self, table: EvaluationTable, index: int, name: str, loader: Any, leaves: Callable[[], bool]
+    ) -> None:
+        hooks = self._hooks
+        shows = self._config.logging.progress_bar and self._ranks.rank == 0
+        progress = Progress(f"validation {name}", length_of(loader), is_shown=shows)
+        limit_s = self._config.performance.fetch_timeout_s
+        guard = None if limit_s is None else FetchGuard(limit_s)
+        batch_idx = 0
+        try:
+            for batch, counts in validation_batches(loader, name, self._ranks, guard):
+                if leaves():
+                    raise ValidationLeft
+                data = move_to(batch, self._device, non_blocking=True)
+                place = (batch_idx, index, name)
+                for method in hooks.on_validation_batch_start:
+                    method(data, *place)
+                with self._precision.autocast():
+                    result = self._ranks.run(self._step, data, *place)
+                if counts:
+                    seen = table.add(name, result, data)
+                    for method in hooks.on_validation_batch_end:
+                        method(data, *place, seen)
+                    progress.advance(1)
+                batch_idx += 1
+            table.end_loader(name, self._ranks)
+        except SourceError:  # which says it itself
+            raise
+        except Exception as error:
+            with_note(error, f"in the validation on loader {name!r}, at batch {batch_idx}")
+            raise
+        finally:
+            progress.close()
+            if guard is not None:
+                guard.close()

@@ -1,0 +1,1 @@
+"""What turns losses into updates: optimizers, learning rate schedulers, precision, and the guard against NaN."""

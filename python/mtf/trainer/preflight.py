@@ -1,0 +1,96 @@
+"""What ``fit`` looks at before its first batch: settings and arguments that contradict each other or do nothing."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from mtf.config.trainer import TrainerConfig
+from mtf.distributed.ranks import SingleRank
+from mtf.enums import ValidationFrequency
+from mtf.trainer.run_state import RunState, StopCondition
+
+_INIT_ONLY = (
+    "seed",
+    "step_rng",
+    "ddp",
+    "per_loader_optimizers",
+    "per_loader_schedulers",
+    "loss_weights_per_loader",
+    "performance.precision",
+    "performance.compile_model",
+    "performance.on_nonfinite",
+    "fault_tolerance.on_hook_error",
+    "checkpoint.root_dir",
+    "checkpoint.save_every_n_steps",
+    "checkpoint.save_every_n_epochs",
+    "checkpoint.save_every_n_minutes",
+    "checkpoint.filename_template",
+)
+
+
+def init_only_settings(config: TrainerConfig) -> dict[str, Any]:
+    """Settings that only the trainer's constructor reads, by dotted name, as plain data."""
+    described = config.describe()
+    values = {}
+    for name in _INIT_ONLY:
+        part, _, field = name.partition(".")
+        values[name] = described[part][field] if field else described[part]
+    return values
+
+
+def warn_of_no_effect(
+    config: TrainerConfig,
+    model: nn.Module,
+    optimizers: Sequence[Any],
+    val_loaders: Any,
+    init_only: Mapping[str, Any],
+) -> None:
+    """Warns of what has no effect on this ``fit``.
+
+    Args:
+        init_only: what ``init_only_settings`` gave when the trainer was constructed.
+    """
+    if not optimizers:
+        _warn("there is no optimizer, so fit changes no parameter: pass optimizers= unless that is meant")
+    if config.checkpoint.save_best and val_loaders is None:
+        _warn("checkpoint.save_best has no effect without validation: pass val_loaders to fit")
+    now = init_only_settings(config)
+    changed = [name for name, value in now.items() if value != init_only[name]]
+    if changed:
+        _warn(
+            f"these settings were changed after the trainer had read them, which has no effect: {changed}; make a new "
+            "trainer with them"
+        )
+    validation = config.validation
+    is_per_epoch = validation.frequency is ValidationFrequency.PER_EPOCH
+    if val_loaders is not None and validation.every_n_steps is not None and is_per_epoch:
+        _warn("validation.every_n_steps has no effect with frequency PER_EPOCH: set EVERY_N_STEPS")
+    if not model.training:
+        _warn("the model is in eval mode; call model.train() before fit unless that is meant")
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=5)
+
+
+def require_same_on_all_ranks(
+    ranks: SingleRank, config: TrainerConfig, run: RunState, limits: StopCondition, val_names: Sequence[str]
+) -> None:
+    """Compares settings that would make ranks run different numbers of steps or collectives.
+
+    Raises:
+        ConfigError: on all ranks, where they differ.
+    """
+    if ranks.world_size == 1:
+        return
+    described = config.describe()
+    parts = ("performance", "validation", "checkpoint", "preemption", "ddp", "seed", "step_rng")
+    settings = {name: described[name] for name in (*parts, "per_loader_optimizers", "loss_weights_per_loader")}
+    settings["logging"] = {"log_scalars_every_n_steps": config.logging.log_scalars_every_n_steps}
+    position = {"updates": run.global_step, "epoch": run.epoch}
+    fields = {"config": settings, "limits": limits.describe(), "position": position}
+    ranks.require_equal("the run", {**fields, "validation loaders": list(val_names)})
