@@ -23,6 +23,7 @@ TITLES = {
     "D": "Overhead of the trainer per step",
     "E": "Resume",
     "F": "Start",
+    "G": "Token corpora",
 }
 FORMS = {
     "full": "Made by `make bench`",

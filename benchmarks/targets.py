@@ -159,6 +159,10 @@ _IMPORT_COST = (
     "mtf's own modules, safetensors and numpy.random take 26 ms after torch; the rest is a full garbage collection "
     "among torch's objects, which falls due meanwhile."
 )
+_TOKENS_BY_HAND = "by hand, unfold + index_select + long"
+_MORE_BYTES = (
+    "Positions and mask are 5 bytes a token beside the 16 of inputs and labels, and three tensors more a batch."
+)
 
 TARGETS = (
     # A. Scheduling.
@@ -244,6 +248,21 @@ TARGETS = (
         at_most(150 * _MS, "150 ms"),
         in_the_way="numpy's import is most of it.",
     ),
+    # G. Token corpora.
+    Target("G", "int64 tokens.*", "mtf windows, 1 thread", rate_of(_TOKENS_BY_HAND, 1.3), in_the_way=_BANDWIDTH),
+    Target("G", "int64 tokens.*", "mtf windows, 1 thread", beats_peers(1)),
+    Target(
+        "G",
+        "int64 tokens.*",
+        "mtf windows with boundaries by .*, no threads",
+        rate_of("mtf windows, no threads", 1 / 1.3),
+        in_the_way=_MORE_BYTES,
+    ),
+    Target("G", "int64 tokens.*", "mtf packed, no threads", rate_of("mtf windows, no threads", 0.5)),
+    Target("G", "table of a packing", "mtf", at_most(200 * _MS, "0.2 s"), r"10\^[567] documents.*"),
+    Target("G", "documents of a packed row.*", "mtf", at_most(10 * _US, "10 us")),
+    Target("G", "first batch of a corpus in files", "mtf", at_most(1000 * _MS, "1 s")),
+    Target("G", "(trace|find) among 10.9 rows", "mtf", at_most(10 * _US, "10 us")),
 )
 
 # What isn't run here, and why.

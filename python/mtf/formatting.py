@@ -80,3 +80,13 @@ def html_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[objec
         + (f"<thead><tr>{head}</tr></thead>" if columns else "")
         + f"<tbody>{body}</tbody></table>"
     )
+
+
+def duration(seconds: float) -> str:
+    """``42 s``, ``12 min 5 s`` or ``3 h 20 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.3g} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600:,} h {whole % 3600 // 60} min"

@@ -37,7 +37,7 @@ def start(machines: list[Host], folder: Path, **env: str) -> Launch:
     ("kind", "strategy"),
     [
         ("kill", "ddp"),
-        ("hang", "fsdp"),
+        pytest.param("hang", "fsdp", marks=pytest.mark.nightly),
         pytest.param("kill", "fsdp", marks=pytest.mark.nightly),
         pytest.param("hang", "ddp", marks=pytest.mark.nightly),
         pytest.param("raise", "ddp", marks=pytest.mark.nightly),
@@ -147,9 +147,9 @@ def test_a_port_that_is_taken_is_named_on_all_hosts(two_hosts: list[Host], tmp_p
     assert launch.ended_at[1] - launch.ended_at[0] <= TIMEOUT_S + SLACK_S + BUSY_S
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.nightly)])
 def test_nothing_but_the_run_is_printed(strategy: str, two_hosts: list[Host], tmp_path: Path) -> None:
-    launch = runs.plain(two_hosts, tmp_path, TIMEOUT="20", STEPS="6", STRATEGY=strategy)
+    launch = runs.plain(two_hosts, tmp_path, TIMEOUT="20", STEPS="6", STRATEGY=strategy, WHOLE="1")
     assert launch.wait(60) == [0, 0], launch.text()
     for rank in (0, 1):
         text = launch.logs[rank].read_text()

@@ -112,6 +112,7 @@ def test_a_cancelled_job_saves_and_stays_cancelled(cluster: Slurm, tmp_path: Pat
     assert (tmp_path / "ckpt" / marker["checkpoint"]).is_dir()
 
 
+@pytest.mark.nightly
 def test_preemption_by_a_higher_partition_requeues_once(cluster: Slurm, whole: Any, tmp_path: Path) -> None:
     job = submit(cluster, tmp_path, *TWO_NODES, "--partition=low")
     until_update(tmp_path, 6)
@@ -135,21 +136,40 @@ def test_preemption_that_cancels_is_requeued_by_the_run(cluster: Slurm, whole: A
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("warning", [("--signal=USR1@20",), ()])
+@pytest.mark.parametrize(
+    ("limit", "warning", "pause_s"),
+    [
+        ("--time=2", ("--signal=USR1@15",), "6"),  # Slurm warns up to a minute earlier than it is asked to
+        ("--time=1", (), "4"),
+    ],
+)
 def test_the_time_limit_saves_and_requeues_once(
-    cluster: Slurm, whole: Any, tmp_path: Path, warning: tuple[str, ...]
+    cluster: Slurm, whole: Any, tmp_path: Path, limit: str, warning: tuple[str, ...], pause_s: str
 ) -> None:
-    job = submit(cluster, tmp_path, *TWO_NODES, "--time=1", *warning, PAUSE="4")
-    until_update(tmp_path, 3)
-    deadline = time.monotonic() + 200
+    job = submit(cluster, tmp_path, *TWO_NODES, limit, *warning, PAUSE=pause_s)
+    until_update(tmp_path, 1)
+    deadline = time.monotonic() + 240
     while cluster.job(job)["Restarts"] == "0":
         assert time.monotonic() < deadline, log(tmp_path)
         time.sleep(0.5)
-    assert cluster.job(job)["JobState"] in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING")
     cluster.call("scontrol", "update", f"JobId={job}", "TimeLimit=10")
-    fields = ended(cluster, job, tmp_path, ["COMPLETED"], 240)
+    fields = ended(cluster, job, tmp_path, ["COMPLETED"], 300)
     assert fields["Restarts"] == "1"
     require_exact(tmp_path, whole)
+
+
+@pytest.mark.nightly
+def test_a_signal_before_fit_requeues_and_loses_nothing(cluster: Slurm, whole: Any, tmp_path: Path) -> None:
+    job = submit(cluster, tmp_path, BEFORE=str(tmp_path / "early"))
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("early*"))) < 2:  # both tasks wait where other scripts read their data
+        assert time.monotonic() < deadline, log(tmp_path)
+        time.sleep(0.2)
+    (tmp_path / "early-gone").touch()
+    cluster.call("scancel", "--signal=USR1", job)
+    fields = ended(cluster, job, tmp_path, ["COMPLETED"])
+    assert fields["Restarts"] == "1"
+    require_exact(tmp_path, whole, starts=1)
 
 
 _TRAP = f"""
@@ -182,7 +202,8 @@ def _requeuehold(cluster: Slurm, job: str) -> None:
     cluster.call("scontrol", "release", job)
 
 
-@pytest.mark.parametrize("how", [_requeue, pytest.param(_requeuehold, marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("how", [_requeue, _requeuehold])
 def test_requeued_by_a_person(cluster: Slurm, whole: Any, tmp_path: Path, how: Callable[[Slurm, str], None]) -> None:
     job = submit(cluster, tmp_path)
     until_update(tmp_path, 6)

@@ -2,7 +2,8 @@
 
 ``ROOT`` checkpoints; ``NOTES`` a folder for what each rank saw; ``STEPS`` updates; ``STRATEGY`` ddp or fsdp;
 ``TIMEOUT`` ``ddp.timeout_s``; ``EVERY`` updates between saves; ``PAUSE`` seconds in each step; ``ASYNC`` background
-saves; ``SAMPLES`` of the first source; ``FAULT`` ``rank:update:kind``, done once (a file in ``NOTES`` remembers).
+saves; ``SAMPLES`` of the first source; ``BEFORE``: wait for a signal before the first ``fit``; ``WHOLE``: every step
+uses every parameter; ``FAULT`` ``rank:update:kind``, done once (a file in ``NOTES`` remembers).
 """
 
 from __future__ import annotations
@@ -15,9 +16,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from distributed import models
-
 import mtf
+
+if os.environ.get("BEFORE"):  # a signal comes while data are read, before there is a trainer
+    mtf.preemption.install(("SIGTERM", "SIGUSR1"), requeue_job=True)
+    early = Path(os.environ["BEFORE"])
+    early.with_name(f"early-{os.environ['SLURM_PROCID']}").touch()
+    while not early.with_name("early-gone").exists() or not os.environ.get("SLURM_RESTART_COUNT"):
+        time.sleep(0.1)
+
+from distributed import models
 
 SAYS = os.environ.get
 NOTES = Path(os.environ["NOTES"])
@@ -66,6 +74,11 @@ def misbehave(kind: str) -> None:
         time.sleep(2.5 * float(SAYS("TIMEOUT", "20")))
 
 
+def whole_step(trainer: Any, batch: Any, batch_idx: int, index: int, name: str) -> Any:
+    """Uses every parameter in every step."""
+    return models.loss(trainer.model, batch, "a") + models.loss(trainer.model, batch, "b")
+
+
 def main() -> None:
     """Trains to the end, or as far as it gets."""
     config = models.config(
@@ -79,7 +92,13 @@ def main() -> None:
         ),
     )
     net = models.model()
-    trainer = mtf.Trainer(config, net, models.make_optimizers(net, 1), training_step=models.step, hooks=[Notes()])
+    trainer = mtf.Trainer(
+        config,
+        net,
+        models.make_optimizers(net, 1),
+        training_step=whole_step if SAYS("WHOLE") else models.step,
+        hooks=[Notes()],
+    )
     loaders = models.loaders(trainer.world_size)
     if SAYS("SAMPLES"):
         loaders["a"] = mtf.ArrayLoader(models.data(int(os.environ["SAMPLES"]), 1), global_batch_size=12, shuffle=True)

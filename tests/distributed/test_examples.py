@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import re
+import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -35,6 +39,47 @@ def test_several_ranks_goes_on_with_other_ranks(tmp_path: Path) -> None:
         assert int(said[1]) == world_size
         found[name] = (float(said[2]), float(said[3]))
     assert found["parts"] == pytest.approx(found["whole"], abs=1e-4)
+
+
+def losses_of(run: launch.Run, world_size: int) -> dict[str, float]:
+    """What the example of pretraining prints at its end."""
+    assert run.codes == [0] * world_size, run.output
+    said = re.search(rf"update \d+ on {world_size} rank\(s\) (\{{.*\}})", run.output[0])
+    assert said, run.output
+    return ast.literal_eval(said[1])
+
+
+def test_pretraining_continues_after_a_kill_and_trains_on_two_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tokenizers")
+    monkeypatch.syspath_prepend(str(launch.ROOT / "examples" / "pretraining"))
+    corpora = importlib.import_module("corpora")
+    for name in ("whole", "parts"):
+        sizes = corpora.write(tmp_path / name, max_bytes=40_000, vocabulary=400)
+        (tmp_path / name / "ready").touch()
+    assert {"code", "packages", "help"} <= set(sizes)
+    script = str(launch.ROOT / "examples" / "pretraining" / "train.py")
+
+    def arguments(name: str, steps: int) -> tuple[str, ...]:
+        settings = {"steps": steps, "total": 10, "batch": 4, "save-every": 2, "folder": tmp_path / name}
+        return tuple(text for key, value in settings.items() for text in (f"--{key}", str(value)))
+
+    whole = losses_of(launch.run(1, tmp_path / "logs-whole", script, *arguments("whole", 10)), 1)
+
+    killed = launch.start(1, tmp_path / "logs-killed", script, *arguments("parts", 10))
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "parts").glob("checkpoints/*/manifest.json")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    killed.processes[0].kill()
+    killed.wait(30)
+    assert list((tmp_path / "parts").glob("checkpoints/*/manifest.json"))
+    assert losses_of(launch.run(1, tmp_path / "logs-resumed", script, *arguments("parts", 10)), 1) == whole
+
+    shutil.rmtree(tmp_path / "parts" / "checkpoints")
+    on_two = losses_of(launch.run(2, tmp_path / "logs-two", script, *arguments("parts", 10)), 2)
+    # Two ranks average means over their own labels, whose numbers differ a little.
+    assert on_two == pytest.approx(whole, abs=0.02)
 
 
 def test_the_demonstration_ends_with_the_same_weights_on_1_2_and_4_ranks(tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ MAY_IMPORT_CORE = {
     "mtf.data.prefetch.engine",
     "mtf.data.sampling.sample_order",
     "mtf.data.sampling.sampler_replay",
+    "mtf.data.rng.owned_generators",
     "mtf.data.sources.sequence",
     "mtf.data.sources.iterator_stream",
     "mtf.data.sources.iterable",
@@ -80,8 +81,8 @@ TORCH_FREE = [
     "mtf.bench",
     "mtf.environment",
     "mtf.report",
-    "mtf.report.metric_pictures",
-    "mtf.report.schedule_pictures",
+    "mtf.report.pictures.metrics",
+    "mtf.report.pictures.schedule",
     "mtf.report.run",
 ]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import random
+import types
 import warnings
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,13 +15,16 @@ from torch.utils.data import DataLoader
 
 from mtf._core import fold_in
 from mtf.data.determinism.content_hash import content_hash
+from mtf.data.prefetch.source_reader import Held, PassEnded, SourceReader
+from mtf.data.rng.owned_generators import OwnedGenerators
 from mtf.data.sources.base import ResumeMode, Snapshot, Source
 from mtf.data.sources.iterable import IterableSource
 from mtf.data.sources.resolve import as_source
 from mtf.data.sources.threaded import ThreadLoader
 from mtf.data.sources.torch_map import TorchSource
+from mtf.errors import SourceError
 
-_GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
+_MOST_BATCHES = 200  # of a pass that is read to its end
 
 _ADDRESSING = {
     ResumeMode.SEEK: "any position opens directly; a resume reads no data",
@@ -87,33 +90,45 @@ class SourceReport:
 
 
 def check_source(loader: Any, *, num_batches: int = 6, workers: int = 2, seed: int = 0) -> SourceReport:
-    """Reads the beginning of passes 0 and 1 several times, interrupted and not, and says what is the same.
+    """Reads passes 0 and 1 several times, interrupted and not, and says what is the same.
 
+    Give it a function that makes the loader: then every trial begins with a new object, as a resume in a new process
+    does. An object can only be tried within this process, which the report says.
+
+    Pass 0 is read to its end where that comes within 200 batches, so that an interruption there is tried as well.
     Map-style DataLoaders are also read with 0 and with ``workers`` worker processes, a ThreadLoader without
     threads. A one-shot iterator isn't read, since what is taken from it is gone.
 
     Args:
-        loader: What would be given to ``MultiLoader`` or ``Trainer.fit``.
+        loader: What would be given to ``MultiLoader`` or ``Trainer.fit``, or a function without arguments that makes
+            it.
         num_batches: Batches to read of each pass, at most.
         workers: Worker processes to compare with none; 0 leaves that out.
         seed: Of the orders and batches.
+
+    Raises:
+        ConfigError: Nothing in mtf can read such a loader. What the loader raises itself is in the report.
     """
-    source = as_source(loader, "loader")
-    report = SourceReport(
-        type(loader).__name__, _ADDRESSING[source.resume_mode], source.num_batches(), notes=source.notes()
-    )
+    make = _maker(loader)
+    first = make()
+    source = as_source(first, "loader")
+    notes = list(source.notes())
+    if make.is_object and source.resume_mode is not ResumeMode.SEEK:
+        notes.append("tried within this process; give a function that makes the loader to try new objects")
+    report = SourceReport(type(first).__name__, _ADDRESSING[source.resume_mode], source.num_batches(), notes=notes)
     if isinstance(source, IterableSource) and source.is_one_shot:
         return report
-    trial = _Trial(source, fold_in(seed, "check_source"), num_batches)
+    trial = _Trial(source, make, fold_in(seed, "check_source"), num_batches)
     generators = _generator_states()
-    attributes = _plain_attributes(loader)
+    attributes = _plain_attributes(first)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*are produced again and dropped")
+            warnings.filterwarnings("ignore", message=".*the last one before the resume")
             report.findings += trial.findings()
-            if isinstance(source, ThreadLoader):
+            if report.findings[0].holds and isinstance(source, ThreadLoader):
                 report.findings.append(_compare_threads(source, trial))
-            elif isinstance(source, TorchSource) and workers:
+            elif report.findings[0].holds and isinstance(source, TorchSource) and workers:
                 report.findings.append(_compare_workers(source, trial, workers))
     finally:
         source.close()
@@ -121,82 +136,150 @@ def check_source(loader: Any, *, num_batches: int = 6, workers: int = 2, seed: i
         Finding("the process-wide generators stay where they are", generators == _generator_states())
     )
     if not report.ok:
-        report.suspects = _suspects(loader, attributes)
+        report.suspects = _suspects(first, source, attributes)
     return report
 
 
+class _Maker:
+    """Makes the loader for a trial."""
+
+    def __init__(self, given: Any, is_object: bool) -> None:
+        self._given = given
+        self.is_object = is_object
+
+    def __call__(self) -> Any:
+        return self._given if self.is_object else self._given()
+
+
+def _maker(given: Any) -> _Maker:
+    is_function = callable(given) and not hasattr(type(given), "__iter__") and not isinstance(given, (type, Source))
+    return _Maker(given, is_object=not is_function or hasattr(type(given), "__getitem__"))
+
+
 class _Trial:
-    """Reads pieces of passes and compares them."""
+    """One uninterrupted run over the first passes, and what is compared with it."""
 
-    def __init__(self, source: Source, key: int, num_batches: int) -> None:
-        self.source = source
-        self.key = key
-        self.num_batches = num_batches
-        self.snapshots: dict[tuple[int, int], Snapshot] = {}
-        self.reference: dict[int, list[str]] = {}
-
-    def read(self, pass_: int, batch: int = 0, source: Source | None = None) -> list[str]:
-        """Content of the batches of a pass from ``batch`` on."""
-        source = source or self.source
-        source.close()  # so that a stateful loader is loaded and doesn't just go on
-        has_state = source.resume_mode is ResumeMode.STATEFUL
-        stream = source.open(pass_, batch, self.key, self.snapshots.get((pass_, batch)))
-        hashes: list[str] = []
-        try:
-            stream.request(self.num_batches - batch)
-            for place in range(batch, self.num_batches):
-                try:
-                    hashes.append(content_hash(next(stream)))
-                except StopIteration:
-                    break
-                if has_state:
-                    self.snapshots[pass_, place + 1] = Snapshot(pass_, place + 1, stream.state())
-        finally:
-            stream.close()
-        if has_state and hashes:
-            # The next pass begins after what was read last of this one.
-            self.snapshots.setdefault((pass_ + 1, 0), self.snapshots[pass_, batch + len(hashes)])
-        return hashes
+    def __init__(self, source: Source, make: _Maker, key: int, num_batches: int) -> None:
+        self._source = source
+        self._make = make
+        self._key = key
+        self._num_batches = num_batches
+        self._positions: list[tuple[int, int]] = []
+        self._hashes: list[str] = []
+        self._snapshots: list[Snapshot | None] = []  # before each batch
+        self._length: int | None = None  # batches of pass 0, once its end was seen
 
     def findings(self) -> list[Finding]:
-        if self.source.resume_mode is ResumeMode.STATEFUL:
-            self.snapshots[0, 0] = Snapshot(0, 0, self.source.initial_state())
-        first, second = self.read(0), self.read(1)
-        self.reference = {0: first, 1: second}
-        return [
-            _compare("the same pass read again is the same", [(0, 0, first)], self.read),
-            _compare(
-                "a resume inside pass 0 is exact",
-                [(0, cut, first[cut:]) for cut in _cuts(len(first))],
-                self.read,
-            ),
-            _compare("pass 1 doesn't depend on how often it was read", [(1, 0, second)], self.read),
-            _compare(
-                "a resume inside pass 1 is exact",
-                [(1, cut, second[cut:]) for cut in _cuts(len(second))],
-                self.read,
-            ),
+        """What was tried. Where the loader can't be read at all, that is the only one."""
+        try:
+            self._read_reference()
+        except Exception as error:  # whatever a loader raises is what the report is about
+            return [Finding("it can be read", False, f"{type(error).__name__}: {error}")]
+        inside = [cut for cut in _cuts(self._first_of(1)) if self._positions[cut][1] < self._num_batches]
+        later = [self._first_of(1) + cut for cut in _cuts(len(self._positions) - self._first_of(1))]
+        found = [
+            self._compare("the same pass read again is the same", [0]),
+            self._compare("a resume inside pass 0 is exact", inside),
         ]
+        if self._length is not None and self._first_of(1) < len(self._positions):
+            found.append(self._compare("a resume at the end of pass 0 is exact", [self._length - 1, self._length]))
+        if self._source.resume_mode is ResumeMode.SEEK:
+            claim = "pass 1 doesn't depend on how often it was read"
+            found.append(self._compare(claim, [self._first_of(1)], without_state=True))
+        found.append(self._compare("a resume inside pass 1 is exact", later))
+        return found
+
+    def _first_of(self, pass_: int) -> int:
+        return next((place for place, at in enumerate(self._positions) if at[0] >= pass_), len(self._positions))
+
+    def _read_reference(self) -> None:
+        reader = self._reader(self._source)
+        try:
+            limit = max(self._num_batches, _MOST_BATCHES)
+            length = self._source.num_batches()
+            if length is not None and length > limit:
+                limit = self._num_batches
+            self._length = self._read_pass(reader, 0, limit)
+            if self._length != 0:
+                self._read_pass(reader, 1, self._num_batches)
+        finally:
+            reader.close()
+        if not self._hashes:
+            raise SourceError("the loader gave no batch at all")
+
+    def _read_pass(self, reader: SourceReader, pass_: int, limit: int) -> int | None:
+        """Returns the pass's length, None where it has more than ``limit`` batches."""
+        known = self._source.num_batches()
+        for batch in range(limit):
+            if batch == known:
+                return batch
+            before = reader.saved()
+            try:
+                data = reader.take(pass_, batch)
+            except PassEnded:
+                return batch
+            self._positions.append((pass_, batch))
+            self._hashes.append(content_hash(data))
+            self._snapshots.append(before)
+            reader.pending_batch = None
+        return limit if limit == known else None
+
+    def _reader(self, source: Source) -> SourceReader:
+        source.close()  # so that a stateful loader is loaded and doesn't just continue
+        return SourceReader(source, self._key, Held())
+
+    def _compare(self, claim: str, cuts: list[int], *, without_state: bool = False) -> Finding:
+        for cut in cuts:
+            source = self._source if self._make.is_object else as_source(self._make(), "loader")
+            try:
+                problem = self.read_again(source, cut, without_state=without_state)
+            finally:
+                source.close()
+            if problem:
+                return Finding(claim, False, problem)
+        return Finding(claim, True)
+
+    def read_again(self, source: Source, cut: int, *, without_state: bool = False) -> str:
+        """Reads from position ``cut`` on, as after a resume; what differs, in words."""
+        reader = self._reader(source)
+        reader.snapshot = None if without_state else self._snapshots[cut]
+        start = "pass {} from batch {}".format(*self._positions[cut])
+        try:
+            for place in range(cut, min(len(self._positions), cut + self._num_batches)):
+                pass_, batch = self._positions[place]
+                if batch == 0 and place > cut and self._source.num_batches() is None:
+                    problem = _has_more(reader, *self._positions[place - 1])
+                    if problem:
+                        return f"{start}: {problem}"
+                try:
+                    data = reader.take(pass_, batch)
+                except PassEnded as ended:
+                    return f"{start}: pass {pass_} has {ended.num_batches} batches instead of more"
+                reader.pending_batch = None
+                if content_hash(data) != self._hashes[place]:
+                    return f"{start}: batch {batch} of pass {pass_} differs"
+        except Exception as error:  # whatever a loader raises is what the report is about
+            return f"{start}: {type(error).__name__}: {error}"
+        finally:
+            reader.discard()
+        return ""
+
+    def starts(self) -> list[int]:
+        """Where each pass begins in what was read."""
+        return [place for place, (_, batch) in enumerate(self._positions) if batch == 0]
+
+
+def _has_more(reader: SourceReader, pass_: int, batch: int) -> str:
+    """Lets a source of unknown length see the end of a pass, as the schedule does."""
+    try:
+        reader.take(pass_, batch + 1)
+    except PassEnded:
+        return ""
+    return f"pass {pass_} has more than {batch + 1} batches"
 
 
 def _cuts(num_batches: int) -> list[int]:
     return sorted({cut for cut in (1, num_batches // 2, num_batches - 1) if 0 < cut < num_batches})
-
-
-def _compare(claim: str, expected: list[tuple[int, int, list[str]]], read: Callable[[int, int], list[str]]) -> Finding:
-    for pass_, batch, hashes in expected:
-        try:
-            found = read(pass_, batch)
-        except Exception as error:  # whatever a loader raises is what the report is about
-            return Finding(claim, False, f"pass {pass_} from batch {batch}: {type(error).__name__}: {error}")
-        if found != hashes:
-            pairs = enumerate(zip(hashes, found, strict=False), batch)
-            differs = next((place for place, (one, other) in pairs if one != other), None)
-            what = (
-                f"batch {differs} differs" if differs is not None else f"{len(found)} batches instead of {len(hashes)}"
-            )
-            return Finding(claim, False, f"pass {pass_} from batch {batch}: {what}")
-    return Finding(claim, True)
 
 
 def _compare_workers(source: TorchSource, trial: _Trial, workers: int) -> Finding:
@@ -205,26 +288,20 @@ def _compare_workers(source: TorchSource, trial: _Trial, workers: int) -> Findin
     for count in counts:
         other = as_source(_with_workers(source.loader, count), "loader")
         try:
-            finding = _compare(
-                claim,
-                [(pass_, 0, hashes) for pass_, hashes in trial.reference.items()],
-                lambda pass_, batch, other=other: trial.read(pass_, batch, other),  # type: ignore[misc]
-            )
+            problems = [trial.read_again(other, start) for start in trial.starts()]
         finally:
             other.close()
-        if not finding.holds:
-            return finding
+        if any(problems):
+            return Finding(claim, False, next(problem for problem in problems if problem))
     return Finding(claim, True)
 
 
 def _compare_threads(source: ThreadLoader, trial: _Trial) -> Finding:
     inline = copy.copy(source)
     inline.num_threads = 0
-    return _compare(
-        f"batches are the same with {source.num_threads} threads and with none",
-        [(pass_, 0, hashes) for pass_, hashes in trial.reference.items()],
-        lambda pass_, batch: trial.read(pass_, batch, inline),
-    )
+    problems = [trial.read_again(inline, start) for start in trial.starts()]
+    problem = next((problem for problem in problems if problem), "")
+    return Finding(f"batches are the same with {source.num_threads} threads and with none", not problem, problem)
 
 
 def _with_workers(loader: DataLoader[Any], num_workers: int) -> DataLoader[Any]:
@@ -246,26 +323,42 @@ def _generator_states() -> tuple[bytes, str, Any]:
     )
 
 
-def _plain_attributes(loader: Any) -> dict[str, Any]:
+def _parts_of(loader: Any) -> dict[str, Any]:
+    """The user's own objects that make batches: dataset, transforms, collate function, by how they are called."""
     dataset = getattr(loader, "dataset", loader)
-    plain = (int, float, str, bool, type(None))
-    return {name: value for name, value in getattr(dataset, "__dict__", {}).items() if isinstance(value, plain)}
-
-
-def _suspects(loader: Any, before: dict[str, Any]) -> list[str]:
-    dataset = getattr(loader, "dataset", loader)
-    cls = type(dataset).__name__
-    suspects = []
+    parts = {type(dataset).__name__: dataset}
     for name, value in getattr(dataset, "__dict__", {}).items():
-        if isinstance(value, _GENERATORS) and not hasattr(dataset, "set_batch_seed"):
-            suspects.append(
-                f"{cls}.{name} is a {type(value).__name__} of the dataset's own, which remembers what was read before: "
-                "draw from the process-wide generators, or define set_batch_seed(key)"
-            )
+        if "transform" in name and hasattr(value, "__dict__"):
+            parts[f"{type(dataset).__name__}.{name}"] = value
+    collate = getattr(loader, "collate_fn", None)
+    if hasattr(collate, "__dict__") and not isinstance(collate, types.FunctionType):
+        parts["collate_fn"] = collate
+    return parts
+
+
+def _plain_attributes(loader: Any) -> dict[str, Any]:
+    plain = (int, float, str, bool, type(None))
+    return {
+        f"{label}.{name}": value
+        for label, part in _parts_of(loader).items()
+        for name, value in getattr(part, "__dict__", {}).items()
+        if isinstance(value, plain)
+    }
+
+
+def _suspects(loader: Any, source: Source, before: dict[str, Any]) -> list[str]:
+    suspects = []
+    if not isinstance(source, TorchSource) or isinstance(source, ThreadLoader):
+        for label, part in _parts_of(loader).items():
+            suspects += [
+                f"{label}{path[1:]} is a random generator that isn't seeded for each batch here: draw from the "
+                "process-wide generators (from mtf.batch_rng() in a ThreadLoader)"
+                for path in OwnedGenerators(part).paths
+            ]
     after = _plain_attributes(loader)
     for name in sorted(name for name in before if after.get(name) != before[name]):
         suspects.append(
-            f"{cls}.{name} changed while reading, from {before[name]!r} to {after.get(name)!r}: compute it from the "
+            f"{name} changed while reading, from {before[name]!r} to {after.get(name)!r}: compute it from the "
             "index, or define state_dict and load_state_dict and use num_workers=0"
         )
     for attribute in ("batch_sampler", "sampler"):
@@ -273,11 +366,12 @@ def _suspects(loader: Any, before: dict[str, Any]) -> list[str]:
         if sampler is not None and type(sampler).__module__.split(".")[0] not in ("torch", "torchdata", "builtins"):
             suspects.append(
                 f"the {attribute} {type(sampler).__name__} may depend on what happened before: it should be a function "
-                "of its generators and set_epoch"
+                "of its generators and set_epoch, or have state_dict and load_state_dict"
             )
     if not suspects:
         suspects.append(
             "something that reading depends on besides the index and the process-wide generators: time, the worker's "
-            "id, the order of a set (PYTHONHASHSEED under spawn), a cache filled at random, a file that changes"
+            "id, the order of a set (PYTHONHASHSEED under spawn), the order in which threads are done, a generator "
+            "inside compiled code, a cache filled at random, a file that changes"
         )
     return suspects

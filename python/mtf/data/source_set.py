@@ -107,8 +107,8 @@ class SourceSet:
         reader = self.prefetch.reader(source, key)
         self.readers[name] = reader
         self._with_state.pop(name, None)  # of a source removed before
-        is_stateful = isinstance(reader, SourceReader) and source.resume_mode is ResumeMode.STATEFUL
-        if is_stateful or source.has_run_state:
+        has_snapshots = isinstance(reader, SourceReader) and source.resume_mode is not ResumeMode.SEEK
+        if has_snapshots or source.has_run_state:
             self._with_state[name] = reader
 
     def in_order(self, names: Sequence[str]) -> list[Reader]:
@@ -222,11 +222,13 @@ class SourceSet:
         else:
             snapshots = {name: reader.saved() for name, reader in self.readers.items()}
             additions = self.additions
+        order_states = {n: state for n, source in present.items() if (state := source.order_state()) is not None}
         return {
             "global_batch_sizes": {n: source.global_batch_size_on(self._world_size) for n, source in present.items()},
             "orders": {name: source.order() for name, source in present.items()},
             "sources": {name: to_dict(snapshots.get(name)) for name in names},
             **({"additions": dict(additions)} if additions else {}),
+            **({"order_states": order_states} if order_states else {}),
         }
 
     def prepare_load(self, state: Mapping[str, Any]) -> PreparedLoad:
@@ -244,7 +246,7 @@ class SourceSet:
         for name, source in sources.items():
             source.check_run_state(snapshots.get(name))
         began_with = {source["name"] for source in state["schedule"]["setups"][0]["sources"]}
-        return PreparedLoad(snapshots, additions, added, began_with)
+        return PreparedLoad(snapshots, additions, added, began_with, dict(state.get("order_states", {})))
 
     def load(self, prepared: PreparedLoad, num_steps: int) -> None:
         """Puts every source to its snapshot. Reads no data."""
@@ -261,6 +263,8 @@ class SourceSet:
                 reader.source.load_run_state(prepared.snapshots.get(name))
             elif isinstance(reader, SourceReader):
                 reader.snapshot = prepared.snapshots.get(name)
+            if name in prepared.order_states:
+                reader.source.load_order_state(prepared.order_states[name])
 
     def _missing(
         self, schedule: Mapping[str, Any], names: Sequence[str], additions: Mapping[str, int]
@@ -323,6 +327,7 @@ class PreparedLoad:
         additions: As ``SourceSet.additions``.
         added: Sources that the state has and the set hasn't.
         began_with: Names of the sources that the schedule began with.
+        order_states: By name, what ``Source.order_state`` gave.
     """
 
     def __init__(
@@ -331,11 +336,13 @@ class PreparedLoad:
         additions: dict[str, int],
         added: dict[str, Source],
         began_with: set[str],
+        order_states: dict[str, Any],
     ) -> None:
         self.snapshots = snapshots
         self.additions = additions
         self.added = added
         self.began_with = began_with
+        self.order_states = order_states
 
 
 def _check_orders(saved: Mapping[str, str | None], sources: Mapping[str, Source]) -> None:

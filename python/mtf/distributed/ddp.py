@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mtf.config.distributed import DDPConfig
+from mtf.distributed import collectives
 from mtf.distributed.forward_wrapper import run_as_forward
 from mtf.distributed.process_group import ProcessGroup
 
@@ -50,6 +52,8 @@ class DDPStrategy:
         if not any(p.requires_grad for p in self._model.parameters()):
             return
         self._finds_unused = finds
+        if finds and asked is None:
+            _use_up_warning()
         options: dict[str, Any] = {_BUFFERS_OPTION: self._config.broadcast_buffers}
         self._wrapper = DistributedDataParallel(
             self._model,
@@ -76,6 +80,36 @@ class DDPStrategy:
     def clip_grad_norm(self, parameters: Sequence[Tensor], max_norm: float) -> Tensor:
         """Gradients are the same on every rank, and so is their norm."""
         return nn.utils.clip_grad_norm_(parameters, max_norm)
+
+
+_warning_is_used_up = False
+
+
+class _Call(torch.autograd.Function):
+    """Calls a function while torch's C++ warnings become Python's."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Callable[[], Any]) -> Tensor:
+        with torch.enable_grad():
+            call()
+        return torch.zeros(())
+
+
+def _use_up_warning() -> None:
+    """Lets DDP say, once and unheard, that no parameter was unused.
+
+    With several loaders mtf can't know whether any will be, so the advice to switch the search off is noise. torch
+    prints it past Python's warnings, once in a process: in the forward pass of this wrapper. A collective.
+    """
+    global _warning_is_used_up
+    if _warning_is_used_up:
+        return
+    _warning_is_used_up = True
+    device = collectives.device()
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        wrapper = DistributedDataParallel(nn.Linear(1, 1).to(device), find_unused_parameters=True)
+        _Call.apply(lambda: wrapper(torch.zeros(1, 1, device=device)))  # type: ignore[no-untyped-call]
 
 
 def only_loss_has_graph(result: Any) -> Any:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtf.errors import ConfigError
-from mtf.report.page import duration, figure_of, page_of, section, table
+from mtf.formatting import duration
+from mtf.report.page import figure_of, page_of, section, table
+from mtf.report.pictures.style import Palette
 from mtf.report.read import read_run
-from mtf.report.run import RunReport
-from mtf.report.style import Palette
+from mtf.report.report import RunReport
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,7 +66,7 @@ class Comparison:
         Raises:
             ConfigError: matplotlib isn't installed.
         """
-        from mtf.report import metric_pictures
+        from mtf.report.pictures import metrics as drawn
 
         colors = Palette(self.names, [1.0] * len(self.names))
         losses: dict[str, dict[str, Series]] = {}
@@ -81,13 +82,11 @@ class Comparison:
                 rates.setdefault(optimizer, {})[name] = series
         figures = {}
         if losses:
-            figures["losses"] = metric_pictures.panels(losses, colors, self.update, "Training loss: {}")
+            figures["losses"] = drawn.panels(losses, colors, self.update, "Training loss: {}")
         if validation:
-            figures["validation"] = metric_pictures.validation(validation, colors, self.update)
+            figures["validation"] = drawn.validation(validation, colors, self.update)
         if rates:
-            figures["learning_rates"] = metric_pictures.panels(
-                rates, colors, self.update, "Learning rate: {}", smooth=False
-            )
+            figures["learning_rates"] = drawn.panels(rates, colors, self.update, "Learning rate: {}", smooth=False)
         return figures
 
     def to_dict(self) -> dict[str, Any]:

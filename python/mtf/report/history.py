@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mtf.errors import ConfigError
 from mtf.schedule.plan import Plan
-from mtf.schedule.schedule import Schedule
+
+if TYPE_CHECKING:
+    from mtf._core import Schedule
 
 MAX_BINS = 600
 _MAX_COUNTED = 50_000_000  # steps up to which every one of them is looked at for the largest deviation
@@ -111,17 +113,12 @@ def make_history(
             keeps; None: the one of ``schedule_of``.
     """
     epochs = range(first_epoch, last_epoch + 1)
-    starts = [0]
-    for epoch in epochs:
-        whole = schedule_of(epoch).num_steps(epoch)
-        if whole is None and epoch < last_epoch:
-            raise ConfigError(f"epoch {epoch}: its number of steps isn't known")
-        steps = last_step if whole is None else min(whole, last_step) if epoch == last_epoch else whole
-        starts.append(starts[-1] + steps)
+    starts = _starts(schedule_of, epochs, last_step)
     total = starts[-1]
     edges = np.unique(np.linspace(0, total, min(max_bins, total) + 1).round().astype(np.int64))
     last = schedule_of(last_epoch)
-    names, table = last.names, last.source_table
+    table = last.source_table
+    names = [name for name, _, _ in table]
     counts = np.zeros((len(names), len(edges)), np.int64)
     expected = np.zeros((len(names), len(edges)))
     bounds = np.full(len(epochs), np.nan)
@@ -155,6 +152,22 @@ def make_history(
         bounds=bounds,
         deviations=deviations,
     )
+
+
+def _starts(schedule_of: Callable[[int], Schedule], epochs: range, last_step: int) -> list[int]:
+    """The first step of each epoch, and the end of the last.
+
+    Raises:
+        ConfigError: an epoch before the last has no known number of steps.
+    """
+    starts = [0]
+    for epoch in epochs:
+        whole = schedule_of(epoch).num_steps(epoch)
+        if whole is None and epoch < epochs[-1]:
+            raise ConfigError(f"epoch {epoch}: its number of steps isn't known")
+        steps = last_step if whole is None else min(whole, last_step) if epoch == epochs[-1] else whole
+        starts.append(starts[-1] + steps)
+    return starts
 
 
 def _counts_at(

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import mtf
-from mtf.report.hover import STYLE as HOVER_STYLE
-from mtf.report.style import svg
+from mtf.formatting import duration
+from mtf.report.pictures.hover import STYLE as HOVER_STYLE
+from mtf.report.pictures.style import svg
 
 if TYPE_CHECKING:
-    from mtf.report.run import RunReport, SourceSummary
+    from mtf.report.run import RunData, SourceSummary
     from mtf.report.run_log import Session
 
 _STYLE = """
@@ -75,9 +76,14 @@ _CAPTIONS = {
 }
 
 
-def page(report: RunReport) -> str:
-    """The whole page."""
-    figures = {name: figure_of(figure, _CAPTIONS[name]) for name, figure in report.pictures().items()}
+def page(report: RunData, pictures: Mapping[str, Any]) -> str:
+    """The whole page.
+
+    Args:
+        report: the run.
+        pictures: its figures by name.
+    """
+    figures = {name: figure_of(figure, _CAPTIONS[name]) for name, figure in pictures.items()}
     first, later = ("losses", "validation"), [name for name in figures if name not in ("losses", "validation")]
     parts = [
         _header(report),
@@ -111,7 +117,7 @@ def section(title: str, content: str) -> str:
     return f"<section>\n<h2>{html.escape(title)}</h2>\n{content}\n</section>"
 
 
-def _header(report: RunReport) -> str:
+def _header(report: RunData) -> str:
     cells = "".join(
         f"<div><dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd></div>"
         for key, value in {**_outcome(report), **_extent(report), **report.versions}.items()
@@ -127,7 +133,7 @@ def _header(report: RunReport) -> str:
     )
 
 
-def _outcome(report: RunReport) -> dict[str, str]:
+def _outcome(report: RunData) -> dict[str, str]:
     """What came out, as far as it is known."""
     results = report.results
     facts = {}
@@ -143,7 +149,7 @@ def _outcome(report: RunReport) -> dict[str, str]:
     return facts
 
 
-def _extent(report: RunReport) -> dict[str, str]:
+def _extent(report: RunData) -> dict[str, str]:
     """How far the run came, and how it was mixed."""
     epoch, step = report.position or (0, 0)
     place = f"{epoch:,} done" if step == 0 else f"{epoch:,}, step {step:,}"
@@ -162,16 +168,6 @@ def _extent(report: RunReport) -> dict[str, str]:
     return {key: value for key, value in facts.items() if value != "?"}
 
 
-def duration(seconds: float) -> str:
-    """``42 s``, ``12 min 5 s`` or ``3 h 20 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.3g} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600:,} h {whole % 3600 // 60} min"
-
-
 def _state(sessions: Sequence[Session]) -> str:
     if not sessions:
         return "A run of mtf"
@@ -188,7 +184,7 @@ def _notes(notes: Sequence[str]) -> str:
     return '<ul class="notes">' + "".join(f"<li>{html.escape(note)}</li>" for note in notes) + "</ul>"
 
 
-def _source_table(report: RunReport) -> str:
+def _source_table(report: RunData) -> str:
     colors = report.palette
     columns: list[tuple[str, Any]] = [
         ("weight", lambda s: _number(s.weight, "{:.3g}")),
@@ -238,7 +234,7 @@ def _session_table(sessions: Sequence[Session], update: int) -> str:
     return table(["began", "from update", "to update", "stopped", "ranks", "how it ended"], rows, text=(3, 5))
 
 
-def _checkpoint_table(report: RunReport) -> str:
+def _checkpoint_table(report: RunData) -> str:
     monitor = report.config.get("checkpoint", {}).get("monitor_metric")
     rows = []
     for entry in report.checkpoints:

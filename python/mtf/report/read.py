@@ -12,8 +12,9 @@ from mtf.errors import CheckpointError, ConfigError, MtfError
 from mtf.report.history import History
 from mtf.report.locate import Place, checkpoints_in, locate
 from mtf.report.metrics import Metrics, read_events, read_rows, rows_of
+from mtf.report.report import RunReport
 from mtf.report.results import results_of
-from mtf.report.run import CheckpointEntry, RunReport, SourceSummary
+from mtf.report.run import CheckpointEntry, SourceSummary
 from mtf.report.run_log import RunLogContent, Session, read_run_log
 from mtf.report.timeline import Timeline
 from mtf.schedule.schedule import Schedule

@@ -1,20 +1,17 @@
-"""A run, read from the files it wrote: everything that its report says, as plain values."""
+"""A run, as its report shows it: plain values, and the series by what they are of."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mtf.report.history import History
 from mtf.report.metrics import Metrics
+from mtf.report.pictures.style import Palette
 from mtf.report.results import Results
 from mtf.report.run_log import Session
 from mtf.report.series import Series
-from mtf.report.style import Palette
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _SHOWN_ELSEWHERE = ("val/", "lr/", "loader_proportions/", "throughput/")
 _JSON_POINTS = 256
@@ -77,8 +74,8 @@ class SourceSummary:
 
 
 @dataclass(repr=False)
-class RunReport:
-    """What is known of a run. ``save`` writes it as one HTML file; a notebook shows the same page.
+class RunData:
+    """What is known of a run, as plain values.
 
     Attributes:
         root: the folder that was read.
@@ -162,35 +159,6 @@ class RunReport:
         """Seconds waited for the batches of each source, and how many there were."""
         return {s.name: (s.wait_s, s.num_batches or 0) for s in self.sources if s.wait_s is not None}
 
-    def pictures(self) -> dict[str, Figure]:
-        """The figures that this run has data for, by name.
-
-        Raises:
-            ConfigError: matplotlib isn't installed.
-        """
-        from mtf.report import metric_pictures, schedule_pictures
-
-        colors = self.palette
-        figures: dict[str, Figure] = {}
-        if losses := self.training_losses():
-            figures["losses"] = metric_pictures.losses(losses, colors, self.update)
-        if validation := self.validation_metrics():
-            figures["validation"] = metric_pictures.validation(validation, colors, self.update)
-        if rates := self.learning_rates():
-            figures["learning_rates"] = metric_pictures.learning_rates(rates, self.update)
-        if others := self.other_metrics():
-            figures["others"] = metric_pictures.others(others, colors, self.update)
-        share, waits = self.metrics.series.get("throughput/data_wait_share"), self.waits()
-        if share is not None or waits:
-            figures["data_wait"] = metric_pictures.data_wait(share, waits, colors)
-        if self.history is not None and self.history.num_steps:
-            if self.history.is_weighted:
-                figures["weights"] = schedule_pictures.weights(self.history)
-            figures["shares"] = schedule_pictures.shares(self.history)
-            figures["passes"] = schedule_pictures.passes(self.history)
-            figures["schedule"] = schedule_pictures.schedule_raster(self.history)
-        return figures
-
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain JSON-able data; long series thinned out to means."""
         history = self.history
@@ -227,28 +195,10 @@ class RunReport:
             },
         }
 
-    def to_html(self) -> str:
-        """One page that needs nothing else: pictures inside, light and dark, printable."""
-        from mtf.report.page import page
-
-        return page(self)
-
-    def save(self, path: str | Path) -> None:
-        """Writes the page."""
-        Path(path).write_text(self.to_html(), encoding="utf-8")
-
-    def _repr_html_(self) -> str:
-        """In a frame, so that the page's style stays inside it."""
-        import html
-
-        return (
-            f'<iframe srcdoc="{html.escape(self.to_html())}" title="{html.escape(self.name)}" '
-            'style="width:100%;height:42em;border:0"></iframe>'
-        )
-
     def __repr__(self) -> str:
         """Name, extent and number of sources."""
-        return f"RunReport({self.name!r}, {self.update} updates, {len(self.sources)} sources, {len(self.notes)} notes)"
+        counts = f"{self.update} updates, {len(self.sources)} sources, {len(self.notes)} notes"
+        return f"{type(self).__name__}({self.name!r}, {counts})"
 
     def __str__(self) -> str:
         """The table of sources, and the notes."""

@@ -11,7 +11,9 @@ from mtf.errors import ConfigError
 from mtf.formatting import html_table
 
 if TYPE_CHECKING:
-    from mtf.schedule.schedule import Schedule
+    from matplotlib.figure import Figure
+
+    from mtf._core import Schedule  # the native part, which is all that a plan asks
 
 _COLUMNS = ("source", "length", "steps", "share", "weight", "deviation", "passes", "unused tail")
 
@@ -121,21 +123,30 @@ class Plan:
         """The schedule that was planned."""
         return self._schedule
 
-    def plot(self, path: str | Path) -> None:
-        """Draws which source gives when, realised against expected shares, and passes, to an image file.
+    def plot(self, path: str | Path | None = None) -> Figure:
+        """Draws which source gives when, realised against expected shares, and passes.
 
         ``mtf.report`` has the same pictures one by one.
 
         Args:
-            path: of the image; its ending chooses the format. Needs matplotlib (``pip install 'mtf-torch[plot]'``).
+            path: of an image file; its ending chooses the format. None: only the figure, which a notebook shows.
+
+        Returns:
+            The matplotlib figure. Needs matplotlib (``pip install 'mtf-torch[plot]'``).
+
+        Raises:
+            ConfigError: matplotlib doesn't know the format.
         """
         from mtf.report import plan_overview
 
-        figure = plan_overview(self)
+        figure: Figure = plan_overview(self)
+        if path is None:
+            return figure
         try:
             figure.savefig(path)
         except ValueError as error:
             raise ConfigError(f"{path}: {error}") from error
+        return figure
 
 
 def make_plan(schedule: Schedule, epochs: int = 1) -> Plan:

@@ -34,6 +34,8 @@ _COURSE = (
     ("per_loader_optimizers", "lr_scale"),
 )
 
+_log = logging.getLogger("mtf.trainer")
+
 
 class Saver:
     """Saves at commit points only: between two windows, or between two epochs.
@@ -47,6 +49,7 @@ class Saver:
     """
 
     def __init__(self, trainer: Trainer) -> None:
+        self.saved_path: Path | None = None
         self._trainer = trainer
         self._manager = checkpoint.CheckpointManager(trainer.config.checkpoint, on_saved=self._tell)
         self._asked: list[str] = []
@@ -265,6 +268,8 @@ class Saver:
         }
 
     def _tell(self, path: Path) -> None:
+        self.saved_path = path
+        _log.info("saved %s after update %d", path, self._trainer.global_step)
         self._trainer.hooks.call("on_checkpoint_save", str(path))
 
     # Going on
@@ -303,6 +308,7 @@ class Saver:
     def load(self, path: str | Path) -> None:
         """Verifies the checkpoint at ``path`` and loads it."""
         self._restore(checkpoint.read(path))
+        _log.info("resumed from %s after update %d", path, self._trainer.global_step)
 
     def _restore(self, found: Checkpoint) -> None:
         trainer = self._trainer

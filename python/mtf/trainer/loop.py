@@ -200,7 +200,7 @@ class TrainLoop:
         run.enter(before)
         self.step.metrics.commit()
         run.logged.update(row)
-        self.reporter.write(row)
+        self.reporter.write_validation(row)
         self.step.schedulers.after_row(row)
         self.saves.after_validation(row)
 

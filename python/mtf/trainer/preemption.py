@@ -253,9 +253,14 @@ def requeue_slurm_job(timeout_s: float = 30.0) -> bool:
             _log.info("job %s isn't put back: it is being cancelled, or Slurm runs it again by itself (%s)", job, why)
             return False
         _call([scontrol, "requeue", job], timeout_s)
-    except (OSError, subprocess.SubprocessError) as error:
-        text = (error.stderr or error.stdout or "").strip() if isinstance(error, subprocess.CalledProcessError) else ""
-        warnings.warn(f"scontrol requeue {job} failed, call it yourself: {text or error}", stacklevel=2)
+    except subprocess.CalledProcessError as error:
+        # Slurm may end this job, and scontrol with it, before scontrol has heard that it does.
+        if error.returncode >= 0 or error.cmd[1] != "requeue":
+            text = (error.stderr or error.stdout or "").strip()
+            warnings.warn(f"scontrol requeue {job} failed, call it yourself: {text or error}", stacklevel=2)
+            return False
+    except (OSError, subprocess.TimeoutExpired) as error:
+        warnings.warn(f"scontrol requeue {job} failed, call it yourself: {error}", stacklevel=2)
         return False
     _log.info("Slurm puts job %s back into its queue", job)
     return True

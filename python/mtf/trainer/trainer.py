@@ -255,6 +255,7 @@ class Trainer:
             try:
                 loop.fit(limits)
                 self._saver.finish()
+                self._reporter.finish(self._saver.saved_path)
             except BaseException as error:
                 if run.is_in_window:
                     self._saver.forget_what_was_asked_for()

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "mtf/error.hpp"
+#include "mtf/gather/cu_seqlens.hpp"
 
 namespace mtf {
 
@@ -57,15 +58,16 @@ struct BySource {
   }
 };
 
-template <class Int>
-std::size_t find_zeros(const std::byte* positions, std::size_t num_items, std::int32_t* out) noexcept {
+/// As fill_cu_seqlens, for positions of 64 bits.
+std::size_t fill_from_wide(const std::byte* positions, std::size_t num_items, std::int32_t* out) noexcept {
   std::size_t found = 0;
   for (std::size_t i = 0; i < num_items; ++i) {
-    Int value;
-    std::memcpy(&value, positions + i * sizeof(Int), sizeof(Int));
+    std::int64_t value;
+    std::memcpy(&value, positions + i * sizeof(value), sizeof(value));
     out[found] = static_cast<std::int32_t>(i);
     found += value == 0 ? 1 : 0;
   }
+  out[found++] = static_cast<std::int32_t>(num_items);
   return found;
 }
 
@@ -79,10 +81,9 @@ void add_cu_seqlens(const RowField& field, const std::byte* positions, BufferPoo
   }
   stack.cu_seqlens = pool.acquire((num_items + 1) * sizeof(std::int32_t));
   auto* const out = reinterpret_cast<std::int32_t*>(stack.cu_seqlens.data());
-  const std::size_t found = field.item_bytes == 4 ? find_zeros<std::int32_t>(positions, num_items, out)
-                                                  : find_zeros<std::int64_t>(positions, num_items, out);
-  out[found] = static_cast<std::int32_t>(num_items);
-  stack.num_cu_seqlens = found + 1;
+  stack.num_cu_seqlens = field.item_bytes == sizeof(std::int32_t)
+                             ? fill_cu_seqlens({reinterpret_cast<const std::int32_t*>(positions), num_items}, out)
+                             : fill_from_wide(positions, num_items, out);
 }
 
 std::size_t row_bytes_of(const BlendPart& part) noexcept {

@@ -15,7 +15,18 @@ namespace {
 
 constexpr std::size_t kPiecesAhead = 16;  // how many look-ups are on their way at once
 constexpr std::size_t kLineBytes = 64;
-constexpr std::size_t kMaxLinesAhead = 16;
+constexpr std::size_t kLinesAhead = 128;  // how much of the next pieces is on its way while one is copied
+
+std::size_t lines_of(std::size_t num_bytes) noexcept { return num_bytes / kLineBytes + 1; }
+
+/// Requests a run from memory, and says how many lines of the cache `num_bytes` are.
+std::size_t request(const TokenRun& run, std::size_t num_bytes) noexcept {
+  const std::size_t num_lines = std::min(lines_of(num_bytes), kLinesAhead);
+  for (std::size_t line = 0; line < num_lines; ++line) {
+    __builtin_prefetch(run.tokens + line * kLineBytes);
+  }
+  return lines_of(num_bytes);
+}
 
 Key key_of_lengths(Key key, std::uint64_t pass) noexcept { return fold_in(fold_in(key, pass), "length"); }
 
@@ -112,15 +123,15 @@ void PackedRows::write(Key key, std::uint64_t pass, std::span<const std::uint64_
   }
   find_pieces(placed);
   TokenReader reader(*corpus_), ahead(*corpus_);
+  const std::size_t bytes = item_bytes(corpus_->type());
+  std::size_t requested = 0, num_lines = 0;
   std::uint64_t at = 0;
   for (std::size_t k = 0; k < placed.size(); ++k) {
-    if (k + 1 < placed.size()) {
-      const TokenRun next = ahead.run(placed[k + 1].piece.span.begin, placed[k + 1].length);
-      const std::size_t num_lines = next.count * item_bytes(corpus_->type()) / kLineBytes + 1;
-      for (std::size_t line = 0; line < std::min(num_lines, kMaxLinesAhead); ++line) {
-        __builtin_prefetch(next.tokens + line * kLineBytes);
-      }
+    for (; requested < placed.size() && num_lines < kLinesAhead; ++requested) {
+      const Placed& next = placed[requested];
+      num_lines += request(ahead.run(next.piece.span.begin, next.length), next.length * bytes);
     }
+    num_lines -= std::min(num_lines, lines_of(placed[k].length * bytes));
     const TokenRowPointers row = TokenRowPointers::in_slot(buffers, placed[k].slot, spec_.length);
     copy_piece(reader, placed[k], row, at);
     at += placed[k].length;

@@ -59,7 +59,7 @@ class TestState:
             return torchdata.StatefulDataLoader(Rows(17), 3, shuffle=True, generator=torch.Generator().manual_seed(3))
 
         assert assert_resumes_exactly(make) == 12
-        assert isinstance(as_source(make(), "a"), StatefulSource)
+        assert as_source(make(), "a").resume_mode is ResumeMode.SEEK  # map-style: read as the DataLoader that it is
 
     def test_stateful_dataloader_with_the_process_wide_generator(self) -> None:
         assert_resumes_exactly(lambda: torchdata.StatefulDataLoader(Rows(11), 3, shuffle=True))

@@ -114,7 +114,7 @@ def test_batches_that_are_not_wanted_any_more_are_dropped() -> None:
         for epoch in range(8):
             mixture.set_epoch(epoch)
             hashes(mixture, 3)
-        pool = mixture._shared_workers.pool  # type: ignore[union-attr]
+        pool = mixture._sources._shared_workers.pool  # type: ignore[union-attr]
         held = sum(map(len, pool._received.values())) + len(pool._owners) - pool._owners.count(None)
         assert held == sum(mixture.stats()["in_flight"].values()) <= 12
         assert len(pool._received) <= 3

@@ -18,7 +18,7 @@ from trainer_tools import config, loader, trainer
 
 import mtf
 from mtf.report import read_run
-from mtf.report.run import RunReport
+from mtf.report.report import RunReport
 
 NAMES = ["web", "code", "books"]
 SIZES = [40, 24, 12]  # rows, in batches of 4

@@ -20,16 +20,16 @@ pytest.importorskip("matplotlib")
 import mtf
 import mtf.report as pictures
 from mtf import cli
+from mtf.formatting import duration
 from mtf.loggers.base import RunInfo
 from mtf.loggers.jsonl import JsonlLogger
 from mtf.loggers.run_log import RunLog
 from mtf.report.history import History, make_history, plan_history
 from mtf.report.metrics import Metrics, read_rows
-from mtf.report.page import duration
+from mtf.report.pictures.style import COLORS, MUTED, Palette, shorten, svg
 from mtf.report.results import Results, results_of
 from mtf.report.run_log import Session
 from mtf.report.series import MAX_POINTS, Series
-from mtf.report.style import COLORS, MUTED, Palette, shorten, svg
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 VOID = {"meta", "image", "path", "use", "br", "rect"}

@@ -199,6 +199,7 @@ def test_plot(plan: Plan, tmp_path: Path) -> None:
         assert path.stat().st_size > 1000
     shown = (tmp_path / "plan.svg").read_text(encoding="utf-8")
     assert shown.startswith("<?xml")
+    assert len(plan.plot().axes) == 3  # which a notebook shows
 
 
 def test_nothing_to_plot(tmp_path: Path) -> None:

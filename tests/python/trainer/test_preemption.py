@@ -220,6 +220,18 @@ def test_a_cancelled_job_stays_cancelled(tmp_path: Path, monkeypatch: pytest.Mon
     assert not (tmp_path / "asked").exists()
 
 
+def test_a_job_that_ends_while_it_is_requeued_was_requeued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    stand_in = tmp_path / "scontrol"
+    stand_in.write_text('#!/bin/sh\nif [ "$1" = show ]; then echo JobState=RUNNING; else kill -TERM $$; fi\n')
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    assert requeue_slurm_job()
+    assert not recwarn.list
+
+
 _EARLY = """
 import os, signal, sys
 import mtf

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -254,10 +256,11 @@ def test_progress_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None
     bar.describe({"loss": "0.5"})
     bar.close()
     bar.describe({"loss": "0.4"})
-    assert capsys.readouterr().err.startswith("epoch 0: 5/10 [")
+    assert capsys.readouterr().err.startswith("epoch 0: batch 5/10 [")
 
 
 def test_progress_in_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "rich.console", None)  # else its bar is shown
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     bar = progress_bar.Progress("epoch 0", 10, 2)
     for _ in range(8):
@@ -277,8 +280,82 @@ def test_progress_can_be_hidden(capsys: pytest.CaptureFixture[str]) -> None:
     shown = mtf.LoggingConfig(logger_type="none", log_scalars_every_n_steps=1, log_loader_proportions=False)
     trainer(config(["a", "b"], logging=shown)).fit([loader(8, 1), loader(8, 2)])
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 4
-    assert lines[1].startswith("epoch 0: 2/4 [")
+    assert len(lines) == 5
+    assert lines[1].startswith("epoch 0: batch 2/4 [")
     assert "loss=" in lines[1]
     assert "wait=" in lines[1]
     assert "mix=50%/50%" in lines[1]
+    assert re.fullmatch(r"update 4 after .+ · train/loss [\d.e-]+", lines[4])
+
+
+def test_results_stay_in_the_bar_and_a_validation_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = mtf.LoggingConfig(logger_type="jsonl", log_dir=str(tmp_path), log_scalars_every_n_steps=2)
+    saving = mtf.CheckpointConfig(root_dir=str(tmp_path / "saved"), save_at_end=True)
+    run = trainer(config(["a"], logging=settings, checkpoint=saving, experiment_name="x"))
+    with caplog.at_level("INFO", "mtf"):
+        run.fit([loader(16, 1)], [loader(8, 2)], max_epochs=2)
+    lines = capsys.readouterr().err.splitlines()
+    validations = [line for line in lines if line.startswith("validation")]
+    assert len(validations) == 2
+    assert re.fullmatch(r"validation after update 4 \(epoch 0\): val/loss [\d.e-]+", validations[0])
+    second_epoch = [line for line in lines if line.startswith("epoch 1")]
+    assert all("val/loss=" in line and "update=" in line for line in second_epoch)
+    path = tmp_path / "saved" / "step-00000008"
+    closing = (
+        rf"update 8 after .+ · val/loss \S+ \(best \S+ after update \d\) · checkpoint {path} · mtf report {tmp_path}/x"
+    )
+    assert re.fullmatch(closing, lines[-1])
+    said = [record.getMessage() for record in caplog.records]
+    assert f"saved {path} after update 8" in said
+    assert lines[-1] in said
+    again = trainer(config(["a"], logging=settings, checkpoint=saving, experiment_name="x"))
+    with caplog.at_level("INFO", "mtf"):
+        again.fit([loader(16, 1)], max_epochs=3, resume_from="latest")
+    assert any(record.getMessage().startswith(f"resumed from {path} after update 8") for record in caplog.records)
+
+
+def test_a_console_shows_a_validation_once(capsys: pytest.CaptureFixture[str]) -> None:
+    run = trainer(config(["a"], logging=mtf.LoggingConfig(log_scalars_every_n_steps=100)))
+    run.fit([loader(16, 1)], [loader(8, 2)], max_epochs=1)
+    said = capsys.readouterr()
+    assert "update 4 · val/loss " in said.out
+    assert "validation after" not in said.err
+
+
+def test_a_reason_to_stop_is_in_the_closing_line(capsys: pytest.CaptureFixture[str]) -> None:
+    class Stop(mtf.TrainerHooks):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            trainer.request_stop("enough")
+
+    shown = mtf.LoggingConfig(logger_type="none")
+    trainer(config(["a"], logging=shown), hooks=[Stop()]).fit([loader(16, 1)])
+    assert "(enough)" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_rich_shows_the_bar_where_it_is_installed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("rich")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    bar = progress_bar.Progress("epoch 3", 10, 2, {"val/loss": "0.7"})
+    assert isinstance(bar._bar, progress_bar._RichBar)
+    for _ in range(8):
+        bar.advance(1)
+    progress_bar.print_line("between [bold] lines")
+    bar.describe({"loss": "0.5"})
+    assert bar._bar._progress.tasks[0].completed == 10
+    bar.close()
+    bar.close()
+    assert progress_bar._RichBar.shown is None
+    assert "between [bold] lines" in capsys.readouterr().err
+
+
+def test_without_rich_tqdm_shows_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    bar = progress_bar.Progress("epoch 0", 10, 2)
+    assert type(bar._bar).__name__ == "tqdm"
+    bar.close()

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import hashlib
+import logging
 import struct
-from collections.abc import Mapping
+import types
+import weakref
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +18,10 @@ import torch
 from mtf.errors import SourceError
 
 _Path = tuple[object, ...]
+
+
+_log = logging.getLogger("mtf")
+_SAMPLE = 4096  # bytes of a large value that `short_hash` looks at, from both its ends
 
 
 class _Digest(Protocol):
@@ -29,14 +37,47 @@ def content_hash(batch: Any) -> str:
 
     Args:
         batch: tensors, numpy arrays, numbers, strings, bytes and None in dicts, lists, tuples, sets, dataclasses,
-            images, or objects that hold such values as attributes.
+            images, or objects that hold such values as attributes. Classes and functions count by their names; objects
+            in which nothing can be read by their type, which the log says once.
 
     Raises:
-        SourceError: a value of which no content can be taken; names its path.
+        SourceError: a tensor of a layout that isn't known, or nesting without end; names its path.
     """
     digest = hashlib.sha256()
     _feed(digest, batch, ("batch",))
     return digest.hexdigest()
+
+
+def short_hash(batch: Any) -> str:
+    """A hash of a batch's structure and of both ends of its large values, in a few microseconds.
+
+    It tells whether a loader was put back to where it was, and isn't a proof of equality. Empty where no hash can be
+    taken.
+    """
+    digest = _EndsOnly()
+    try:
+        _feed(digest, batch, ("batch",))
+    except SourceError:
+        return ""
+    return digest.hexdigest()
+
+
+class _EndsOnly:
+    """A digest that reads the first and last bytes of what is long."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.blake2b(digest_size=8)
+
+    def update(self, data: Any) -> None:
+        view = memoryview(data).cast("B")
+        if len(view) > _SAMPLE:
+            self._digest.update(view[: _SAMPLE // 2])
+            self._digest.update(view[-_SAMPLE // 2 :])
+        else:
+            self._digest.update(view)
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
 
 
 def _header(digest: _Digest, kind: str, *numbers: int) -> None:
@@ -45,7 +86,7 @@ def _header(digest: _Digest, kind: str, *numbers: int) -> None:
 
 
 def _feed(digest: _Digest, value: Any, path: _Path) -> None:
-    if len(path) > 100:
+    if len(path) > 100:  # also an object that holds itself
         raise SourceError(f"{_where(path[:4])}...: nested deeper than 100 levels")
     if isinstance(value, torch.Tensor):
         _feed_tensor(digest, value, path)
@@ -85,6 +126,8 @@ def _feed(digest: _Digest, value: Any, path: _Path) -> None:
         _header(digest, "sequence" if plain else f"sequence {type(value).__qualname__}", len(value))
         for i, item in enumerate(value):
             _feed(digest, item, (*path, i))
+    elif isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType, enum.Enum)):
+        _header(digest, f"named {_name_of(value)}")
     elif isinstance(value, (set, frozenset)):
         _header(digest, f"set {type(value).__qualname__}", len(value))
         for text in sorted(content_hash(item) for item in value):
@@ -93,14 +136,21 @@ def _feed(digest: _Digest, value: Any, path: _Path) -> None:
         _feed_object(digest, value, path)
 
 
+def _name_of(value: Any) -> str:
+    if isinstance(value, enum.Enum):
+        return f"{type(value).__qualname__}.{value.name}"
+    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', getattr(value, '__name__', ''))}"
+
+
 def _feed_tensor(digest: _Digest, tensor: torch.Tensor, path: _Path) -> None:
-    if tensor.layout is not torch.strided:
-        if tensor.layout is not torch.sparse_coo:
+    if tensor.is_nested or tensor.layout is not torch.strided:
+        parts = _parts_of(tensor.detach())
+        if parts is None:
             raise SourceError(f"{_where(path)}: a tensor of layout {tensor.layout} can't be hashed")
-        sparse = tensor.detach().coalesce()
-        _header(digest, "sparse", *sparse.shape)
-        _feed_tensor(digest, sparse.indices(), path)
-        _feed_tensor(digest, sparse.values(), path)
+        kind, inner = parts
+        _header(digest, kind, *([] if tensor.is_nested else tensor.shape))
+        for part in inner:
+            _feed_tensor(digest, part, path)
         return
     plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
     _header(digest, f"tensor {plain.dtype}", *plain.shape)
@@ -108,19 +158,59 @@ def _feed_tensor(digest: _Digest, tensor: torch.Tensor, path: _Path) -> None:
         digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
 
 
+def _parts_of(tensor: torch.Tensor) -> tuple[str, Sequence[torch.Tensor]] | None:
+    """The plain tensors that a nested or sparse tensor is made of."""
+    if tensor.is_nested:
+        return "nested", tensor.unbind()
+    if tensor.layout is torch.sparse_coo:
+        sparse = tensor.coalesce()
+        return "sparse", (sparse.indices(), sparse.values())
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return str(tensor.layout), (tensor.crow_indices(), tensor.col_indices(), tensor.values())
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return str(tensor.layout), (tensor.ccol_indices(), tensor.row_indices(), tensor.values())
+    return None
+
+
 def _feed_object(digest: _Digest, value: Any, path: _Path) -> None:
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    else:
-        try:
-            fields = vars(value)
-        except TypeError:
-            raise SourceError(f"{_where(path)}: a {kind} can't be hashed") from None
+    fields = _fields_of(value)
+    if fields is None:
+        # Nothing in it can be read: a weak reference, a lock, an object of compiled code. Its kind counts.
+        if kind not in _left_out:
+            _left_out.add(kind)
+            _log.warning("%s: a %s has no content that can be hashed, so only its type counts", _where(path), kind)
+        fields = {}
     _header(digest, f"object {kind}", len(fields))
     for name, item in fields.items():
         _feed(digest, name, path)
         _feed(digest, item, (*path, name))
+
+
+_left_out: set[str] = set()  # kinds of objects, each reported once
+
+
+def _fields_of(value: Any) -> dict[str, Any] | None:
+    """What an object holds: fields, attributes, slots, or what it would be pickled by; None where nothing is known."""
+    if dataclasses.is_dataclass(value):
+        return {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
+    if isinstance(value, weakref.ref):
+        return {}
+    fields = dict(getattr(value, "__dict__", {}))
+    for base in type(value).__mro__:
+        slots = base.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
+                fields.setdefault(name, getattr(value, name))
+    if fields or hasattr(value, "__dict__"):
+        return fields
+    try:
+        reduced = value.__reduce_ex__(2)
+    except Exception:  # it can't be pickled
+        return None
+    if isinstance(reduced, str):
+        return {"name": reduced}
+    return {"arguments": reduced[1], "state": reduced[2] if len(reduced) > 2 else None} if reduced[1:] else None
 
 
 def _where(path: _Path) -> str:

@@ -117,11 +117,12 @@ def to_dict(snapshot: Snapshot | None) -> dict[str, Any] | None:
     """A snapshot as plain data."""
     if snapshot is None:
         return None
-    return {"pass": snapshot.pass_, "batch": snapshot.batch, "state": snapshot.data, "ended": snapshot.ended}
+    digest = {} if snapshot.digest is None else {"digest": snapshot.digest}
+    return {"pass": snapshot.pass_, "batch": snapshot.batch, "state": snapshot.data, "ended": snapshot.ended, **digest}
 
 
 def from_dict(entry: Mapping[str, Any] | None) -> Snapshot | None:
     """A snapshot from plain data."""
     if entry is None:
         return None
-    return Snapshot(entry["pass"], entry["batch"], entry["state"], entry["ended"])
+    return Snapshot(entry["pass"], entry["batch"], entry["state"], entry["ended"], entry.get("digest"))

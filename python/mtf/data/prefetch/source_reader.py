@@ -54,7 +54,7 @@ class SourceReader:
         self.batch_bytes = 0
         self.overruns: list[tuple[int, int]] = []
         self.pending_batch: tuple[int, int, Any, Snapshot | None] | None = None
-        self._has_state = source.resume_mode is ResumeMode.STATEFUL
+        self._has_state = source.resume_mode is not ResumeMode.SEEK
         self._sees_end = source.resume_mode is not ResumeMode.SEEK
         self._stream: Stream | None = None
         self._pass = 0
@@ -75,8 +75,8 @@ class SourceReader:
             return self.source.run_state(pending=self.pending_batch is not None)
         if self.pending_batch is not None:
             return self.pending_batch[3]
-        if self._has_state and self.snapshot is None:
-            self.snapshot = Snapshot(0, 0, self.source.initial_state())
+        if self.snapshot is None and self._has_state:
+            self.snapshot = self._before_everything()
         return self.snapshot
 
     def take(self, pass_: int, batch: int) -> Any:
@@ -93,7 +93,7 @@ class SourceReader:
         if self.pending_batch is None or stream is None:
             before = self.snapshot
             if before is None and self._has_state:
-                before = Snapshot(0, 0, self.source.initial_state())
+                before = self._before_everything()
             if before is not None and before.ended and (before.pass_, before.batch) == (pass_, batch):
                 raise PassEnded(batch)  # as was found before somebody was interrupted
             if stream is None or batch != self._batch or pass_ != self._pass:
@@ -119,7 +119,7 @@ class SourceReader:
             self._batch = batch + 1
             self.pending_batch = pass_, batch, data, before
         if self._has_state and not self._is_after(pass_, batch):
-            self.snapshot = Snapshot(pass_, batch + 1, stream.state())
+            self.snapshot = stream.snapshot(pass_, batch + 1)
         if self._sees_end and batch + 1 == self.source.num_batches() and self._checked != (pass_, batch):
             self._check_length(stream)
         return self.pending_batch[2]
@@ -198,6 +198,10 @@ class SourceReader:
         else:
             self.overruns.append((self._pass, self._batch))
         self._checked = self._pass, self._batch - 1
+
+    def _before_everything(self) -> Snapshot | None:
+        state = self.source.initial_state()
+        return None if state is None else Snapshot(0, 0, state)
 
     def _is_after(self, pass_: int, batch: int) -> bool:
         """Whether the snapshot is the one after this batch."""

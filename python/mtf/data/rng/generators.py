@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from mtf._core import fold_in
-from mtf.data.rng.batch_rng import begin_batch, end_batch
+from mtf.data.rng.batch_rng import end_batch
 from mtf.errors import ConfigError
 
 _TORCH = torch.default_generator
@@ -290,35 +290,3 @@ def fresh_torch_generator(generator: torch.Generator, key: int) -> torch.Generat
     fresh = torch.Generator(device=generator.device)
     fresh.manual_seed(fold_in(key, generator.initial_seed()))
     return fresh
-
-
-class SeededDataset:
-    """A map-style dataset whose index carries the batch's key: ``(key, index)`` or ``(key, indices)``.
-
-    It seeds the generators and then reads from the user's dataset, in a worker process as in the training process. The
-    collate function runs right after it and draws from the same generators. A dataset with generators of its own may
-    define ``set_batch_seed(key)``, which is called first.
-    """
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-        self._set_batch_seed = getattr(dataset, "set_batch_seed", None)
-        self._getitems = getattr(dataset, "__getitems__", None)
-
-    def __getitems__(self, keyed: tuple[int | None, list[Any]]) -> Any:
-        self._seed(keyed[0])
-        if self._getitems:
-            return self._getitems(keyed[1])
-        dataset = self.dataset
-        return [dataset[index] for index in keyed[1]]
-
-    def __getitem__(self, keyed: tuple[int | None, Any]) -> Any:
-        self._seed(keyed[0])
-        return self.dataset[keyed[1]]
-
-    def _seed(self, key: int | None) -> None:
-        if key is not None:
-            seed_generators(key)
-            begin_batch(key)
-            if self._set_batch_seed is not None:
-                self._set_batch_seed(key)

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
-from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler, SubsetRandomSampler
+from torch.utils.data import BatchSampler, RandomSampler, Sampler, SequentialSampler, SubsetRandomSampler
 from torch.utils.data.distributed import DistributedSampler
 
 from mtf._core import Permutation, fold_in
-from mtf.data.sampling.sampler_replay import ReplayedDraws
-from mtf.data.sources.stateful import length_of
+from mtf.data.protocols import length_of
+from mtf.data.sampling.sampler_replay import ReplayedDraws, SamplerReplay
 from mtf.errors import ConfigError
 
 _MAX_CHUNK = 64  # batches of indices drawn at once: bounds memory, and spreads the cost of swapping generators (100 us)
@@ -27,7 +27,18 @@ class IndexOrder(ABC):
 
     @abstractmethod
     def open(self, pass_: int, key: int, batch: int) -> Iterator[Any]:
-        """The indices of batch ``batch`` and those after it, of the pass whose key is ``key``. Reads no data."""
+        """The indices of batch ``batch`` and those after it. Reads no data.
+
+        Args:
+            pass_: The pass.
+            key: Key of the source's random numbers; that of the pass is ``fold_in(key, pass_)``.
+            batch: The first batch.
+        """
+
+    @property
+    def replay(self) -> SamplerReplay | None:
+        """The user's sampler where its draws are made again; None where the order is computed."""
+        return None
 
     def drop_last(self) -> IndexOrder:
         """The order without an incomplete last batch; the same order where the user's sampler makes the batches."""
@@ -72,6 +83,10 @@ class FlatOrder(IndexOrder):
         self.rank, self.world_size = rank, world_size
         self.replays_indices = samples.replays_indices
 
+    @property
+    def replay(self) -> SamplerReplay | None:
+        return self.samples.replay
+
     def num_batches(self) -> int | None:
         num = self.samples.num_samples()
         if num is None:
@@ -115,6 +130,12 @@ class FlatOrder(IndexOrder):
         num_batches = self.num_batches()
         block = max(1, 4096 // per_step) * per_step
         take = self.samples.open(pass_, key, batch * per_step)
+        return self._batches(take, batch, num_batches, block)
+
+    def _batches(
+        self, take: Callable[[int], list[Any]], batch: int, num_batches: int | None, block: int
+    ) -> Iterator[Any]:
+        per_step = (self.batch_size or 1) * self.world_size
         while num_batches is None or batch < num_batches:
             samples = take(min(block, per_step * _MAX_CHUNK))
             for start in range(0, len(samples), per_step):
@@ -140,7 +161,12 @@ class SamplerBatches(IndexOrder):
 
     def __init__(self, sampler: Any, rank: int = 0, world_size: int = 1) -> None:
         self.sampler = sampler
+        self._replay = SamplerReplay(sampler)
         self.rank, self.world_size = rank, world_size
+
+    @property
+    def replay(self) -> SamplerReplay | None:
+        return self._replay
 
     def num_batches(self) -> int | None:
         num = length_of(self.sampler)
@@ -155,13 +181,20 @@ class SamplerBatches(IndexOrder):
         return f"by {type(self.sampler).__name__}"
 
     def open(self, pass_: int, key: int, batch: int) -> Iterator[Any]:
-        draws = ReplayedDraws(self.sampler, pass_, key)
+        draws = self._replay.open(pass_, key)
         draws.skip(batch * self.world_size)
+        return self._groups(draws)
+
+    def _groups(self, draws: ReplayedDraws) -> Iterator[Any]:
+        # One at first, so that a batch is there at once; then as many as make up for swapping generators.
+        number = 1
         while True:
-            group = draws.take(self.world_size)
-            if len(group) < self.world_size:
+            groups = draws.take(number * self.world_size)
+            for start in range(0, len(groups) - self.world_size + 1, self.world_size):
+                yield groups[start + self.rank]
+            if len(groups) < number * self.world_size:
                 return
-            yield group[self.rank]
+            number = min(2 * number, _MAX_CHUNK)
 
 
 class EveryNth(IndexOrder):
@@ -173,6 +206,10 @@ class EveryNth(IndexOrder):
     def __init__(self, order: IndexOrder, rank: int, world_size: int) -> None:
         self.order = order
         self.rank, self.world_size = rank, world_size
+
+    @property
+    def replay(self) -> SamplerReplay | None:
+        return self.order.replay
 
     def num_batches(self) -> int | None:
         num = self.order.num_batches()
@@ -192,6 +229,7 @@ class SampleOrder(ABC):
     """The samples of a pass, one after the other."""
 
     replays_indices: bool = False
+    replay: SamplerReplay | None = None
 
     @abstractmethod
     def num_samples(self) -> int | None:
@@ -248,6 +286,7 @@ class PermutedOrder(SampleOrder):
 
     def open(self, pass_: int, key: int, start: int) -> Callable[[int], list[Any]]:
         num, indices = self.num_samples(), self._indices
+        key = fold_in(key, pass_)
         generator = getattr(self._sampler, "generator", None)
         if generator is not None:
             key = fold_in(key, generator.initial_seed())
@@ -273,6 +312,7 @@ class ReplayedOrder(SampleOrder):
 
     def __init__(self, sampler: Any) -> None:
         self._sampler = sampler
+        self.replay = self._replay = SamplerReplay(sampler)
 
     def num_samples(self) -> int | None:
         return length_of(self._sampler)
@@ -281,7 +321,7 @@ class ReplayedOrder(SampleOrder):
         return f"by {type(self._sampler).__name__}"
 
     def open(self, pass_: int, key: int, start: int) -> Callable[[int], list[Any]]:
-        draws = ReplayedDraws(self._sampler, pass_, key)
+        draws = self._replay.open(pass_, key)
         draws.skip(start)
         return draws.take
 
@@ -289,14 +329,16 @@ class ReplayedOrder(SampleOrder):
         return _divides(self._sampler, rank, world_size)
 
 
-def index_order(batch_sampler: Any | None, sampler: Any, name: str) -> IndexOrder:
+def index_order(batch_sampler: Any | None, sampler: Any, name: str, generator: Any = None) -> IndexOrder:
     """The order of a DataLoader.
 
     Args:
         batch_sampler: The loader's; None when it doesn't batch (``batch_size=None``).
         sampler: The loader's; unused when there is a batch sampler, since it may be a dummy.
         name: The source's, for messages.
+        generator: The loader's. torchdata's random sampler makes one of a random seed where there is none.
     """
+    batch_sampler, sampler = _as_torchs(batch_sampler, generator), _as_torchs(sampler, generator)
     if batch_sampler is None:
         return FlatOrder(_sample_order(sampler, name), None, False)
     if type(batch_sampler) is BatchSampler:
@@ -304,6 +346,19 @@ def index_order(batch_sampler: Any | None, sampler: Any, name: str) -> IndexOrde
         return FlatOrder(samples, batch_sampler.batch_size, batch_sampler.drop_last)
     _refuse_one_shot(batch_sampler, name)
     return SamplerBatches(batch_sampler)
+
+
+def _as_torchs(sampler: Any, generator: Any) -> Any:
+    """torch's own sampler in place of the equivalent one that a StatefulDataLoader makes."""
+    cls = type(sampler)
+    if not cls.__module__.startswith("torchdata.stateful_dataloader."):
+        return sampler
+    if cls.__name__ == "BatchSampler":
+        return BatchSampler(_as_torchs(sampler.sampler, generator), sampler.batch_size, sampler.drop_last)
+    if cls.__name__ == "RandomSampler":
+        given = sampler.generator if sampler.generator is generator else None
+        return RandomSampler(sampler.data_source, sampler.replacement, sampler._num_samples, given)
+    return sampler
 
 
 def _sample_order(sampler: Any, name: str) -> SampleOrder:
@@ -318,7 +373,7 @@ def _sample_order(sampler: Any, name: str) -> SampleOrder:
 
 
 def _refuse_one_shot(sampler: Any, name: str) -> None:
-    if isinstance(sampler, Iterator):
+    if isinstance(sampler, Iterator) and not isinstance(sampler, Sampler):
         raise ConfigError(
             f"loader {name!r}: its sampler is a one-shot iterator ({type(sampler).__name__}), which can be neither "
             "started again nor skipped; pass a list or a Sampler"

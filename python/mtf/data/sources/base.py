@@ -34,12 +34,15 @@ class Snapshot:
         batch: Batches of that pass handed out so far, so also the number of the next one.
         data: The source's own state: nested containers of plain values and tensors.
         ended: Whether the pass was found to have no more.
+        digest: Hash of the last batch handed out; ``data`` is then the state before that batch, which a resume reads
+            again. None: ``data`` is the state after it.
     """
 
     pass_: int
     batch: int
     data: Any = field(repr=False)
     ended: bool = False
+    digest: str | None = field(default=None, repr=False)
 
 
 class Stream(ABC):
@@ -63,6 +66,10 @@ class Stream(ABC):
     def state(self) -> Any:
         """A snapshot after the batch just given, for sources with ``ResumeMode.STATEFUL``; it never changes later."""
         return None
+
+    def snapshot(self, pass_: int, batch: int) -> Snapshot:
+        """What is saved after the batch just given, the last of ``batch`` batches of pass ``pass_``."""
+        return Snapshot(pass_, batch, self.state())
 
     def close(self) -> None:
         """Releases workers and files. May be called several times, also before the pass ended."""
@@ -110,7 +117,8 @@ class Source(ABC):
             batch: The first batch to give. With ``ResumeMode.SEEK`` no earlier batch is produced.
             key: Key of the source's random numbers. That of a pass is ``fold_in(key, pass_)``, that of a batch
                 ``fold_in(fold_in(key, pass_), batch * world_size + rank)``: ranks draw different numbers.
-            snapshot: The last known state, at or before the position. Only for ``ResumeMode.STATEFUL``.
+            snapshot: The last known state, at or before the position. None for ``ResumeMode.SEEK``; of a source that
+                replays it is the hash of its last batch.
         """
 
     def native(self, key: int) -> NativeSource | None:
@@ -143,6 +151,16 @@ class Source(ABC):
     def initial_state(self) -> Any:
         """The state before the first batch, for sources with ``ResumeMode.STATEFUL``; None if there is none to save."""
         return None
+
+    def order_state(self) -> Any:
+        """State of what decides the order of samples, such as a sampler with ``state_dict``; None if it has none.
+
+        It is asked for when a state is saved, and given back by ``load_order_state`` before a pass is opened.
+        """
+        return None
+
+    def load_order_state(self, state: Any) -> None:
+        """Puts what ``order_state`` gave back."""
 
     def drop_last(self) -> Source:
         """The source without its incomplete last batch. The source itself where batches have no common size."""

@@ -13,10 +13,11 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from mtf._core import fold_in
+from mtf.data.protocols import length_of, set_epoch
 from mtf.data.rng.generators import fresh_torch_generator, seeded
 from mtf.data.sources.base import ResumeMode, Snapshot, Source, Stream
 from mtf.data.sources.iterator_stream import IteratorStream
-from mtf.data.sources.stateful import length_of, set_epoch
+from mtf.data.sources.stateful import compare_again
 from mtf.data.workers.pool import WorkerInit
 from mtf.data.workers.supervision import end_kept_workers, forget_ended, iterate
 from mtf.errors import ConfigError
@@ -61,17 +62,17 @@ class IterableSource(Source):
     def open(self, pass_: int, batch: int, key: int, snapshot: Snapshot | None = None) -> Stream:
         pass_key = fold_in(key, pass_)
         if self.is_one_shot:
-            return self._open_one_shot(pass_, batch, pass_key)
+            return self._open_one_shot(pass_, batch, pass_key, snapshot)
         # torch draws the workers' seed from the process-wide generator when an iterator is made.
         with seeded(pass_key):
             set_epoch(self.loader, pass_)
             forget_ended(self.loader)
             iterator = iterate(self._prepared(pass_key))
-        stream = IteratorStream(iterator, 0, pass_key, self._seed_inline)
-        self._replay(stream, pass_, batch)
+        stream = IteratorStream(iterator, 0, pass_key, self._seed_inline, hashes=True)
+        self._replay(stream, pass_, batch, snapshot)
         return stream
 
-    def _open_one_shot(self, pass_: int, batch: int, pass_key: int) -> Stream:
+    def _open_one_shot(self, pass_: int, batch: int, pass_key: int, snapshot: Snapshot | None) -> Stream:
         way_out = "pass an object that can be iterated again (a class with __iter__, a DataLoader), or save its state"
         if pass_ > 0:
             raise ConfigError(f"loader {self.name!r} is a one-shot iterator and can't start pass {pass_}: {way_out}")
@@ -82,8 +83,8 @@ class IterableSource(Source):
                 f"loader {self.name!r} is a one-shot iterator that has given {self._num_taken} batches and can't go "
                 f"back to batch {batch}: {way_out}"
             )
-        stream = IteratorStream(self._counted(), self._num_taken, pass_key, self._seed_inline)
-        self._replay(stream, pass_, batch - self._num_taken)
+        stream = IteratorStream(self._counted(), self._num_taken, pass_key, self._seed_inline, hashes=True)
+        self._replay(stream, pass_, batch - self._num_taken, snapshot)
         return stream
 
     def _counted(self) -> Iterator[Any]:
@@ -109,7 +110,7 @@ class IterableSource(Source):
             prepared.worker_init_fn = WorkerInit(loader.worker_init_fn, unwrap=False)
         return prepared
 
-    def _replay(self, stream: Stream, pass_: int, num_batches: int) -> None:
+    def _replay(self, stream: Stream, pass_: int, num_batches: int, snapshot: Snapshot | None) -> None:
         if num_batches == 0:
             return
         warnings.warn(
@@ -118,9 +119,16 @@ class IterableSource(Source):
             stacklevel=2,
         )
         start = time.perf_counter()
+        digest = None
+        if snapshot is not None and snapshot.pass_ == pass_ and snapshot.batch == num_batches:
+            digest = snapshot.digest
         for done in range(num_batches):
             try:
-                next(stream)
+                if digest is not None and done == num_batches - 1:
+                    place = f"loader {self.name!r}, pass {pass_}, batch {done}"
+                    compare_again(place, digest, stream)
+                else:
+                    next(stream)
             except StopIteration:
                 raise ConfigError(
                     f"loader {self.name!r} ended after {done} batches of pass {pass_} while going to batch "

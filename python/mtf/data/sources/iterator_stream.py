@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mtf._core import fold_in
+from mtf.data.determinism.content_hash import short_hash
 from mtf.data.rng.generators import BatchSeed
-from mtf.data.sources.base import Stream
+from mtf.data.sources.base import Snapshot, Stream
 from mtf.data.workers.supervision import end_workers, supervise
 
 
@@ -22,6 +23,8 @@ class IteratorStream(Stream):
         seed_each_batch: bool,
         rank: int = 0,
         world_size: int = 1,
+        *,
+        hashes: bool = False,
     ) -> None:
         self._iterator = iterator
         self._take: Callable[[], Any] | None = supervise(iterator)
@@ -29,6 +32,8 @@ class IteratorStream(Stream):
         self._number, self._stride = batch * world_size + rank, world_size
         self._pass_key = pass_key
         self._seed = BatchSeed() if seed_each_batch else None
+        self._hashes = hashes
+        self._digest = ""
 
     def __next__(self) -> Any:
         if self._take is None:
@@ -43,7 +48,12 @@ class IteratorStream(Stream):
             finally:
                 seed.exit()
         self._number += self._stride
+        if self._hashes:
+            self._digest = short_hash(data)
         return data
+
+    def snapshot(self, pass_: int, batch: int) -> Snapshot:
+        return Snapshot(pass_, batch, None, digest=self._digest)
 
     def close(self) -> None:
         if self._take is not None:

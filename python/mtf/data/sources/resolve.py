@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 from mtf.data.sources import iterable, sequence, stateful, torch_map
 from mtf.data.sources.base import Source
 from mtf.errors import ConfigError
+from mtf.formatting import shortened
 
 
 def as_source(loader: Any, name: str, *, seed_each_batch: bool = True) -> Source:
@@ -26,6 +27,7 @@ def as_source(loader: Any, name: str, *, seed_each_batch: bool = True) -> Source
         loader.name = name
         return loader
     refuse_wrapped(loader, f"loader {name!r}")
+    _refuse_no_loader(loader, name)
     if isinstance(loader, Dataset) and not hasattr(type(loader), "__iter__"):
         raise ConfigError(
             f"loader {name!r} is a dataset, {type(loader).__name__}, whose samples would be taken for batches: pass "
@@ -60,4 +62,19 @@ def refuse_wrapped(loader: Any, where: str) -> None:
             f"{where} is a {cls.__module__}.{cls.__name__}: pass the DataLoader itself, as it was before "
             f"{wrapped[cls.__name__]}; mtf divides it among ranks and moves batches "
             "to the device (rank, world_size and device of MultiLoader)"
+        )
+
+
+def _refuse_no_loader(loader: Any, name: str) -> None:
+    """Raises for what can be iterated and yet gives no batches, or those of several loaders at once."""
+    if isinstance(loader, (str, bytes, bytearray)):
+        raise ConfigError(
+            f"loader {name!r} is text, {shortened(repr(loader))}, whose letters would be taken for batches: pass a "
+            "loader, for files for example a DataLoader over a dataset that reads them"
+        )
+    if any(base.__name__ == "CombinedLoader" and "lightning" in base.__module__ for base in type(loader).__mro__):
+        raise ConfigError(
+            f"loader {name!r} is Lightning's CombinedLoader, which mixes loaders by itself: pass its loaders to mtf as "
+            "a dict, and mtf.MultiDataLoaderConfig says how they alternate; mtf.Together gives one batch of each in "
+            "every step"
         )

@@ -1,8 +1,13 @@
-"""Sources that save their own state: torchdata's StatefulDataLoader, and what else has state_dict."""
+"""Sources that save their own state: torchdata's loaders, and what else has state_dict.
+
+The state that is saved is the one before the last batch. A resume reads that batch again, compares it, and drops it: so
+the loader meets the end of its pass as it does in an uninterrupted run, and a state that wasn't restored is noticed.
+"""
 
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,30 +15,34 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from mtf._core import fold_in
-from mtf.data.rng.generators import BatchSeed, seeded, untouched
+from mtf.data.determinism.content_hash import short_hash
+from mtf.data.protocols import copy_state, has_state_methods, length_of, set_epoch
+from mtf.data.rng.generators import BatchSeed, seeded
 from mtf.data.sources.base import ResumeMode, Snapshot, Source, Stream
+from mtf.data.sources.torch_map import is_stateful_data_loader
 from mtf.data.workers.pool import WorkerInit
 from mtf.data.workers.supervision import end_kept_workers, end_workers, forget_ended, iterate, supervise
-
-_ENDLESS = 2**62  # no schedule has as many steps
-
-
-def has_state_methods(value: Any) -> bool:
-    """Whether ``value`` follows the Stateful protocol."""
-    return callable(getattr(value, "state_dict", None)) and callable(getattr(value, "load_state_dict", None))
+from mtf.errors import ConfigError
 
 
 def has_state(loader: Any) -> bool:
     """Whether a loader saves its position exactly: by itself, or by its dataset where that is in this process."""
     holder = _holder(loader)
-    return holder is not None and not _loses_its_buffer(
-        holder if holder is not loader else getattr(loader, "dataset", loader)
-    )
+    if holder is None:
+        return False
+    dataset = getattr(loader, "dataset", loader)
+    if any(map(is_stateful_data_loader, type(loader).__mro__)) and not _keeps_state(dataset):
+        return False  # it counts what it has given, and counts twice after a resume
+    return not _loses_its_buffer(holder if holder is not loader else dataset)
 
 
-def plain_copy(state: Any) -> Any:
-    """A copy that doesn't change when the source goes on."""
-    return copy.deepcopy(state)
+def _keeps_state(dataset: Any) -> bool:
+    """Whether an iterable dataset, or the iterator that it gives, has a state of its own."""
+    if has_state_methods(dataset):
+        return True
+    made = getattr(type(dataset), "__iter__", None)
+    returned = getattr(made, "__annotations__", {}).get("return")
+    return isinstance(returned, type) and callable(getattr(returned, "load_state_dict", None))
 
 
 def _holder(loader: Any) -> Any | None:
@@ -45,12 +54,20 @@ def _holder(loader: Any) -> Any | None:
 
 
 def _loses_its_buffer(dataset: Any) -> bool:
-    """Whether this is a dataset of HF ``datasets`` with a shuffle buffer, whose content isn't in its state."""
-    stage = getattr(dataset, "_ex_iterable", None)
-    while stage is not None:
+    """Whether this is a dataset of HF ``datasets`` with a shuffle buffer, whose content isn't in its state.
+
+    The buffer may be anywhere in the tree of stages that ``interleave_datasets`` and ``concatenate_datasets`` make.
+    """
+    stages = [getattr(dataset, "_ex_iterable", None)]
+    while stages:
+        stage = stages.pop()
+        if stage is None:
+            continue
         if type(stage).__name__.startswith("BufferShuffled"):
             return True
-        stage = getattr(stage, "ex_iterable", None)
+        stages.append(getattr(stage, "ex_iterable", None))
+        several = getattr(stage, "ex_iterables", None)
+        stages.extend(several if isinstance(several, (list, tuple)) else ())
     return False
 
 
@@ -79,81 +96,97 @@ class StatefulSource(Source):
         self._holder = _holder(loader)
         self._num_workers = int(getattr(loader, "num_workers", 0) or 0)
         self._seed_inline = seed_each_batch and self._num_workers == 0
-        self._initial: Any = None
-        self._used = False
-        self._restored = False  # and has given no batch since
-        # Where the loader stands, so that a pass that follows its predecessor needs no load.
-        self._position: tuple[int, int] | None = None
+        self._initial: Any = None  # the state before the first batch
+        self._knows_initial = False
+        self._is_new = True  # nothing was read from it or loaded into it
+        self._ended: int | None = None  # the pass whose end it has given, and nothing since
 
     def num_batches(self) -> int | None:
         return length_of(self.loader)
 
     def open(self, pass_: int, batch: int, key: int, snapshot: Snapshot | None = None) -> Stream:
-        pass_key = fold_in(key, pass_)
-        stood, self._position = self._position, None  # unknown, should the following be interrupted
-        with seeded(pass_key):
-            skip, follows = self._go_to(pass_, batch, snapshot, stood)
-            set_epoch(self.loader, pass_)
-            forget_ended(self.loader)
-            iterator = self._iterator(pass_key)
-        self._position = (pass_, batch - skip)
-        stream = _StatefulStream(self, iterator, pass_, batch - skip, pass_key, may_be_over=follows)
-        for _ in range(skip):
+        ended, self._ended = self._ended, None  # unknown, should the following be interrupted
+        if snapshot is None or snapshot.batch == 0:
+            stream = self._open_first(pass_, key)
+        elif snapshot.ended and ended == snapshot.pass_ < pass_:
+            stream = self._iterate(pass_, 0, key)
+        else:
+            stream = self._restore(snapshot, key)
+            if snapshot.pass_ == pass_:
+                batch -= snapshot.batch
+            else:
+                # The pass is over. The loader has to see that, because many start a new one only then.
+                if snapshot.ended or snapshot.digest is None:
+                    next(stream, None)
+                stream.close()
+                stream = self._iterate(pass_, 0, key, was_left=not snapshot.ended, may_be_over=not snapshot.ended)
+        for _ in range(batch):
             next(stream)
         return stream
 
-    def _iterator(self, pass_key: int) -> Iterator[Any]:
-        """An iterator whose workers' seed, which is part of its state, doesn't depend on how many were made before."""
-        if self._worker_seed is not None:
-            self._worker_seed.manual_seed(pass_key)
-        return iterate(self.loader)
+    def _open_first(self, pass_: int, key: int) -> _StatefulStream:
+        """The first pass that is read, from its beginning."""
+        if not self._is_new:
+            if not self._knows_initial:
+                raise ConfigError(
+                    f"loader {self.name!r} can't go back to its beginning, because its state there isn't known: it was "
+                    "resumed before anything was read from it. Pass a new loader"
+                )
+            set_epoch(self.loader, pass_)
+            if self._initial is not None:
+                self._load(self._initial)
+        return self._iterate(pass_, 0, key)
 
-    def initial_state(self) -> Any:
-        """The state before the first batch, of a loader that may have been seeded when it was made."""
-        if self._initial is None:
-            with untouched():
-                holder: Any = self._holder
-                self._initial = plain_copy(holder.state_dict())
-        return plain_copy(self._initial)
+    def _restore(self, snapshot: Snapshot, key: int) -> _StatefulStream:
+        """The pass of a snapshot, after the batch that the snapshot was taken at."""
+        set_epoch(self.loader, snapshot.pass_)
+        if snapshot.data is not None:
+            self._load(snapshot.data)
+        if snapshot.digest is None:  # taken after the batch
+            return self._iterate(snapshot.pass_, snapshot.batch, key)
+        stream = self._iterate(snapshot.pass_, snapshot.batch - 1, key, may_be_over=snapshot.batch == 1)
+        place = f"loader {self.name!r}, pass {snapshot.pass_}, batch {snapshot.batch - 1}"
+        compare_again(place, snapshot.digest, stream)
+        return stream
 
-    def _go_to(
-        self, pass_: int, batch: int, snapshot: Snapshot | None, stood: tuple[int, int] | None
-    ) -> tuple[int, bool]:
-        """Puts the loader, which stood at (pass, batch) if that is known, where its next iterator gives the pass.
-
-        Returns:
-            How many batches that iterator has to skip, and whether the loader was put into an earlier pass and has
-            given nothing since.
-        """
+    def _load(self, state: Any) -> None:
+        self._is_new = False
         holder: Any = self._holder
-        if snapshot is None:
-            initial = self.initial_state()
-            if self._used:
-                holder.load_state_dict(initial)
-            self._used = True
-            return batch, False
-        self._used = True
-        is_left = snapshot.pass_ < pass_ and not snapshot.ended
-        # A pass that is left before its end was seen is left the same way as after a resume.
-        loaded = is_left or (snapshot.pass_, snapshot.batch) != stood
-        if loaded:
-            self._restored = True
-            self.initial_state()
-            set_epoch(self.loader, snapshot.pass_)
-            holder.load_state_dict(plain_copy(snapshot.data))
-            if snapshot.pass_ < pass_ and snapshot.batch > 0:
-                # The pass was left behind, at its end or before. The loader has to see that once more: many start a new
-                # pass only when the one they were put into has been read from.
-                next(iterate(self.loader), None)
-        if snapshot.pass_ == pass_ or snapshot.batch == 0:  # nothing has been read: whatever its number, its first pass
-            return batch - snapshot.batch, False
-        return batch, self._restored
+        holder.load_state_dict(copy_state(state))
+
+    def _iterate(
+        self, pass_: int, batch: int, key: int, *, was_left: bool = False, may_be_over: bool = False
+    ) -> _StatefulStream:
+        """A new iterator of the loader, whose next batch is ``batch`` of ``pass_``.
+
+        Args:
+            pass_: The pass.
+            batch: The batch.
+            key: Key of the source's random numbers.
+            was_left: The pass before was left before its end.
+            may_be_over: The loader may still stand at the end of the pass before.
+        """
+        stream = _StatefulStream(self, self._iterator(pass_, key), pass_, batch, fold_in(key, pass_))
+        stream.follows_left = was_left
+        if may_be_over:
+            stream.make_again = lambda: self._iterator(pass_, key)
+        return stream
+
+    def _iterator(self, pass_: int, key: int) -> Iterator[Any]:
+        pass_key = fold_in(key, pass_)
+        with seeded(pass_key):
+            set_epoch(self.loader, pass_)
+            forget_ended(self.loader)
+            if self._worker_seed is not None:
+                # The workers' seed, which is part of their state, mustn't depend on how many iterators were made.
+                self._worker_seed.manual_seed(pass_key)
+            return iterate(self.loader)
 
     def shard(self, rank: int, world_size: int) -> Source:
         return self
 
     def close(self) -> None:
-        self._position = None
+        self._ended = None
         end_kept_workers(self.loader)
 
     def notes(self) -> list[str]:
@@ -166,19 +199,15 @@ class StatefulSource(Source):
 
 
 class _StatefulStream(Stream):
-    """A pass of a stateful loader."""
+    """A pass of a stateful loader.
 
-    def __init__(
-        self,
-        source: StatefulSource,
-        iterator: Iterator[Any],
-        pass_: int,
-        batch: int,
-        pass_key: int,
-        may_be_over: bool,
-    ) -> None:
-        # Whether the iterator may still be at the end of the pass before, and has to be made once more then.
-        self._may_be_over = may_be_over
+    Attributes:
+        follows_left: Whether the pass before was left before its end. Loaders that begin a pass at its first batch then
+            still have the state of that pass before it, so the state after it is the one to save.
+        make_again: Makes the iterator once more, should it be at the end of the pass before; None where it can't be.
+    """
+
+    def __init__(self, source: StatefulSource, iterator: Iterator[Any], pass_: int, batch: int, pass_key: int) -> None:
         self._source = source
         self._iterator = iterator
         self._take: Callable[[], Any] | None = supervise(iterator)
@@ -186,24 +215,44 @@ class _StatefulStream(Stream):
         self._batch = batch
         self._pass_key = pass_key
         self._seed = BatchSeed() if source._seed_inline else None
+        self.follows_left = False
+        self.make_again: Callable[[], Iterator[Any]] | None = None
+        self._before: Any = None
+        self._digest: str | None = None
 
     def __next__(self) -> Any:
         if self._take is None:
             raise StopIteration
+        before = self._state()
+        self._source._is_new = False  # also where Ctrl-C comes during the fetch
         try:
             data = self._fetch()
         except StopIteration:
-            if not self._may_be_over:
+            if self.make_again is None:
+                self._source._ended = self._pass
                 raise
-            self._may_be_over = False
-            with seeded(self._pass_key):
-                self._iterator = self._source._iterator(self._pass_key)
+            self._iterator, self.make_again = self.make_again(), None
             self._take = supervise(self._iterator)
             data = self._fetch()
-        self._may_be_over = self._source._restored = False
+        self.make_again = None
+        if self.follows_left:
+            self._before, self._digest, self.follows_left = self._state(), None, False
+        else:
+            self._before, self._digest = before, short_hash(data)
         self._batch += 1
-        self._source._position = (self._pass, self._batch)
         return data
+
+    def _state(self) -> Any:
+        holder: Any = self._source._holder
+        try:
+            state = copy_state(holder.state_dict())
+        except Exception:
+            if not self._source._is_new:
+                raise
+            state = None  # some loaders have no state before their first batch: they are as new there
+        if self._source._is_new:
+            self._source._initial, self._source._knows_initial = state, True
+        return state
 
     def _fetch(self) -> Any:
         seed, take = self._seed, self._take
@@ -216,9 +265,8 @@ class _StatefulStream(Stream):
         finally:
             seed.exit()
 
-    def state(self) -> Any:
-        holder: Any = self._source._holder
-        return plain_copy(holder.state_dict())
+    def snapshot(self, pass_: int, batch: int) -> Snapshot:
+        return Snapshot(pass_, batch, self._before, digest=self._digest)
 
     def close(self) -> None:
         if self._take is not None:
@@ -226,21 +274,22 @@ class _StatefulStream(Stream):
             end_workers(self._iterator)
 
 
-def length_of(loader: Any) -> int | None:
-    """``len(loader)``, None where it has none or says that it never ends (``sys.maxsize``, infinity)."""
+def compare_again(place: str, digest: str, stream: Stream) -> None:
+    """Reads a batch once more and warns where it is another than before.
+
+    Args:
+        place: Which batch, in words.
+        digest: Its ``short_hash`` when it was read first; empty where none could be taken.
+        stream: Gives the batch next.
+    """
     try:
-        length = len(loader)
-    except (TypeError, NotImplementedError, OverflowError):
-        return None
-    return length if length < _ENDLESS else None
-
-
-def set_epoch(loader: Any, pass_: int) -> None:
-    """Tells the loader, its dataset and its samplers which pass comes, each where it can be told."""
-    told: set[int] = set()
-    for attribute in ("", "dataset", "sampler", "batch_sampler"):
-        target = getattr(loader, attribute, None) if attribute else loader
-        method = getattr(target, "set_epoch", None)
-        if callable(method) and id(target) not in told:
-            told.add(id(target))
-            method(pass_)
+        found = short_hash(next(stream))
+        seen = "is another batch now"
+    except StopIteration:
+        found, seen = "", "doesn't exist any more: the pass ends before it"
+    if digest and found != digest:
+        warnings.warn(
+            f"{place}, the last one before the resume, {seen}. The loader wasn't put back to where it was, so the "
+            "batches that follow differ from those of an uninterrupted run. mtf.check_source says what may cause it",
+            stacklevel=2,
+        )

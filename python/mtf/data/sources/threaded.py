@@ -14,12 +14,12 @@ from mtf import _core
 from mtf.data.nested import num_bytes
 from mtf.data.prefetch.engine import NativeStream, PreparedSource
 from mtf.data.prefetch.source_reader import PassEnded
+from mtf.data.protocols import epoch_setters, has_state_methods
 from mtf.data.rng.batch_rng import begin_batch, end_batch
 from mtf.data.rng.torch_threads import OneThread
 from mtf.data.sampling.sample_order import IndexOrder
 from mtf.data.sources.base import ResumeMode, Snapshot, Stream
 from mtf.data.sources.standalone import StandaloneSource
-from mtf.data.sources.stateful import has_state_methods
 from mtf.data.sources.torch_map import TorchSource
 from mtf.errors import ConfigError
 from mtf.formatting import shortened
@@ -158,6 +158,7 @@ class _Fetches:
         loader = source.loader
         self._dataset = loader.dataset
         self._getitems = getattr(loader.dataset, "__getitems__", None)
+        self._epoch_setters = epoch_setters(loader.dataset)
         self._has_batches = loader.batch_sampler is not None
         self._collate = loader.collate_fn
         self._order = source._order
@@ -184,7 +185,9 @@ class _Fetches:
         """The indices of a batch, or what is to be raised when it is due."""
         try:
             if (pass_, batch) != self._next:
-                self._indices = iter(self._order.open(pass_, _core.fold_in(self._key, pass_), batch))
+                for set_epoch in self._epoch_setters:
+                    set_epoch(pass_)
+                self._indices = iter(self._order.open(pass_, self._key, batch))
             self._next = pass_, batch + 1
             return next(self._indices), None
         except StopIteration:

@@ -11,10 +11,11 @@ from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from mtf._core import fold_in
-from mtf.data.rng.generators import BatchSeed, SeededDataset
+from mtf.data.protocols import copy_state, has_state_methods, length_of
+from mtf.data.rng.generators import BatchSeed
+from mtf.data.rng.seeded_dataset import SeededDataset
 from mtf.data.sampling.sample_order import EveryNth, IndexOrder, index_order
 from mtf.data.sources.base import ResumeMode, Snapshot, Source, Stream
-from mtf.data.sources.stateful import has_state_methods, length_of, plain_copy
 from mtf.data.workers.pool import WorkerPool, Workers
 from mtf.errors import ConfigError
 
@@ -23,13 +24,20 @@ _ITERATION = ("__iter__", "__len__", "_get_iterator", "_index_sampler", "_auto_c
 
 
 def can_rebuild(loader: Any) -> bool:
-    """Whether ``loader`` is a DataLoader over a map-style dataset that iterates as torch's own does."""
+    """Whether ``loader`` is a DataLoader over a map-style dataset that iterates as torch's own does.
+
+    torchdata's StatefulDataLoader is one: its own state would be needed only for what a position says already.
+    """
     cls = type(loader)  # some wrappers fake __class__
-    return (
-        issubclass(cls, DataLoader)
-        and all(getattr(cls, name) is getattr(DataLoader, name) for name in _ITERATION)
-        and not isinstance(loader.dataset, IterableDataset)
-    )
+    if not issubclass(cls, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return False
+    usual = next((base for base in cls.__mro__ if is_stateful_data_loader(base)), DataLoader)
+    return all(getattr(cls, name) is getattr(usual, name) for name in _ITERATION)
+
+
+def is_stateful_data_loader(cls: type) -> bool:
+    """Whether a class is torchdata's StatefulDataLoader itself, which isn't imported for the question."""
+    return cls.__name__ == "StatefulDataLoader" and cls.__module__.startswith("torchdata.")
 
 
 class TorchSource(Source):
@@ -52,6 +60,8 @@ class TorchSource(Source):
     workers: Workers | None = None
     _rank = 0
     _world_size = 1
+    _first_length: int | None = None
+    _reported_length = False
 
     def __init__(
         self, loader: DataLoader[Any], name: str, *, seed_each_batch: bool = True, order: IndexOrder | None = None
@@ -59,8 +69,8 @@ class TorchSource(Source):
         self.name = name
         self.loader = loader
         self.seed_each_batch = seed_each_batch
-        self._order = order or index_order(loader.batch_sampler, loader.sampler, name)
-        self.dataset = SeededDataset(loader.dataset)
+        self._order = order or index_order(loader.batch_sampler, loader.sampler, name, loader.generator)
+        self.dataset = SeededDataset(loader.dataset, loader.collate_fn)
         self._pool: WorkerPool | None = None
         self.opens_ahead = loader.num_workers > 0 and loader.persistent_workers
         self.max_in_flight = loader.num_workers * int(loader.prefetch_factor or 2) if loader.num_workers else 0
@@ -78,23 +88,47 @@ class TorchSource(Source):
 
     def open(self, pass_: int, batch: int, key: int, snapshot: Snapshot | None = None) -> Stream:
         pass_key = fold_in(key, pass_)
-        indices = self._order.open(pass_, pass_key, batch)
+        indices = self._order.open(pass_, key, batch)
+        self._compare_length(pass_)
         if self.workers is not None:
-            return _WorkerStream(self, self.workers, indices, batch, pass_key, owns_workers=False)
+            return _WorkerStream(self, self.workers, indices, pass_, batch, pass_key, owns_workers=False)
         if self.loader.num_workers == 0:
             if snapshot is not None:
-                self.loader.dataset.load_state_dict(plain_copy(snapshot.data))  # type: ignore[attr-defined]
-            return _InlineStream(self, indices, batch, pass_key)
+                self.loader.dataset.load_state_dict(copy_state(snapshot.data))  # type: ignore[attr-defined]
+            return _InlineStream(self, indices, pass_, batch, pass_key)
         if not self.loader.persistent_workers:
             # A new set for each pass: users rely on the fork seeing what they changed in the dataset.
             pool = WorkerPool(self.dataset, self.loader, pass_key)
-            return _WorkerStream(self, pool, indices, batch, pass_key, owns_workers=True)
+            return _WorkerStream(self, pool, indices, pass_, batch, pass_key, owns_workers=True)
         if self._pool is None or self._pool.closed:
             self._pool = WorkerPool(self.dataset, self.loader, key)
-        return _WorkerStream(self, self._pool, indices, batch, pass_key, owns_workers=False)
+        return _WorkerStream(self, self._pool, indices, pass_, batch, pass_key, owns_workers=False)
 
     def initial_state(self) -> Any:
-        return plain_copy(self.loader.dataset.state_dict()) if self.resume_mode is ResumeMode.STATEFUL else None  # type: ignore[attr-defined]
+        return copy_state(self.loader.dataset.state_dict()) if self.resume_mode is ResumeMode.STATEFUL else None  # type: ignore[attr-defined]
+
+    def _compare_length(self, pass_: int) -> None:
+        """Warns where a pass is longer or shorter than the schedule can know."""
+        replay = self._order.replay
+        length = self._order.num_batches() if replay is None else replay.num_draws
+        if self._first_length is None:
+            self._first_length = length
+        elif length is not None and length != self._first_length and not self._reported_length:
+            self._reported_length = True
+            unit = "batches" if replay is None else "draws of its sampler"
+            warnings.warn(
+                f"loader {self.name!r}: pass {pass_} has {length} {unit}, where the first one opened had "
+                f"{self._first_length}. The schedule keeps the length that the loader had at the start, so what "
+                "is more is left out; a new MultiLoader, or add_source under another name, uses the new length",
+                stacklevel=2,
+            )
+
+    def order_state(self) -> Any:
+        return None if self._order.replay is None else self._order.replay.state_dict()
+
+    def load_order_state(self, state: Any) -> None:
+        if self._order.replay is not None:
+            self._order.replay.load_state_dict(state)
 
     def drop_last(self) -> Source:
         return self._with_order(self._order.drop_last())
@@ -155,16 +189,17 @@ class TorchSource(Source):
 class _InlineStream(Stream):
     """A pass fetched in the training process, each batch when it is asked for."""
 
-    def __init__(self, source: TorchSource, indices: Iterator[Any], batch: int, pass_key: int) -> None:
+    def __init__(self, source: TorchSource, indices: Iterator[Any], pass_: int, batch: int, pass_key: int) -> None:
         loader = source.loader
         self._indices = indices
+        self._pass = pass_
         self._batch = batch
         self._pass_key = pass_key
         self._batch_key = source.batch_key
         self._seed = BatchSeed() if source.seed_each_batch else None
         self._dataset = source.dataset
         self._fetch = self._dataset.__getitems__ if loader.batch_sampler is not None else self._dataset.__getitem__
-        self._collate = loader.collate_fn
+        self._collate = self._dataset.collate
         self._pin = loader.pin_memory and torch.accelerator.is_available()
         self._stateful = source.resume_mode is ResumeMode.STATEFUL
 
@@ -173,14 +208,18 @@ class _InlineStream(Stream):
         seed = self._seed
         try:
             if seed is None:
-                data = self._collate(self._fetch((None, index)))
+                data = self._collate(self._fetch((None, self._pass, index)))
             else:
                 key = self._batch_key(self._pass_key, self._batch)
+                owned = self._dataset.owned
+                states = owned.states() if owned else None
                 seed.enter(None)  # the dataset seeds
                 try:
-                    data = self._collate(self._fetch((key, index)))
+                    data = self._collate(self._fetch((key, self._pass, index)))
                 finally:
                     seed.exit()
+                    if states:
+                        owned.restore(states)
         except StopIteration as error:
             raise RuntimeError(f"the dataset or collate function raised StopIteration for {index!r}") from error
         finally:
@@ -188,7 +227,7 @@ class _InlineStream(Stream):
         return pin_memory(data) if self._pin else data
 
     def state(self) -> Any:
-        return plain_copy(self._dataset.dataset.state_dict()) if self._stateful else None
+        return copy_state(self._dataset.dataset.state_dict()) if self._stateful else None
 
 
 class _WorkerStream(Stream):
@@ -199,6 +238,7 @@ class _WorkerStream(Stream):
         source: TorchSource,
         workers: Workers,
         indices: Iterator[Any],
+        pass_: int,
         batch: int,
         pass_key: int,
         *,
@@ -208,7 +248,9 @@ class _WorkerStream(Stream):
         self._tag = object()  # names this stream to the workers, which mustn't refer back to it
         self._owns_workers = owns_workers
         self._indices = indices
+        self._pass = pass_
         self._batch = batch  # the next to be sent
+        self._num_batches = source.num_batches() if owns_workers else None
         self._in_flight = 0
         self._pass_key = pass_key
         self._batch_key = source.batch_key if source.seed_each_batch else None
@@ -219,7 +261,7 @@ class _WorkerStream(Stream):
             if index is None:
                 return
             key = self._batch_key(self._pass_key, self._batch) if self._batch_key else None
-            self._workers.send(self._tag, (key, index))
+            self._workers.send(self._tag, (key, self._pass, index))
             self._batch += 1
             self._in_flight += 1
 
@@ -230,7 +272,10 @@ class _WorkerStream(Stream):
                 self.close()
                 raise StopIteration
         self._in_flight -= 1
-        return self._workers.take(self._tag)
+        data = self._workers.take(self._tag)
+        if self._in_flight == 0 and self._batch == self._num_batches:
+            self.close()  # the last batch of the pass: without persistent_workers the processes end with it
+        return data
 
     def close(self) -> None:
         if self._owns_workers:

@@ -112,7 +112,7 @@ class WorkerPool:
             rebuilt: DataLoader[Any] = DataLoader(
                 dataset,
                 num_workers=loader.num_workers,
-                collate_fn=loader.collate_fn,
+                collate_fn=dataset.collate,
                 pin_memory=loader.pin_memory,
                 timeout=loader.timeout,
                 worker_init_fn=WorkerInit(loader.worker_init_fn, unwrap=True),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset, get_worker_info
@@ -69,7 +69,6 @@ class SharedWorkers:
                 batch_size=None,
                 sampler=(),
                 num_workers=self._num_workers,
-                collate_fn=_as_it_is,
                 pin_memory=first.pin_memory,
                 timeout=first.timeout,
                 worker_init_fn=self._union.init_worker,
@@ -130,7 +129,6 @@ class _Union(Dataset[Any]):
     def __init__(self, members: Sequence[TorchSource]) -> None:
         loaders = [member.loader for member in members]
         self._datasets = [member.dataset for member in members]
-        self._collates: list[Callable[[Any], Any]] = [loader.collate_fn for loader in loaders]
         self._has_batches = [loader.batch_sampler is not None for loader in loaders]
         self._inits = [loader.worker_init_fn for loader in loaders]
 
@@ -139,7 +137,12 @@ class _Union(Dataset[Any]):
         dataset = self._datasets[number]
         _show_to_users(dataset.dataset)
         samples = dataset.__getitems__(index) if self._has_batches[number] else dataset[index]
-        return self._collates[number](samples)
+        return dataset.collate(samples)
+
+    @staticmethod
+    def collate(batch: Any) -> Any:
+        """Each dataset has collated already."""
+        return batch
 
     def init_worker(self, worker_id: int) -> None:
         """Each loader's own function, for its dataset."""
@@ -157,10 +160,6 @@ class _Union(Dataset[Any]):
 def _show_to_users(dataset: Any) -> None:
     info: Any = get_worker_info()
     object.__setattr__(info, "dataset", dataset)
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
 
 
 def _has_workers(source: TorchSource) -> bool:

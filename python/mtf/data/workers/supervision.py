@@ -7,6 +7,7 @@ step as well, which would be torn apart. Here torch watches the workers only whi
 from __future__ import annotations
 
 import atexit
+import gc
 import multiprocessing
 import os
 import signal
@@ -23,6 +24,9 @@ from mtf.errors import FetchTimeout
 _DEATH_S = 0.5  # a process closes its pipes a moment before it can be seen to be dead
 
 _adopted: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()  # iterator -> its process
+# Other iterators (a DataLoader subclass's generator, a library's own) -> the worker processes that they started.
+_started: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary()
+_workers: weakref.WeakSet[Any] = weakref.WeakSet()  # all worker processes started while mtf iterated a loader
 
 
 def iterate(loader: Iterable[Any]) -> Iterator[Any]:
@@ -32,11 +36,27 @@ def iterate(loader: Iterable[Any]) -> Iterator[Any]:
     """
     before = set(multiprocessing.active_children())
     try:
-        return iter(loader)
+        iterator = iter(loader)
     except BaseException:
         for worker in set(multiprocessing.active_children()) - before:
             worker.kill()
         raise
+    _note_workers(iterator, before)
+    return iterator
+
+
+def _note_workers(iterator: Any, before: set[Any]) -> None:
+    """Remembers the processes that an iterator has started, so that they end with it or at the interpreter's exit."""
+    new: set[Any] = set(multiprocessing.active_children()) - before
+    if not new:
+        return
+    for worker in new:
+        worker.terminate = worker.kill  # they may ignore SIGTERM
+    _workers.update(new)
+    try:
+        _started.setdefault(iterator, []).extend(new)
+    except TypeError:  # no weak reference to it can be made; the interpreter's exit ends its workers
+        return
 
 
 def supervise(iterator: Iterator[Any]) -> Callable[[], Any]:
@@ -49,7 +69,9 @@ def supervise(iterator: Iterator[Any]) -> Callable[[], Any]:
         What gives the next batch, in place of ``next(iterator)``. It raises what that raises; RuntimeError, which says
         how it ended, for a worker that is dead.
     """
-    if not isinstance(iterator, _BaseDataLoaderIter) or not getattr(iterator, "_workers", None):
+    if not isinstance(iterator, _BaseDataLoaderIter):
+        return _supervise_other(iterator)
+    if not getattr(iterator, "_workers", None):
         return iterator.__next__
     of_torch: Any = iterator
     for worker in of_torch._workers:
@@ -82,10 +104,57 @@ def supervise(iterator: Iterator[Any]) -> Callable[[], Any]:
     return take
 
 
+def _supervise_other(iterator: Iterator[Any]) -> Callable[[], Any]:
+    """For iterators that aren't torch's own: notes the processes that appear with the first batch."""
+    is_first = True
+
+    def take() -> Any:
+        nonlocal is_first
+        if not is_first:
+            return next(iterator)
+        before = set(multiprocessing.active_children())
+        try:
+            return next(iterator)
+        finally:
+            is_first = False
+            _note_workers(iterator, before)
+
+    return take
+
+
 def end_workers(iterator: Any) -> None:
-    """Ends the workers of an adopted iterator; not those that its loader keeps for the next pass."""
-    if _is_adopted(iterator) and not iterator._persistent_workers:
-        iterator._shutdown_workers()
+    """Ends the workers of an iterator; not those that its loader keeps for the next pass."""
+    if isinstance(iterator, _BaseDataLoaderIter):
+        of_torch: Any = iterator
+        if _is_adopted(iterator) and not of_torch._persistent_workers:
+            of_torch._shutdown_workers()
+        return
+    inner: list[Any] = _torch_iterators_of(_started.get(iterator, ())) if _can_be_key(iterator) else []
+    if any(one._persistent_workers for one in inner):
+        return
+    for one in inner:
+        _look_away(one)
+        one._shutdown_workers()
+
+
+def _can_be_key(iterator: Any) -> bool:
+    try:
+        return iterator in _started
+    except TypeError:
+        return False
+
+
+def _torch_iterators_of(workers: Iterable[Any]) -> list[Any]:
+    """torch's iterators, wherever they are, that own some of these processes."""
+    wanted = {id(worker) for worker in workers}
+    if not wanted:
+        return []
+    found = []
+    for thing in gc.get_objects():
+        is_torchs = issubclass(type(thing), _BaseDataLoaderIter)
+        if is_torchs and any(id(worker) in wanted for worker in getattr(thing, "_workers", ())):
+            found.append(thing)
+    return found
 
 
 def end_kept_workers(loader: Any) -> None:
@@ -142,3 +211,9 @@ def _end_all() -> None:
     for iterator, pid in list(_adopted.items()):
         if pid == os.getpid():
             iterator._shutdown_workers()
+    alive = [worker for worker in list(_workers) if worker._parent_pid == os.getpid() and worker.is_alive()]
+    for iterator in _torch_iterators_of(alive):
+        _look_away(iterator)
+        iterator._shutdown_workers()
+    for worker in alive:
+        worker.kill()

@@ -7,7 +7,7 @@ from itertools import count
 from typing import Any
 
 from mtf.data.batch import located
-from mtf.data.sources import stateful
+from mtf.data.protocols import length_of as length_of_loader
 from mtf.data.sources.base import Source
 from mtf.data.sources.resolve import as_source
 from mtf.data.workers.fetch_timeout import FetchGuard
@@ -113,7 +113,7 @@ def _together(batches: Iterator[Any], ranks: SingleRank) -> Iterator[tuple[Any, 
 
 def length_of(loader: Any) -> int | None:
     """Batches in one pass of ``loader``, or None where that can't be known."""
-    return loader.num_batches() if isinstance(loader, Source) else stateful.length_of(loader)
+    return loader.num_batches() if isinstance(loader, Source) else length_of_loader(loader)
 
 
 def one_pass(loader: Any) -> Iterable[Any]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import operator
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import compress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,14 +16,19 @@ import torch
 from mtf.config.trainer import TrainerConfig
 from mtf.data.multi_loader import MultiLoader
 from mtf.distributed.ranks import SingleRank
+from mtf.formatting import duration
 from mtf.loggers.base import Logger, RunInfo, SafeLogger
 from mtf.loggers.registry import make_logger
+from mtf.loggers.run_log import run_log_directory
 from mtf.trainer.data_setup import TrainingData
 from mtf.trainer.metrics import MetricTable, proportions
 from mtf.trainer.optimization.optimizers import learning_rates
-from mtf.trainer.reporting.progress_bar import Progress
+from mtf.trainer.reporting.progress_bar import Progress, print_line
 from mtf.trainer.reporting.schedule_recorder import ScheduleRecorder
 from mtf.trainer.run_state import RunState
+
+_log = logging.getLogger("mtf.trainer")
+_NUM_RESULTS = 4
 
 
 class Reporter:
@@ -48,6 +56,9 @@ class Reporter:
         self._clock = _Clock()
         self._waits: dict[str, float] = {}
         self._validation_s = 0.0
+        self._facts: dict[str, str] = {}
+        self._best: tuple[float, int] | None = None
+        self._began_s: float | None = None
         self.num_samples = 0
         self.advance = self._progress.advance
 
@@ -69,6 +80,7 @@ class Reporter:
             )
         self.record_schedule()
         self._run.partial_row = {}
+        self._began_s = time.perf_counter()
         self._clock.start(self.totals())
 
     def begin_epoch(self, multi: MultiLoader) -> None:
@@ -76,7 +88,8 @@ class Reporter:
         shown = self._config.logging.progress_bar and self._ranks.rank == 0
         total = multi.schedule.num_steps(multi.epoch)
         self._progress.close()
-        self._progress = Progress(f"epoch {self._run.epoch}", total, multi.step, is_shown=shown)
+        title = f"epoch {self._run.epoch}"
+        self._progress = Progress(title, total, multi.step, self._facts, is_shown=shown)
         self.advance = self._progress.advance
 
     def record_schedule(self) -> None:
@@ -137,8 +150,74 @@ class Reporter:
         self._metrics.clear()
         self._run.logged.update(row)
         self.write(row)
-        self._progress.describe(self._facts(row, shares))
+        self._facts.update(self._latest(row, shares))
+        self._progress.describe(self._facts)
         return row
+
+    def write_validation(self, row: Mapping[str, float]) -> None:
+        """Gives the results of a validation to the logger, and shows them."""
+        self.write(row)
+        name = self._monitored(row)
+        if name is not None:
+            is_better = operator.gt if self._is_higher_better(name) else operator.lt
+            if self._best is None or is_better(row[name], self._best[0]):
+                self._best = row[name], self._run.global_step
+            self._facts[name] = f"{row[name]:.4g}"
+        if not self._shows_lines or "console" in self._loggers:  # whose line has the results
+            return
+        overall = [f"{key} {value:.4g}" for key, value in row.items() if key.count("/") == 1][:_NUM_RESULTS]
+        place = f"validation after update {self._run.global_step} (epoch {self._run.epoch})"
+        print_line(f"{place}: {' · '.join(overall) or 'no metric over all loaders'}")
+
+    def finish(self, checkpoint: Path | None) -> None:
+        """``fit`` has reached its end: one line says what came out and where to look.
+
+        Args:
+            checkpoint: the one saved last; None without one.
+        """
+        if self._began_s is None:  # there was nothing to do
+            return
+        run, config = self._run, self._config
+        parts = [
+            f"update {run.global_step} after {duration(time.perf_counter() - self._began_s)}"
+            + (f" ({run.stop_reason})" if run.stop_reason else "")
+        ]
+        name = self._monitored(run.logged)
+        if name is not None:
+            best = "" if self._best is None else f" (best {self._best[0]:.4g} after update {self._best[1]})"
+            parts.append(f"{name} {run.logged[name]:.4g}{best}")
+        elif "train/loss" in run.logged:
+            parts.append(f"train/loss {run.logged['train/loss']:.4g}")
+        if checkpoint is not None:
+            parts.append(f"checkpoint {checkpoint}")
+        if (folder := run_log_directory(config.logging, config.experiment_name)) is not None:
+            parts.append(f"mtf report {folder}")
+        self._began_s = None
+        line = " · ".join(parts)
+        _log.info("%s", line)
+        if self._shows_lines:
+            self._progress.close()
+            print_line(line)
+
+    @property
+    def _loggers(self) -> set[str]:
+        """Names of the loggers that this run has."""
+        logging_ = self._config.logging
+        return {kind for kind in (logging_.logger_type, *logging_.composite_loggers) if isinstance(kind, str)}
+
+    @property
+    def _shows_lines(self) -> bool:
+        return self._ranks.rank == 0 and self._config.logging.progress_bar
+
+    def _monitored(self, row: Mapping[str, float]) -> str | None:
+        """The validation metric that counts: the monitored one, else the loss, else the first over all loaders."""
+        overall = (name for name in row if name.startswith("val/") and name.count("/") == 1)
+        candidates = (self._config.checkpoint.monitor_metric, "val/loss", *overall)
+        return next((name for name in candidates if name is not None and name in row), None)
+
+    def _is_higher_better(self, name: str) -> bool:
+        checkpoint = self._config.checkpoint
+        return name == checkpoint.monitor_metric and checkpoint.monitor_mode == "max"
 
     def write(self, row: Mapping[str, float]) -> None:
         """Gives a row to the logger."""
@@ -200,8 +279,8 @@ class Reporter:
         present = schedule.present
         return proportions(multi.names, list(compress(actual, present)), list(compress(expected, present)))
 
-    def _facts(self, row: Mapping[str, float], shares: Mapping[str, float]) -> dict[str, str]:
-        facts = {}
+    def _latest(self, row: Mapping[str, float], shares: Mapping[str, float]) -> dict[str, str]:
+        facts = {"update": str(self._run.global_step)}
         if "train/loss" in row:
             facts["loss"] = f"{row['train/loss']:.4g}"
         facts["wait"] = f"{row['throughput/data_wait_share']:.0%}"

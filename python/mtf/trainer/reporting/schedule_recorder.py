@@ -67,7 +67,7 @@ class ScheduleRecorder:
         if not self._draws:
             return
         from mtf.report import data_wait, passes, schedule_raster, shares
-        from mtf.report.style import Palette
+        from mtf.report.pictures.style import Palette
         from mtf.report.timeline import Timeline
 
         multi = self._data.manager

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mtf.report.history import History, plan_history
-from mtf.report.hover import name_line
-from mtf.report.style import (
+from mtf.report.pictures.hover import name_line
+from mtf.report.pictures.style import (
     DASHED,
     GRID,
     INK,

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mtf.errors import ConfigError
-from mtf.report.hover import hover
+from mtf.report.pictures.hover import hover
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

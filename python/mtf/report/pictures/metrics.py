@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mtf.report.hover import name_line
+from mtf.report.pictures.hover import name_line
+from mtf.report.pictures.style import DASHED, INK, MUTED, Palette, drawing, legend, percent, shorten, thousands
 from mtf.report.series import Series
-from mtf.report.style import DASHED, INK, MUTED, Palette, drawing, legend, percent, shorten, thousands
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _SMOOTHED = 60  # points from which a smoothed line is drawn over them
@@ -133,56 +134,70 @@ def panels(
     """
     shown = list(metrics)[:max_panels]
     with drawing(*[1.9] * len(shown)) as (figure, axes_of):
-        from matplotlib.lines import Line2D
-        from matplotlib.ticker import FuncFormatter, NullFormatter
-
         last = max((s.last_update for metric in shown for s in metrics[metric].values()), default=1)
         for axes, metric in zip(axes_of, shown, strict=True):
             named = metrics[metric]
-            handles: list[Any] = []
-            labels: list[str] = []
-            drawn: list[float] = []
-            order = sorted(named, key=lambda name: (name == "", colors.of(name) != MUTED))
             smooths = smooth and _is_long(named)
-            for name in order:
-                x, y = named[name].points(600)
-                if not len(x):
-                    continue
-                drawn += [float(y.min()), float(y.max())]
-                color, is_all = colors.of(name), name == ""
-                style: dict[str, Any] = {"color": color, "linewidth": 1.2 if is_all else 1.6}
-                if is_all:
-                    style["linestyle"] = DASHED
-                if color == MUTED and not is_all:
-                    style.update(linewidth=0.7, alpha=0.5)
-                if not smooth or len(x) < 12:
-                    style.update(marker="o", markersize=3)
-                if smooths and color != MUTED:
-                    axes.plot(x, y, color=color, linewidth=0.6, alpha=0.3)
-                if smooths:
-                    y = _smoothed(y)
-                name_line(axes.plot(x, y, **style)[0], name or "all")
-            listed = [name for name in named if colors.of(name) != MUTED and name]
-            listed += [name for name in named if name == ""]
-            for name in listed:
-                line: dict[str, Any] = {"linestyle": DASHED, "linewidth": 1.2} if name == "" else {}
-                handles.append(Line2D([], [], color=colors.of(name), **line))
-                labels.append(shorten(name) if name else "all")
-            num_grey = sum(colors.of(name) == MUTED for name in named)
-            if num_grey:
-                handles.append(Line2D([], [], color=MUTED))
-                labels.append(f"{num_grey} others")
-            legend(axes, handles, labels)
-            if drawn and min(drawn) > 0 and max(drawn) > 20 * min(drawn):
-                axes.set_yscale("log")
-                axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-                axes.yaxis.set_minor_formatter(NullFormatter())
+            values = _draw_lines(axes, named, colors, smooth=smooth, smooths=smooths)
+            _draw_legend(axes, named, colors)
+            if values and min(values) > 0 and max(values) > 20 * min(values):
+                _scale_by_powers(axes)
             axes.set_ylabel(shorten(metric))
             axes.set_title(title.format(shorten(metric)) + (" (smoothed)" if smooths else ""))
             axes.set_xlim(0, end or last)
         axes_of[-1].set_xlabel("update")
         thousands(axes_of[-1].xaxis)
     return figure
+
+
+def _draw_lines(
+    axes: Axes, named: Mapping[str, Series], colors: Palette, *, smooth: bool, smooths: bool
+) -> list[float]:
+    """A line for each name, those without a colour below the others; returns the smallest and largest values."""
+    extremes: list[float] = []
+    for name in sorted(named, key=lambda name: (name == "", colors.of(name) != MUTED)):
+        x, y = named[name].points(600)
+        if not len(x):
+            continue
+        extremes += [float(y.min()), float(y.max())]
+        color, is_all = colors.of(name), name == ""
+        style: dict[str, Any] = {"color": color, "linewidth": 1.2 if is_all else 1.6}
+        if is_all:
+            style["linestyle"] = DASHED
+        elif color == MUTED:
+            style.update(linewidth=0.7, alpha=0.5)
+        if not smooth or len(x) < 12:
+            style.update(marker="o", markersize=3)
+        if smooths:
+            if color != MUTED:
+                axes.plot(x, y, color=color, linewidth=0.6, alpha=0.3)
+            y = _smoothed(y)
+        name_line(axes.plot(x, y, **style)[0], name or "all")
+    return extremes
+
+
+def _draw_legend(axes: Axes, named: Mapping[str, Series], colors: Palette) -> None:
+    from matplotlib.lines import Line2D
+
+    handles: list[Any] = []
+    labels: list[str] = []
+    for name in [*(name for name in named if colors.of(name) != MUTED and name), *([""] if "" in named else [])]:
+        line: dict[str, Any] = {"linestyle": DASHED, "linewidth": 1.2} if name == "" else {}
+        handles.append(Line2D([], [], color=colors.of(name), **line))
+        labels.append(shorten(name) if name else "all")
+    num_grey = sum(colors.of(name) == MUTED for name in named)
+    if num_grey:
+        handles.append(Line2D([], [], color=MUTED))
+        labels.append(f"{num_grey} others")
+    legend(axes, handles, labels)
+
+
+def _scale_by_powers(axes: Axes) -> None:
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _is_long(named: Mapping[str, Series]) -> bool:
