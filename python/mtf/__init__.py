@@ -72,6 +72,7 @@ _PUBLIC: dict[str, str] = {
     "TrainerHooks": "mtf.trainer.hooks.base",
     "NonFiniteLoss": "mtf.trainer.optimization.nonfinite",
     "EarlyStopping": "mtf.trainer.hooks.builtin",
+    "AveragedWeights": "mtf.trainer.hooks.averaging",
     "GradientMonitor": "mtf.trainer.hooks.builtin",
     "LearningRateMonitor": "mtf.trainer.hooks.builtin",
     "BestCheckpoint": "mtf.trainer.hooks.builtin",

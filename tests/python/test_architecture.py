@@ -216,6 +216,68 @@ def test_checkpoints_data_and_loggers_stand_alone(module: str) -> None:
         assert not name.startswith(forbidden.get(area, ("mtf.trainer.never",))), f"{module} imports {name}"
 
 
+def all_imports(path: Path, modules: dict[str, Path]) -> set[str]:
+    """The package's modules that a file imports anywhere, under ``TYPE_CHECKING`` and inside functions as well."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {name if name in modules else node.module for name in names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {name for name in found if name in modules and name != "mtf"}
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """What is left when modules without imports that are left are taken away again and again, from both ends."""
+    left = {name: set(targets) - {name} for name, targets in graph.items()}
+    while True:
+        imported = set().union(*left.values())
+        leaves = {name for name, targets in left.items() if not targets or name not in imported}
+        if not leaves:
+            return [sorted(left)] if left else []
+        left = {name: targets - leaves for name, targets in left.items() if name not in leaves}
+
+
+def test_modules_import_in_no_circle() -> None:
+    """Imports under ``TYPE_CHECKING`` counted: who reads one module of a circle has to read all of them."""
+    modules = python_modules()
+    graph = {name: all_imports(path, modules) for name, path in modules.items()}
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == [["b", "c"]]
+    assert circles({name: targets for name, targets in graph.items() if name.startswith("mtf.trainer")}) == []
+    assert circles(graph) == []
+
+
+# Package -> what stands below it.
+PACKAGES_BELOW = {
+    "config": {"schedule"},
+    "schedule": {"config"},
+    "distributed": {"config", "schedule"},
+    "data": {"config", "schedule", "distributed"},
+    "checkpoint": {"config", "schedule", "distributed"},
+    "loggers": {"config", "schedule", "distributed"},
+    "trainer": {"config", "schedule", "distributed", "data", "checkpoint", "loggers", "report"},
+}
+
+
+# Functions that draw or compare where somebody asks for it, and import what they need for that.
+EXCEPTIONS = {
+    "mtf.schedule.plan": {"report"},
+    "mtf.distributed.consistency": {"checkpoint"},
+    "mtf.distributed.failure_detection": {"checkpoint"},
+}
+
+
+@pytest.mark.parametrize("package", PACKAGES_BELOW)
+def test_packages_import_one_way(package: str) -> None:
+    modules = python_modules()
+    packages = {name.split(".")[1] for name in modules if name.count(".") > 1}
+    for name, path in modules.items():
+        if name.startswith(f"mtf.{package}."):
+            targets = {target.split(".")[1] for target in all_imports(path, modules)} & packages
+            assert targets - {package} - EXCEPTIONS.get(name, set()) <= PACKAGES_BELOW[package], name
+
+
 @pytest.mark.parametrize("module", TORCH_FREE)
 def test_imports_without_torch(module: str) -> None:
     """Imported in a process where torch can't be imported at all."""

@@ -123,7 +123,7 @@ def test_a_misspelt_assignment_is_refused(part: str, name: str, message: str) ->
     ("part", "name", "value"),
     [
         ("performance", "gradient_accumulation_steps", 0),
-        ("performance", "precision", "bf16-mixed"),
+        ("performance", "precision", "bf17"),
         ("checkpoint", "save_every_n_steps", 0),
         ("validation", "frequency", "every_n_stepps"),
         ("ddp", "strategy", "dpp"),

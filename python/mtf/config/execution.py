@@ -69,17 +69,22 @@ class FaultToleranceConfig(Config):
             is hashed, which takes about as long as reading it.
         seed_each_batch: each batch of a loader is produced under generators seeded from its position, so random
             augmentation doesn't depend on workers or interruptions.
+        optimizer_settings: what a resumed run uses where the script's learning rate, weight decay or other settings of
+            an optimizer differ from the checkpoint's: ``"saved"``, which names each, or ``"script"``. A rate that a
+            scheduler has changed keeps its ratio to the first one.
         on_hook_error: whether a hook that raises stops the training or is reported as a warning.
     """
 
     auto_resume: bool = False
     verify_deterministic_resume: bool = False
     seed_each_batch: bool = True
+    optimizer_settings: Literal["saved", "script"] = "saved"
     on_hook_error: Literal["raise", "log"] = "raise"
 
     def require_valid(self) -> None:
         """Checks choices."""
         require_kinds(self, FaultToleranceConfig, "fault_tolerance.")
+        one_of("fault_tolerance.optimizer_settings", self.optimizer_settings, ("saved", "script"))
         one_of("fault_tolerance.on_hook_error", self.on_hook_error, ("raise", "log"))
 
 

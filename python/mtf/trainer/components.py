@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,8 @@ from mtf.checkpoint.compare import CLOCK_METRICS
 from mtf.distributed.ranks import SingleRank
 from mtf.trainer.run_state import RunState
 from mtf.trainer.state_registry import OTHER_RANKS
+
+_log = logging.getLogger("mtf")
 
 
 def upgraded(state: Any) -> Any:
@@ -120,10 +124,14 @@ class OptimizersState:
                 lines.append(f"optimizers[{i}]: {type(optimizer).__name__} here, {entry['class']} in the state")
             sizes = [len(group["params"]) for group in optimizer.param_groups]
             saved_sizes = [len(group["params"]) for group in entry["state"]["param_groups"]]
+            if len(saved_sizes) > len(sizes) and saved_sizes[: len(sizes)] == sizes:
+                missing = [name for name in entry["parameters"][sum(sizes) :] if not self._may_be_added(name, names)]
+                if not missing:  # a hook added groups on the way
+                    saved_sizes = sizes
             if sizes != saved_sizes:
                 lines.append(f"optimizers[{i}]: groups of {sizes} parameters here, {saved_sizes} in the state")
                 continue
-            pairs = zip(names, entry.get("parameters", names), strict=True)
+            pairs = zip(names, entry.get("parameters", names), strict=False)
             others = [(k, here, there) for k, (here, there) in enumerate(pairs) if here != there]
             if others:
                 k, here, there = others[0]
@@ -134,14 +142,30 @@ class OptimizersState:
     def load_state_dict(self, state: Sequence[Mapping[str, Any]]) -> None:
         """Loads every optimizer; where one raises, all are as before."""
         # torch's optimizers get another state and other groups, so those they had are unchanged.
-        before = [dict(vars(optimizer)) for optimizer in self._optimizers]
+        before = [{**vars(o), "param_groups": list(o.param_groups)} for o in self._optimizers]
         try:
             for optimizer, entry in zip(self._optimizers, state, strict=True):
+                self._add_groups(optimizer, entry)
                 _load_optimizer(optimizer, self._placed(optimizer, entry["state"]))
         except Exception:
             for optimizer, attributes in zip(self._optimizers, before, strict=True):
                 vars(optimizer).update(attributes)
             raise
+
+    def _may_be_added(self, name: str | None, names: Sequence[str | None]) -> bool:
+        return name not in names and any(name == own for own, _ in self._model.named_parameters())
+
+    def _add_groups(self, optimizer: torch.optim.Optimizer, entry: Mapping[str, Any]) -> None:
+        """Adds the groups that a hook had added when the state was taken."""
+        parameters = dict(self._model.named_parameters())
+        start = sum(len(group["params"]) for group in optimizer.param_groups)
+        for group in entry["state"]["param_groups"][len(optimizer.param_groups) :]:
+            end = start + len(group["params"])
+            settings = {name: value for name, value in group.items() if name not in ("params", "param_names")}
+            optimizer.add_param_group(
+                {**settings, "params": [parameters[name] for name in entry["parameters"][start:end]]}
+            )
+            start = end
 
     def _placed(self, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> Mapping[str, Any]:
         """``state`` with its tensors sharded as their parameters are."""
@@ -176,6 +200,109 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) 
                     own[name] = value.to(own[name].device, copy=True)
                 elif own[name].data_ptr() == value.data_ptr():
                     own[name] = value.clone()
+
+
+class TrainabilityState:
+    """Which parameters require gradients: a hook may change it on the way, and a resumed run must not forget it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+
+    def state_dict(self) -> dict[str, bool]:
+        """``requires_grad`` of every parameter, by name."""
+        return {name: parameter.requires_grad for name, parameter in self._model.named_parameters()}
+
+    def check(self, state: Mapping[str, bool]) -> list[str]:
+        """Whether every entry is a flag; names are compared with the model's state."""
+        wrong = [name for name, flag in state.items() if type(flag) is not bool]
+        return [f"requires_grad: it is malformed: {name!r} is {state[name]!r}" for name in wrong]
+
+    def load_state_dict(self, state: Mapping[str, bool]) -> None:
+        """Sets the flags."""
+        for name, parameter in self._model.named_parameters():
+            if name in state and parameter.requires_grad != state[name]:
+                parameter.requires_grad_(state[name])
+                _log.info("requires_grad of %s is %s, as in the state", name, state[name])
+
+
+class HyperparametersState:
+    """Learning rates, weight decay and other settings of the optimizers, as the script gave them.
+
+    Training changes rates, so those that optimizers hold say nothing about the script. A resumed run takes the saved
+    ones, and names each that the script has changed; or it takes the script's.
+
+    Args:
+        optimizers: as they were constructed.
+        source: ``"saved"``, or ``"script"``: then a rate that a scheduler has changed keeps its ratio to the first one.
+    """
+
+    def __init__(
+        self, optimizers: Sequence[torch.optim.Optimizer], schedulers: Sequence[Any], source: Literal["saved", "script"]
+    ) -> None:
+        self._optimizers = list(optimizers)
+        self._schedulers = list(schedulers)
+        self._source = source
+        self._script = self._made_with = [[_settings_of(group) for group in o.param_groups] for o in self._optimizers]
+
+    def state_dict(self) -> list[list[dict[str, Any]]]:
+        """Settings of each group of each optimizer."""
+        return self._made_with
+
+    def check(self, state: Sequence[Sequence[Mapping[str, Any]]]) -> list[str]:
+        """Whether it is lists of mappings; the optimizers compare the rest."""
+        good = all(isinstance(group, Mapping) for groups in state for group in groups)
+        return [] if good else ["hyperparameters: it is malformed"]
+
+    def load_state_dict(self, state: Sequence[Sequence[Mapping[str, Any]]]) -> None:
+        """After the optimizers have loaded theirs."""
+        differences = []
+        for i, (groups, saved) in enumerate(zip(self._script, state, strict=False)):
+            for j, (here, there) in enumerate(zip(groups, saved, strict=False)):
+                for name in here:
+                    if name in there and here[name] != there[name]:
+                        differences.append((i, j, name, here[name], there[name]))
+        if self._source == "script":
+            for i, j, name, here, there in differences:
+                self._take(i, j, name, here, there)
+            self._made_with = self._script
+            return
+        self._made_with = [[dict(group) for group in groups] for groups in state]
+        if differences:
+            shown = "; ".join(
+                f"optimizers[{i}], group {j}: {name}={here!r} in the script, {there!r} in the state"
+                for i, j, name, here, there in differences
+            )
+            warnings.warn(
+                f"the state's settings of optimizers are used, not the script's: {shown}; set "
+                "fault_tolerance.optimizer_settings='script' to use the script's",
+                stacklevel=6,
+            )
+
+    def _take(self, i: int, j: int, name: str, here: Any, there: Any) -> None:
+        group = self._optimizers[i].param_groups[j]
+        if name != "lr" or not there:
+            group[name] = here
+            return
+        ratio = here / there
+        group["lr"] = group["lr"] * ratio
+        if "initial_lr" in group:
+            group["initial_lr"] = group["initial_lr"] * ratio
+        for scheduler in self._schedulers:
+            rates = getattr(scheduler, "base_lrs", None)
+            if getattr(scheduler, "optimizer", None) is self._optimizers[i] and rates is not None and j < len(rates):
+                rates[j] = rates[j] * ratio
+
+
+def _settings_of(group: Mapping[str, Any]) -> dict[str, Any]:
+    """What a user sets of a group, and no scheduler writes there."""
+    kept = {name: value for name, value in group.items() if name not in ("params", "initial_lr", "param_names")}
+    if "initial_lr" in group:
+        kept["lr"] = group["initial_lr"]
+    return {
+        name: float(value) if isinstance(value, Tensor) and value.numel() == 1 else value
+        for name, value in kept.items()
+        if value is None or isinstance(value, (bool, int, float, str, tuple, Tensor))
+    }
 
 
 class LoggedMetrics:

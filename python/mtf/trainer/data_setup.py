@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 
+from mtf.config.convert import describe
 from mtf.config.mixture import MultiDataLoaderConfig
 from mtf.config.trainer import TrainerConfig
 from mtf.data.agreed_lengths import check_same_schedule
 from mtf.data.batch import Batch
 from mtf.data.multi_loader import MultiLoader
 from mtf.distributed.ranks import SingleRank
+from mtf.enums import SamplingStrategy
 from mtf.errors import ConfigError, StateMismatch, UsageError
 
 RANK_KEYS = ("sources", "last_batches")
@@ -89,6 +91,7 @@ class TrainingData:
         self.given: dict[str, Any] = {}
         self.added: dict[str, Any] = {}
         self.is_announced = False
+        self.config_when_made: dict[str, Any] = describe(config.multi)
 
     @property
     def manager(self) -> MultiLoader:
@@ -120,6 +123,7 @@ class TrainingData:
         if self.multi is None:
             self.multi = self._make(new)
             self.given = new
+            self.config_when_made = describe(config)
             return True
         self._refuse_others(new)
         # A name that was removed and added again stands for either.
@@ -163,6 +167,13 @@ class TrainingData:
 
     def add(self, loader: Any, name: str, weight: float | None) -> None:
         """Adds a loader to the mixture."""
+        strategy = self.manager.config.sampling_strategy
+        if weight is not None and strategy is not SamplingStrategy.WEIGHTED:
+            warnings.warn(
+                f"add_dataloader({name!r}): weight={weight} has no effect under {strategy.name}, which reads no "
+                "weights: set sampling_strategy WEIGHTED, or omit the weight",
+                stacklevel=4,
+            )
         self.manager.add_source(name, loader, weight=weight)
         self.is_announced = False
         self.added[name] = loader

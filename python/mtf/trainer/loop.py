@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
+from mtf.config.convert import describe
 from mtf.config.trainer import TrainerConfig
 from mtf.enums import ValidationFrequency
 from mtf.errors import MtfError
-from mtf.trainer import data_setup
+from mtf.trainer import data_setup, preflight
 from mtf.trainer.data_setup import TrainingData
 from mtf.trainer.evaluation.validator import ValidationLeft, Validator
 from mtf.trainer.hooks.registry import HookList
@@ -105,6 +106,7 @@ class TrainLoop:
                 # An edit between the windows may have made the epoch shorter, too.
                 if (run.is_stopping or is_final) and multi.epoch == run.epoch:
                     return False
+        self.step.items.require_a_loss()
         return True
 
     def _is_done(self, limits: StopCondition) -> bool:
@@ -120,8 +122,16 @@ class TrainLoop:
 
     def _begin_epoch(self) -> None:
         self._call("on_epoch_start", self.run.epoch)
+        self._warn_of_edits()
         self.run.epoch_is_open = True
         self.saves.save_what_was_asked_for()
+
+    def _warn_of_edits(self) -> None:
+        """Edits of a configuration that nothing reads."""
+        multi = self.data.manager
+        preflight.warn_of_forgotten_edits(multi.config, multi.schedule.config)
+        preflight.warn_of_wrong_config(self.config.multi, self.data.config_when_made)
+        self.data.config_when_made = describe(self.config.multi)  # said once
 
     # After an update
 
@@ -245,6 +255,7 @@ class TrainLoop:
         self.run.epoch_end_parts += 1  # a state that a hook takes must not call it again
         try:
             self._call("on_epoch_end", self.run.epoch)
+            self._warn_of_edits()
         except BaseException:
             self.run.epoch_end_parts -= 1
             raise

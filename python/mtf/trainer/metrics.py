@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -43,6 +43,20 @@ def scalar(name: str, value: Any) -> Any:
             f"metric {name!r} must be a number, a tensor with one element or an object with update, compute and "
             f"reset, got {type(value).__name__}"
         ) from None
+
+
+def require_own_name(name: str, loader: str, loaders: Iterable[str]) -> None:
+    """Refuses a metric whose key in a row would be that of a loader's own metric.
+
+    Raises:
+        ConfigError: ``name`` begins with a loader's name and ``/``.
+    """
+    prefix, _, rest = name.partition("/")
+    if rest and prefix in loaders:
+        raise ConfigError(
+            f"metric {name!r} of loader {loader!r} would have the same key as metric {rest!r} of loader {prefix!r}: "
+            f"return it as {rest!r}, which is kept for each loader anyway, or call it '{prefix}_{rest}'"
+        )
 
 
 def computed(name: str, found: Any) -> dict[str, float]:
@@ -108,14 +122,22 @@ class MetricTable:
     def __init__(self) -> None:
         self._pending: dict[tuple[str, str], list[Any]] = defaultdict(list)
         self._uncommitted: list[list[Any]] = []
+        self._extra_counts: dict[tuple[str, str], float] = {}
+        self._uncommitted_extra: list[tuple[tuple[str, str], float]] = []
         self._num_pending = 0
         self._sums: dict[tuple[str, str], float] = {}
-        self._counts: dict[tuple[str, str], int] = {}
+        self._counts: dict[tuple[str, str], float] = {}
         self._objects: dict[tuple[str, str], Any] = {}
         self._read_objects: dict[tuple[str, bool], float] = {}
 
-    def add(self, loader: str, name: str, value: Any, weight: float = 1.0) -> None:
-        """Notes one value. ``loader`` is empty for values that belong to none; ``weight`` is that of the batch."""
+    def add(self, loader: str, name: str, value: Any, weight: float = 1.0, count: float = 1.0) -> None:
+        """Notes one value.
+
+        Args:
+            loader: empty for values that belong to none.
+            weight: factor of the value in the sum.
+            count: what it adds to the number that the sum is divided by.
+        """
         # A tensor hasn't the methods of a metric object, and says so slowly.
         if not isinstance(value, (Tensor, float)) and is_metric_object(value):
             self._objects[loader, name] = value
@@ -124,18 +146,25 @@ class MetricTable:
         if isinstance(number, Tensor):
             # It may be a parameter or a buffer, whose value of now is meant, not the one it has when it is read.
             number = number.item() if type(number) is Tensor and number.is_cpu else number.clone()
-        self.add_scalar(loader, name, number, weight)
+        self.add_scalar(loader, name, number, weight, count)
 
-    def add_scalar(self, loader: str, name: str, number: float | Tensor, weight: float = 1.0) -> None:
+    def add_scalar(
+        self, loader: str, name: str, number: float | Tensor, weight: float = 1.0, count: float = 1.0
+    ) -> None:
         """As ``add`` for a number, or a 0-dim tensor that is detached and that nothing writes to any more."""
         values = self._pending[loader, name]
         values.append(number if weight == 1.0 else number * weight)
         self._uncommitted.append(values)
+        if count != 1.0:
+            key = (loader, name)
+            self._extra_counts[key] = self._extra_counts.get(key, 0.0) + (count - 1.0)
+            self._uncommitted_extra.append((key, count - 1.0))
 
     def commit(self) -> None:
         """The window has become an update: what it added stays."""
         self._num_pending += len(self._uncommitted)
         self._uncommitted.clear()
+        self._uncommitted_extra.clear()
         if self._num_pending >= _MAX_PENDING:
             self._read()
 
@@ -144,9 +173,13 @@ class MetricTable:
         for values in self._uncommitted:
             values.pop()
         self._uncommitted.clear()
+        for key, extra in self._uncommitted_extra:
+            self._extra_counts[key] -= extra
+        self._uncommitted_extra.clear()
 
     def _read(self) -> None:
         self._uncommitted.clear()
+        self._uncommitted_extra.clear()
         flat = iter(to_floats([v for values in self._pending.values() for v in values]))
         for key, values in self._pending.items():
             total = self._sums.get(key, 0.0)
@@ -155,7 +188,7 @@ class MetricTable:
             for _ in values:
                 total += next(flat)
             self._sums[key] = total
-            self._counts[key] = self._counts.get(key, 0) + len(values)
+            self._counts[key] = self._counts.get(key, 0) + len(values) + self._extra_counts.pop(key, 0)
         self._pending.clear()
         self._num_pending = 0
 
@@ -171,9 +204,9 @@ class MetricTable:
         both = ranks.sum(torch.tensor([sums, counts], dtype=torch.float64)).tolist()
         row: dict[str, float] = {}
         totals: dict[str, list[float]] = {}
+        logged = {name: total / count for (loader, name), total, count in zip(keys, *both, strict=True) if not loader}
         for (loader, name), total, count in zip(keys, *both, strict=True):
             if not loader:
-                row[name] = total / count
                 continue
             if per_loader:
                 row[f"train/{loader}/{name}"] = total / count
@@ -185,7 +218,10 @@ class MetricTable:
         row.update(
             {key: value for (key, is_per_loader), value in of_objects.items() if per_loader or not is_per_loader}
         )
-        return row
+        twice = sorted(set(row) & set(logged))
+        if twice:
+            raise ConfigError(f"trainer.log: {twice} are keys of metrics that steps return: log them under other names")
+        return {**logged, **row}
 
     def _computed(self) -> dict[tuple[str, bool], float]:
         """Values of metric objects by their key in a row and whether that is one loader's. An object that several
@@ -244,12 +280,14 @@ class MetricTable:
         """Goes on with an interval."""
         self._pending.clear()
         self._uncommitted.clear()
+        self._extra_counts.clear()
+        self._uncommitted_extra.clear()
         self._num_pending = 0
         self._read_objects.clear()
         self._sums, self._counts = {}, {}
         for a, b, total, count in state["sums"]:  # of several ranks: a metric may be there more than once
             self._sums[a, b] = self._sums.get((a, b), 0.0) + float(total)
-            self._counts[a, b] = self._counts.get((a, b), 0) + int(count)
+            self._counts[a, b] = self._counts.get((a, b), 0) + (count if isinstance(count, float) else int(count))
 
     def for_rank(self, parts: Sequence[Mapping[str, Any]], rank: int, world_size: int) -> dict[str, Any]:
         """Sums over all ranks stay what they were, whichever rank holds them: rank 0 takes all."""

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
+from mtf.config.checks import nearest
+from mtf.config.convert import describe
+from mtf.config.foreign_names import translation
+from mtf.config.mixture import MultiDataLoaderConfig
 from mtf.config.trainer import TrainerConfig
 from mtf.distributed.ranks import SingleRank
 from mtf.enums import ValidationFrequency
+from mtf.errors import ConfigError
 from mtf.trainer.run_state import RunState, StopCondition
 
 _INIT_ONLY = (
@@ -23,6 +29,7 @@ _INIT_ONLY = (
     "performance.precision",
     "performance.compile_model",
     "performance.on_nonfinite",
+    "fault_tolerance.optimizer_settings",
     "fault_tolerance.on_hook_error",
     "checkpoint.root_dir",
     "checkpoint.save_every_n_steps",
@@ -30,6 +37,19 @@ _INIT_ONLY = (
     "checkpoint.save_every_n_minutes",
     "checkpoint.filename_template",
 )
+
+
+def refuse_unknown_arguments(function: Callable[..., Any], unknown: Iterable[str]) -> None:
+    """Refuses keywords that ``function`` doesn't have, with what they are called here.
+
+    Raises:
+        ConfigError: ``unknown`` isn't empty.
+    """
+    for name in unknown:
+        known = [p for p in inspect.signature(function).parameters if p not in ("self", "unknown")]
+        found = translation(name)
+        way = f"; here it is {found}" if found else nearest(name, known)
+        raise ConfigError(f"{function.__qualname__} has no argument {name!r}{way} (arguments: {', '.join(known)})")
 
 
 def init_only_settings(config: TrainerConfig) -> dict[str, Any]:
@@ -46,6 +66,7 @@ def warn_of_no_effect(
     config: TrainerConfig,
     model: nn.Module,
     optimizers: Sequence[Any],
+    hooks: Iterable[Any],
     val_loaders: Any,
     init_only: Mapping[str, Any],
 ) -> None:
@@ -54,9 +75,22 @@ def warn_of_no_effect(
     Args:
         init_only: what ``init_only_settings`` gave when the trainer was constructed.
     """
+    never = config.validation.frequency is ValidationFrequency.NEVER
+    if val_loaders is None or never:
+        idle = [type(hook).__name__ for hook in hooks if getattr(hook, "needs_validation", False)]
+        if idle:
+            way = "set another validation.frequency" if never else "pass val_loaders to fit"
+            _warn(f"{', '.join(idle)} has no effect, because fit doesn't validate: {way}")
+    if config.val_loader_config is not None:
+        other = _changed(config.val_loader_config, MultiDataLoaderConfig(), besides=("dataloader_names",))
+        if other:
+            _warn(
+                f"val_loader_config: {other} have no effect, because a validation runs every batch of every loader "
+                "once; only dataloader_names is read. Give fit the loaders that should be validated"
+            )
     if not optimizers:
         _warn("there is no optimizer, so fit changes no parameter: pass optimizers= unless that is meant")
-    if config.checkpoint.save_best and val_loaders is None:
+    if config.checkpoint.save_best and (val_loaders is None or never):
         _warn("checkpoint.save_best has no effect without validation: pass val_loaders to fit")
     now = init_only_settings(config)
     changed = [name for name, value in now.items() if value != init_only[name]]
@@ -71,6 +105,38 @@ def warn_of_no_effect(
         _warn("validation.every_n_steps has no effect with frequency PER_EPOCH: set EVERY_N_STEPS")
     if not model.training:
         _warn("the model is in eval mode; call model.train() before fit unless that is meant")
+
+
+def _changed(config: MultiDataLoaderConfig, reference: MultiDataLoaderConfig, besides: Sequence[str] = ()) -> list[str]:
+    """Names of the settings in which two configurations differ."""
+    here, there = describe(config), describe(reference)
+    return [name for name in here if name not in besides and here[name] != there[name]]
+
+
+def warn_of_forgotten_edits(config: MultiDataLoaderConfig, in_force: MultiDataLoaderConfig) -> None:
+    """Warns where a hook has changed the mixture's configuration, and the schedule wasn't made of it.
+
+    Args:
+        config: what ``trainer.multi_loader_config`` shows.
+        in_force: what the schedule was made of.
+    """
+    changed = _changed(config, in_force, besides=("dataloader_names", "seed"))
+    if changed:
+        _warn(
+            f"multi_loader_config.{', '.join(changed)} was changed, which has no effect yet: call "
+            "trainer.multi_loader_manager.rebuild_schedule()"
+        )
+
+
+def warn_of_wrong_config(config: MultiDataLoaderConfig, when_made: Mapping[str, Any]) -> None:
+    """Warns where ``trainer.config.multi`` was changed after the mixture was made of it."""
+    now = describe(config)
+    changed = [name for name in now if now[name] != when_made[name]]
+    if changed:
+        _warn(
+            f"config.multi.{', '.join(changed)} was changed after the mixture had been made of it, which has no "
+            "effect: change trainer.multi_loader_config, and call trainer.multi_loader_manager.rebuild_schedule()"
+        )
 
 
 def _warn(message: str) -> None:

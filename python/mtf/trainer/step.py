@@ -19,7 +19,9 @@ from mtf.errors import ConfigError, with_note
 from mtf.formatting import outline
 from mtf.trainer.data_setup import TrainingData
 from mtf.trainer.hooks.registry import HookList
-from mtf.trainer.metrics import MetricTable, num_samples
+from mtf.trainer.metrics import MetricTable, num_samples, require_own_name
+from mtf.trainer.optimization import item_counts
+from mtf.trainer.optimization.item_counts import ItemCounts
 from mtf.trainer.optimization.nonfinite import NonFiniteGuard, propagate_nonfinite, window_is_finite
 from mtf.trainer.optimization.optimizers import OptimizerSet, SchedulerSet, check_names
 from mtf.trainer.optimization.precision import Precision
@@ -57,6 +59,10 @@ class LossWeights:
     def check_names(self, names: list[str]) -> None:
         """Raises ``ConfigError`` for a name that no loader has."""
         check_names("loss_weights_per_loader", self._weights, names)
+
+    def weight(self, name: str) -> float:
+        """The weight of one loader's losses."""
+        return self._weights.get(name, 1.0)
 
     def factor(self, name: str, length: int) -> float:
         """The factor of one step's loss in a window of ``length`` steps; 1.0 where nothing has to be done."""
@@ -100,6 +106,7 @@ class TrainStep:
     optimizers: OptimizerSet
     schedulers: SchedulerSet
     loss_weights: LossWeights
+    items: ItemCounts
     precision: Precision
     guard: NonFiniteGuard
     rng: StepRng
@@ -114,19 +121,27 @@ class TrainStep:
         """Trains on ``window`` and makes one update of it; ``run`` stands between two updates before and after."""
         run.enter(Phase.ACCUMULATING)
         self.rng.begin_window()
+        self.items.begin_window()
         is_mixed = len(window) > 1 and any(batch.name != window[0].name for batch in window)
         for batch in window:
             try:
                 with self.ranks.window(batch is window[-1], is_mixed):
                     self._accumulate(run, batch, self.loss_weights.factor(batch.name, len(window)) * batch.weight)
             except Exception as error:
+                if "more than 1 value per channel" in str(error):
+                    raise ConfigError(
+                        f"{batch.place}: a normalisation layer of the model can't train on a batch of one sample; set "
+                        "drop_last=True, in the loader or for all of them in MultiDataLoaderConfig, or another batch "
+                        f"size ({error})"
+                    ) from error
                 with_note(error, f"in the training step on {batch.place}")
                 raise
+        scale = self.items.end_window()
         stepping: dict[int, float] = {}
         scaler, guard = self.precision.scaler, self.guard
         if not guard.every_window or window_is_finite(guard, self.ranks, self.model.parameters(), run.num_batches):
             clip = self.performance.clip_grad_norm
-            stepping = self.optimizers.prepare(window, self.hooks, self.ranks, scaler, clip)
+            stepping = self.optimizers.prepare(window, self.hooks, self.ranks, scaler, clip, scale)
         run.enter(Phase.STEPPING)
         self.optimizers.step(stepping, scaler)
         if self.hooks.on_after_optimizer_step:
@@ -146,7 +161,19 @@ class TrainStep:
         self.rng.begin(run.num_batches)
         for method in hooks.on_train_batch_start:
             method(data, *place)
-        result = self.ranks.run(self._autocast if self.precision.is_mixed else self.function, data, *place)
+        result = self.ranks.run(self._call if self.is_wrapped else self.function, data, *place)
+        is_none = result is None or (type(result) is dict and result.get(item_counts.LEFT_OUT, False))
+        count = None if isinstance(result, Tensor) else item_counts.items_in(result)
+        if count is not None and batch.weight == 0.0:  # it repeats a sample, which mustn't count twice
+            count = 0.0
+        weight = self.items.weigh(batch.name, batch.batch_idx, count, is_none=is_none)
+        metric_weight = batch.weight
+        if weight is not None:
+            factor = self.loss_weights.weight(batch.name) * weight
+            if not count:
+                self._leave_out(run, batch, result, place)
+                return
+            metric_weight = count
         loss = loss_of(result, batch)
         # On the CPU a number is cheaper than a tensor that is kept; elsewhere reading it would wait for the device.
         value = loss.item() if loss.is_cpu else loss.detach()
@@ -161,24 +188,52 @@ class TrainStep:
         for method in hooks.on_after_backward:
             method()
         run.num_batches += 1
-        self.metrics.add_scalar(batch.name, "loss", value, batch.weight)
-        metrics = {} if isinstance(result, Tensor) or len(result) == 1 else self._keep(batch, result)
+        num = 1.0 if count is None else count
+        self.metrics.add_scalar(batch.name, "loss", value, metric_weight, num)
+        is_bare = isinstance(result, Tensor) or len(result) == 1
+        metrics = {} if is_bare else self._keep(batch, result, metric_weight, num)
         self.reporter.num_samples += num_samples(data)
         self.reporter.advance(1)
         for method in hooks.on_train_batch_end:
             method(data, *place, {"loss": loss.detach(), **metrics})
 
-    def _autocast(self, *args: Any) -> Any:
-        with self.precision.autocast():
-            return self.function(*args)
+    @property
+    def is_wrapped(self) -> bool:
+        """Whether the step needs something around it: a context, or a loss in place of the one that was left out."""
+        return self.precision.is_mixed or self.ranks.world_size > 1
 
-    def _keep(self, batch: Batch, result: Mapping[str, Any]) -> dict[str, Any]:
+    def _call(self, *args: Any) -> Any:
+        with self.precision.autocast():
+            result = self.function(*args)
+        if self.ranks.world_size == 1 or not item_counts.is_left_out(result):
+            return result
+        if not self.ranks.is_sharded:
+            return item_counts.left_out(self.model, is_none=result is None)
+        if result is None:
+            raise ConfigError(
+                "the training step returned None, and each rank holds a part of the model, which all run together: run "
+                "the model, and return 'num_samples': 0 with a finite loss"
+            )
+        return result
+
+    def _leave_out(self, run: RunState, batch: Batch, result: Any, place: tuple[int, int, str]) -> None:
+        """A batch without items: it counts as a batch, and has no gradient. The ranks reduce together all the same."""
+        if self.ranks.world_size > 1:
+            torch.autograd.backward(loss_of(result, batch) * 0.0)
+        run.num_batches += 1
+        self.reporter.advance(1)
+        for method in self.hooks.on_train_batch_end:
+            method(batch.data, *place, {"num_samples": 0})
+
+    def _keep(self, batch: Batch, result: Mapping[str, Any], weight: float, count: float) -> dict[str, Any]:
         """Keeps what a step returned besides its loss for the next row; returns it, detached."""
         metrics: dict[str, Any] = {}
         for key, value in result.items():
             if key not in ("loss", "num_samples"):
+                if "/" in key:
+                    require_own_name(key, batch.name, self.data.manager.names)
                 metrics[key] = value.detach() if isinstance(value, Tensor) else value
-                self.metrics.add(batch.name, key, metrics[key], batch.weight)
+                self.metrics.add(batch.name, key, metrics[key], weight, count)
         return metrics
 
     def _notify_of_steps(self, run: RunState, stepped: Iterable[int]) -> None:

@@ -25,6 +25,7 @@ from mtf.trainer.hooks.base import TrainerHooks
 from mtf.trainer.hooks.registry import HookList, require_arguments
 from mtf.trainer.loop import TrainLoop
 from mtf.trainer.metrics import MetricTable
+from mtf.trainer.optimization.item_counts import ItemCounts
 from mtf.trainer.optimization.nonfinite import NonFiniteGuard
 from mtf.trainer.optimization.optimizers import OptimizerSet, SchedulerSet, as_list
 from mtf.trainer.optimization.precision import Precision, compile_in_place, deterministic_algorithms
@@ -74,7 +75,9 @@ class Trainer:
         hooks: TrainerHooks | Iterable[TrainerHooks] = (),
         loader_factories: Mapping[str, Callable[[], Any]] | None = None,
         device: torch.device | str | None = None,
+        **unknown: Any,
     ) -> None:
+        preflight.refuse_unknown_arguments(Trainer, unknown)
         if not isinstance(model, nn.Module):
             raise ConfigError(f"model must be a torch.nn.Module, it is {model!r}")
         self.config = config if config is not None else TrainerConfig()
@@ -96,6 +99,7 @@ class Trainer:
         self._scheduler_set = SchedulerSet(self.optimizers, schedulers, self.config.per_loader_schedulers)
         self._loss_weights = LossWeights(self.config.loss_weights_per_loader)
         self.hooks = HookList(self, [hooks] if isinstance(hooks, TrainerHooks) else hooks, on_hook_error)
+        self._items = ItemCounts(self.ranks)
         self._precision = Precision(performance.precision, self.device)
         self._step_rng = StepRng(self.config.seed, self.config.step_rng, self.device, self.ranks.rank)
         self._nonfinite = NonFiniteGuard(performance.on_nonfinite, self.device)
@@ -130,7 +134,15 @@ class Trainer:
         registry.register("model", components.ModelState(self.model, self.ranks), loading="checked")
         optimizers = components.OptimizersState(self.model, self.optimizers, self.ranks)
         registry.register("optimizers", optimizers, loading="recovers")
+        trainability = components.TrainabilityState(self.model)
+        registry.register("requires_grad", trainability, loading="checked", is_optional=True)
+        general = [rate.scheduler for rate in self._scheduler_set.general]
+        schedulers = [*general, *self._scheduler_set.per_loader.values()]
+        source = self.config.fault_tolerance.optimizer_settings
+        hyperparameters = components.HyperparametersState(self.optimizers, schedulers, source)
+        registry.register("hyperparameters", hyperparameters, loading="checked", is_optional=True)
         registry.register("schedulers", self._scheduler_set)
+        registry.register("item_counts", self._items, is_optional=True)
         registry.register("scaler", self._precision)
         registry.register("rng", self._step_rng, per_rank=True)
         registry.register("hooks", self.hooks)
@@ -217,6 +229,7 @@ class Trainer:
         max_epochs: int | None = None,
         max_steps: int | None = None,
         resume_from: str | None = None,
+        **unknown: Any,
     ) -> None:
         """Trains until ``max_epochs`` or ``max_steps`` (updates), both counted from the beginning of training.
 
@@ -234,6 +247,7 @@ class Trainer:
             StateMismatch: the loaders are not those that the state knows.
             Preempted: a signal arrived; the state has been saved.
         """
+        preflight.refuse_unknown_arguments(Trainer.fit, unknown)
         run, fault_tolerance, preemption = self.run_state, self.config.fault_tolerance, self.config.preemption
         with ExitStack() as stack:
             stack.enter_context(only_this_thread())
@@ -381,6 +395,18 @@ class Trainer:
         return self.run_state.stop_reason
 
     @property
+    def should_stop(self) -> bool:
+        """Whether a stop was requested. Setting it to True is :meth:`request_stop`, as in Lightning."""
+        return self.run_state.stop_reason is not None
+
+    @should_stop.setter
+    def should_stop(self, value: bool) -> None:
+        if value:
+            self.request_stop("should_stop was set")
+        else:
+            self.run_state.stop_reason, self.run_state.is_stopping = None, False
+
+    @property
     def is_fitting(self) -> bool:
         """Whether ``fit`` is running: tells its validations from those that ``validate`` was called for outside."""
         return self.run_state.is_fitting
@@ -419,7 +445,9 @@ class Trainer:
             raise ConfigError("there is no training step: call set_training_step, or override training_step")
         for name in ("training_step", "validation_step"):
             require_arguments(getattr(self, name), name, _STEP_ARGUMENTS[1:])
-        preflight.warn_of_no_effect(self.config, self.model, self.optimizers, val_loaders, self._init_only)
+        preflight.warn_of_no_effect(
+            self.config, self.model, self._same_optimizers(), self.hooks, val_loaders, self._init_only
+        )
         data, config = self._data, self.config
         is_new = data.open(train_loaders)
         try:
@@ -442,6 +470,20 @@ class Trainer:
             data.warn_of_idle()
         return named
 
+    def _same_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Those of the constructor.
+
+        Raises:
+            UsageError: ``trainer.optimizers`` or ``trainer.model`` was replaced.
+        """
+        owned = self._optimizer_set
+        if owned.model is not self.model or [*map(id, owned.optimizers)] != [*map(id, self.optimizers)]:
+            raise UsageError(
+                "trainer.model or trainer.optimizers was replaced after the trainer had been made, which training "
+                "would only half follow: make a new trainer with them"
+            )
+        return self.optimizers
+
     def _loop(self, val_loaders: dict[str, Any]) -> TrainLoop:
         step = TrainStep(
             function=self.training_step,
@@ -450,6 +492,7 @@ class Trainer:
             optimizers=self._optimizer_set,
             schedulers=self._scheduler_set,
             loss_weights=self._loss_weights,
+            items=self._items,
             precision=self._precision,
             guard=self._nonfinite,
             rng=self._step_rng,

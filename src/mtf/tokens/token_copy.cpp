@@ -14,7 +14,7 @@ template <typename T>
   for (std::size_t i = 0; i < count; ++i) {
     T token;
     std::memcpy(&token, from + i * sizeof(T), sizeof(T));
-    to[i] = static_cast<std::int64_t>(token);
+    to[i] = static_cast<std::int64_t>(token);  // NOLINT(bugprone-signed-char-misuse): a number, not a character
   }
 }
 

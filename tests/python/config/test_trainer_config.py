@@ -661,6 +661,20 @@ def _(_: Path) -> None:
     assert not torch.equal(first(True, 1), first(False, 1))
 
 
+@case(mtf.FaultToleranceConfig, "optimizer_settings")
+def _(_: Path) -> None:
+    state = trainer().get_state()
+    for source, rate in (("saved", 0.1), ("script", 0.5)):
+        net = model()
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.5, momentum=0.9)
+        settings = config(fault_tolerance=mtf.FaultToleranceConfig(optimizer_settings=source))  # type: ignore[arg-type]
+        run = trainer(settings, model=net, optimizers=optimizer)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            run.load_state(state)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(rate)
+
+
 @case(mtf.FaultToleranceConfig, "on_hook_error")
 def _(_: Path) -> None:
     class Broken(mtf.TrainerHooks):

@@ -284,17 +284,17 @@ def test_a_run_that_was_stopped_early_stays_stopped() -> None:
     def stopping(patience: int) -> mtf.Trainer:
         return make(mtf.EarlyStopping("val/loss", patience=patience, min_delta=1e9))
 
-    run = stopping(1)
+    run = stopping(2)
     run.fit(loaders(), validation(), max_epochs=9)
     assert run.epoch == 3
     state = run.get_state()
     run.fit(loaders(), validation(), max_epochs=9)
     assert run.get_state() == state
-    fresh = stopping(1)
+    fresh = stopping(2)
     fresh.load_state(state)
     fresh.fit(loaders(), validation(), max_epochs=9)
     assert fresh.get_state() == state
-    patient = stopping(2)
+    patient = stopping(3)
     patient.load_state(state)
     patient.fit(loaders(), validation(), max_epochs=9)
     assert patient.epoch == 4

@@ -146,7 +146,7 @@ def test_state_of_hooks() -> None:
 
 
 def test_early_stopping() -> None:
-    stopping = mtf.EarlyStopping("val/loss", patience=1)
+    stopping = mtf.EarlyStopping("val/loss", patience=2)
     net = model()
     run = trainer(model=net, optimizers=torch.optim.SGD(net.parameters(), lr=0.0), hooks=[stopping])
     run.fit([loader(8, 1)], [loader(8, 2)], max_epochs=10)
@@ -160,7 +160,7 @@ def test_early_stopping() -> None:
 
 
 def test_early_stopping_ignores_nan_and_respects_the_mode() -> None:
-    stopping = mtf.EarlyStopping("m", patience=0, mode="max", min_delta=0.5)
+    stopping = mtf.EarlyStopping("m", patience=1, mode="max", min_delta=0.5)
 
     class Run:
         reasons: list[str] = []  # noqa: RUF012 - a stand-in

@@ -17,6 +17,7 @@ from mtf.data.blend.mixture import require_one_structure, sample_mixture
 from mtf.data.blend.rows import NativeRows, Rows, as_rows
 from mtf.data.blend.run import BlendRun, SampleTable, require_names
 from mtf.data.blend.sizes import BatchSizes
+from mtf.data.blend.weights_count import RowWeights, WeightsCount
 from mtf.data.prefetch.engine import NativeStream
 from mtf.data.sources.base import Snapshot, Source, Stream
 from mtf.data.sources.threaded import ThreadLoader
@@ -54,6 +55,10 @@ class Blend(Source):
         order: SHUFFLED: a random order with exact shares in every 64 samples. EVEN: as even as can be, within two
             times 1.68 samples of the share in any interval. RANDOM: independent draws.
         weight_curve: Weights that change by themselves; its steps count batches. Replaces ``weights``.
+        weights_count: What shares are of. ``"rows"``: of the samples. ``"tokens"``: of the tokens in them, padding left
+            out; ``"supervised_tokens"``: of the labels that a loss counts: a source whose rows hold half as many gets
+            twice the rows. Token rows know both; other data have an attribute ``tokens_per_row`` or
+            ``supervised_tokens_per_row``. Edits of weights count the same.
         batches_per_pass: Batches that make up one pass of the blend, for epochs. None: as many as have the samples of
             all sources' rows together.
         by_source: Batches are ``{name: part}``, for sources of unlike structure; a source without a sample in a batch
@@ -84,6 +89,7 @@ class Blend(Source):
         global_batch_size: int | Sequence[tuple[int, int]],
         order: WeightedOrder | str = WeightedOrder.SHUFFLED,
         weight_curve: WeightCurve | None = None,
+        weights_count: WeightsCount = "rows",
         batches_per_pass: int | None = None,
         by_source: bool = False,
         transform: Transform | None = None,
@@ -107,7 +113,12 @@ class Blend(Source):
         self._check_options(num_threads)
         if not by_source:
             require_one_structure(self._rows)
-        self._config = sample_mixture(list(sources), weights, weight_curve, order, self._sizes)
+        self._row_weights = RowWeights(weights_count, self._rows)
+        if weight_curve is None:
+            weights = self._row_weights.given(list(sources), weights)
+        weights = self._row_weights.of(list(sources), weights)
+        curve = self._row_weights.of_curve(list(sources), weight_curve)
+        self._config = sample_mixture(list(sources), weights, curve, order, self._sizes)
         self._seed = seed
         self._key: int | None = (
             None if seed is None else _core.fold_in(_core.fold_in(_checked_seed(seed), "source"), "")
@@ -336,11 +347,13 @@ class Blend(Source):
         Raises:
             ConfigError: Wrong number or names; negative, infinite, NaN or all-zero weights.
         """
-        self._edit(lambda schedule: schedule.update_weights(weights))
+        in_rows = self._row_weights.of(self.names, weights)
+        self._edit(lambda schedule: schedule.update_weights(in_rows))
 
     def set_weight(self, name: str, weight: float) -> None:
         """A new weight of one source from the next batch on; the others keep theirs."""
-        self._edit(lambda schedule: schedule.set_weight(name, weight))
+        in_rows = self._row_weights.one(name, weight)
+        self._edit(lambda schedule: schedule.set_weight(name, in_rows))
 
     def add_source(self, name: str, data: Any, weight: float | None = None) -> None:
         """Adds a source from the next batch on. A resume needs it again: as ``source_factories``.
@@ -354,8 +367,9 @@ class Blend(Source):
             raise ConfigError(f"there is already a source {name!r}; the sources are {self.names}")
         rows = as_rows(data, name)
         self._check_addition(run, name, rows)
+        self._row_weights.add(name, rows)
         self._mark_taken(run)
-        run.add_source(name, rows, weight)
+        run.add_source(name, rows, None if weight is None else self._row_weights.one(name, weight))
 
     def remove_source(self, name: str) -> None:
         """Takes a source out from the next batch on."""

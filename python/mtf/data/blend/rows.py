@@ -55,6 +55,8 @@ class NativeRows:
         make: Makes the core's rows. Called once per process, so that workers make their own.
         build: Makes a row or batch of its tensors; None: it is the only tensor; a tuple: a dict with these keys.
         tokens_per_row: Real tokens in a row on average, where that is known.
+        supervised_tokens_per_row: Labels of a row that a loss counts, on average; a function where that has to be
+            found out.
     """
 
     def __init__(
@@ -62,10 +64,12 @@ class NativeRows:
         make: Callable[[], _core.RowSource],
         build: Callable[[list[Any]], Any] | tuple[str, ...] | None,
         tokens_per_row: float | None = None,
+        supervised_tokens_per_row: float | Callable[[], float] | None = None,
     ) -> None:
         self._make = make
         self.build = build
         self.tokens_per_row = tokens_per_row
+        self._supervised = supervised_tokens_per_row
         self._core: tuple[int, _core.RowSource] | None = None
 
     @property
@@ -74,6 +78,13 @@ class NativeRows:
         if self._core is None or self._core[0] != os.getpid():
             self._core = os.getpid(), self._make()
         return self._core[1]
+
+    @property
+    def supervised_tokens_per_row(self) -> float | None:
+        """Labels of a row that a loss counts, on average, where that is known."""
+        if callable(self._supervised):
+            self._supervised = self._supervised()
+        return self._supervised
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_core": None}

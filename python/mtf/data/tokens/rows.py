@@ -91,7 +91,12 @@ class TokenRows(RowLoader):
         """The rows as a ``Blend`` gathers them."""
         fields = self.core_rows.fields
         names = [name for name, *_ in fields] + ["cu_seqlens"] * any(counts for *_, counts in fields)
-        return NativeRows(self.make_core_rows, tuple(names), tokens_per_row=self.tokens_per_row)
+        return NativeRows(
+            self.make_core_rows,
+            tuple(names),
+            tokens_per_row=self.tokens_per_row,
+            supervised_tokens_per_row=self._supervised_per_row,
+        )
 
     def native(self, key: int) -> _core.NativeSource:
         return _core.RowBatches(
@@ -103,6 +108,9 @@ class TokenRows(RowLoader):
             rank=self._rank,
             world_size=self._world_size,
         )
+
+    def _supervised_per_row(self) -> float:
+        return self.supervised_tokens_per_row
 
     def trace(self, pass_: int, place: int, *, key: int | None = None) -> list[TokenOrigin]:
         """Where the inputs of a row come from, in the row's order. Reads no tokens.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mtf.distributed.ranks import SingleRank
 from mtf.errors import ConfigError
-from mtf.trainer.metrics import computed, is_metric_object, num_samples, scalar
+from mtf.trainer.metrics import computed, is_metric_object, num_samples, require_own_name, scalar
 
 PerLoader = dict[str, dict[str, float]]
 """Values by loader and metric."""
@@ -19,8 +19,9 @@ PerLoader = dict[str, dict[str, float]]
 class EvaluationTable:
     """Sums over samples and numbers of samples, per loader and metric, in float64 on the device."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, loaders: Collection[str] = ()) -> None:
         self._device = device
+        self._loaders = loaders
         self._sums: dict[tuple[str, str], Any] = {}
         self._counts: dict[tuple[str, str], Any] = {}
         self._objects: dict[str, Any] = {}
@@ -34,6 +35,8 @@ class EvaluationTable:
         Every metric counts as a mean over the batch's samples: ``num_samples`` of the result, else the batch's
         first dimension.
         """
+        if result is None:  # the step left the batch out
+            return {}
         given = dict(result) if isinstance(result, Mapping) else {"loss": result}
         count = given.pop("num_samples", None)
         n: Any = num_samples(batch) if count is None else scalar("num_samples", count)
@@ -43,6 +46,8 @@ class EvaluationTable:
         self._num_samples = self._num_samples + n
         seen: dict[str, Any] = {}
         for name, value in given.items():
+            if "/" in name:
+                require_own_name(name, loader, self._loaders)
             if is_metric_object(value):
                 if name not in self._objects and self._num_batches > 1:
                     raise ConfigError(f"metric {name!r} of loader {loader!r} is an object in some batches only")

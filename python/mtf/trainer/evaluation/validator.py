@@ -103,7 +103,7 @@ class Validator:
         self, loaders: Mapping[str, Any], leaves: Callable[[], bool], due: list[Callable[..., None]]
     ) -> dict[str, float]:
         modes = [(module, module.training) for module in self._model.modules()]
-        table = EvaluationTable(self._device)
+        table = EvaluationTable(self._device, loaders)
         try:
             self._model.eval()
             with self._reporter.validating(), self._rng.validation(), torch.no_grad():

@@ -51,10 +51,13 @@ class EarlyStopping(TrainerHooks):
 
     Args:
         monitor: metric of the validation's row, such as ``val/loss``.
-        patience: validations without improvement that are borne.
+        patience: the validation without improvement that stops the run, counted from the best one, as in Lightning
+            and transformers.
         min_delta: what counts as an improvement must be larger.
         mode: whether a smaller or a larger value is better.
     """
+
+    needs_validation = True
 
     def __init__(
         self,
@@ -86,7 +89,7 @@ class EarlyStopping(TrainerHooks):
         self._stop_if_due(trainer)
 
     def _stop_if_due(self, trainer: Trainer) -> None:
-        if self.num_bad > self.patience:
+        if self.num_bad and self.num_bad >= self.patience:
             trainer.request_stop(f"{self.monitor} hasn't improved on {self.best} for {self.num_bad} validations")
 
     def state_dict(self) -> dict[str, Any]:
@@ -173,6 +176,8 @@ class BestCheckpoint(TrainerHooks):
         monitor: metric of the validation's row.
         mode: whether a smaller or a larger value is better.
     """
+
+    needs_validation = True
 
     def __init__(self, path: str, monitor: str = "val/loss", mode: Literal["min", "max"] = "min") -> None:
         self.path = path

@@ -91,6 +91,7 @@ class OptimizerSet:
         optimizers: Sequence[torch.optim.Optimizer],
         rules: Mapping[str, Mapping[str, Any]],
     ) -> None:
+        self.model = model
         self.optimizers = list(optimizers)
         self._all = LoaderRule(tuple(range(len(self.optimizers))))
         self._plain = dict.fromkeys(self._all.optimizer_idx, 1.0)
@@ -124,6 +125,11 @@ class OptimizerSet:
                 raise ConfigError(f"{where} has no setting {key!r}{nearest(key, ('optimizer_idx', 'lr_scale'))}")
         given = rule.get("optimizer_idx", list(self._all.optimizer_idx))
         indices = [given] if isinstance(given, int) else list(given)
+        if not indices and self.optimizers:
+            raise ConfigError(
+                f"{where}['optimizer_idx'] is empty, so batches of this loader would be trained on in vain: name an "
+                "optimizer, set 'lr_scale': 0.0, or leave the loader out"
+            )
         for i in indices:
             if not isinstance(i, int) or not 0 <= i < len(self.optimizers):
                 raise ConfigError(
@@ -190,11 +196,13 @@ class OptimizerSet:
         ranks: SingleRank,
         scaler: torch.amp.GradScaler | None,
         clip: float | None,
+        scale: float = 1.0,
     ) -> dict[int, float]:
         """Everything of the end of ``window`` that may fail: unscale, clip, call the hooks. Changes no parameter.
 
         Args:
             clip: largest joint norm of the gradients; None: no clipping.
+            scale: factor of all gradients, before they are clipped; 0.0: nothing steps.
 
         Returns:
             The optimizers that are to step, with the factor of their learning rates; none where fp16 found a gradient
@@ -204,12 +212,15 @@ class OptimizerSet:
         for i, factor in self._factors(window).items():
             if _has_gradient(self.optimizers[i]):
                 stepping[i] = factor
-        if not stepping:
-            return stepping
+        if not stepping or scale == 0.0:
+            return {}
         if scaler is not None:
             _unscale([self.optimizers[i] for i in stepping], scaler)
-        if scaler is not None or clip is not None:
+        if scaler is not None or clip is not None or scale != 1.0:
             parameters = list(dict.fromkeys(p for i in stepping for p in _parameters(self.optimizers[i])))
+            for p in parameters if scale != 1.0 else ():
+                if p.grad is not None:
+                    p.grad.mul_(scale)
             if scaler is not None and not ranks.all_finite(parameters):
                 scaler.update()
                 return {}
