@@ -19,7 +19,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 SOURCES := $(shell find src csrc -name '*.[ch]pp' 2>/dev/null) $(shell find . -maxdepth 2 -name CMakeLists.txt -not -path './build/*' 2>/dev/null)
 
-.PHONY: help demo gpu-check cluster test native-test asan-python bench bench-quick bench-docs lint wheel wheels docs docs-check faults coverage guards fuzz clean
+.PHONY: help loaders demo gpu-check cluster test native-test asan-python bench bench-quick bench-docs lint wheel wheels docs docs-check faults coverage guards fuzz clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -106,6 +106,9 @@ docs-check: $(VENV)/.built $(VENV)/.docs  ## Run every block of the README and d
 
 faults: $(VENV)/.built  ## Kills, full disks, damaged files: the long form of the fault tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest tests/faults $(PYTEST_ARGS)
+
+loaders: $(VENV)/.built  ## Resume loaders of other libraries that are installed
+	OMP_NUM_THREADS=1 $(PY) -m pytest tests/loaders $(PYTEST_ARGS)
 
 coverage: $(VENV)/.built  ## Lines of the core and the package that the tests run; many minutes
 	$(PY) scripts/measure_coverage.py --holes
