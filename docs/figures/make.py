@@ -295,6 +295,35 @@ def draw_epochs() -> Canvas:
     return canvas
 
 
+def draw_mixing() -> Canvas:
+    """Mixtures of batches, of samples, and of one batch of every source."""
+    canvas = Canvas(
+        850, 300, "what a step gets from a mixture of batches, of samples, and from one batch of every source"
+    )
+    num_steps, rows, left, width = 20, 10, 190, 30
+    batches = schedule("weighted_shuffled").sources(start=0, stop=num_steps)
+    samples = schedule("weighted_shuffled").sources(start=0, stop=num_steps * rows).reshape(num_steps, rows)
+    for number, (title, text) in enumerate(
+        (("batches", "MultiLoader, Trainer"), ("samples", "Blend"), ("every loader", "Together"))
+    ):
+        y = 34 + 86 * number
+        canvas.text(left - 16, y + 28, title, 14, "ink", "end", bold=True)
+        canvas.text(left - 16, y + 46, text, 12, "muted", "end")
+        for k in range(num_steps):
+            for row in range(rows):
+                source = (batches[k], samples[k, row], (0, 0, 0, 0, 1, 1, 1, 2, 2, 2)[row])[number]
+                gap = 3 * (source if number == 2 else 0)
+                canvas.box(left + width * k, y + 6.4 * row + gap, width - 5, 5.6, COLOURS[source], 1)
+    for k in range(0, num_steps + 1, 5):
+        canvas.text(left + width * k, 292, str(k), 11, "muted", "middle")
+    canvas.text(left + width * num_steps + 14, 292, "step", 11, "muted")
+    for source, name in enumerate(NAMES):
+        canvas.box(left + 90 * source, 10, 11, 11, COLOURS[source])
+        canvas.text(left + 90 * source + 17, 20, name, 12, "ink")
+    canvas.text(left + 290, 20, "one column: the rows that one step gets; weights 5 : 3 : 2", 12, "muted")
+    return canvas
+
+
 PICTURES: dict[str, Callable[[], Canvas]] = {
     "pipeline": draw_pipeline,
     "words": draw_words,
@@ -302,6 +331,7 @@ PICTURES: dict[str, Callable[[], Canvas]] = {
     "resume": draw_resume,
     "epochs": draw_epochs,
     "strategies": draw_overview,
+    "mixing": draw_mixing,
     **{strategy: lambda strategy=strategy: draw_strategy(strategy) for strategy in STRATEGIES},  # type: ignore[misc]
 }
 

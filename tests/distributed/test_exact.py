@@ -11,6 +11,7 @@ from distributed import launch
 pytestmark = pytest.mark.timeout(400)  # several processes each import torch; every launch has a limit of its own
 
 EXACT = ["ddp", "ddp window", "ddp optimizers", "fsdp", "fsdp window", "fsdp groups window", "fsdp optimizers"]
+ITEMS = ["items ddp", "items left out ddp", "items none ddp", "items fsdp", "items left out fsdp"]
 SAVES = ["saves ddp", "saves fsdp", "saves fsdp async"]
 RESUMES = ["resumes ddp", "resumes fsdp", "resumes ddp as fsdp", "resumes fsdp as ddp"]
 VALIDATION = ["validation ddp", "validation fsdp"]
@@ -23,7 +24,7 @@ TOLERANCE = 2e-7  # another order of summation over 22 updates; the rates of Ada
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
     """Results of all cases, on 2 ranks; of some on 1, 3 and 4, which resume what the 2 have saved."""
     folder = tmp_path_factory.mktemp("ranks")
-    two = launch.run(2, folder / "2", "worker.py", *EXACT, *SAVES, *VALIDATION, *REST)
+    two = launch.run(2, folder / "2", "worker.py", *EXACT, *ITEMS, *SAVES, *VALIDATION, *REST)
     source = {"FROM_DDP": str(folder / "2/ckpt-ddp-False/step-00000006")}
     source["FROM_FSDP"] = str(folder / "2/ckpt-fsdp-False/step-00000006")
     found = {2: two}
@@ -39,6 +40,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, A
 
 
 Runs = dict[int, list[dict[str, Any]]]
+
+
+@pytest.mark.parametrize("case", ITEMS)
+def test_an_update_is_the_mean_over_the_items_of_all_ranks(runs: Runs, case: str) -> None:
+    for result in runs[2]:
+        assert result[case]["distance"] < 1e-6
 
 
 @pytest.mark.parametrize("case", EXACT)

@@ -339,10 +339,73 @@ def compiled() -> Found:
     return out
 
 
+def items(strategy: str, way: str) -> Found:
+    """Losses over unequal numbers of rows, and batches that one rank or the other leaves out, against one loop."""
+
+    def rows(num: int) -> tuple[torch.Tensor, torch.Tensor]:
+        generator = torch.Generator().manual_seed(1)
+        x = torch.randn(num, 3, generator=generator)
+        return x, x.sum(1, keepdim=True)
+
+    def net() -> torch.nn.Module:
+        torch.manual_seed(0)
+        return torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Tanh(), torch.nn.Linear(5, 1))
+
+    def counted(x: torch.Tensor, batch_idx: int, rank: int) -> torch.Tensor:
+        return (x[:, 0] > 0.2) & (way == "all" or (batch_idx + rank) % 4 != 1)
+
+    class Seen(mtf.TrainerHooks):
+        def __init__(self) -> None:
+            self.batches: list[Any] = []
+
+        def on_train_batch_start(self, trainer: Any, batch: Any, *rest: Any) -> None:
+            self.batches.append([part.clone() for part in batch])
+
+    def step(t: Any, batch: Any, batch_idx: int, *rest: Any) -> Any:
+        x, y = batch
+        kept = counted(x, batch_idx, RANK)
+        error = (t.model(x) - y) ** 2
+        if not kept.any():
+            if strategy == "fsdp":  # where the loss must be finite
+                return {"loss": error.mean(), "num_samples": 0}
+            return None if way == "none" else {"loss": error[kept].mean(), "num_samples": 0}
+        return {"loss": error[kept].mean(), "num_samples": int(kept.sum())}
+
+    model, reference, seen = net(), net(), Seen()
+    performance = mtf.PerformanceConfig(gradient_accumulation_steps=2, clip_grad_norm=0.3)
+    ddp = mtf.DDPConfig(strategy=strategy, timeout_s=60)  # type: ignore[arg-type]
+    settings = models.config(ddp=ddp, performance=performance)
+    settings.multi = mtf.MultiDataLoaderConfig()
+    t = mtf.Trainer(settings, model, torch.optim.SGD(model.parameters(), 0.1), training_step=step, hooks=seen)
+    t.fit(mtf.ArrayLoader(rows(40), 4), max_epochs=1)
+    parts: list[Any] = [None] * WORLD
+    dist.all_gather_object(parts, seen.batches)
+    optimizer = torch.optim.SGD(reference.parameters(), 0.1)
+    for start in range(0, len(parts[0]), 2):
+        total, num = torch.zeros(()), 0
+        for i in range(start, min(start + 2, len(parts[0]))):
+            for rank in range(WORLD):
+                x, y = parts[rank][i]
+                kept = counted(x, i, rank)
+                total = total + ((reference(x) - y) ** 2)[kept].sum()
+                num += int(kept.sum())
+        if num:
+            (total / num).backward()
+            torch.nn.utils.clip_grad_norm_(reference.parameters(), 0.3)
+            optimizer.step()
+            optimizer.zero_grad()
+    return {"distance": models.distance(dict(reference.state_dict()), models.whole_weights(t.model))}
+
+
 CASES: dict[str, Callable[[], Found]] = {
     "ddp": lambda: exact("ddp"),
     "ddp window": lambda: exact("ddp", 8, window=3),
     "ddp optimizers": lambda: exact("ddp", 8, clip=0.05, optimizers=3),
+    "items ddp": lambda: items("ddp", "all"),
+    "items left out ddp": lambda: items("ddp", "zero"),
+    "items none ddp": lambda: items("ddp", "none"),
+    "items fsdp": lambda: items("fsdp", "all"),
+    "items left out fsdp": lambda: items("fsdp", "zero"),
     "fsdp": lambda: exact("fsdp"),
     "fsdp window": lambda: exact("fsdp", 8, window=3),
     "fsdp groups window": lambda: exact("fsdp", 8, window=3, ddp={"fsdp_wrap": ["Linear"]}),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mtf.data.batch import Batch, located, place_of
+from mtf.data.blend.origins import remember_origin
 from mtf.data.cursor import Cursor
 from mtf.data.determinism.recent_batches import RecentBatches
 from mtf.data.prefetch.source_reader import PassEnded, SourceReader
@@ -123,6 +124,8 @@ class Delivery:
                 cursor.epoch,
                 1.0 if self._world_size == 1 else reader.source.weight(pass_, batch),
             )
+            if reader.source.names_rows:
+                remember_origin(handed.data, reader.source, pass_, batch)
             if self._recent_batches is not None:
                 self._recent_batches.note(cursor.names[source], pass_, batch, data, before)
             # Whatever interrupts the lines above, the position still stands before this batch, which comes again then.

@@ -291,11 +291,11 @@ class Saver:
         ):
             run_directory.claim(self._manager, trainer.ranks, self._leave_before_start, trainer.config.ddp.timeout_s)
         if source is not None and source != "latest":
-            self.load(source)
+            self._load_on_all_ranks(source, is_verified=False)
         elif source == "latest" or (auto_resume and is_new):
             path = trainer.ranks.from_first(self._manager.latest() if trainer.rank == 0 else None)
             if path is not None:
-                self.load(path)
+                self._load_on_all_ranks(path, is_verified=True)
             elif source == "latest":
                 raise CheckpointError(
                     f"resume_from='latest': there is no checkpoint in {self._manager.root}; "
@@ -308,6 +308,23 @@ class Saver:
     def load(self, path: str | Path) -> None:
         """Verifies the checkpoint at ``path`` and loads it."""
         self._restore(checkpoint.read(path))
+        _log.info("resumed from %s after update %d", path, self._trainer.global_step)
+
+    def _load_on_all_ranks(self, path: str | Path, *, is_verified: bool) -> None:
+        """Loads the checkpoint on every rank. A collective.
+
+        Rank 0 compares the files of sharded tensors with their hashes, for all ranks, before any rank uses them: each
+        rank doing so would read all of them as many times as there are ranks.
+
+        Args:
+            path: the same checkpoint on all ranks.
+            is_verified: whether rank 0 has done so.
+        """
+        ranks = self._trainer.ranks
+        found = checkpoint.read(path, verify_shards=ranks.rank == 0 and not is_verified)
+        # Who hasn't found it, or found it damaged, raises here; the same path may be another file on another machine.
+        ranks.require_equal("the checkpoint to resume from", {str(path): found.manifest.get("files")})
+        self._restore(found)
         _log.info("resumed from %s after update %d", path, self._trainer.global_step)
 
     def _restore(self, found: Checkpoint) -> None:

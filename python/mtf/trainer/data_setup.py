@@ -233,7 +233,7 @@ class TrainingData:
         """
         first = parts[0]
         for name, snapshot in first.get("sources", {}).items():
-            if snapshot is not None:
+            if snapshot is not None and not snapshot.get("global"):
                 raise StateMismatch(
                     f"the state was saved by {len(parts)} ranks, here are {world_size}: loader {name!r} resumes from a "
                     f"state of its own on each rank, which can't be divided anew. Resume on {len(parts)} ranks, or use "

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtf.data.blend.origins import SourceMeans
 from mtf.distributed.ranks import SingleRank
 from mtf.errors import ConfigError
 
@@ -138,6 +139,10 @@ class MetricTable:
             weight: factor of the value in the sum.
             count: what it adds to the number that the sum is divided by.
         """
+        if isinstance(value, SourceMeans):
+            for source, total, rows in value.parts():
+                self.add_scalar(source, name, total.item() if total.is_cpu else total, count=rows)
+            return
         # A tensor hasn't the methods of a metric object, and says so slowly.
         if not isinstance(value, (Tensor, float)) and is_metric_object(value):
             self._objects[loader, name] = value

@@ -53,7 +53,9 @@ class Trainer:
             ``{"scheduler": s, "interval": "step" | "epoch", "monitor": metric}``. Between epochs one that monitors
             steps whenever its metric has a new value: after a row or a validation.
         training_step: ``(trainer, batch, batch_idx, dataloader_idx, dataloader_name)`` -> loss, or a dict with
-            ``"loss"`` and any metrics. May be set later, or overridden in a subclass.
+            ``"loss"`` and any metrics. With ``"num_samples"``, the items (rows, tokens) whose mean the loss is, an
+            update is the mean over all items of its window and of all ranks; 0, or None for the whole result, leaves
+            the batch out. May be set later, or overridden in a subclass.
         validation_step: likewise; the training step is used where there is none.
         hooks: one or several, called in this order.
         loader_factories: name -> function without arguments that makes the loader again, for loaders that were

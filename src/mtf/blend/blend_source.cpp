@@ -17,22 +17,27 @@ namespace {
 // Draws computed at once where one rank takes them all: the fixed cost of a look into the schedule is shared by them.
 constexpr std::size_t kDrawsAhead = 1024;
 
-/// The samples of a batch sorted by source, stably, each with the slot that it goes to.
+/// The samples of a batch sorted by source, stably, each with the slot that it goes to. Kept for the next batch of the
+/// thread, so that it costs no memory.
 struct BySource {
   std::vector<std::size_t> begins;  // one more than sources
+  std::vector<std::size_t> next;
   std::vector<std::uint64_t> places;
   std::vector<std::uint64_t> passes;
   std::vector<std::uint32_t> slots;
 
-  BySource(const SampleDraws& draws, std::size_t num_sources, bool own_slots)
-      : begins(num_sources + 1), places(draws.size()), passes(draws.size()), slots(draws.size()) {
+  void sort(const SampleDraws& draws, std::size_t num_sources, bool own_slots) {
+    begins.assign(num_sources + 1, 0);
+    places.resize(draws.size());
+    passes.resize(draws.size());
+    slots.resize(draws.size());
     for (const std::int32_t source : draws.sources) {
       ++begins[static_cast<std::size_t>(source) + 1];
     }
     for (std::size_t i = 0; i < num_sources; ++i) {
       begins[i + 1] += begins[i];
     }
-    std::vector<std::size_t> next(begins.begin(), begins.end() - 1);
+    next.assign(begins.begin(), begins.end() - 1);
     for (std::size_t k = 0; k < draws.size(); ++k) {
       const auto source = static_cast<std::size_t>(draws.sources[k]);
       const std::size_t at = next[source]++;
@@ -222,7 +227,8 @@ StackedRows BlendSource::make_stack(const Plan& plan, std::int32_t source, std::
 }
 
 void BlendSource::gather(const Plan& plan, const SampleDraws& draws, BlendBatch& batch) const {
-  const BySource sorted(draws, plan.parts.size(), spec_.by_source);
+  thread_local BySource sorted;
+  sorted.sort(draws, plan.parts.size(), spec_.by_source);
   std::vector<std::byte*> buffers;
   for (std::size_t i = 0; i < plan.parts.size(); ++i) {
     if (sorted.num_rows(i) == 0) {
@@ -255,7 +261,7 @@ std::unique_ptr<Payload> BlendSource::fetch(std::uint64_t pass, std::uint64_t ba
   }
   const ShardRange range = samples_of(static_cast<std::uint64_t>(number));
   const std::shared_ptr<Plan> plan = this->plan();
-  SampleDraws draws;
+  thread_local SampleDraws draws;
   plan->draw(range.begin, range.size(), spec_.world_size == 1 ? kDrawsAhead : 0, draws);
   auto made = std::make_unique<BlendBatch>();
   made->pass = pass;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <string>
+#include <type_traits>
 
 #include "mtf/error.hpp"
 #include "mtf/message.hpp"
@@ -27,6 +28,15 @@ void request_row(const std::byte* row, std::size_t num_lines) noexcept {
   }
 }
 
+/// Slots that don't follow one another start a new stream of writes each, which the processor doesn't see coming.
+void request_slot(const std::byte* slot, std::size_t num_lines) noexcept {
+  for (std::size_t line = 0; line < num_lines; ++line) {
+    __builtin_prefetch(slot + line * kLineBytes, 1);
+  }
+}
+
+constexpr auto in_order = [](std::size_t k) { return k; };
+
 /// Rows of `kBytes` bytes known to the compiler, which then copies with a few vector moves; 0 = `row_bytes`.
 template <std::size_t kBytes, typename RowAt, typename SlotAt>
 void copy_dense(const ArrayView& view, std::size_t num_rows, RowAt row_at, SlotAt slot_at, std::byte* out) {
@@ -42,6 +52,9 @@ void copy_dense(const ArrayView& view, std::size_t num_rows, RowAt row_at, SlotA
   for (std::size_t k = 0; k < num_rows; ++k) {
     if (k + ahead < num_rows) {
       request_row(at(k + ahead), num_lines);
+      if constexpr (!std::is_same_v<SlotAt, std::remove_const_t<decltype(in_order)>>) {
+        request_slot(out + slot_at(k + ahead) * row_bytes, num_lines);
+      }
     }
     std::memcpy(out + slot_at(k) * row_bytes, at(k), row_bytes);
   }
@@ -111,8 +124,6 @@ void copy_rows(const ArrayView& view, std::size_t num_rows, RowAt row_at, SlotAt
       return copy_dense<0>(view, num_rows, row_at, slot_at, out);
   }
 }
-
-constexpr auto in_order = [](std::size_t k) { return k; };
 
 }  // namespace
 

@@ -20,11 +20,15 @@ void PassOrder::find(Key key, std::uint64_t pass, std::span<const std::uint64_t>
     throw std::out_of_range(std::to_string(places.size()) + " rows are asked for, but there is room for " +
                             std::to_string(rows.size()));
   }
-  for (const std::uint64_t place : places) {
-    if (place >= num_rows_) {
-      throw std::out_of_range("place: must be in [0, " + std::to_string(num_rows_) + "), but is " +
-                              std::to_string(place));
-    }
+  std::uint64_t greatest = 0;
+  bool is_run = true;  // successive places, as most often
+  for (std::size_t k = 0; k < places.size(); ++k) {
+    greatest = std::max(greatest, places[k]);
+    is_run &= places[k] == places[0] + k;
+  }
+  if (!places.empty() && greatest >= num_rows_) {
+    throw std::out_of_range("place: must be in [0, " + std::to_string(num_rows_) + "), but is " +
+                            std::to_string(greatest));
   }
   if (!shuffle_) {
     std::ranges::copy(places, rows.begin());
@@ -34,18 +38,13 @@ void PassOrder::find(Key key, std::uint64_t pass, std::span<const std::uint64_t>
     return;
   }
   const std::shared_ptr<const Used> used = order_of(key, pass);
-  for (std::size_t begin = 0; begin < places.size();) {
-    std::size_t end = begin + 1;
-    while (end < places.size() && places[end] == places[end - 1] + 1) {
-      ++end;
-    }
-    if (end - begin == 1) {
-      rows[begin] = used->order(places[begin]);
-    } else {
-      // Rows are below 2^62, so that both kinds of integer have the same bits.
-      used->order.fill(places[begin], {reinterpret_cast<std::int64_t*>(rows.data() + begin), end - begin});
-    }
-    begin = end;
+  if (is_run) {
+    // Rows are below 2^62, so that both kinds of integer have the same bits.
+    used->order.fill(places[0], {reinterpret_cast<std::int64_t*>(rows.data()), rows.size()});
+    return;
+  }
+  for (std::size_t k = 0; k < places.size(); ++k) {
+    rows[k] = used->order(places[k]);
   }
 }
 

@@ -232,3 +232,33 @@ def test_resume_under_another_trainer(
     output = capsys.readouterr().out
     assert "the same bits: True" in output
     assert "False" not in output.split("the same")[-1]
+
+
+@pytest.mark.filterwarnings("default")  # what other frameworks warn about
+@pytest.mark.parametrize(
+    ("framework", "loop"),
+    [("torch", "by_hand"), ("accelerate", "under_accelerate"), ("lightning", "under_lightning"),
+     ("transformers", "under_transformers")],
+)  # fmt: skip
+def test_a_blend_resumes_in_the_loops_of_others(framework: str, loop: str, tmp_path: Path) -> None:
+    pytest.importorskip(framework, reason=f"{framework} comes with the bench extra")
+    example = importlib.import_module("blend_in_other_loops")
+    run = getattr(example, loop)
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "parts").mkdir()
+    whole = run(tmp_path / "whole", example.UPDATES, resume=False).state_dict()
+    stopped = run(tmp_path / "parts", example.STOP, resume=False).state_dict()
+    resumed = run(tmp_path / "parts", example.UPDATES, resume=True).state_dict()
+    by_hand = example.by_hand(tmp_path, example.UPDATES, resume=False).state_dict()
+    for name, value in whole.items():
+        assert torch.equal(resumed[name], value)
+        assert torch.equal(by_hand[name], value) or loop == "under_transformers"  # which has another optimizer
+        assert not torch.equal(stopped[name], value)
+
+
+def test_mixing_inside_batches_trains(tmp_path: Path) -> None:
+    example = importlib.import_module("mixed_inside_batches")
+    for is_mixed in (False, True):
+        (tmp_path / str(is_mixed)).mkdir()
+        bits = example.train(4, tmp_path / str(is_mixed), is_mixed=is_mixed, batch_size=4, max_bytes=60_000)
+        assert 0 < bits < 9

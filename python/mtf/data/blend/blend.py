@@ -80,6 +80,7 @@ class Blend(Source):
 
     ahead_bytes = 16 << 20
     has_run_state = True
+    names_rows = True
 
     def __init__(
         self,
@@ -172,6 +173,11 @@ class Blend(Source):
         """Names of the sources in force, in the order of their indices."""
         schedule = self._run.schedule
         return [name for name, here in zip(schedule.names, schedule.present, strict=True) if here]
+
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """Names of all sources by index, those included that were removed."""
+        return tuple(self._run.schedule.names)
 
     def num_batches(self) -> int:
         return self._batches_per_pass
@@ -428,7 +434,8 @@ class Blend(Source):
     def run_state(self, pending: bool = False) -> Snapshot:
         run = self._run
         self._mark_taken(run)
-        return Snapshot(*divmod(run.next_batch - pending, self._batches_per_pass), run.state_dict(pending))
+        place = divmod(run.next_batch - pending, self._batches_per_pass)
+        return Snapshot(*place, run.state_dict(pending), is_global=True)
 
     def check_run_state(self, snapshot: Snapshot | None) -> None:
         if snapshot is not None:

@@ -123,7 +123,11 @@ class Together(Source):
         run = self._run
         number = 0 if run is None else run.number - pending
         place = divmod(number, self._num_batches)
-        return Snapshot(*place, None if self._is_position_enough or run is None else run.state(pending))
+        if self._is_position_enough or run is None:
+            return Snapshot(*place, None, is_global=True)
+        state = run.state(pending)
+        is_global = all(entry is None or entry.get("global") for entry in state["sources"].values())
+        return Snapshot(*place, state, is_global=is_global)
 
     def check_run_state(self, snapshot: Snapshot | None) -> None:
         if snapshot is not None and (snapshot.data is None) != self._is_position_enough and snapshot.batch:

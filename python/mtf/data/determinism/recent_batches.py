@@ -118,11 +118,13 @@ def to_dict(snapshot: Snapshot | None) -> dict[str, Any] | None:
     if snapshot is None:
         return None
     digest = {} if snapshot.digest is None else {"digest": snapshot.digest}
-    return {"pass": snapshot.pass_, "batch": snapshot.batch, "state": snapshot.data, "ended": snapshot.ended, **digest}
+    entry = {"pass": snapshot.pass_, "batch": snapshot.batch, "state": snapshot.data, "ended": snapshot.ended, **digest}
+    return {**entry, "global": True} if snapshot.is_global else entry
 
 
 def from_dict(entry: Mapping[str, Any] | None) -> Snapshot | None:
     """A snapshot from plain data."""
     if entry is None:
         return None
-    return Snapshot(entry["pass"], entry["batch"], entry["state"], entry["ended"], entry.get("digest"))
+    is_global = bool(entry.get("global"))
+    return Snapshot(entry["pass"], entry["batch"], entry["state"], entry["ended"], entry.get("digest"), is_global)

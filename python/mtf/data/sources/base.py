@@ -11,6 +11,8 @@ from mtf.errors import ConfigError
 from mtf.formatting import plain_repr
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from mtf._core import NativeSource
 
 
@@ -36,6 +38,7 @@ class Snapshot:
         ended: Whether the pass was found to have no more.
         digest: Hash of the last batch handed out; ``data`` is then the state before that batch, which a resume reads
             again. None: ``data`` is the state after it.
+        is_global: Whether it is the same on every rank, so that any number of ranks can continue from it.
     """
 
     pass_: int
@@ -43,6 +46,7 @@ class Snapshot:
     data: Any = field(repr=False)
     ended: bool = False
     digest: str | None = field(default=None, repr=False)
+    is_global: bool = False
 
 
 class Stream(ABC):
@@ -93,6 +97,8 @@ class Source(ABC):
             ``native``; None: any number.
         has_run_state: Whether a run makes more of the source than a position says, such as edits. A loop then calls
             ``begin_run`` before it reads, and saves ``run_state`` with its own state.
+        names_rows: Whether ``sources_of(pass_, batch)`` gives the index of each row's source and ``source_names`` their
+            names, for ``mtf.sources_of``.
     """
 
     name: str = ""
@@ -103,6 +109,7 @@ class Source(ABC):
     num_threads: int = 1
     ahead_bytes: int | None = None
     has_run_state: bool = False
+    names_rows: bool = False
 
     @abstractmethod
     def num_batches(self) -> int | None:
@@ -147,6 +154,15 @@ class Source(ABC):
 
     def load_run_state(self, snapshot: Snapshot | None) -> None:
         """Goes to a snapshot of ``run_state``."""
+
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """Names of the sources of its rows, by index. For sources with ``names_rows``."""
+        return (self.name,)
+
+    def sources_of(self, pass_: int, batch: int) -> Tensor:
+        """Index of the source of each row of a batch, int64 ``[rows]``. For sources with ``names_rows``."""
+        raise NotImplementedError
 
     def initial_state(self) -> Any:
         """The state before the first batch, for sources with ``ResumeMode.STATEFUL``; None if there is none to save."""

@@ -145,7 +145,7 @@ def test_positions_open_far_away_without_reading() -> None:
     stream = together.open(10**8, 3, key=5)
     assert next(stream)["a"].tolist() == [6, 7]
     assert read == [6, 7]
-    assert together.run_state() == mtf.Snapshot(10**8, 4, None)
+    assert together.run_state() == mtf.Snapshot(10**8, 4, None, is_global=True)
 
 
 def test_parts_of_ranks_laid_end_to_end_are_the_batches() -> None:
