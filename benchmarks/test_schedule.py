@@ -18,7 +18,7 @@ from tables import Measurement
 from mtf import MultiDataLoaderConfig, SamplingStrategy, Schedule, WeightedOrder, _core
 
 ALL_SIZES = (4, 16, 64, 256, 1024)
-BLOCK, USED = 1024, 896  # draws that a MultiLoader looks at, and goes on by, at a time
+BLOCK, USED = 1024, 896  # draws that a MultiLoader looks at, and continues by, at a time
 RANDOM_ARRAY = "weighted random, array of 10^6"
 EVEN_ARRAY = "weighted even, array of 10^5"
 DRIFT = "largest distance from the weights over changes before every draw, in batches"

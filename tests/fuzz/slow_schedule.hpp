@@ -18,7 +18,7 @@
 
 namespace fuzz {
 
-/// Value semantics: a copy goes on by itself.
+/// Value semantics: a copy continues by itself.
 class SlowSchedule {
  public:
   /// `true_lengths`: batches that each source really has in a pass, at most its length.
