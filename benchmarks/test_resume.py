@@ -160,7 +160,7 @@ def resume_grain(step: int) -> Callable[[], Any]:
 
 
 def resume_lightning(step: int) -> Callable[[], Any]:
-    """A plain DataLoader in Lightning's Trainer, which goes on with the first rows instead of those at the position."""
+    """A plain DataLoader in Lightning's Trainer, which continues with the first rows, not those at the position."""
     import lightning
 
     class Module(lightning.LightningModule):

@@ -15,12 +15,14 @@ from conftest import Form, HandOn, Measure
 from mixtures import SIZES, power, unweighted, weighted, zipf
 from tables import Measurement
 
-from mtf import SamplingStrategy, WeightedOrder, _core
+from mtf import MultiDataLoaderConfig, SamplingStrategy, Schedule, WeightedOrder, _core
 
 ALL_SIZES = (4, 16, 64, 256, 1024)
-BLOCK, USED = 1024, 896  # draws that a MultiLoader looks at, and goes on by, at a time
+BLOCK, USED = 1024, 896  # draws that a MultiLoader looks at, and continues by, at a time
 RANDOM_ARRAY = "weighted random, array of 10^6"
 EVEN_ARRAY = "weighted even, array of 10^5"
+DRIFT = "largest distance from the weights over changes before every draw, in batches"
+EDIT = "one change of weights and its draw"
 DISTANCE = "largest distance from the weights in 10^5 draws, in batches"
 
 
@@ -139,6 +141,43 @@ def test_distance_from_the_weights(hand_on: HandOn, pick: Any, n: int) -> None:
             for source in range(pick(n, min(n, 64), 4))
         )
         hand_on(Measurement("A", DISTANCE, f"n={n}", tool, distance, bound, "count"))
+
+
+@pytest.mark.parametrize("path", ["jitter of 0.1 %", "random walk", "curve"])
+def test_distance_under_changing_weights(hand_on: HandOn, pick: Any, path: str) -> None:
+    """Weights are changed before every draw, a million times; the quick form changes them 20,000 times."""
+    num_changes = pick(10**6, 20_000, 2_000)
+    base, end = np.array([0.5, 0.2, 0.15, 0.1, 0.05]), np.array([0.2, 0.1, 0.2, 0.35, 0.15])
+    rng, logs = np.random.default_rng(0), np.zeros(5)
+    config = MultiDataLoaderConfig(
+        sampling_strategy="WEIGHTED",
+        weighted_order="EVEN",
+        dataloader_weights=base.tolist(),
+        epoch_length_policy="FIXED_NUM_STEPS",
+        steps_per_epoch=num_changes,
+    )
+    schedule = Schedule(config, [10**9] * 5, seed=0)
+    owed, largest, spent_s = np.zeros(5), 0.0, 0.0
+    for step in range(num_changes):
+        if path == "random walk":
+            logs += 0.015 * rng.standard_normal(5)
+            weights = base * np.exp(logs - logs.mean())
+        elif path == "curve":
+            weights = base + (end - base) * step / num_changes
+        else:
+            weights = base * (1 + 1e-3 * rng.standard_normal(5))
+        given = weights.tolist()
+        begin = time.perf_counter()
+        schedule.update_weights(given)
+        source = schedule.at(step).source
+        schedule.advance(1)
+        spent_s += time.perf_counter() - begin
+        owed += weights / weights.sum()
+        owed[source] -= 1
+        largest = max(largest, float(np.abs(owed).max()))
+    hand_on(Measurement("A", DRIFT, path, "mtf", largest, 2.0, "count"))
+    hand_on(Measurement("A", EDIT, path, "mtf", spent_s / num_changes * 1e9))
+    assert len(schedule.to_bytes()) < 2_500, "a state doesn't grow with edits"
 
 
 @pytest.mark.parametrize("strategy", [s for s in SamplingStrategy if s is not SamplingStrategy.WEIGHTED])

@@ -1,4 +1,4 @@
-// Core errors become the classes of mtf.errors, so that users catch one family, whoever raised it.
+// Core errors become the classes of mtf.errors, so that users catch one family, wherever it was raised.
 #include "bindings.hpp"
 #include "mtf/error.hpp"
 

@@ -44,7 +44,7 @@ py::object to_tensor(Buffer buffer, std::uint64_t num_rows, const Column& column
                                .byte_offset = 0},
                     .context = owner.get(),
                     .release = [](dlpack::ManagedTensor* self) { delete static_cast<OwningTensor*>(self->context); }};
-  // Whoever takes the capsule over renames it; one that still has its first name owns the tensor.
+  // A consumer that takes the capsule over renames it; one that still has its first name owns the tensor.
   py::object capsule =
       py::reinterpret_steal<py::object>(PyCapsule_New(&owner->managed, dlpack::kCapsuleName, [](PyObject* self) {
         if (PyCapsule_IsValid(self, dlpack::kCapsuleName) == 0) {

@@ -25,7 +25,7 @@ def assert_resumes_exactly(
     seed: int = 0,
     change_state: Callable[[dict[str, Any]], dict[str, Any]] = lambda state: state,
 ) -> int:
-    """Checks that a loader that is interrupted before any batch of its first passes goes on exactly.
+    """Checks that a loader that is interrupted before any batch of its first passes continues exactly.
 
     The loader is read through ``passes`` passes, with the state taken before every batch. Every state is loaded into
     a fresh loader, whose batches must have the same content to the end. Then the same is done in one chain: a fresh

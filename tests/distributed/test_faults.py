@@ -1,4 +1,4 @@
-"""A rank that raises, dies, hangs or never comes is named, and a new launch goes on exactly."""
+"""A rank that raises, dies, hangs or never comes is named, and a new launch continues exactly."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def saves(strategy: str, asynchronous: bool = False) -> Found:
 
 
 def resumes(strategy: str, root: str) -> Found:
-    """Goes on from a checkpoint that another number of ranks has written."""
+    """Continues from a checkpoint that another number of ranks has written."""
     t = trainer(strategy)
     recorder = models.Recorder()
     t.add_hook(recorder)

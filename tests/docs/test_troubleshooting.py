@@ -142,7 +142,7 @@ CASES: list[tuple[str, Callable[[], object]]] = [
     ("returned a loss without a graph", lambda: trainer(lambda *a: torch.tensor(1.0)).fit(loaders(), max_steps=1)),
     ("must return a loss tensor or a dict with 'loss'", lambda: trainer(lambda *a: {}).fit(loaders(), max_steps=1)),
     (
-        "on_nonfinite='warn' or 'skip' goes on",
+        "on_nonfinite='warn' or 'skip' continues",
         lambda: trainer(lambda t, b, *a: t.model(b[0]).sum() / 0).fit(loaders(), max_steps=1),
     ),
     (
@@ -159,7 +159,7 @@ CASES: list[tuple[str, Callable[[], object]]] = [
     ),
     ("the state doesn't fit this trainer ... seed: 1 here, 0 in the state", lambda: resumed(seed=1)),
     ("the state doesn't fit this trainer ... 'weight' has shape", lambda: resumed(model=nn.Linear(4, 2))),
-    ("has global batches of ... batch_size=8 goes on with it", lambda: resumed(given=loaders(4))),
+    ("has global batches of ... batch_size=8 continues with it", lambda: resumed(given=loaders(4))),
     ("gives its samples ... shuffled here, but ... in order ... in the state", lambda: resumed(given=shuffled)),
     ("the state has a source ... but here are only", lambda: resumed(given={"a": loaders()["a"]})),
     ("an mtf checkpoint is a directory", lambda: resumed("old.pt")),

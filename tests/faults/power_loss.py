@@ -39,7 +39,7 @@ class _Directory:
 
 @dataclass
 class _File:
-    path: Path  # where the content can be read while the work goes on
+    path: Path  # where the content can be read while the work continues
     content: bytes | None = None  # None until synced
     link: str | None = None
 

@@ -1,7 +1,7 @@
 """One save as a process of its own, for fault tests: ``save_once.py ROOT STEP``.
 
 Imports no torch, so it starts quickly. Prints ``saved`` once the save is acknowledged, and ``refused`` when the system
-refused it and the run goes on.
+refused it and the run continues.
 """
 
 from __future__ import annotations

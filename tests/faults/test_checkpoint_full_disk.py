@@ -1,4 +1,4 @@
-"""A disk that really is full, a limit on file sizes, a directory that can't be written: the run goes on, loudly."""
+"""A disk that really is full, a limit on file sizes, a directory that can't be written: the run continues, loudly."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_disk_that_is_full(tmp_path: Path, asynchronous: bool) -> None:
             save(manager, 2, 8 << 20)
             manager.wait()
 
-        with pytest.warns(CheckpointWarning, match=r"No space left on device.*The run goes on"):
+        with pytest.warns(CheckpointWarning, match=r"No space left on device.*The run continues"):
             save_and_wait()
         assert hidden(disk / "run") == []
         with pytest.raises(CheckpointError, match="No space left"):
@@ -93,7 +93,7 @@ def test_a_limit_on_file_sizes(tmp_path: Path) -> None:
     previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
     try:
-        with pytest.warns(CheckpointWarning, match=r"File too large.*The run goes on"):
+        with pytest.warns(CheckpointWarning, match=r"File too large.*The run continues"):
             assert save(manager, 2, 4 << 20) is None
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -115,7 +115,7 @@ save_once.save(sys.argv[1], 2)
 
 
 def test_a_directory_that_may_not_be_written() -> None:
-    """Permission lost under the run. Root ignores permissions, so as root the save goes on as nobody."""
+    """Permission lost under the run. Root ignores permissions, so as root the save continues as nobody."""
     # Not in pytest's own folder, into which nobody else may look.
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -133,5 +133,5 @@ def test_a_directory_that_may_not_be_written() -> None:
         assert done.returncode == 0, done.stderr
         assert "refused" in done.stdout
         assert "Permission denied" in done.stderr
-        assert "The run goes on" in done.stderr
+        assert "The run continues" in done.stderr
         assert CheckpointManager(save_once.config(root)).latest() == root / "step-00000001"

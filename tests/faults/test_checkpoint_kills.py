@@ -138,7 +138,7 @@ def test_an_error_at_every_call_of_a_save(tmp_path: Path, two_checkpoints: Path,
         assert done.returncode == 0 or "Error" in done.stderr, done.stderr
         refused += "refused" in done.stdout
         if "refused" in done.stdout:
-            assert "The run goes on" in done.stderr
+            assert "The run continues" in done.stderr
         check(root, done, 2, 3)
         if done.stderr == "" and "saved" in done.stdout:
             break

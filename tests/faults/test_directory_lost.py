@@ -1,4 +1,4 @@
-"""The run's directory is removed, replaced, read-only or full in the middle of training: the run goes on, loudly."""
+"""The run's directory is removed, replaced, read-only or full in the middle of training: the run continues, loudly."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_refused_by_the_system_the_run_goes_on(tmp_path: Path, kind: str, asynch
 
         trainer = make(root, At(LOST_AT, lose), asynchronous=asynchronous)
         words = {"a file in its place": "Not a directory", "read-only": "Read-only", "full": "No space left"}[kind]
-        with pytest.warns(CheckpointWarning, match=rf"{root}.*{words}.*The run goes on") as told:
+        with pytest.warns(CheckpointWarning, match=rf"{root}.*{words}.*The run continues") as told:
             state = train(trainer)
         assert len(told) <= STEPS - LOST_AT + 1
         assert state.diff(train(make(tmp_path / "whole"))) == []

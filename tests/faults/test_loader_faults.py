@@ -1,4 +1,4 @@
-"""A loader that breaks in the middle of training is named; mended, the run goes on as if nothing had happened."""
+"""A loader that breaks in the middle of training is named; mended, the run continues as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_it_is_named_and_mended_the_run_goes_on(
     assert re.search(words[fault], shown), shown
     if fault == "raises":
         assert "in at" in shown, "the original traceback"
-    # The state is that of the last update before it, and goes on in this trainer and in another one.
+    # The state is that of the last update before it, and continues in this trainer and in another one.
     state = trainer.get_state()
     assert trainer.num_batches % window == 0
     assert trainer.num_batches == trainer.global_step * window

@@ -170,7 +170,7 @@ void check_even(const Shape& shape, const mtf::WeightedEven& pattern, const Slot
 void check_quotas(const Shape& shape) {
   mtf::Key key = shape.key;
   const Counts limits = shape.turn_limits();
-  const mtf::ShuffledBlocks blocks(mtf::EvenTree(shape.weights, shape.names, limits, key), key);
+  const mtf::ShuffledBlocks blocks(mtf::EvenDraws(shape.weights, shape.names, limits, key), key);
   const std::size_t num_turns = std::min<std::uint64_t>(blocks.length(), 3 * mtf::ShuffledBlocks::kBlockSize);
   Slots shuffled(num_turns);
   blocks.fill(0, shuffled);
@@ -261,7 +261,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     }
     case 4: {
       const mtf::WeightedShuffled pattern(shape.weights, shape.names, shape.burst, shape.limits, shape.key);
-      mtf::ShuffledBlocks blocks(mtf::EvenTree(shape.weights, shape.names, shape.turn_limits(), shape.key), shape.key);
+      mtf::ShuffledBlocks blocks(mtf::EvenDraws(shape.weights, shape.names, shape.turn_limits(), shape.key), shape.key);
       compare(pattern, slow(std::make_unique<fuzz::CoreShuffled>(std::move(blocks))), choose);
       check_quotas(shape);
       if (is_endless) {

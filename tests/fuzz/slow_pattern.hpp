@@ -243,6 +243,17 @@ class CoreShuffled : public Copied<CoreShuffled> {
   std::uint64_t turn_ = 0;
 };
 
+/// The core's own draws after a change of weights, turn by turn; what sources are owed is counted by SlowSchedule.
+class CoreEven : public Copied<CoreEven> {
+ public:
+  explicit CoreEven(mtf::EvenDraws draws) : draws_(std::move(draws)) {}
+  Slot next(const Counts&) override { return draws_.at(turn_++).slot; }
+
+ private:
+  mtf::EvenDraws draws_;
+  std::uint64_t turn_ = 0;
+};
+
 /// Turns stretched to bursts, within limits, step by step. Value semantics.
 class SlowPattern {
  public:
@@ -259,7 +270,8 @@ class SlowPattern {
         left_(other.left_),
         lives_(other.lives_),
         slot_(other.slot_),
-        in_turn_(other.in_turn_) {}
+        in_turn_(other.in_turn_),
+        num_turns_(other.num_turns_) {}
   SlowPattern(SlowPattern&&) = default;
   SlowPattern& operator=(SlowPattern other) noexcept {
     std::swap(turns_, other.turns_);
@@ -268,6 +280,7 @@ class SlowPattern {
     std::swap(lives_, other.lives_);
     std::swap(slot_, other.slot_);
     std::swap(in_turn_, other.in_turn_);
+    std::swap(num_turns_, other.num_turns_);
     return *this;
   }
 
@@ -290,10 +303,14 @@ class SlowPattern {
 
   /// Draws the slot that `peek` named.
   void take() {
+    num_turns_ += in_turn_ == burst_ ? 1 : 0;
     --in_turn_;
     std::uint64_t& left = left_[static_cast<std::size_t>(slot_)];
     left -= left == kUnbounded ? 0 : 1;
   }
+
+  /// Turns of which a step was drawn.
+  [[nodiscard]] std::uint64_t num_turns() const noexcept { return num_turns_; }
 
   /// A slot that turned out to be at its end.
   void spend(Slot slot) {
@@ -308,6 +325,7 @@ class SlowPattern {
   Counts lives_;
   Slot slot_ = 0;
   std::uint64_t in_turn_ = 0;
+  std::uint64_t num_turns_ = 0;
 };
 
 }  // namespace fuzz

@@ -18,7 +18,7 @@
 
 namespace fuzz {
 
-/// Value semantics: a copy goes on by itself.
+/// Value semantics: a copy continues by itself.
 class SlowSchedule {
  public:
   /// `true_lengths`: batches that each source really has in a pass, at most its length.
@@ -39,6 +39,11 @@ class SlowSchedule {
       }
       sources_[i].exhausted = false;
     }
+    settle();
+    for (Source& source : sources_) {
+      source.owed =
+          static_cast<std::int64_t>(static_cast<Signed>(source.owed) * spec_.config.burst / spec.config.burst);
+    }
     spec_ = spec;
     true_lengths_ = std::move(true_lengths);
     restart();
@@ -58,6 +63,7 @@ class SlowSchedule {
         return std::nullopt;
       }
       if (has_curve && origin_ < step_ && config.curve->next_change(now - 1) == now) {
+        settle();
         restart();  // an epoch that ends here under the old weights has ended
         continue;
       }
@@ -74,6 +80,12 @@ class SlowSchedule {
         if (config.strategy != mtf::Strategy::sequential) {
           pattern_->take();
         }
+        if (config.drops_out() && source.place.batch == length(*found)) {
+          close_stretch();
+          const auto slot = std::ranges::find(slots_, *found);
+          has_left_.resize(slots_.size());
+          has_left_[static_cast<std::size_t>(slot - slots_.begin())] = true;
+        }
         return draw;
       }
       end_pass(*found);
@@ -85,7 +97,7 @@ class SlowSchedule {
       Source& source = sources_[i];
       const bool is_done = source.exhausted || source.place.batch == length(i);
       const bool moves_on = spec_.config.continues() ? is_done : source.place.batch > 0;
-      source = {.place = moves_on ? mtf::Place{source.place.pass + 1, 0} : source.place};
+      source = {.place = moves_on ? mtf::PassPosition{source.place.pass + 1, 0} : source.place};
     }
     first_step_ += step_;
     step_ = 0;
@@ -104,11 +116,15 @@ class SlowSchedule {
 
  private:
   struct Source {
-    mtf::Place place{};
+    mtf::PassPosition place{};
     std::uint64_t count = 0;     // in this epoch
     std::uint64_t in_round = 0;  // SEQUENTIAL: in this round; kUnbounded: its block is done
     bool exhausted = false;
+    bool is_gone = false;      // for the pattern in force: removed, or exhausted before it began
+    std::int64_t owed = 0;     // EVEN, SHUFFLED: at the pattern's beginning, in units of 2^-48 turns
+    std::uint64_t before = 0;  // count when the pattern began
   };
+  using Signed = __int128;
 
   [[nodiscard]] std::uint64_t length(std::size_t i) const { return spec_.sources[i].pass_limit(); }
   [[nodiscard]] bool is_alive(std::size_t i) const {
@@ -133,7 +149,90 @@ class SlowSchedule {
 
   void open_epoch() {
     sources_.resize(spec_.sources.size());
+    continues_ = false;
+    num_in_block_ = 0;
     restart();
+  }
+
+  /// numerator / denominator in units of 2^-48, rounded down, digit by digit.
+  static Signed units(Signed numerator, Signed denominator) {
+    Signed result = numerator / denominator;
+    Signed rest = numerator % denominator;
+    for (int digit = 0; digit < 48; ++digit) {
+      rest *= 2;
+      result = 2 * result + (rest >= denominator ? 1 : 0);
+      rest -= rest >= denominator ? denominator : 0;
+    }
+    return result;
+  }
+
+  [[nodiscard]] bool is_carrying() const {
+    return spec_.config.strategy == mtf::Strategy::weighted && spec_.config.order != mtf::WeightedOrder::random;
+  }
+
+  /// Adds the shares since the last slot left, or the pattern began.
+  void close_stretch() {
+    if (!is_carrying()) {
+      return;
+    }
+    has_left_.resize(slots_.size());
+    Signed total = 0;
+    for (std::size_t slot = 0; slot < slots_.size(); ++slot) {
+      total += has_left_[slot] ? 0 : whole_[slot];
+    }
+    for (std::size_t slot = 0; slot < slots_.size() && step_ > stretch_; ++slot) {
+      if (!has_left_[slot]) {
+        shares_[slot] += units(Signed{step_ - stretch_} * whole_[slot], total * spec_.config.burst);
+      }
+    }
+    stretch_ = step_;
+  }
+
+  /// What each source is owed when the pattern in force ends here.
+  void settle() {
+    if (!is_carrying() || slots_.empty()) {
+      for (Source& source : sources_) {
+        source.owed = 0;
+      }
+      continues_ = false;
+      num_in_block_ = 0;
+      return;
+    }
+    close_stretch();
+    continues_ = continues_ || step_ > origin_;
+    const bool is_shuffled = spec_.config.order == mtf::WeightedOrder::shuffled;
+    num_in_block_ = is_shuffled ? static_cast<std::uint32_t>((num_in_block_ + pattern_->num_turns()) % 64) : 0;
+    for (Source& source : sources_) {
+      source.owed = source.is_gone ? 0 : source.owed;
+    }
+    for (std::size_t slot = 0; slot < slots_.size(); ++slot) {
+      Source& source = sources_[slots_[slot]];
+      source.owed = static_cast<std::int64_t>(slot_owed_[slot] + shares_[slot] -
+                                              units(Signed{source.count - source.before}, spec_.config.burst));
+    }
+  }
+
+  /// What each slot begins with: its own, and its part of what those left behind that are gone.
+  void share_out() {
+    slot_owed_.clear();
+    shares_.assign(slots_.size(), 0);
+    has_left_.assign(slots_.size(), false);
+    stretch_ = step_;
+    Signed left_behind = 0;
+    for (std::size_t i = 0; i < sources_.size(); ++i) {
+      Source& source = sources_[i];
+      source.before = source.count;
+      source.is_gone = (spec_.config.drops_out() && !is_alive(i)) || !spec_.sources[i].present;
+      const bool is_slot = std::ranges::find(slots_, i) != slots_.end();
+      left_behind += source.is_gone && !is_slot ? source.owed : 0;
+    }
+    Signed total = 0;
+    for (const std::uint32_t weight : whole_) {
+      total += weight;
+    }
+    for (std::size_t slot = 0; slot < slots_.size(); ++slot) {
+      slot_owed_.push_back(sources_[slots_[slot]].owed + static_cast<std::int64_t>(left_behind * whole_[slot] / total));
+    }
   }
 
   /// Begins the pattern anew, with the sources that are left and what they still have.
@@ -157,7 +256,7 @@ class SlowSchedule {
     pattern_.emplace(make_turns(limits), static_cast<std::uint64_t>(config.burst), limits);
   }
 
-  [[nodiscard]] std::unique_ptr<SlowTurns> make_turns(const Counts& limits) const {
+  [[nodiscard]] std::unique_ptr<SlowTurns> make_turns(const Counts& limits) {
     const mtf::MixtureConfig& config = spec_.config;
     if (config.strategy != mtf::Strategy::weighted) {
       std::vector<Slot> entries;
@@ -181,12 +280,14 @@ class SlowSchedule {
       names.push_back(spec_.sources[source].name);
     }
     const std::vector<std::uint32_t> whole = mtf::quantise(weights);
+    whole_ = whole;
     mtf::Key key = mtf::fold_in(mtf::fold_in(mtf::Key{seed_}, "schedule"), epoch_);
     key = mtf::fold_in(key, origin_);
     if (config.order == mtf::WeightedOrder::random) {
       return std::make_unique<SlowRandom>(whole, key);
     }
-    if (config.order == mtf::WeightedOrder::even) {
+    share_out();
+    if (config.order == mtf::WeightedOrder::even && !continues_) {
       return std::make_unique<SlowEven>(whole, names, key);
     }
     Counts turns;
@@ -197,7 +298,11 @@ class SlowSchedule {
     if (std::ranges::all_of(turns, [](std::uint64_t turn) { return turn == kUnbounded; })) {
       turns.clear();
     }
-    return std::make_unique<CoreShuffled>(mtf::ShuffledBlocks(mtf::EvenTree(whole, names, turns, key), key));
+    const mtf::EvenDraws even(whole, names, turns, key, continues_ ? slot_owed_ : std::vector<std::int64_t>{});
+    if (config.order == mtf::WeightedOrder::even) {
+      return std::make_unique<CoreEven>(even);
+    }
+    return std::make_unique<CoreShuffled>(mtf::ShuffledBlocks(even, key, num_in_block_));
   }
 
   /// Whether the policy says so, whoever would be next.
@@ -275,6 +380,7 @@ class SlowSchedule {
       sources_[i].exhausted = true;
       const auto slot = std::ranges::find(slots_, i);
       if (config.strategy == mtf::Strategy::weighted) {
+        settle();
         restart();  // among the weights that are left
       } else if (pattern_) {
         pattern_->spend(static_cast<Slot>(slot - slots_.begin()));
@@ -297,6 +403,13 @@ class SlowSchedule {
   std::vector<Source> sources_;
   std::vector<std::size_t> slots_;
   std::optional<SlowPattern> pattern_;
+  bool continues_ = false;          // EVEN, SHUFFLED: from what the sources are owed
+  std::uint32_t num_in_block_ = 0;  // SHUFFLED: turns of the first block that were drawn before
+  std::vector<std::uint32_t> whole_;
+  std::vector<std::int64_t> slot_owed_;
+  std::vector<Signed> shares_;  // of each slot since the pattern began, in units of 2^-48 turns
+  std::vector<bool> has_left_;
+  std::uint64_t stretch_ = 0;  // the step from which shares are to be added
 };
 
 }  // namespace fuzz

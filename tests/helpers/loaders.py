@@ -142,7 +142,7 @@ class EndlessIndices:
 
 
 class StatefulIndices:
-    """A sampler that goes on where it was, also from one pass to the next, and can say where that is."""
+    """A sampler that continues where it was, also from one pass to the next, and can say where that is."""
 
     def __init__(self, num_rows: int) -> None:
         self.num_rows = num_rows

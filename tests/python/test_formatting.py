@@ -47,6 +47,18 @@ class OwnStream(mtf.Stream):
         raise StopIteration
 
 
+class OwnRows(mtf.RowSource):
+    """Three rows of one number."""
+
+    num_rows = 3
+
+    def __init__(self) -> None:
+        self.name = "three"
+
+    def row(self, index: int) -> Any:
+        return torch.tensor(index)
+
+
 class OwnLogger(mtf.Logger):
     """Writes nowhere."""
 
@@ -76,7 +88,7 @@ def saved(trained: mtf.Trainer, tmp_path_factory: pytest.TempPathFactory) -> Pat
 EXAMPLES: dict[str, tuple[Callable[[], Any], str] | None] = {
     "Source": (OwnSource, "OwnSource(4 batches per pass, addressed by position, rows=12)"),
     "Stream": (OwnStream, "OwnStream()"),
-    "Snapshot": (lambda: mtf.Snapshot(1, 3, torch.ones(9)), "Snapshot(pass_=1, batch=3, ended=False)"),
+    "Snapshot": (lambda: mtf.Snapshot(1, 3, torch.ones(9)), "Snapshot(pass_=1, batch=3, ended=False, is_global=False)"),
     "Permutation": (lambda: mtf.Permutation(5, key=3), "Permutation(n=5)"),
     "ArrayLoader": (
         lambda: mtf.ArrayLoader(torch.ones(9, 2), 4, shuffle=True),
@@ -155,13 +167,54 @@ EXAMPLES: dict[str, tuple[Callable[[], Any], str] | None] = {
     "BestCheckpoint": (lambda: mtf.BestCheckpoint("best"), "BestCheckpoint(path='best', monitor='val/loss')"),
     "ThroughputMonitor": (mtf.ThroughputMonitor, "ThroughputMonitor(max_wait_share=0.3)"),
     "Curriculum": (lambda: mtf.Curriculum({0: [1.0, 2.0]}), "Curriculum("),
+    "AveragedWeights": (
+        lambda: mtf.AveragedWeights("swa"),
+        "AveragedWeights(kind='swa', decay=0.999, every_n_updates=1, start=0, num_averaged=0)",
+    ),
+    "Blend": (
+        lambda: mtf.Blend({"a": torch.ones(8, 2), "b": torch.ones(9, 2)}, global_batch_size=4),
+        "Blend(rows {a: 8, b: 9}, SHUFFLED, global_batch_size=4)",
+    ),
+    "Together": (
+        lambda: mtf.Together({"a": mtf.ArrayLoader(torch.ones(8, 2), 4)}),
+        "Together([a], 2 batches per pass)",
+    ),
+    "Windows": (lambda: mtf.Windows(torch.arange(20), 4), "Windows(length=4, stride=4)"),
+    "RowSource": (OwnRows, "OwnRows(name='three')"),
+    "RowSources": (lambda: mtf.RowSources(torch.tensor([0, 1, 1]), ("a", "b"), (1, 2)), "RowSources(a: 1, b: 2)"),
+    "SourceMeans": (
+        lambda: mtf.SourceMeans(("a", "b"), torch.ones(2), (1, 2)),
+        "SourceMeans(a: 1 rows, b: 2 rows)",
+    ),
+    "SampleTable": (
+        lambda: mtf.Blend({"a": torch.ones(8, 2)}, global_batch_size=4).samples(0),
+        "SampleTable(4 samples of a)",
+    ),
+    "TokenCorpus": (
+        lambda: mtf.TokenCorpus(torch.arange(100, dtype=torch.int32)),
+        "TokenCorpus(100 int32 tokens in 1 files)",
+    ),
+    "TokenRows": (
+        lambda: mtf.TokenCorpus(torch.arange(100, dtype=torch.int32)).windows(8),
+        "WindowRows(11 rows of 8 tokens, moving, shuffled)",
+    ),
+    "TokenOrigin": (
+        lambda: mtf.TokenOrigin("web.bin", 0, 8, 3, 4),
+        "TokenOrigin(file='web.bin', begin=0, end=8, document=3, offset=4)",
+    ),
+    "RunInfo": (
+        lambda: mtf.RunInfo("trial", {"seed": 1}),
+        "RunInfo(name='trial', config={'seed': 1}, step=0, state={})",
+    ),
     "Logger": (OwnLogger, "OwnLogger(path='nowhere')"),
     "GenericTrainerConfig": (mtf.GenericTrainerConfig, "TrainerConfig()"),
     **dict.fromkeys(
         ["ResumeMode", "SamplingStrategy", "WeightedOrder", "EpochLengthPolicy", "Interpolation", "ValAggregation"]
     ),
     **dict.fromkeys(["ValidationFrequency", "MtfError", "ConfigError", "StateMismatch", "CheckpointError"]),
-    **dict.fromkeys(["SourceError", "FetchTimeout", "Closed", "RankFailed", "NonFiniteLoss", "CheckpointIOError"]),
+    **dict.fromkeys(
+        ["SourceError", "FetchTimeout", "Closed", "RankFailed", "NonFiniteLoss", "CheckpointIOError", "UsageError"]
+    ),
 }
 
 
@@ -215,7 +268,7 @@ def test_every_class_of_checkpoints_has_a_line(saved: Path, tmp_path: Path) -> N
 
 def test_lines_follow_the_position(trained: mtf.Trainer) -> None:
     assert repr(trained).endswith("cpu, epoch=0, global_step=2)")
-    assert repr(trained.multi) == "MultiLoader(ROUND_ROBIN, [a, b], seed=0, epoch=0, step=2)"
+    assert repr(trained.multi_loader_manager) == "MultiLoader(ROUND_ROBIN, [a, b], seed=0, epoch=0, step=2)"
     assert repr(trained.multi_loader_manager.schedule.plan(2)) == (
         "Plan(ROUND_ROBIN, 2 epochs, 8 steps; print it for the table)"
     )
@@ -261,7 +314,7 @@ def cells(thing: Any) -> list[str]:
 def test_notebooks_show_tables(trained: mtf.Trainer, saved: Path) -> None:
     assert {"<a>", "b", "3.0"} <= set(cells(schedule()))
     assert {"<a>", "75.00 %"} <= set(cells(schedule().plan()))
-    assert {"a", "TorchSource", "SEEK", "2", "1"} <= set(cells(trained.multi))
+    assert {"a", "TorchSource", "SEEK", "2", "1"} <= set(cells(trained.multi_loader_manager))
     assert {"SGD(lr=0.1)", "Sequential with 26 parameters", "train/loss"} <= set(cells(trained))
     assert {"step", "weights", "4 tensors, 26 elements", "compared"} <= set(cells(inspect_checkpoint(saved)))
     shown = cells(mtf.TrainerConfig(performance=mtf.PerformanceConfig(precision="bf16")))

@@ -411,7 +411,7 @@ def test_switching_the_strategy_at_an_epochs_start(api: Any) -> None:
     in_order = ["a"] * 8 + ["b"] * 6 + ["c"] * 4
     assert drawn[0] == drawn[1] == in_order
     assert sorted(drawn[2]) != drawn[2], "WEIGHTED mixes"
-    assert sorted(drawn[3]) != drawn[3], "and goes on mixing"
+    assert sorted(drawn[3]) != drawn[3], "and continues mixing"
     assert trainer.multi_loader_config.sampling_strategy is api.SamplingStrategy.WEIGHTED
 
     # A run that is resumed on either side of the switch is the same run.

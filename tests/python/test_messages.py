@@ -84,7 +84,7 @@ def test_the_log_is_no_place_for_what_a_user_must_act_on() -> None:
 # Words by which a warning says what to do, or what mtf does about it.
 WAYS_OUT = re.compile(
     r"\b(use|call|set|give|pass|add|name|keep|read|correct|divide|remove|look|compile|wrap|close|needs?|must|should|"
-    r"goes on|go on|stays|saves|did you mean|instead|no effect|nothing to do|so |is lost|is kept|"
+    r"continues|go on|stays|saves|did you mean|instead|no effect|nothing to do|so |is lost|is kept|"
     r"unless|was taken|taken)\b"
 )
 

@@ -75,7 +75,7 @@ def _report_at_exit() -> None:
             writer.wait()
         except BaseException as error:  # the interpreter is ending: saying it is all that is left
             warnings.warn(
-                f"the last checkpoint was not written: {error}; a resume goes on from the one before",
+                f"the last checkpoint was not written: {error}; a resume continues from the one before",
                 CheckpointWarning,
                 stacklevel=2,
             )

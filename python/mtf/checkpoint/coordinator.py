@@ -69,7 +69,7 @@ class RankCheckpointer:
                 if required or not isinstance(error, CheckpointIOError):
                     raise
                 warnings.warn(
-                    f"{error}. The run goes on; the checkpoint that was asked for isn't there.",
+                    f"{error}. The run continues; the checkpoint that was asked for isn't there.",
                     CheckpointWarning,
                     stacklevel=5,
                 )
@@ -96,7 +96,7 @@ class RankCheckpointer:
             self._writer.wait()
         except CheckpointError as error:
             warnings.warn(
-                f"{error}. The run goes on; older checkpoints are still there.", CheckpointWarning, stacklevel=3
+                f"{error}. The run continues; older checkpoints are still there.", CheckpointWarning, stacklevel=3
             )
 
     def _outcome(self, result: Any) -> Any:

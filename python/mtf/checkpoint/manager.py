@@ -141,7 +141,7 @@ class CheckpointManager:
 
         Args:
             step: updates done.
-            epoch: epoch that training goes on in.
+            epoch: epoch that training continues in.
             model: the model's ``state_dict()``.
             state_tree: see :mod:`mtf.checkpoint.format.codec`.
             schedule: the native scheduler's bytes.
@@ -151,7 +151,7 @@ class CheckpointManager:
 
         Returns:
             The path (or URL), durable (synchronous) or under way (asynchronous); None if the system refused the write
-            (disk full, no permission), which is reported by a warning: the run goes on and older checkpoints stay.
+            (disk full, no permission), which is reported by a warning: the run continues and older checkpoints stay.
 
         Raises:
             CheckpointError: another run holds the directory; the state holds something that no checkpoint holds; or,
@@ -264,7 +264,7 @@ class CheckpointManager:
         if required or not isinstance(error, CheckpointIOError):
             raise error
         warnings.warn(
-            f"{error}. The run goes on; older checkpoints are still there.", local.CheckpointWarning, stacklevel=4
+            f"{error}. The run continues; older checkpoints are still there.", local.CheckpointWarning, stacklevel=4
         )
 
     # The directory

@@ -3,7 +3,7 @@
 The files have the layout of ``torch.distributed.checkpoint``'s safetensors storage (a tensor's name, its piece, and
 the piece's offsets in the file's metadata), so ``HuggingFaceStorageReader`` reads them. They are written here, so that
 each is durable and hashed as it is written, and nothing is ever unpickled. Ranks meet through the key-value store
-of the process group, not through collectives, so a background thread can do it while training goes on.
+of the process group, not through collectives, so a background thread can do it while training continues.
 """
 
 from __future__ import annotations

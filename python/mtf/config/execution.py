@@ -63,7 +63,7 @@ class FaultToleranceConfig(Config):
     """What holds when something goes wrong.
 
     Attributes:
-        auto_resume: ``fit`` goes on from the newest valid checkpoint in ``checkpoint.root_dir``, if there is one.
+        auto_resume: ``fit`` continues from the newest valid checkpoint in ``checkpoint.root_dir``, if there is one.
         verify_deterministic_resume: a checkpoint keeps the hashes of each loader's last five to eight batches; resume
             fetches these again and names a loader that isn't deterministic before a single update is made. Every batch
             is hashed, which takes about as long as reading it.

@@ -48,7 +48,7 @@ def _takes(function: Callable[..., Any], number: int) -> bool:
 
 
 def copy_state(state: Any) -> Any:
-    """A copy that doesn't change when the source goes on."""
+    """A copy that doesn't change when the source continues."""
     return copy.deepcopy(state)
 
 

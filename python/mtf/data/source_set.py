@@ -286,8 +286,8 @@ class SourceSet:
                 missing[name] = self._made(name, name in initial)
             elif here or lengths[name] != initial[name]:
                 raise StateMismatch(
-                    f"the state goes on with the loader that was added as {name!r} during training (addition {wanted} "
-                    f"of this name), and here is another: give it as loader_factories={{{name!r}: ...}}"
+                    f"the state continues with the loader that was added as {name!r} during training (addition "
+                    f"{wanted} of this name), and here is another: give it as loader_factories={{{name!r}: ...}}"
                 )
         return missing
 
@@ -312,7 +312,7 @@ class SourceSet:
             size, rest = divmod(there, self._world_size)
             way_out = (
                 f"batch_size={size}" if rest == 0 else f"an ArrayLoader with global_batch_size={there}"
-            ) + f" goes on with it on {self._world_size} rank{'s' if self._world_size > 1 else ''}"
+            ) + f" continues with it on {self._world_size} rank{'s' if self._world_size > 1 else ''}"
             raise StateMismatch(
                 f"source {name!r} has global batches of {here} samples here ({self._world_size} ranks), but {there} in "
                 f"the state, so the batches would be others: {way_out}"

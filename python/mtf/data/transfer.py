@@ -56,7 +56,7 @@ class DeviceMover:
         """Starts the copy of a batch, in the order of the calls. Don't change ``data`` before it is waited for."""
         if self._stream is None:
             return Transfer(data, self.device, None, [])
-        # Host memory lives until its copy has ended, whoever allocated it: not every allocator knows of the stream.
+        # Host memory lives until its copy has ended, wherever it was allocated: some allocators don't know the stream.
         while self._copying and self._copying[0][0].query():
             self._copying.popleft()
         moved: list[torch.Tensor] = []

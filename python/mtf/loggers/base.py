@@ -18,7 +18,7 @@ class RunInfo:
     Attributes:
         name: of the experiment.
         config: plain data.
-        step: updates done so far; above 0 when a run goes on.
+        step: updates done so far; above 0 in a resumed run.
         state: what ``state_dict`` of the same logger returned when the run was saved; empty for a new run.
     """
 
@@ -75,7 +75,7 @@ class SafeLogger(Logger):
         if not self._warned:
             self._warned = True
             warnings.warn(
-                f"logger {type(self.logger).__name__} raised {error!r}; training goes on, and no more is said about it",
+                f"logger {type(self.logger).__name__} raised {error!r}; training continues, and no more is said",
                 stacklevel=4,
             )
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 
 def start(path: Path, step: int, step_of: Callable[[str], int], *, header: bool = False) -> None:
-    """Prepares the file of a run that begins or goes on after update ``step``.
+    """Prepares the file of a run that begins or continues after update ``step``.
 
-    A new run starts the file afresh. A run that goes on writes the rows after ``step`` again, so those of the
+    A new run starts the file afresh. A resumed run writes the rows after ``step`` again, so those of the
     interrupted run are dropped, and a half-written last line with them. The file is replaced atomically.
 
     Args:

@@ -15,7 +15,7 @@ from mtf.loggers.files import start
 class JsonlLogger(Logger):
     """Appends ``{"step": 50, "train/loss": 0.123, ...}`` to a file; NaN and infinities become strings.
 
-    A run that goes on first drops the rows after the update from which it goes on; a new run starts the file afresh.
+    A resumed run first drops the rows after the update from which it continues; a new run starts the file afresh.
     """
 
     def __init__(self, path: str | Path, info: RunInfo) -> None:

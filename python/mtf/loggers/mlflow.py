@@ -14,7 +14,7 @@ _MAX_PARAM = 500  # characters; MLflow's oldest servers refuse longer values
 
 
 class MlflowLogger(Logger):
-    """Logs to an MLflow server or folder; a resumed run goes on in the same MLflow run."""
+    """Logs to an MLflow server or folder; a resumed run continues in the same MLflow run."""
 
     def __init__(self, config: LoggingConfig, info: RunInfo) -> None:
         try:

@@ -35,7 +35,7 @@ def run_log_directory(config: LoggingConfig, name: str) -> Path | None:
 class RunLog:
     """Appends events to ``run.jsonl``, one JSON object per line: ``start``, ``schedule`` and ``pause``.
 
-    A new run starts the file afresh, one that goes on appends. Readers take the later of two events about one place.
+    A new run starts the file afresh, a resumed one appends. Readers take the later of two events about one place.
 
     Args:
         directory: of the run_log; made if it is missing. Where it can't be written, one warning says so.
@@ -81,7 +81,7 @@ class RunLog:
         except OSError as error:
             if not self._failed:
                 self._failed = True
-                warnings.warn(f"{self._path} can't be written ({error}); training goes on", stacklevel=4)
+                warnings.warn(f"{self._path} can't be written ({error}); training continues", stacklevel=4)
 
 
 def _versions() -> Mapping[str, str]:

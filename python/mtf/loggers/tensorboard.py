@@ -13,7 +13,7 @@ from mtf.loggers.base import Logger, RunInfo
 
 
 class TensorBoardLogger(Logger):
-    """Writes event files. A run that goes on tells TensorBoard to hide what came after its update."""
+    """Writes event files. A resumed run tells TensorBoard to hide what came after its update."""
 
     def __init__(self, directory: str | Path, info: RunInfo) -> None:
         try:

@@ -11,7 +11,7 @@ from mtf.loggers.base import Logger, RunInfo
 
 
 class WandbLogger(Logger):
-    """Logs to W&B, online or offline; a resumed run goes on in the same W&B run."""
+    """Logs to W&B, online or offline; a resumed run continues in the same W&B run."""
 
     def __init__(self, config: LoggingConfig, info: RunInfo) -> None:
         try:

@@ -29,7 +29,7 @@ class History:
         first_epoch: the epoch of step 0.
         edges: [B + 1]: the steps at which was counted, from 0 to the last.
         counts: [S, B + 1]: draws of each source before each edge.
-        expected: [S, B + 1]: draws that the weights let expect; equal to ``counts`` in epochs without weights.
+        expected: [S, B + 1]: draws that the weights promise; equal to ``counts`` in epochs without weights.
         is_weighted: whether weights decide in any epoch.
         epoch_starts: [E + 1]: the first step of every epoch, then the end of the last.
         bounds: [E]: how far a source can be from its expected draws since its epoch's start, where EVEN certifies
@@ -71,7 +71,7 @@ class History:
 
     @property
     def expected_shares(self) -> NDArray[np.float64]:
-        """[S]: the share that the weights let expect."""
+        """[S]: the share that the weights promise."""
         return self.expected[:, -1] / max(self.num_steps, 1)
 
     @property

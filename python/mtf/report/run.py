@@ -53,7 +53,7 @@ class SourceSummary:
         num_batches: drawn so far.
         passes: runs through the source, in parts too.
         share: of all steps so far.
-        expected_share: what the weights let expect so far.
+        expected_share: what the weights promise so far.
         max_deviation: largest distance from the expected draws at any step of an epoch, in batches.
         first_loss: in the first row that has one.
         last_loss: in the last.

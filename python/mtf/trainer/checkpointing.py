@@ -1,4 +1,4 @@
-"""When the trainer saves, what a checkpoint of it holds, and how it goes on from one."""
+"""When the trainer saves, what a checkpoint of it holds, and how it continues from one."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Saver:
 
     Attributes:
         guard: tells of signals that ask the run to stop; None outside of ``fit``.
-        is_safe: whether a state taken now is one from which training goes on exactly; inside ``fit`` only where
+        is_safe: whether a state taken now is one from which training continues exactly; inside ``fit`` only where
             it begins and ends.
     """
 
@@ -392,15 +392,15 @@ class Saver:
             there, here = _setting(found.manifest.get("config"), place), _setting(described, place)
             if there and there != here:
                 warnings.warn(
-                    f"{found.path} was saved with {'.'.join(place)}={there[0]}, here it is {here[0]}: training goes on "
-                    "with the new setting, and not as it would have",
+                    f"{found.path} was saved with {'.'.join(place)}={there[0]}, here it is {here[0]}: training "
+                    "continues with the new setting, and not as it would have",
                     stacklevel=4,
                 )
         self._warn_if_unverifiable(found)
         trainer._registry.load(self._ranks_save.state_of(found))
         trainer._reporter.load_state_dict(found.state["loggers"])
         self._saved_at = None if trainer.run_state.pending.is_anything else (trainer.global_step, trainer.epoch)
-        _log.info("goes on from %s: update %d, epoch %d", found.path, trainer.global_step, trainer.epoch)
+        _log.info("continues from %s: update %d, epoch %d", found.path, trainer.global_step, trainer.epoch)
         trainer.hooks.call("on_checkpoint_load", str(found.path))
         self._run, self._has_run = found.manifest.get("run"), True
 

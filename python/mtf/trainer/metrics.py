@@ -149,7 +149,7 @@ class MetricTable:
             return
         number = scalar(name, value)
         if isinstance(number, Tensor):
-            # It may be a parameter or a buffer, whose value of now is meant, not the one it has when it is read.
+            # It may be a parameter or a buffer, whose current value is meant, not the one it has when it is read.
             number = number.item() if type(number) is Tensor and number.is_cpu else number.clone()
         self.add_scalar(loader, name, number, weight, count)
 
@@ -282,7 +282,7 @@ class MetricTable:
         return {"sums": [(a, b, total, self._counts[a, b]) for (a, b), total in self._sums.items()]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on with an interval."""
+        """Continues with an interval."""
         self._pending.clear()
         self._uncommitted.clear()
         self._extra_counts.clear()
@@ -301,7 +301,7 @@ class MetricTable:
 
 def proportions(names: Sequence[str], actual: Sequence[float], expected: Sequence[float]) -> dict[str, float]:
     """``loader_proportions/<loader>_batches`` and ``..._divergence`` from the batches of each loader since the
-    epoch's start and from those that its weights let expect."""
+    epoch's start and from those that its weights promise."""
     total, total_expected = sum(actual), sum(expected)
     row: dict[str, float] = {}
     for name, drawn, awaited in zip(names, actual, expected, strict=True):

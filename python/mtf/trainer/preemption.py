@@ -212,7 +212,7 @@ def write_marker(root: Path | str, signal_: signal.Signals, step: int, checkpoin
 
 
 def clear_marker(root: Path | str) -> None:
-    """Removes the marker; for a run that goes on. A system that refuses it is a warning."""
+    """Removes the marker; for a resumed run. A system that refuses it is a warning."""
     try:
         open_storage(root).delete(MARKER_NAME)
     except NotADirectoryError:

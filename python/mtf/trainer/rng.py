@@ -62,7 +62,7 @@ class StepRng:
 
     @contextmanager
     def validation(self) -> Iterator[None]:
-        """Inside, the generators stand at a fixed key; afterwards training goes on as if nothing had been drawn."""
+        """Inside, the generators stand at a fixed key; afterwards training continues as if nothing had been drawn."""
         cuda = None if self._cuda is None else torch.cuda.get_rng_state(self._cuda)
         outer = self._outside_validation
         self._outside_validation = self.state_dict()

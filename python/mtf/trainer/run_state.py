@@ -149,7 +149,7 @@ class RunState:
         if self.is_mid_update:
             raise UsageError(
                 f"update {self.global_step + 1} broke off in the middle (an optimizer or a scheduler raised, or a "
-                "second signal came), so the weights belong to no state: load_checkpoint or load_state goes on from one"
+                "second signal came), so the weights belong to no state: use load_checkpoint or load_state"
             )
 
 

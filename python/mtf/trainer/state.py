@@ -10,7 +10,7 @@ from mtf.checkpoint.format.codec import copy_tree, split
 
 
 class TrainerState:
-    """Everything that decides how training goes on, as a tree without times, paths, run ids or save history.
+    """Everything that decides how training continues, as a tree without times, paths, run ids or save history.
 
     ``a == b`` is exact: types, dtypes, shapes and every bit of every float and tensor, also of NaN. Aliasing and memory
     formats don't count. The tensors are copies in host memory; treat them as read-only.

@@ -67,7 +67,7 @@ class BlendBatch : public Payload {
 class BlendSource : public NativeSource {
  public:
   struct Spec {
-    /// A pass of the blend, for whoever counts in passes: batch b of pass p is batch p * batches_per_pass + b.
+    /// A pass of the blend, for callers that count in passes: batch b of pass p is batch p * batches_per_pass + b.
     std::uint64_t batches_per_pass = 1;
     std::uint32_t rank = 0;
     std::uint32_t world_size = 1;

@@ -19,7 +19,7 @@ struct Axis {
   friend bool operator==(const Axis&, const Axis&) = default;
 };
 
-/// Doesn't own the memory: whoever makes a view keeps the array alive. Thread safety: a value.
+/// Doesn't own the memory: the caller keeps the array alive. Thread safety: a value.
 struct ArrayView {
   const std::byte* data = nullptr;
   std::uint64_t num_rows = 0;

@@ -11,7 +11,7 @@ namespace mtf {
 
 /// `out` has room for `rows.size() * view.row_bytes` bytes and overlaps nothing that is read.
 /// Complexity: O(bytes copied); rows are requested from memory ahead of their copy, so random rows cost bandwidth, not
-/// latency. Thread safety: reads the array without a lock; whoever writes to it meanwhile decides what is seen.
+/// latency. Thread safety: reads the array without a lock; what is written to it meanwhile may be seen.
 /// Throws: ConfigError if a row isn't in [0, num_rows), before anything is copied.
 void gather(const ArrayView& view, std::span<const std::int64_t> rows, std::byte* out);
 

@@ -20,8 +20,8 @@ struct RowField {
   std::string dtype;                 ///< numpy's name ("int64", "bool", "float32"), or "bfloat16"
   std::size_t item_bytes = 0;        ///< bytes of one item
   std::vector<std::uint64_t> shape;  ///< of one row; empty for a scalar
-  /// The field counts positions (int32 or int64) from 0 in each document: whoever makes the batch adds `cu_seqlens`
-  /// (int32), the places of its zeros in the batch laid flat and, at the end, the number of its items.
+  /// The field counts positions (int32 or int64) from 0 in each document: the code that makes the batch adds
+  /// `cu_seqlens` (int32), the places of its zeros in the batch laid flat and, at the end, the number of its items.
   bool counts_positions = false;
 
   /// Bytes of one row, which lie together in a batch.

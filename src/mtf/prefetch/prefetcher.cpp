@@ -20,7 +20,7 @@ Prefetcher::~Prefetcher() {
         std::move(engine_));  // its threads aren't here and its locks may be held for ever
     return;
   }
-  close(engine_->is_closed() ? std::chrono::nanoseconds{0} : kGrace);  // whoever closed it has waited
+  close(engine_->is_closed() ? std::chrono::nanoseconds{0} : kGrace);  // the first close has waited
 }
 
 PrefetchEngine& Prefetcher::engine() const {

@@ -13,7 +13,7 @@ namespace mtf {
 /// Fisher and Yates from the front: for i = 0, 1, ... item i changes places with item i + r_i, r_i an unbiased draw
 /// from [0, size - i). So the first entries of an order cost only as many draws.
 ///
-/// Eight draws share a 64-bit word: the first is the high word of its product with the bound, the low word goes on to
+/// Eight draws share a 64-bit word: the first is the high word of its product with the bound, the low word continues to
 /// the next, and the word is unbiased for all eight when the last low word isn't below 2^64 mod the product of the
 /// bounds. Word 8 m + q of the key's stream serves draws [8 q, 8 q + 8) of block m; where it is refused (once in 2^16
 /// words at most), the words of the key folded with 8 m + q follow. Thread safety: pure.

@@ -77,7 +77,7 @@ class Schedule {
   bool remove_source(const std::string& name);
   bool set_config(MixtureConfig config);
 
-  /// The pass in which `source` stands at the cursor ended after `num_batches` batches, or goes on beyond its length.
+  /// The pass in which `source` stands at the cursor ended after `num_batches` batches, or continues beyond its length.
   void end_pass(std::int32_t source, std::uint64_t num_batches);
   void extend_pass(std::int32_t source, std::uint64_t num_batches);
 

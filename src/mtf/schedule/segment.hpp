@@ -118,7 +118,7 @@ class Segment {
 
   /// What is known at `step`, given the counts there, for a pattern that begins there.
   [[nodiscard]] Breakpoint fresh_breakpoint(std::uint64_t step, std::span<const std::uint64_t> counts) const;
-  /// The same for a pattern that goes on.
+  /// The same for a pattern that continues.
   [[nodiscard]] Breakpoint continued_breakpoint(std::uint64_t step, std::span<const std::uint64_t> counts) const;
 
   /// Where source `source` stands after `count` draws since the epoch's start.

@@ -28,7 +28,7 @@ struct WeightCurve {
   /// The first step after `step` whose weights may differ; kUnbounded when there is none.
   [[nodiscard]] std::uint64_t next_change(std::uint64_t step) const;
 
-  /// The curve that begins at `step` with `weights` and goes on from there as this one does, in proportion: what a
+  /// The curve that begins at `step` with `weights` and continues from there as this one does, in proportion: what a
   /// source weighs later is multiplied by its weight in `weights` over the one that this curve gives it at `step`. A
   /// source to which this curve gives no weight at `step` gets its weight in `weights` added to later ones.
   [[nodiscard]] WeightCurve rebased(std::uint64_t step, std::span<const double> weights) const;

@@ -169,7 +169,7 @@ std::vector<std::uint64_t> PackedRows::find(Key key, std::uint64_t pass, std::ui
     places.push_back(order_.place_of(key, pass, table_.row_of(static_cast<std::uint32_t>(number.length), ordinal)));
   }
   std::ranges::sort(places);
-  places.erase(std::ranges::unique(places).begin(), places.end());
+  places.erase(std::unique(places.begin(), places.end()), places.end());  // clang 14 has no ranges::unique
   return places;
 }
 

@@ -393,7 +393,7 @@ def test_a_full_disk_is_loud_and_the_run_goes_on(
         save(m, 2)
         m.wait()
 
-    with pytest.warns(local.CheckpointWarning, match=r"No space left on device.*The run goes on"):
+    with pytest.warns(local.CheckpointWarning, match=r"No space left on device.*The run continues"):
         save_and_wait()
     assert m.last_error is not None
     with pytest.raises(CheckpointError, match="No space left"):
@@ -408,7 +408,7 @@ def test_a_full_disk_is_loud_and_the_run_goes_on(
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-@pytest.mark.filterwarnings("ignore:.*The run goes on")
+@pytest.mark.filterwarnings("ignore:.*The run continues")
 def test_a_best_that_could_not_be_saved_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asynchronous: bool
 ) -> None:

@@ -163,7 +163,7 @@ def test_a_refused_write_is_a_warning_and_the_run_continues(asynchronous: bool) 
         save(m, 2)
         m.wait()
 
-    with pytest.warns(checkpoint.CheckpointWarning, match=r"step-00000002.*no answer.*The run goes on"):
+    with pytest.warns(checkpoint.CheckpointWarning, match=r"step-00000002.*no answer.*The run continues"):
         save_and_wait()
     save(m, 3)
     with pytest.raises(mtf.CheckpointIOError):

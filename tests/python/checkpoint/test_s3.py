@@ -106,7 +106,7 @@ def test_a_store_that_is_gone_is_a_warning_within_a_bound(
 
     run = make(url)
     run.add_hook(Goes())
-    with pytest.warns(checkpoint.CheckpointWarning, match="The run goes on"):
+    with pytest.warns(checkpoint.CheckpointWarning, match="The run continues"):
         run.fit(data, max_steps=4)
     assert run.global_step == 4
     with pytest.raises(mtf.CheckpointIOError, match=rf"{url}"):

@@ -1,4 +1,4 @@
-"""Ctrl-C at any call, a source that raises at its end, a batch that can't be moved: whoever goes on misses nothing."""
+"""Ctrl-C at any call, a source that raises at its end, a batch that can't be moved: no batch is missed."""
 
 from __future__ import annotations
 

@@ -587,7 +587,7 @@ def test_a_configuration_that_was_refused_does_not_come_back_with_the_next_edit(
 
 
 class Continuing:
-    """A stateful loader whose next iterator goes on where the last one was left, also at its end."""
+    """A stateful loader whose next iterator continues where the last one was left, also at its end."""
 
     def __init__(self, num: int) -> None:
         self.num, self.place, self.num_ended = num, 0, 0

@@ -287,7 +287,7 @@ class MultiLoaderMachine(RuleBasedStateMachine):
 
     @rule()
     def close_and_go_on(self) -> None:
-        """Closes it; its state can still be read, and a fresh one goes on."""
+        """Closes it; its state can still be read, and a fresh one continues."""
         if self.num_committed not in (None, self.num_read):
             return
         self.loader.close()

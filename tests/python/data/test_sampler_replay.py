@@ -183,7 +183,7 @@ class Weighted(Sampler[int]):
 
 
 class Continuing(Weighted):
-    """Its place is in its state, and its order goes on from pass to pass."""
+    """Its place is in its state, and its order continues from pass to pass."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -193,7 +193,7 @@ def test_a_picture_that_fails_is_a_warning(tmp_path: Path, monkeypatch: pytest.M
     pytest.importorskip("matplotlib", reason="an extra")
     pytest.importorskip("tensorboard", reason="an extra")
     monkeypatch.setattr("mtf.report.timeline.Timeline.history", lambda *_: 1 / 0)
-    with pytest.warns(UserWarning, match=r"can't be drawn: ZeroDivisionError.*training goes on") as caught:
+    with pytest.warns(UserWarning, match=r"can't be drawn: ZeroDivisionError.*training continues") as caught:
         made = run(tmp_path, save=None, kind="tensorboard", log_pictures=True)
     assert len(caught) == 1
     assert made.global_step == 70
@@ -202,7 +202,7 @@ def test_a_picture_that_fails_is_a_warning(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_run_log_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
     (tmp_path / "logs" / "trial" / "run.jsonl").mkdir(parents=True)
-    with pytest.warns(UserWarning, match=r"run.jsonl can't be written .*training goes on"):
+    with pytest.warns(UserWarning, match=r"run.jsonl can't be written .*training continues"):
         made = run(tmp_path, save=None)
     assert made.global_step == 70
 

@@ -165,7 +165,7 @@ EDITS = st.one_of(
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_edits_and_cuts(data: st.DataObject) -> None:
-    """Edited schedules follow the reference, and a state taken anywhere goes on exactly."""
+    """Edited schedules follow the reference, and a state taken anywhere continues exactly."""
     spec = data.draw(specs(["ROUND_ROBIN", "ALTERNATING", "SEQUENTIAL"]))
     at = data.draw(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 12), EDITS), max_size=4))
     if None in spec.lengths and spec.policy == "MIN_LENGTH":

@@ -192,7 +192,7 @@ def test_a_state_from_before_a_loader_was_replaced_goes_on_with_the_first() -> N
     run.load_state(state)
     run.fit(loaders, max_steps=9)
     assert run.get_state().diff(whole.get_state()) == []
-    with pytest.raises(mtf.StateMismatch, match="goes on with the loader that was added as 'a'"):
+    with pytest.raises(mtf.StateMismatch, match="continues with the loader that was added as 'a'"):
         run.load_state(replaced)
     assert run.get_state().diff(whole.get_state()) == []
 

@@ -197,7 +197,7 @@ def test_running_statistics_that_a_failed_window_moved_are_pointed_out() -> None
 @pytest.mark.parametrize("step", range(6))
 @pytest.mark.parametrize("policy", ["raise", "warn", "skip"])
 def test_a_loss_that_is_not_finite_at_any_step_of_a_window(policy: Any, step: int) -> None:
-    """Windows of two; under "raise" training goes on exactly once the step is mended."""
+    """Windows of two; under "raise" training continues exactly once the step is mended."""
     performance = mtf.PerformanceConfig(gradient_accumulation_steps=2, on_nonfinite=policy)
     broken = True
 

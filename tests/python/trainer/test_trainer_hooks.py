@@ -115,7 +115,7 @@ def test_a_hook_that_raises_stops_training_with_its_own_error() -> None:
 def test_or_is_reported_and_training_goes_on() -> None:
     settings = config(fault_tolerance=mtf.FaultToleranceConfig(on_hook_error="log"))
     run = trainer(settings, hooks=[Broken()])
-    with pytest.warns(UserWarning, match=r"Broken.on_train_batch_end raised ZeroDivisionError.*training goes on"):
+    with pytest.warns(UserWarning, match=r"Broken.on_train_batch_end raised ZeroDivisionError.*training continues"):
         run.fit([loader(8, 1)])
     assert run.global_step == 2
 

@@ -145,7 +145,7 @@ class TrainerMachine(RuleBasedStateMachine):
 
     @rule(after=st.integers(1, 12))
     def fail(self, after: int) -> None:
-        """A step raises in the middle of a window; the run stands behind the last update, and goes on."""
+        """A step raises in the middle of a window; the run stands behind the last update, and continues."""
         if self.trainer.global_step == MOST_UPDATES:
             return
         self.step.left = after

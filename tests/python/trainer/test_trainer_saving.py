@@ -183,7 +183,7 @@ def test_a_save_asked_for_that_finds_the_disk_full_does_not_end_the_run(
     run = make(tmp_path / "run", hooks=[best])
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
-        with pytest.warns(UserWarning, match=r"best/.*can't be written: No space left.*The run goes on"):
+        with pytest.warns(UserWarning, match=r"best/.*can't be written: No space left.*The run continues"):
             run.fit(loaders(), [loader(4, 1)], max_epochs=1)
         with pytest.raises(mtf.CheckpointError, match="No space left"):
             run.save_checkpoint(str(tmp_path / "by-hand"))

@@ -31,7 +31,7 @@ ROLE_TRASH = "trash"
 
 
 class CheckpointWarning(UserWarning):
-    """Something about saved state that a person must see, though the run goes on."""
+    """Something about saved state that a person must see, though the run continues."""
 
 
 def host_name() -> str:

@@ -18,7 +18,7 @@ from mtf.errors import ConfigError
 _origins: Any = WeakIdKeyDictionary()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RowSources:
     """The source of each row of a batch, on the batch's device.
 
@@ -31,6 +31,10 @@ class RowSources:
     index: Tensor
     names: tuple[str, ...]
     counts: tuple[int, ...]
+
+    def __repr__(self) -> str:
+        """Rows of each source."""
+        return f"RowSources({', '.join(f'{name}: {n}' for name, n in zip(self.names, self.counts, strict=True))})"
 
     def sums(self, values: Tensor) -> Tensor:
         """The sum of one value per row over the rows of each source, ``[sources]``, without a graph.
@@ -61,7 +65,7 @@ class RowSources:
         return SourceMeans(self.names, self.sums(values), self.counts)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SourceMeans:
     """Sums and counts of a metric by source, of the rows of one batch on one rank.
 
@@ -74,6 +78,10 @@ class SourceMeans:
     names: tuple[str, ...]
     sums: Tensor
     counts: tuple[int, ...]
+
+    def __repr__(self) -> str:
+        """Rows of each source, and no value: these may be on a device."""
+        return f"SourceMeans({', '.join(f'{name}: {n} rows' for name, n in zip(self.names, self.counts, strict=True))})"
 
     def parts(self) -> list[tuple[str, Tensor, int]]:
         """Name, sum (0-dim) and number of rows of each source that has any."""

@@ -17,7 +17,7 @@ from mtf.data.sources.array import ArrayLoader, common_rows, flatten_arrays
 from mtf.data.sources.base import Source
 from mtf.data.sources.resolve import refuse_wrapped
 from mtf.errors import ConfigError
-from mtf.formatting import shortened
+from mtf.formatting import plain_repr, shortened
 
 Build = Callable[[list[Any], int, int], Any]
 
@@ -27,6 +27,10 @@ class RowSource(ABC):
 
     A dataset with ``__len__`` and ``__getitem__`` needs no such class: its passes are shuffled by the blend.
     """
+
+    def __repr__(self) -> str:
+        """The class and its plain attributes."""
+        return plain_repr(self)
 
     @abstractmethod
     def num_rows(self) -> int:

@@ -20,7 +20,7 @@ from mtf.schedule.schedule import Schedule
 _STATE_VERSION = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SampleTable:
     """Samples of a run, one per entry.
 
@@ -40,6 +40,10 @@ class SampleTable:
 
     def __len__(self) -> int:
         return len(self.source)
+
+    def __repr__(self) -> str:
+        """How many samples, and of which sources."""
+        return f"SampleTable({len(self)} samples of {', '.join(self.names)})"
 
     def __iter__(self) -> Any:
         """Unpacks as ``source, pass_, row``."""

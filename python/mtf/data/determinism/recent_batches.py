@@ -70,7 +70,7 @@ class RecentBatches:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a state."""
+        """Continues from a state."""
         self._committed = None
         self._seen = {
             name: tuple(BatchRecord(e["pass"], e["batch"], e["hash"], from_dict(e["before"])) for e in entries)

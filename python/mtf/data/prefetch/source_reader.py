@@ -184,7 +184,7 @@ class SourceReader:
         return self._stream
 
     def _check_length(self, stream: Stream) -> None:
-        """At the end of a pass of known length: lets the source see its end, and notices one that goes on.
+        """At the end of a pass of known length: lets the source see its end, and notices one that continues.
 
         Not later than that, so that what is noticed doesn't depend on where a run is interrupted.
         """

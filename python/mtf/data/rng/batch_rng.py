@@ -20,7 +20,7 @@ _current = _Current()
 def batch_rng() -> np.random.Generator:
     """The generator of the batch that this thread is fetching; for datasets and collate functions.
 
-    It starts at the batch's own key and goes on through the samples of the batch in their order, so what is drawn from
+    It starts at the batch's own key and runs through the samples of the batch in their order, so what is drawn from
     it depends neither on threads nor on worker processes nor on a resume. Process-wide generators (``torch.rand``,
     ``numpy.random.rand``, ``random.random``) are shared by all threads and can't promise that: a dataset for
     ``ThreadLoader`` draws from this one. It works in a ``DataLoader``'s datasets as well, where it gives the same

@@ -208,7 +208,7 @@ class BatchSeed:
     __slots__ = ("_numpy", "_python", "_restores", "_threads", "_torch")
 
     def enter(self, key: int | None) -> None:
-        """``key`` None: whoever fetches seeds the generators."""
+        """``key`` None: the caller that fetches seeds the generators."""
         self._restores = False
         self._threads = torch.get_num_threads()
         try:

@@ -217,8 +217,8 @@ class Source(ABC):
         return None
 
     def order(self) -> str | None:
-        """How the samples of a pass are ordered, in words; None where the source doesn't say. A state goes on with the
-        same order only."""
+        """How the samples of a pass are ordered, in words; None where the source doesn't say. A state needs
+        the same order."""
         return None
 
     def notes(self) -> list[str]:

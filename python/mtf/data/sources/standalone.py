@@ -75,7 +75,7 @@ class StandaloneSource(Source):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on there in the next ``iter``.
+        """Continues there in the next ``iter``.
 
         Raises:
             StateMismatch: A state of other data or of another global batch size; nothing is changed.

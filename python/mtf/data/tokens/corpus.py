@@ -164,7 +164,7 @@ class TokenCorpus(TokenStream):
         is kept per row, and documents get other company in every pass. The longest document of a row comes first.
 
         Batches are as those of ``windows`` with ``boundaries``. A label is the document's next token, also where a
-        split document goes on in another row; the last token of a document has none. Room that is left is filled with
+        split document continues in another row; the last token of a document has none. Room that is left is filled with
         ``pad``, has no labels, and counts its positions as a document of its own.
 
         Args:

@@ -45,7 +45,7 @@ class WorkerInit:
 
 
 class _Feed:
-    """What is to be sent to the workers next. Unlike other iterators it goes on after it was empty."""
+    """What is to be sent to the workers next. Unlike other iterators it continues after it was empty."""
 
     def __init__(self) -> None:
         self.waiting: deque[Any] = deque()

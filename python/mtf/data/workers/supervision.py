@@ -89,7 +89,7 @@ def supervise(iterator: Iterator[Any]) -> Callable[[], Any]:
             finally:
                 _look_away(of_torch)
         except FetchTimeout:
-            # Whoever closes the iterator would wait for each worker that hangs.
+            # Closing the iterator would wait for each worker that hangs.
             for worker in of_torch._workers:
                 worker.kill()
             of_torch._shutdown_workers()
@@ -202,7 +202,7 @@ def _reason(code: int) -> str:
     if code >= 0:
         return f"exited unexpectedly with status {code}"
     name = signal.Signals(-code).name
-    return f"was killed by {name}" + (", maybe for want of memory" if name == "SIGKILL" else "")
+    return f"was killed by {name}" + (", maybe because memory ran out" if name == "SIGKILL" else "")
 
 
 @atexit.register

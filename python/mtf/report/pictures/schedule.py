@@ -188,7 +188,7 @@ def _draw_distance(axes: Axes, history: History, colors: Palette) -> None:
         axes.fill_between(x, -y, y, color=GRID, alpha=0.25, linewidth=0, zorder=0)
         axes.set_title("Distance from what the weights promise; band: EVEN's certificate")
     else:
-        axes.set_title("Distance from what the weights let expect, since each epoch's start")
+        axes.set_title("Distance from what the weights promise, since each epoch's start")
     axes.set_ylabel("batches")
     _mark_epochs(axes, history)
 

@@ -20,8 +20,8 @@ class TrainerHooks:
     A hook that defines ``state_dict()`` and ``load_state_dict(state)`` is saved with the trainer. All
     arguments are positional. A batch is what the training step gets, on the trainer's device.
 
-    A hook that raises stops training. When training goes on, by another ``fit`` or from a state or a checkpoint, it
-    goes on before the event: a window that was under way is trained on again from its first batch, and an event between
+    A hook that raises stops training. When training continues, by another ``fit`` or from a state or a checkpoint, it
+    starts before the event: a window that was under way is trained on again from its first batch, and an event between
     two windows is called again for all hooks, followed by what would have followed it (a row, a validation, a save).
     What was done before the event isn't done again.
     """

@@ -97,7 +97,7 @@ class EarlyStopping(TrainerHooks):
         return {"best": self.best, "num_bad": self.num_bad}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from there."""
+        """Continues from there."""
         self._best.value, self.num_bad = state["best"], state["num_bad"]
 
 
@@ -199,7 +199,7 @@ class BestCheckpoint(TrainerHooks):
         return {"best": self.best}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from there."""
+        """Continues from there."""
         self._best.value = state["best"]
 
 
@@ -217,7 +217,7 @@ class ThroughputMonitor(TrainerHooks):
         self.epochs: list[dict[str, float]] = []
 
     def on_train_start(self, trainer: Trainer) -> None:
-        """Starts the clock, for an epoch that goes on."""
+        """Starts the clock, for an epoch that continues."""
         self._start = trainer._reporter.totals()
 
     def on_epoch_start(self, trainer: Trainer, epoch: int) -> None:

@@ -140,7 +140,7 @@ class HookList:
                 method(*args)
             except Exception as error:  # the user asked for it: on_hook_error="log"
                 warnings.warn(
-                    f"hook {type(hook).__name__}.{event} raised {error!r}; training goes on (on_hook_error='log')",
+                    f"hook {type(hook).__name__}.{event} raised {error!r}; training continues (on_hook_error='log')",
                     stacklevel=2,
                 )
 

@@ -81,7 +81,7 @@ class NonFiniteGuard:
             + (f" (and {len(bad) - 1} more)" if len(bad) > 1 else "")
         )
         if self.policy == "raise":
-            raise NonFiniteLoss(f"{message}; performance.on_nonfinite='warn' or 'skip' goes on")
+            raise NonFiniteLoss(f"{message}; performance.on_nonfinite='warn' or 'skip' continues")
         warnings.warn(message + ("; its window is skipped" if self.policy == "skip" else ""), stacklevel=2)
         return self.policy != "skip"
 
@@ -110,7 +110,7 @@ def require_finite_on_all_ranks(parameters: Iterable[Tensor], step: int) -> None
     if smallest is not None and torch.isnan(smallest).any().item():
         raise NonFiniteLoss(
             f"the gradients of training step {step - 1} are NaN, and this rank's losses were finite: a loss of another "
-            "rank wasn't, which says more; performance.on_nonfinite='warn' or 'skip' goes on"
+            "rank wasn't, which says more; performance.on_nonfinite='warn' or 'skip' continues"
         )
 
 

@@ -84,7 +84,7 @@ class Reporter:
         self._clock.start(self.totals())
 
     def begin_epoch(self, multi: MultiLoader) -> None:
-        """The bar of an epoch, also of one that goes on."""
+        """The bar of an epoch, also of one that continues."""
         shown = self._config.logging.progress_bar and self._ranks.rank == 0
         total = multi.schedule.num_steps(multi.epoch)
         self._progress.close()
@@ -120,7 +120,7 @@ class Reporter:
         self._progress.close()
 
     def close_logs(self) -> None:
-        """Until the next ``open``, which goes on in the same place."""
+        """Until the next ``open``, which continues in the same place."""
         if self._logger is not None:
             self._logger_state = self._logger.state_dict()
             self._logger.close()
@@ -293,7 +293,7 @@ class Reporter:
     # State --------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Run ids of the loggers, kept in checkpoints so that a resumed run goes on in the same place."""
+        """Run ids of the loggers, kept in checkpoints so that a resumed run continues in the same place."""
         return self._logger.state_dict() if self._logger is not None else self._logger_state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -85,14 +85,14 @@ class ScheduleRecorder:
         except Exception as error:  # whatever a picture fails of, training is worth more
             if not self._failed:
                 self._failed = True
-                warnings.warn(f"pictures of the run can't be drawn: {error!r}; training goes on", stacklevel=2)
+                warnings.warn(f"pictures of the run can't be drawn: {error!r}; training continues", stacklevel=2)
             return
         for name, figure in figures.items():
             logger.log_figure(f"pictures/{name}", figure, self._run.global_step)
 
     @staticmethod
     def _states_so_far(logging: LoggingConfig, info: RunInfo) -> list[bytes]:
-        """Those that the run log has of a run that goes on."""
+        """Those that the run log has of a run that continues."""
         from mtf.report.run_log import read_run_log
 
         directory = run_log_directory(logging, info.name)

@@ -4,7 +4,7 @@
 /// what it is owed, D_i = (the sum of its shares over the turns so far) - (its draws): exactly, in integers. The next
 /// turns go to the slot whose D_i + w_i / W is largest, until a tree can take over: at least min(n, 64) turns, and
 /// until every node of the new tree can start from what its slots are owed (EvenTree::start_from), at most 64. Then the
-/// tree draws from there, and D_i goes on to count from where it was: nothing is rounded away, however often weights
+/// tree draws from there, and D_i continues to count from where it was: nothing is rounded away, however often weights
 /// change.
 ///
 /// Bound. While weights may change at every turn, all draws are of the first kind. Let A_k be the mean of the k largest

@@ -67,7 +67,7 @@ void EvenTree::place_deaths(std::span<const std::uint64_t> limits) {
       if (clock == interval.clock && intervals_.size() > first) {
         intervals_.pop_back();
       }
-      // The remainder goes on as the same part of the new weight: no rounding starts afresh.
+      // The remainder continues as the same part of the new weight: no rounding starts afresh.
       const auto phase = static_cast<std::uint32_t>(std::uint64_t{distributed.remainder} * weight / interval.weight);
       intervals_.emplace_back(clock, distributed.light, light_weight, std::max(weight, 1U), phase);
     }
