@@ -346,3 +346,18 @@ def test_no_machine_paths() -> None:
             continue
         found = pattern.search(text)
         assert found is None, f"{name}: {text[max(0, found.start() - 40) : found.end() + 20]!r}"
+
+
+def test_every_module_has_its_tests_or_a_line_that_names_them() -> None:
+    page = (ROOT / "tests" / "README.md").read_text(encoding="utf-8")
+    files = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    for path in PACKAGE.rglob("*.py"):
+        module = path.relative_to(PACKAGE).with_suffix("")
+        if path.name not in ("__init__.py", "__main__.py") and f"test_{path.stem.lstrip('_')}.py" not in files:
+            assert f"`{module.as_posix()}`" in page, f"{module}: add it to tests/README.md"
+    for module in re.findall(
+        r"`((?:[a-z_]+/)+[a-z_]+|errors|enums|environment|testing)`", page.split("| modules of")[1]
+    ):
+        assert (PACKAGE / f"{module}.py").is_file(), module
+    for name in re.findall(r"`(?:tests/\w+/)?(test_\w+\.py)`", page):
+        assert name in files, name
