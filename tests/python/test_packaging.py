@@ -78,7 +78,7 @@ def test_workflows_call_what_exists(path: Path) -> None:
 
 
 def test_there_are_workflows() -> None:
-    assert [path.name for path in WORKFLOWS] == ["ci.yml", "wheels.yml"]
+    assert [path.name for path in WORKFLOWS] == ["ci.yml", "nightly.yml", "wheels.yml"]
 
 
 def requirements_in_messages() -> list[tuple[str, str]]:
@@ -109,9 +109,15 @@ def test_a_message_never_tells_to_install_somebody_elses_package() -> None:
 def test_everything_optional_is_one_extra() -> None:
     extras = PROJECT["project"]["optional-dependencies"]
     (everything,) = extras["all"]
-    match = re.fullmatch(r"mtf-torch\[([\w,]+)\]", everything)
+    match = re.fullmatch(r"mtf-torch\[([\w,]+)\]", everything)  # `ray` serves an example only
     assert match is not None
-    assert set(match[1].split(",")) == set(extras) - {"all", "bench", "docs", "dev"}
+    assert set(match[1].split(",")) == set(extras) - {
+        "all",
+        "bench",
+        "docs",
+        "dev",
+        "ray",
+    }  # ray serves an example only
 
 
 def test_pages_install_what_the_project_is_called() -> None:

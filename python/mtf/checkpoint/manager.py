@@ -270,8 +270,15 @@ class CheckpointManager:
     # The directory
 
     def waiting_for(self) -> str | None:
-        """Why the directory can't be claimed yet, in words; None if :meth:`claim` should be called now."""
-        return self._lock.waiting_for()
+        """Why the directory can't be claimed yet, in words; None if :meth:`claim` should be called now.
+
+        Raises:
+            CheckpointIOError: the directory can't be read.
+        """
+        try:
+            return self._lock.waiting_for()
+        except OSError as error:
+            raise CheckpointIOError(f"{self.root}: can't be read: {error}") from error
 
     def claim(self) -> str:
         """Makes the directory and takes its lock, which the first save does otherwise.

@@ -421,7 +421,7 @@ class Saver:
         )
         warnings.warn(
             f"{found.path} holds no hashes of batches that this run could fetch again, because {reason}: this resume "
-            "is not verified, the next one will be",
+            "is not verified, and there is nothing to do, because the next one will be",
             CheckpointWarning,
             stacklevel=5,
         )

@@ -63,7 +63,7 @@ def test_save_rotate_resume_and_look(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     data = [loader(20, 1, shuffle=True)]
-    whole = make("memory://whole")
+    whole = make(f"memory://whole-{asynchronous}")
     whole.fit(data, max_steps=9)
     make(url, max_checkpoints=2, asynchronous=asynchronous).fit(data, max_steps=7)
     again = make(url, max_checkpoints=2, asynchronous=asynchronous)
@@ -107,7 +107,7 @@ def test_a_store_that_is_gone_is_a_warning_within_a_bound(
     run = make(url)
     run.add_hook(Goes())
     with pytest.warns(checkpoint.CheckpointWarning, match="The run continues"):
-        run.fit(data, max_steps=4)
+        run.fit(data, max_steps=4, resume_from="latest")
     assert run.global_step == 4
     with pytest.raises(mtf.CheckpointIOError, match=rf"{url}"):
         make(url).fit(data, max_steps=4, resume_from="latest")

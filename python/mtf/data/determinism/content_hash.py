@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import enum
 import hashlib
-import logging
 import struct
 import types
+import warnings
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -20,7 +20,6 @@ from mtf.errors import SourceError
 _Path = tuple[object, ...]
 
 
-_log = logging.getLogger("mtf")
 _SAMPLE = 4096  # bytes of a large value that `short_hash` looks at, from both its ends
 
 
@@ -179,7 +178,11 @@ def _feed_object(digest: _Digest, value: Any, path: _Path) -> None:
         # Nothing in it can be read: a weak reference, a lock, an object of compiled code. Its kind counts.
         if kind not in _left_out:
             _left_out.add(kind)
-            _log.warning("%s: a %s has no content that can be hashed, so only its type counts", _where(path), kind)
+            warnings.warn(
+                f"{_where(path)}: a {kind} has no content that can be hashed, so only its type counts: a difference in "
+                "it is not noticed. Give it attributes, or keep it out of the batch",
+                stacklevel=2,
+            )
         fields = {}
     _header(digest, f"object {kind}", len(fields))
     for name, item in fields.items():
