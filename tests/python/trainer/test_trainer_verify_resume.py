@@ -186,6 +186,7 @@ def pairs(kind: str, num: int, changed: int | None = None) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore:.*are produced again", "ignore:loader 'dl0' can't be opened at a position")
+@pytest.mark.filterwarnings("ignore:.*the last one before the resume")  # the error says more
 @pytest.mark.parametrize("kind", ["torch", "arrays", "iterable", "stateful"])
 @pytest.mark.parametrize(("num", "cut"), [(16, 11), (5, 12)])
 def test_each_of_the_last_batches_is_compared(kind: str, num: int, cut: int) -> None:

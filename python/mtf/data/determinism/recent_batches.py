@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import dropwhile
 from typing import Any
 
 from mtf.data.determinism.content_hash import content_hash
 from mtf.data.prefetch.native_reader import NativeReader
 from mtf.data.prefetch.source_reader import PassEnded, SourceReader
-from mtf.data.sources.base import Snapshot
+from mtf.data.sources.base import ResumeMode, Snapshot
 from mtf.errors import SourceError
 
 _BLOCK = 4  # at most twice as many batches of a source are remembered, and one more than this at least
@@ -87,7 +88,7 @@ class RecentBatches:
         wrong = [f"loader {name!r}, {difference}" for name, difference in found.items() if difference]
         if wrong:
             raise SourceError(
-                "not deterministic, so the training wouldn't go on as it was (mtf.check_source says why):\n  "
+                "not deterministic, so the training wouldn't continue as it was (mtf.check_source says why):\n  "
                 + "\n  ".join(wrong)
             )
 
@@ -95,6 +96,11 @@ class RecentBatches:
 def _difference(seen: Sequence[BatchRecord], reader: SourceReader | NativeReader) -> str:
     """The first batch of ``seen`` that is another now; empty where all are the same."""
     if isinstance(reader, SourceReader):
+        if reader.source.resume_mode is ResumeMode.STATEFUL:
+            # Those read while the loader was new: it can't go back there. The resume itself compares the last of them.
+            seen = list(dropwhile(lambda one: one.before is None or one.before.data is None, seen))
+            if not seen:
+                return ""
         reader.snapshot = seen[0].before
     try:
         for one in seen:

@@ -142,6 +142,8 @@ class StatefulSource(Source):
         set_epoch(self.loader, snapshot.pass_)
         if snapshot.data is not None:
             self._load(snapshot.data)
+        elif not self._is_new and self._initial is not None:  # the loader was new there
+            self._load(self._initial)
         if snapshot.digest is None:  # taken after the batch
             return self._iterate(snapshot.pass_, snapshot.batch, key)
         stream = self._iterate(snapshot.pass_, snapshot.batch - 1, key, may_be_over=snapshot.batch == 1)
@@ -223,6 +225,8 @@ class _StatefulStream(Stream):
     def __next__(self) -> Any:
         if self._take is None:
             raise StopIteration
+        # Many loaders can't be given the state that they had when they were new: they take it for one inside a pass.
+        was_new = self._source._is_new
         before = self._state()
         self._source._is_new = False  # also where Ctrl-C comes during the fetch
         try:
@@ -238,7 +242,7 @@ class _StatefulStream(Stream):
         if self.follows_left:
             self._before, self._digest, self.follows_left = self._state(), None, False
         else:
-            self._before, self._digest = before, short_hash(data)
+            self._before, self._digest = None if was_new else before, short_hash(data)
         self._batch += 1
         return data
 
