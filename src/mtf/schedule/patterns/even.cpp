@@ -108,7 +108,11 @@ void EvenDraws::catch_up(std::span<const std::uint32_t> weights, std::span<const
     const std::size_t slot = debts.draw();
     caught_up_.push_back(static_cast<std::int32_t>(slot));
     ++num_caught_up_of_[slot];
-    may_go_on = left.empty() || left[slot] >= kMaxSteps || --left[slot] > 0;
+    const bool is_limited = !left.empty() && left[slot] < kMaxSteps;
+    if (is_limited) {
+      --left[slot];
+    }
+    may_go_on = !is_limited || left[slot] > 0;
   }
   num_caught_up_ = caught_up_.size();
   deviation_bound_ = debts.largest() * (1 + 1e-9);
