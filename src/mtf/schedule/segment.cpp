@@ -338,7 +338,8 @@ void Segment::settle_debts() {
     }
   }
   is_certain_ = left_behind == 0;
-  const Wide total = std::accumulate(slot_units_.begin(), slot_units_.end(), Wide{0});
+  // Above 0 wherever there is a slot, whose weight is.
+  const Wide total = std::max(Wide{1}, std::accumulate(slot_units_.begin(), slot_units_.end(), Wide{0}));
   for (std::size_t slot = 0; slot < active_.size(); ++slot) {
     const std::int64_t owed = breakpoint_.sources[static_cast<std::size_t>(active_[slot])].owed;
     slot_owed_.push_back(owed + static_cast<std::int64_t>(left_behind * slot_units_[slot] / total));
