@@ -357,7 +357,6 @@ class Saver:
     def load(self, path: str | Path) -> None:
         """Verifies the checkpoint at ``path`` and loads it."""
         self._restore(checkpoint.read(path, verify_shards=self._trainer.rank == 0))
-        _log.info("resumed from %s after update %d", path, self._trainer.global_step)
 
     def _load_on_all_ranks(self, path: str | Path) -> None:
         """Loads the checkpoint at ``path``, the same on all ranks. A collective.
@@ -374,7 +373,6 @@ class Saver:
             "the checkpoint to resume from", {str(found.path): found.manifest.get("files")}
         )
         self._restore(found)
-        _log.info("resumed from %s after update %d", found.path, self._trainer.global_step)
 
     def _restore(self, found: Checkpoint) -> None:
         trainer = self._trainer
@@ -400,7 +398,7 @@ class Saver:
         trainer._registry.load(self._ranks_save.state_of(found))
         trainer._reporter.load_state_dict(found.state["loggers"])
         self._saved_at = None if trainer.run_state.pending.is_anything else (trainer.global_step, trainer.epoch)
-        _log.info("continues from %s: update %d, epoch %d", found.path, trainer.global_step, trainer.epoch)
+        _log.info("resumed from %s after update %d, in epoch %d", found.path, trainer.global_step, trainer.epoch)
         trainer.hooks.call("on_checkpoint_load", str(found.path))
         self._run, self._has_run = found.manifest.get("run"), True
 
