@@ -23,6 +23,7 @@ from mtf.config.checks import nearest
 from mtf.errors import CheckpointError, ConfigError, MtfError, StateMismatch
 from mtf.schedule.schedule import Schedule
 from mtf.trainer import preemption, run_directory
+from mtf.trainer.resume_parts import ResumeParts, require_path
 
 Trainer: TypeAlias = Any
 
@@ -281,8 +282,8 @@ class Saver:
 
     # Going on
 
-    def resume(self, source: str | None) -> None:
-        """Loads what ``fit`` was told to resume from.
+    def resume(self, source: str | None, parts: Any = None) -> None:
+        """Loads what ``fit`` was told to resume from, or some ``parts`` of it.
 
         Args:
             source: a checkpoint's path, ``"latest"``, or None: then only ``auto_resume``, in a trainer that hasn't
@@ -291,6 +292,7 @@ class Saver:
         trainer = self._trainer
         if source is not None and not isinstance(source, (str, os.PathLike)):
             raise ConfigError(f"resume_from must be 'latest' or a checkpoint's path, it is {source!r}")
+        require_path(source, parts)
         is_new = trainer.global_step == 0 and trainer._data.pending_state is None
         auto_resume = trainer.config.fault_tolerance.auto_resume
         self._directory_is_used = trainer.ranks.from_first(
@@ -314,9 +316,9 @@ class Saver:
                     "fault_tolerance.auto_resume=True begins from scratch then"
                 )
             elif source is not None:
-                self._load_on_all_ranks(source)
+                self._load_on_all_ranks(source, parts)
         elif source is not None:
-            self._load_on_all_ranks(source)
+            self._load_on_all_ranks(source, parts)
         self._begin_run()
         if trainer.rank == 0:
             preemption.clear_marker(self._manager.root)
@@ -354,30 +356,33 @@ class Saver:
                 stacklevel=5,
             )
 
-    def load(self, path: str | Path) -> None:
+    def load(self, path: str | Path, parts: Any = None) -> None:
         """Verifies the checkpoint at ``path`` and loads it."""
-        self._restore(checkpoint.read(path, verify_shards=self._trainer.rank == 0))
+        self._restore(checkpoint.read(path, verify_shards=self._trainer.rank == 0), parts)
 
-    def _load_on_all_ranks(self, path: str | Path) -> None:
+    def _load_on_all_ranks(self, path: str | Path, parts: Any) -> None:
         """Loads the checkpoint at ``path``, the same on all ranks. A collective.
 
         Rank 0 compares the files of sharded tensors with their hashes, for all ranks, before any rank uses them: each
         rank doing so would read all of them as many times as there are ranks.
         """
-        self._restore_on_all_ranks(checkpoint.read(path, verify_shards=self._trainer.rank == 0))
+        self._restore_on_all_ranks(checkpoint.read(path, verify_shards=self._trainer.rank == 0), parts)
 
-    def _restore_on_all_ranks(self, found: Checkpoint) -> None:
+    def _restore_on_all_ranks(self, found: Checkpoint, parts: Any = None) -> None:
         """Loads what every rank has read. A collective."""
         # Who hasn't found it, or found it damaged, has raised; the same path may be another file on another machine.
         self._trainer.ranks.require_equal(
             "the checkpoint to resume from", {str(found.path): found.manifest.get("files")}
         )
-        self._restore(found)
+        self._restore(found, parts)
 
-    def _restore(self, found: Checkpoint) -> None:
+    def _restore(self, found: Checkpoint, parts: Any = None) -> None:
         trainer = self._trainer
         if not isinstance(found.state, Mapping) or not {"trainer", "loggers"} <= set(found.state):
             raise StateMismatch(f"{found.path}: is whole, but no Trainer saved it; checkpoint.read gives what it holds")
+        if parts is not None:
+            self._restore_parts(found, ResumeParts(parts, trainer._registry.names, trainer._registry.registered))
+            return
         for name, value in _arithmetic(trainer).items():
             saved = found.manifest.get(name, value)
             if saved != value:
@@ -401,6 +406,18 @@ class Saver:
         _log.info("resumed from %s after update %d, in epoch %d", found.path, trainer.global_step, trainer.epoch)
         trainer.hooks.call("on_checkpoint_load", str(found.path))
         self._run, self._has_run = found.manifest.get("run"), True
+
+    def _restore_parts(self, found: Checkpoint, parts: ResumeParts) -> None:
+        trainer = self._trainer
+        trainer.run_state.require_whole()
+        trainer._registry.load(self._ranks_save.state_of(found), parts.entries)
+        left = ", ".join(parts.left_out) or "nothing"
+        _log.info("loaded %s from %s, and not: %s", ", ".join(parts.names), found.path, left)
+        if parts.continues_run:
+            trainer._reporter.load_state_dict(found.state["loggers"])
+            self._run, self._has_run = found.manifest.get("run"), True
+        self.forget()
+        trainer.hooks.call("on_checkpoint_load", str(found.path))
 
     def _warn_if_unverifiable(self, found: Checkpoint) -> None:
         """``verify_deterministic_resume`` must not pass because there is nothing to compare."""

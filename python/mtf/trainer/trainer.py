@@ -29,6 +29,7 @@ from mtf.trainer.optimization.item_counts import ItemCounts
 from mtf.trainer.optimization.nonfinite import NonFiniteGuard
 from mtf.trainer.optimization.optimizers import OptimizerSet, SchedulerSet, as_list
 from mtf.trainer.optimization.precision import Precision, compile_in_place, deterministic_algorithms
+from mtf.trainer.optimization.scheduler_settings import SchedulerSettings
 from mtf.trainer.preemption import PreemptionGuard
 from mtf.trainer.reporting import _repr
 from mtf.trainer.reporting.reporter import Reporter
@@ -144,6 +145,8 @@ class Trainer:
         hyperparameters = components.HyperparametersState(self.optimizers, schedulers, source)
         registry.register("hyperparameters", hyperparameters, loading="checked", is_optional=True)
         registry.register("schedulers", self._scheduler_set)
+        settings_of = SchedulerSettings(self._scheduler_set.by_place(), source)
+        registry.register("scheduler_settings", settings_of, loading="checked", is_optional=True)
         registry.register("item_counts", self._items, is_optional=True)
         registry.register("scaler", self._precision)
         registry.register("rng", self._step_rng, per_rank=True)
@@ -151,6 +154,7 @@ class Trainer:
         registry.register("metric_table", self._metric_table, per_rank=True)
         registry.register("metrics", components.LoggedMetrics(run))
         registry.register("multi", self._data, per_rank=data_setup.RANK_KEYS)
+        registry.close_own()
         return registry
 
     def _after_load(self) -> None:
@@ -231,6 +235,7 @@ class Trainer:
         max_epochs: int | None = None,
         max_steps: int | None = None,
         resume_from: str | None = None,
+        resume_parts: str | Sequence[str] | None = None,
         **unknown: Any,
     ) -> None:
         """Trains until ``max_epochs`` or ``max_steps`` (updates), both counted from the beginning of training.
@@ -243,6 +248,9 @@ class Trainer:
             train_loaders: a list of loaders, a dict name -> loader, or one loader.
             val_loaders: likewise; None: no validation.
             resume_from: a checkpoint's path, or ``"latest"`` in ``checkpoint.root_dir``.
+            resume_parts: what is loaded of the checkpoint at that path: ``"model"`` (weights only), ``"optimizers"``,
+                ``"schedulers"``, ``"hooks"``, ``"position"`` (counters, loaders, metrics), registered components. None:
+                all. Without ``"position"`` a new run begins.
 
         Raises:
             ConfigError: before any data is read, for arguments that don't fit.
@@ -261,7 +269,7 @@ class Trainer:
             stack.enter_context(self.ranks.failures(lambda: f"after {run.global_step} updates"))
             limits = StopCondition(max_epochs, max_steps, run.epoch)
             self._saver.guard = stack.enter_context(PreemptionGuard(preemption.signals, preemption.exit_code))
-            loop = self._loop(self._resume(resume_from, train_loaders, val_loaders, limits))
+            loop = self._loop(self._resume(resume_from, resume_parts, train_loaders, val_loaders, limits))
             self._saver.leave_if_asked()
             if run.is_resumed and fault_tolerance.verify_deterministic_resume:
                 self._data.manager.verify_recent_batches()
@@ -304,11 +312,11 @@ class Trainer:
         else:
             self._saver.save(path)
 
-    def load_checkpoint(self, path: str) -> None:
-        """Loads the state from ``path``, before or after the first ``fit``."""
+    def load_checkpoint(self, path: str, parts: str | Sequence[str] | None = None) -> None:
+        """Loads the state from ``path``, or some ``parts`` of it as in ``fit``, before or after the first ``fit``."""
         if self.is_fitting:
             raise UsageError("load_checkpoint was called inside fit: request_stop, then call it")
-        self._saver.load(path)
+        self._saver.load(path, parts)
 
     def get_state(self) -> TrainerState:
         """A deep copy of everything that decides how training continues. ``==`` is exact, bit by bit.
@@ -439,7 +447,7 @@ class Trainer:
     # Parts of fit
 
     def _resume(
-        self, source: str | None, train_loaders: Any, val_loaders: Any, limits: StopCondition
+        self, source: str | None, parts: Any, train_loaders: Any, val_loaders: Any, limits: StopCondition
     ) -> dict[str, Any]:
         """Opens the loaders and loads the state to continue from; returns the validation loaders by name."""
         self.config.require_valid()
@@ -453,7 +461,7 @@ class Trainer:
         data, config = self._data, self.config
         is_new = data.open(train_loaders)
         try:
-            self._saver.resume(source)
+            self._saver.resume(source, parts)
             is_new = data.open(train_loaders) if data.multi is None else is_new
             self.run_state.require_whole()
             data.load_pending()
