@@ -86,6 +86,9 @@ class Saver:
         """A commit point between two epochs."""
         due = self._manager.frequency.due(self._trainer.global_step)
         due = due or self._manager.frequency.due_after_epoch(self._trainer.epoch)
+        config = self._trainer.config.checkpoint
+        if config.save_best and not str(config.monitor_metric).startswith("val/"):  # a metric of training
+            self.after_validation(self._trainer.metrics)
         self._commit_point(due, is_epoch_end=True)
 
     def at_end(self) -> None:
@@ -141,6 +144,9 @@ class Saver:
             ConfigError: the metric that decides isn't there.
         """
         monitor = self._trainer.config.checkpoint.monitor_metric
+        is_partial = bool(self._trainer.config.validation.loader_every_n)
+        if monitor not in row and (monitor in self._trainer.metrics or is_partial):
+            return  # a metric of training, or of a loader that had no part in this validation
         if self._trainer.config.checkpoint.save_best:
             if monitor not in row:
                 raise ConfigError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ from mtf.enums import ValidationFrequency
 from mtf.errors import MtfError
 from mtf.trainer import data_setup, preflight
 from mtf.trainer.data_setup import TrainingData
+from mtf.trainer.evaluation.sanity import check_monitors
 from mtf.trainer.evaluation.validator import ValidationLeft, Validator
 from mtf.trainer.hooks.registry import HookList
 from mtf.trainer.reporting.reporter import Reporter
@@ -71,9 +72,12 @@ class TrainLoop:
             )
             return
         self._call("on_train_start")
+        self._check_validation()
         run.is_stopping = self.step.ranks.any(run.stop_reason is not None)
         self.reporter.open()
         self.saves.is_safe = False
+        if self.config.validation.at_start and run.is_new and self._validates:
+            self._validate(self.val_loaders)
         while not run.is_stopping and not self._is_done(limits):
             if run.pending.is_anything:  # after an error, or from a state taken in a hook
                 self._finish_update(self.data.manager.epoch != run.epoch, limits.steps_reached(run))
@@ -133,6 +137,24 @@ class TrainLoop:
         preflight.warn_of_wrong_config(self.config.multi, self.data.config_when_made)
         self.data.config_when_made = describe(self.config.multi)  # said once
 
+    # Validation
+
+    @property
+    def _validates(self) -> bool:
+        return bool(self.val_loaders) and self.config.validation.frequency is not ValidationFrequency.NEVER
+
+    def _check_validation(self) -> None:
+        """Before the first update of a run: a few batches of each validation loader."""
+        if not (self.run.is_new and self._validates and self.config.validation.sanity_batches):
+            return
+        self.run.is_sanity_checking = True
+        monitors = partial(check_monitors, config=self.config, hooks=self.hooks, rates=self.step.schedulers.general)
+        try:
+            self.validator.sanity_check(self.val_loaders, monitors)
+        finally:
+            self.run.is_sanity_checking = False
+            self.step.metrics.roll_back()
+
     # After an update
 
     def _after_update(self, window: list[Any], is_last: bool, is_final: bool) -> None:
@@ -168,7 +190,8 @@ class TrainLoop:
             self.step.schedulers.after_row(row)
         if pending.validation:
             if self.val_loaders:
-                self._validate()
+                assert self.config.validation.every_n_steps is not None
+                self._validate(self._loaders_of(run.global_step // self.config.validation.every_n_steps))
             pending.validation = False
         if is_last:
             pending.save = False
@@ -198,11 +221,19 @@ class TrainLoop:
                 passes.insert(0, notified)
                 raise
 
-    def _validate(self) -> None:
+    def _loaders_of(self, number: int) -> list[str]:
+        """The loaders of the ``number``-th validation."""
+        every = self.config.validation.loader_every_n
+        return [name for name in self.val_loaders if number % every.get(name, 1) == 0]
+
+    def _validate(self, names: Collection[str]) -> None:
+        if not names:
+            return
         run, before = self.run, self.run.phase
         run.enter(Phase.VALIDATING)
+        some = None if len(names) == len(self.val_loaders) else list(names)
         try:
-            row = self.validator.run(self.val_loaders, self.saves.is_asked_to_leave)
+            row = self.validator.run(self.val_loaders, self.saves.is_asked_to_leave, some)
         except ValidationLeft:
             run.enter(before)
             self.saves.leave()
@@ -246,7 +277,7 @@ class TrainLoop:
 
     def _validate_epoch(self) -> None:
         if self.config.validation.frequency is ValidationFrequency.PER_EPOCH and self.val_loaders:
-            self._validate()
+            self._validate(self._loaders_of(self.run.epoch + 1))
 
     def _step_monitoring_schedulers(self) -> None:
         self.step.schedulers.after_epoch(self.run.logged, after_validation=True)

@@ -89,6 +89,7 @@ class RunState:
         stop_reason: why this rank wants ``fit`` to return; None: it doesn't.
         is_stopping: whether ``fit`` returns after this update, on all ranks.
         late_error: of a hook, raised while its update had to be completed.
+        is_sanity_checking: whether the sanity validation before the first update is under way.
     """
 
     epoch: int = 0
@@ -105,7 +106,13 @@ class RunState:
     stop_reason: str | None = None
     is_stopping: bool = False
     late_error: BaseException | None = None
+    is_sanity_checking: bool = False
     _is_broken: bool = False
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing was trained on yet."""
+        return self.num_batches == 0 and self.epoch == 0 and not self.epoch_is_open
 
     def enter(self, phase: Phase) -> None:
         """Goes to another phase.

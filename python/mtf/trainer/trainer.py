@@ -422,6 +422,11 @@ class Trainer:
         return self.run_state.is_fitting
 
     @property
+    def is_sanity_checking(self) -> bool:
+        """Whether the step is called for the sanity validation before the first update."""
+        return self.run_state.is_sanity_checking
+
+    @property
     def rank(self) -> int:
         """Number of this process among all ranks."""
         return self.ranks.rank
