@@ -93,10 +93,15 @@ class Saver:
 
     def at_end(self) -> None:
         """The last commit point of ``fit``: for what was asked for, and signals that came, after the one before."""
-        due = "end of fit" if self._trainer.config.checkpoint.save_at_end else None
+        due = "end of fit" if self._trainer.config.checkpoint.save_at_end or self._is_out_of_time() else None
         if due and self._trainer.ranks.any(bool(self._trainer.hooks.on_train_end)):
             self._saved_at = None  # a hook may have changed what was saved at this update, averaged the weights for one
         self._commit_point(due, is_final=True)
+
+    def _is_out_of_time(self) -> bool:
+        """Whether the time of any rank has passed; a collective where there is a limit."""
+        trainer = self._trainer
+        return trainer.config.preemption.max_time is not None and trainer.ranks.any(trainer.run_state.is_out_of_time)
 
     def is_asked_to_leave(self) -> bool:
         """Whether a signal has come and nobody else has to be asked."""
@@ -302,7 +307,9 @@ class Saver:
         is_new = trainer.global_step == 0 and trainer._data.pending_state is None
         auto_resume = trainer.config.fault_tolerance.auto_resume
         self._directory_is_used = trainer.ranks.from_first(
-            run_directory.is_used(trainer.config.checkpoint, auto_resume) or source == "latest"
+            run_directory.is_used(trainer.config.checkpoint, auto_resume)
+            or source == "latest"
+            or trainer.config.preemption.max_time is not None
         )
         if self._directory_is_used:
             run_directory.claim(self._manager, trainer.ranks, self._leave_before_start, trainer.config.ddp.timeout_s)

@@ -96,7 +96,7 @@ class TrainLoop:
 
     def run_epoch(self, limits: StopCondition) -> bool:
         """Trains to the end of the epoch; False when it stopped before."""
-        run, multi = self.run, self.data.manager
+        run, multi, max_time_s = self.run, self.data.manager, self.config.preemption.max_time_s
         if multi.epoch == run.epoch:  # else all its batches were trained on when fit was left
             self.reporter.begin_epoch(multi)
         run.num_committed = run.num_batches
@@ -106,12 +106,20 @@ class TrainLoop:
                     self.step.open_ranks()
                 self.step.run(run, window)
                 is_last, is_final = multi.epoch != run.epoch, limits.steps_reached(run)
+                if limits.time_reached(max_time_s):
+                    self._stop_for_time()
                 self._after_update(window, is_last, is_final)
                 # An edit between the windows may have made the epoch shorter, too.
                 if (run.is_stopping or is_final) and multi.epoch == run.epoch:
                     return False
         self.step.items.require_a_loss()
         return True
+
+    def _stop_for_time(self) -> None:
+        run = self.run
+        run.is_out_of_time = True
+        run.stop_reason = run.stop_reason or f"preemption.max_time {self.config.preemption.max_time} has passed"
+        run.is_stopping = run.is_stopping or self.step.ranks.world_size == 1
 
     def _is_done(self, limits: StopCondition) -> bool:
         """Whether nothing is left to do; pending work is, and so is the end of an epoch that has begun."""

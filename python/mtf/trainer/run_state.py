@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -89,6 +90,7 @@ class RunState:
         stop_reason: why this rank wants ``fit`` to return; None: it doesn't.
         is_stopping: whether ``fit`` returns after this update, on all ranks.
         late_error: of a hook, raised while its update had to be completed.
+        is_out_of_time: whether ``preemption.max_time`` has passed.
         is_sanity_checking: whether the sanity validation before the first update is under way.
     """
 
@@ -106,6 +108,7 @@ class RunState:
     stop_reason: str | None = None
     is_stopping: bool = False
     late_error: BaseException | None = None
+    is_out_of_time: bool = False
     is_sanity_checking: bool = False
     _is_broken: bool = False
 
@@ -123,6 +126,10 @@ class RunState:
         if phase not in TRANSITIONS[self.phase]:
             raise UsageError(f"a run that is {self.phase.value} can't become {phase.value}")
         self.phase = phase
+
+    def begin_fit(self) -> None:
+        """A call of ``fit`` begins: no wish to stop is left of an earlier one."""
+        self.stop_reason, self.is_stopping, self.is_out_of_time, self.late_error = None, False, False, None
 
     def interrupt(self) -> None:
         """After an error: between two updates again; an optimizer that had begun to step leaves half an update."""
@@ -198,12 +205,17 @@ class StopCondition:
         for name, value in (("max_epochs", max_epochs), ("max_steps", max_steps)):
             if value is not None and (not isinstance(value, int) or value < 0):
                 raise ConfigError(f"{name} must be an int of at least 0, it is {value!r}")
+        self._began_s = time.monotonic()
         self._epochs = epoch + 1 if max_epochs is None and max_steps is None else max_epochs
         self._steps = max_steps
 
     def describe(self) -> dict[str, int | None]:
         """Both numbers, by name."""
         return {"max_epochs": self._epochs, "max_steps": self._steps}
+
+    def time_reached(self, max_time_s: float | None) -> bool:
+        """Whether ``fit`` has taken as long as it may."""
+        return max_time_s is not None and time.monotonic() - self._began_s >= max_time_s
 
     def steps_reached(self, run: RunState) -> bool:
         """Whether ``run`` has all its updates."""

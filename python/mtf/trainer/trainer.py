@@ -264,7 +264,7 @@ class Trainer:
             if self.is_fitting:
                 raise UsageError("fit was called inside fit (by a hook or a step): request_stop, then call it again")
             run.enter(Phase.BETWEEN_UPDATES)
-            run.stop_reason, run.is_stopping, run.late_error = None, False, None
+            run.begin_fit()
             stack.callback(self._leave)
             stack.enter_context(self.ranks.failures(lambda: f"after {run.global_step} updates"))
             limits = StopCondition(max_epochs, max_steps, run.epoch)

@@ -117,7 +117,7 @@ def _require(where: str, monitor: Any, row: Mapping[str, float]) -> None:
         return
     near = nearest(monitor, row)
     if monitor.startswith("val/") or near:  # else it may be a metric that training logs
-        raise ConfigError(f"{where}: the validation gives no metric {monitor!r}{near}; there are {', '.join(row)}")
+        raise ConfigError(f"{where}: there is no metric {monitor!r}{near}; a validation gives {', '.join(row)}")
 
 
 def log_left_out(names: Iterable[str]) -> None:

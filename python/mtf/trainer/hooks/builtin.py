@@ -53,7 +53,7 @@ def _is_given(trainer: Trainer, metrics: Mapping[str, float], monitor: str) -> b
     needn't."""
     if not trainer.is_fitting or not metrics:
         return False
-    return monitor in metrics or not trainer.config.validation.loader_every_n
+    return monitor in metrics or (is_of_validation(monitor) and not trainer.config.validation.loader_every_n)
 
 
 class EarlyStopping(TrainerHooks):
@@ -99,7 +99,7 @@ class EarlyStopping(TrainerHooks):
 
     def on_validation_end(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
         """Looks at the metric of a validation inside ``fit``."""
-        if is_of_validation(self.monitor) and _is_given(trainer, metrics, self.monitor):
+        if _is_given(trainer, metrics, self.monitor):
             self._look(trainer, metrics)
 
     def on_epoch_end(self, trainer: Trainer, epoch: int) -> None:
@@ -218,7 +218,7 @@ class BestCheckpoint(TrainerHooks):
 
     def on_validation_end(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
         """Looks at the metric of a validation inside ``fit``."""
-        if is_of_validation(self.monitor) and _is_given(trainer, metrics, self.monitor):
+        if _is_given(trainer, metrics, self.monitor):
             self._look(trainer, metrics)
 
     def on_epoch_end(self, trainer: Trainer, epoch: int) -> None:
