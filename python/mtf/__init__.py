@@ -67,7 +67,7 @@ _PUBLIC: dict[str, str] = {
     "PreemptionConfig": "mtf.config.execution",
     "LoggingConfig": "mtf.config.logging",
     "DDPConfig": "mtf.config.distributed",
-    "TrainerState": "mtf.trainer.state",
+    "TrainerState": "mtf.trainer.state.trainer_state",
     "Preempted": "mtf.trainer.preemption",
     "PreemptionGuard": "mtf.trainer.preemption",
     "Trainer": "mtf.trainer.trainer",
