@@ -162,7 +162,7 @@ GUARDS = [
     Guard(
         "save of a bad loss",
         "python/mtf/trainer/parts.py",
-        "nonfinite.window_is_finite()  # a loss that isn't finite is never saved",
+        "self.nonfinite.window_is_finite()  # a loss that isn't finite is never saved",
         "pass",
         "tests/python/trainer/test_trainer_saving.py::test_a_loss_that_is_not_finite_is_never_saved",
     ),

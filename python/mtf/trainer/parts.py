@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -56,9 +56,35 @@ class Parts:
     metrics: MetricTable
     data: TrainingData
     reporter: Reporter
-    registry: StateRegistry
-    checkpointer: Checkpointer
     init_only: dict[str, Any]
+    registry: StateRegistry = field(init=False)
+    checkpointer: Checkpointer = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.registry = StateRegistry(self.ranks, upgrade=components.upgraded, on_loaded=self._after_load)
+        self.checkpointer = Checkpointer(
+            self.config,
+            self.ranks,
+            self.registry,
+            self.run,
+            loggers=self.reporter,
+            before_save=self._before_save,
+            on_saved=lambda path: self.hooks.call("on_checkpoint_save", path),  # ``trainer.hooks`` may be replaced
+            on_loaded=lambda path: self.hooks.call("on_checkpoint_load", path),
+        )
+
+    def _after_load(self) -> None:
+        self.optimizers.clear()
+        for optimizer in self.optimizers.optimizers if self.run.global_step else ():
+            # Where an epoch's end comes first, torch's schedulers would warn that it hasn't stepped yet.
+            optimizer._opt_called = True  # type: ignore[attr-defined]  # torch sets it in step()
+        self.metrics.reset_objects()
+        self.nonfinite.forget(0)
+        self.run.mend()
+
+    def _before_save(self) -> None:
+        self.nonfinite.window_is_finite()  # a loss that isn't finite is never saved
+        self.data.require_same_schedule()
 
     def train_step(self, function: Callable[..., Any]) -> TrainStep:
         """Trains on one accumulation window after the other with ``function``."""
@@ -124,34 +150,8 @@ def make_parts(
     rates = SchedulerSet(optimizers, schedulers, config.per_loader_schedulers)
     loss_weights = LossWeights(config.loss_weights_per_loader)
     run, metrics = RunState(), MetricTable()
-    nonfinite = NonFiniteGuard(config.performance.on_nonfinite, device)
     data = TrainingData(config, factories, device, ranks)
     reporter = Reporter(config, run, data, metrics, optimizers, ranks)
-
-    def after_load() -> None:
-        owned.clear()
-        for optimizer in optimizers if run.global_step else ():
-            # Where an epoch's end comes first, torch's schedulers would warn that it hasn't stepped yet.
-            optimizer._opt_called = True  # type: ignore[attr-defined]  # torch sets it in step()
-        metrics.reset_objects()
-        nonfinite.forget(0)
-        run.mend()
-
-    def before_save() -> None:
-        nonfinite.window_is_finite()  # a loss that isn't finite is never saved
-        data.require_same_schedule()
-
-    registry = StateRegistry(ranks, upgrade=components.upgraded, on_loaded=after_load)
-    checkpointer = Checkpointer(
-        config,
-        ranks,
-        registry,
-        run,
-        loggers=reporter,
-        before_save=before_save,
-        on_saved=lambda path: parts.hooks.call("on_checkpoint_save", path),  # ``trainer.hooks`` may be replaced
-        on_loaded=lambda path: parts.hooks.call("on_checkpoint_load", path),
-    )
     parts = Parts(
         config=config,
         model=model,
@@ -165,21 +165,19 @@ def make_parts(
         items=ItemCounts(ranks),
         precision=Precision(config.performance.precision, device),
         rng=StepRng(config.seed, config.step_rng, device, ranks.rank),
-        nonfinite=nonfinite,
+        nonfinite=NonFiniteGuard(config.performance.on_nonfinite, device),
         metrics=metrics,
         data=data,
         reporter=reporter,
-        registry=registry,
-        checkpointer=checkpointer,
         init_only=preflight.init_only_settings(config),
     )
     if config.performance.compile_model:
         compile_in_place(model)
-    _register(parts)
+    register_components(parts)
     return parts
 
 
-def _register(parts: Parts) -> None:
+def register_components(parts: Parts) -> None:
     """The trainer's state, entry by entry."""
     register, run, owned = parts.registry.register, parts.run, parts.optimizers
     settings = {name: parts.init_only[name] for name in ("seed", "step_rng")}
