@@ -78,6 +78,7 @@ _PUBLIC: dict[str, str] = {
     "NonFiniteLoss": "mtf.trainer.optimization.nonfinite",
     "EarlyStopping": "mtf.trainer.hooks.builtin",
     "AveragedWeights": "mtf.trainer.hooks.averaging",
+    "FreezeSchedule": "mtf.trainer.hooks.freezing",
     "GradientMonitor": "mtf.trainer.hooks.builtin",
     "LearningRateMonitor": "mtf.trainer.hooks.builtin",
     "BestCheckpoint": "mtf.trainer.hooks.builtin",

@@ -27,6 +27,7 @@ from mtf.distributed.ranks import SingleRank
 from mtf.errors import ConfigError, MtfError
 from mtf.schedule.schedule import Schedule
 from mtf.trainer import preemption, resuming
+from mtf.trainer.resume_parts import ResumeParts, require_path
 from mtf.trainer.state.registry import Stateful, StateRegistry
 from mtf.trainer.state.run_state import RunState
 
@@ -333,8 +334,8 @@ class Checkpointer:
 
     # Resuming
 
-    def resume(self, source: str | None, *, is_new: bool) -> Resumed | None:
-        """Loads what ``fit`` was told to resume from. A collective.
+    def resume(self, source: str | None, parts: Any = None, *, is_new: bool) -> Resumed | None:
+        """Loads what ``fit`` was told to resume from, or some ``parts`` of it. A collective.
 
         Args:
             source: a checkpoint's path, ``"latest"``, or None: then only ``auto_resume``, in a run that is new.
@@ -344,17 +345,18 @@ class Checkpointer:
             CheckpointError: there is no such checkpoint, or another run writes into the directory.
             StateMismatch: it doesn't fit this run.
         """
-        found = self._directory.find(source, is_new=is_new, while_waiting=self._exit_while_waiting)
-        resumed = None if found is None else self._restore(found)
+        require_path(source, parts)
+        found, is_own = self._directory.find(source, is_new=is_new, while_waiting=self._exit_while_waiting)
+        resumed = None if found is None else self._restore(found, None if is_own else parts)
         self._directory.begin_run(self._run.global_step)
         if self._ranks.rank == 0:
             preemption.clear_marker(self._manager.root)
         self._manager.frequency.start()
         return resumed
 
-    def load(self, path: str | Path) -> Resumed:
-        """Verifies the checkpoint at ``path`` and loads it."""
-        return self._restore(checkpoint.read(path, verify_shards=self._ranks.rank == 0))
+    def load(self, path: str | Path, parts: Any = None) -> Resumed:
+        """Verifies the checkpoint at ``path`` and loads it, or some ``parts`` of it."""
+        return self._restore(checkpoint.read(path, verify_shards=self._ranks.rank == 0), parts)
 
     def forget(self) -> None:
         """After another state was put in place: its position may be one at which another run was saved."""
@@ -362,10 +364,12 @@ class Checkpointer:
         self._best_is_due = False
         self._saved_at = None
 
-    def _restore(self, found: Checkpoint) -> Resumed:
+    def _restore(self, found: Checkpoint, parts: Any = None) -> Resumed:
         """Loads what every rank has read. A collective."""
         run = self._run
         resuming.require_of_a_trainer(found)
+        if parts is not None:
+            return self._restore_parts(found, ResumeParts(parts, self._registry.names, self._registry.registered))
         resuming.warn_of_changes(found, self._config)
         resuming.warn_if_unverifiable(found, self._config, self._ranks.world_size)
         self._registry.load(self._writer.state_of(found))
@@ -375,3 +379,15 @@ class Checkpointer:
         self._on_loaded(str(found.path))
         self._directory.continue_run(found.manifest.get("run"))
         return Resumed(found.path, run.global_step, run.epoch)
+
+    def _restore_parts(self, found: Checkpoint, parts: ResumeParts) -> Resumed:
+        self._run.require_whole()
+        self._registry.load(self._writer.state_of(found), parts.entries)
+        left = ", ".join(parts.left_out) or "nothing"
+        _log.info("loaded %s from %s, and not: %s", ", ".join(parts.names), found.path, left)
+        if parts.continues_run:
+            self._loggers.load_state_dict(found.state["loggers"])
+            self._directory.continue_run(found.manifest.get("run"))
+        self.forget()
+        self._on_loaded(str(found.path))
+        return Resumed(found.path, self._run.global_step, self._run.epoch)

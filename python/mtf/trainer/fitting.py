@@ -34,6 +34,7 @@ def fit(
     max_epochs: int | None,
     max_steps: int | None,
     resume_from: str | None,
+    resume_parts: str | Sequence[str] | None,
     check: Callable[[], None],
 ) -> None:
     """Trains; the arguments are those of ``Trainer.fit``.
@@ -56,7 +57,7 @@ def fit(
         )
         config.require_valid()
         check()
-        named = _open(parts, resume_from, train_loaders, val_loaders, limits)
+        named = _open(parts, (resume_from, resume_parts), train_loaders, val_loaders, limits)
         loop = _loop(parts, training_step, validation_step, named)
         checkpointer.exit_if_requested()
         if run.is_resumed and config.fault_tolerance.verify_deterministic_resume:
@@ -79,16 +80,20 @@ def fit(
 
 
 def _open(
-    parts: Parts, resume_from: str | None, train_loaders: Any, val_loaders: Any, limits: StopCondition
+    parts: Parts, source: tuple[str | None, Any], train_loaders: Any, val_loaders: Any, limits: StopCondition
 ) -> dict[str, Any]:
-    """Opens the loaders and loads the state to continue from; returns the validation loaders by name."""
+    """Opens the loaders and loads the state to continue from; returns the validation loaders by name.
+
+    Args:
+        source: ``resume_from`` and ``resume_parts``.
+    """
     config, data, run = parts.config, parts.data, parts.run
     preflight.warn_of_no_effect(
         config, parts.model, parts.optimizers.optimizers, parts.hooks, val_loaders, parts.init_only
     )
     is_new = data.open(train_loaders)
     try:
-        parts.checkpointer.resume(resume_from, is_new=run.global_step == 0 and data.pending_state is None)
+        parts.checkpointer.resume(*source, is_new=run.global_step == 0 and data.pending_state is None)
         is_new = data.open(train_loaders) if data.multi is None else is_new
         run.require_whole()
         data.load_pending()

@@ -21,6 +21,7 @@ from mtf.trainer.optimization.item_counts import ItemCounts
 from mtf.trainer.optimization.nonfinite import NonFiniteGuard
 from mtf.trainer.optimization.optimizers import OptimizerSet, SchedulerSet
 from mtf.trainer.optimization.precision import Precision, compile_in_place
+from mtf.trainer.optimization.scheduler_settings import SchedulerSettings
 from mtf.trainer.reporting.reporter import Reporter
 from mtf.trainer.rng import StepRng
 from mtf.trainer.state import components
@@ -196,6 +197,8 @@ def register_components(parts: Parts) -> None:
     hyperparameters = components.HyperparametersState(owned.optimizers, schedulers, source)
     register("hyperparameters", hyperparameters, loading="checked", is_optional=True)
     register("schedulers", parts.schedulers)
+    scheduler_settings = SchedulerSettings(parts.schedulers.by_place(), source)
+    register("scheduler_settings", scheduler_settings, loading="checked", is_optional=True)
     register("item_counts", parts.items, is_optional=True)
     register("scaler", parts.precision)
     register("rng", parts.rng, per_rank=True)
@@ -203,6 +206,7 @@ def register_components(parts: Parts) -> None:
     register("metric_table", parts.metrics, per_rank=True)
     register("metrics", components.LoggedMetrics(run))
     register("multi", parts.data, per_rank=data_setup.RANK_KEYS)
+    parts.registry.close_own()
 
 
 def choose_device(model: nn.Module, given: torch.device | str | None) -> torch.device:

@@ -45,13 +45,18 @@ class RunDirectory:
         self._ranks = ranks
         self._manager = manager
 
-    def find(self, source: str | None, *, is_new: bool, while_waiting: Callable[[], None]) -> Checkpoint | None:
-        """Reads the checkpoint to continue from. A collective.
+    def find(
+        self, source: str | None, *, is_new: bool, while_waiting: Callable[[], None]
+    ) -> tuple[Checkpoint | None, bool]:
+        """Reads the checkpoint to continue from, if there is one. A collective.
 
         Args:
             source: a checkpoint's path, ``"latest"``, or None: then only ``auto_resume``, in a run that is new.
             is_new: whether nothing was trained or loaded so far.
             while_waiting: called while the directory's lock is another's; may raise.
+
+        Returns:
+            The checkpoint, and whether it is the newest one of the directory rather than the one at ``source``.
 
         Raises:
             CheckpointError: there is no such checkpoint, or another run writes into the directory.
@@ -77,6 +82,7 @@ class RunDirectory:
                 f"from its own newest checkpoint, {found.path}",
                 stacklevel=5,
             )
+        is_own = found is not None
         if found is None and source is not None:
             # Rank 0 compares the files of sharded tensors with their hashes, for all ranks, before any rank uses them:
             # each rank doing so would read all of them as many times as there are ranks.
@@ -84,7 +90,7 @@ class RunDirectory:
         if found is not None:
             # A rank that hasn't found it, or found it damaged, has raised; the same path may be another file elsewhere.
             ranks.require_equal("the checkpoint to resume from", {str(found.path): found.manifest.get("files")})
-        return found
+        return found, is_own
 
     def _newest(self) -> Checkpoint | None:
         """The newest valid checkpoint of the directory. Rank 0 looks for it, and compares every file's checksum; the

@@ -1,22 +1,32 @@
-"""What hooks and steps may read of a run, and how they ask it to stop."""
+"""What hooks and steps use of a run: they read where it stands, log, and ask it to stop."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from mtf.distributed.ranks import SingleRank
+from mtf.trainer.metrics import MetricTable
 from mtf.trainer.state.run_state import RunState
 
 
 class RunView:
-    """The read-only face of a run: position, metrics, ranks.
+    """Position, metrics and ranks of a run.
 
     Attributes:
         ranks: the ranks that train together.
+        device: where this rank trains.
     """
 
     ranks: SingleRank
+    device: torch.device
     _run: RunState
+    _metrics: MetricTable
+
+    def log(self, name: str, value: Any) -> None:
+        """Notes a value under its own name; the mean since the last row is logged. Nothing is read from the device."""
+        self._metrics.add("", name, value)
 
     def request_stop(self, reason: str = "requested") -> None:
         """Makes ``fit`` return after the current window; on several ranks at the next look of
@@ -80,3 +90,6 @@ class RunView:
     def world_size(self) -> int:
         """Number of ranks."""
         return self.ranks.world_size
+
+    def _place(self) -> str:
+        return str(self.device) + (f", rank {self.rank} of {self.world_size}" if self.world_size > 1 else "")

@@ -87,7 +87,7 @@ class Trainer(RunView):
         self._parts = make_parts(
             self.config, model, self.device, self.ranks, self.optimizers, schedulers, loader_factories or {}, self.hooks
         )
-        self._run = self._parts.run
+        self._run, self._metrics = self._parts.run, self._parts.metrics
         self._training_step: StepFunction | None = None
         self._validation_step: StepFunction | None = None
         if training_step is not None:
@@ -164,6 +164,7 @@ class Trainer(RunView):
         max_epochs: int | None = None,
         max_steps: int | None = None,
         resume_from: str | None = None,
+        resume_parts: str | Sequence[str] | None = None,
         **unknown: Any,
     ) -> None:
         """Trains until ``max_epochs`` or ``max_steps`` (updates), both counted from the beginning of training.
@@ -176,6 +177,9 @@ class Trainer(RunView):
             train_loaders: a list of loaders, a dict name -> loader, or one loader.
             val_loaders: likewise; None: no validation.
             resume_from: a checkpoint's path, or ``"latest"`` in ``checkpoint.root_dir``.
+            resume_parts: what is loaded of the checkpoint at that path: ``"model"`` (weights only), ``"optimizers"``,
+                ``"schedulers"``, ``"hooks"``, ``"position"`` (counters, loaders, metrics), registered components. None:
+                all. Without ``"position"`` a new run begins.
 
         Raises:
             ConfigError: before any data is read, for arguments that don't fit.
@@ -192,6 +196,7 @@ class Trainer(RunView):
             max_epochs=max_epochs,
             max_steps=max_steps,
             resume_from=resume_from,
+            resume_parts=resume_parts,
             check=self._require_ready,
         )
 
@@ -220,11 +225,11 @@ class Trainer(RunView):
         save = checkpointer.save if checkpointer.can_save_now else checkpointer.defer_save
         save(path)
 
-    def load_checkpoint(self, path: str) -> None:
-        """Loads the state from ``path``, before or after the first ``fit``."""
+    def load_checkpoint(self, path: str, parts: str | Sequence[str] | None = None) -> None:
+        """Loads the state from ``path``, or some ``parts`` of it as in ``fit``, before or after the first ``fit``."""
         if self.is_fitting:
             raise UsageError("load_checkpoint was called inside fit: request_stop, then call it")
-        self._parts.checkpointer.load(path)
+        self._parts.checkpointer.load(path, parts)
 
     def get_state(self) -> TrainerState:
         """A deep copy of everything that decides how training continues. ``==`` is exact, bit by bit.
@@ -267,12 +272,6 @@ class Trainer(RunView):
         """Configuration of the mixture as it is now, edits included."""
         return self.config.multi if self._parts.data.multi is None else self._parts.data.multi.config
 
-    # Metrics
-
-    def log(self, name: str, value: Any) -> None:
-        """Notes a value under its own name; the mean since the last row is logged. Nothing is read from the device."""
-        self._parts.metrics.add("", name, value)
-
     def close_logs(self) -> None:
         """Closes the loggers: a W&B or MLflow run ends, and another trainer of this process can have one of its own.
 
@@ -291,9 +290,6 @@ class Trainer(RunView):
     def _repr_html_(self) -> str:
         kind, loaders = type(self).__name__, self._parts.data.multi
         return _repr.page(kind, self.model, self.optimizers, self._place(), self._run, loaders, self.metrics)
-
-    def _place(self) -> str:
-        return str(self.device) + (f", rank {self.rank} of {self.world_size}" if self.world_size > 1 else "")
 
 
 GenericTrainer = Trainer
