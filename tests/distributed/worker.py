@@ -313,7 +313,7 @@ def saved_noise() -> Found:
 def added_loader() -> Found:
     """A second loader, with parts of the model that the first never used, comes during training."""
     t = trainer()
-    t._data.factories["b"] = lambda: models.loaders(WORLD)["b"]
+    t._parts.data.factories["b"] = lambda: models.loaders(WORLD)["b"]
 
     class Add(mtf.TrainerHooks):
         def on_train_batch_end(self, tr: Any, *rest: Any) -> None:

@@ -736,7 +736,7 @@ def _(path: Path) -> None:
     limited: Any = {"checkpoint": saving, "fault_tolerance": mtf.FaultToleranceConfig(auto_resume=True)}
     with pytest.MonkeyPatch.context() as patch:
         now = iter(range(1000))
-        patch.setattr("mtf.trainer.run_state.time.monotonic", lambda: float(next(now)))
+        patch.setattr("mtf.trainer.state.run_state.time.monotonic", lambda: float(next(now)))
         for updates in (5, 10, 12):
             run = trainer(config(preemption=mtf.PreemptionConfig(max_time="00:00:05"), **limited))
             run.fit([loader(40, 1)], max_steps=12)
@@ -763,6 +763,25 @@ def _(path: Path) -> None:
 
 
 # Logging ---------------------------------------------------------------------------------------------------------
+
+
+@case(mtf.LoggingConfig, "log_memory", "peak_flops")
+def _(_: Path) -> None:
+    """More in ``test_throughput.py``."""
+
+    def row(**settings: Any) -> dict[str, float]:
+        net: Any = model()
+        net.flops_per_sample = 1e6
+        logging = mtf.LoggingConfig(logger_type="none", progress_bar=False, log_scalars_every_n_steps=2, **settings)
+        run = trainer(config(logging=logging), model=net)
+        run.fit([loader(16, 1)], max_steps=4)
+        return run.metrics
+
+    assert "memory/rss_bytes" not in row()
+    assert row(log_memory=True)["memory/rss_bytes"] > 1e7
+    assert "throughput/mfu" not in row()
+    found = row(peak_flops=1e9)
+    assert found["throughput/mfu"] == pytest.approx(found["throughput/flops_per_s"] / 1e9)
 
 
 def logged(path: Path, **fields: Any) -> list[dict[str, Any]]:
@@ -807,7 +826,7 @@ def _(path: Path) -> None:
         settings = mtf.LoggingConfig("tensorboard", tensorboard_log_dir=str(path / str(draw)), progress_bar=False)
         settings.log_pictures = draw
         run = fitted(logging=settings)
-        run._reporter._logger.close()  # type: ignore[union-attr]
+        run._parts.reporter._logger.close()  # type: ignore[union-attr]
         images = events.EventAccumulator(str(path / str(draw)))
         found[draw] = images.Reload().Tags()["images"]
     assert found[False] == []
@@ -835,7 +854,7 @@ def _(path: Path) -> None:
     pytest.importorskip("tensorboard", reason="an extra")
     settings = {"logger_type": "tensorboard", "tensorboard_log_dir": str(path / "events"), "progress_bar": False}
     run = fitted(logging=mtf.LoggingConfig(**settings))  # type: ignore[arg-type]
-    run._reporter._logger.close()  # type: ignore[union-attr]
+    run._parts.reporter._logger.close()  # type: ignore[union-attr]
     assert list((path / "events").glob("events.*"))
 
 

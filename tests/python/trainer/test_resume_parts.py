@@ -145,6 +145,6 @@ def test_weights_of_another_model_are_refused_by_name(saved: tuple[mtf.Trainer, 
 
 def test_parts_are_refused_in_the_middle_of_a_broken_update(saved: tuple[mtf.Trainer, str]) -> None:
     run = adam_trainer()
-    run.run_state._is_broken = True
+    run._run._is_broken = True
     with pytest.raises(mtf.UsageError, match="broke off in the middle"):
         run.load_checkpoint(saved[1], parts="optimizers")

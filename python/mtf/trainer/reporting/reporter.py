@@ -25,7 +25,8 @@ from mtf.trainer.metrics import MetricTable, proportions
 from mtf.trainer.optimization.optimizers import learning_rates
 from mtf.trainer.reporting.progress_bar import Progress, print_line
 from mtf.trainer.reporting.schedule_recorder import ScheduleRecorder
-from mtf.trainer.run_state import RunState
+from mtf.trainer.reporting.throughput import Throughput
+from mtf.trainer.state.run_state import RunState
 
 _log = logging.getLogger("mtf.trainer")
 _NUM_RESULTS = 4
@@ -42,7 +43,9 @@ class Reporter:
         metrics: MetricTable,
         optimizers: Sequence[torch.optim.Optimizer],
         ranks: SingleRank,
+        throughput: Throughput,
     ) -> None:
+        self.throughput = throughput
         self._config = config
         self._run = run
         self._data = data
@@ -169,7 +172,7 @@ class Reporter:
         place = f"validation after update {self._run.global_step} (epoch {self._run.epoch})"
         print_line(f"{place}: {' · '.join(overall) or 'no metric over all loaders'}")
 
-    def finish(self, checkpoint: Path | None) -> None:
+    def finish(self, checkpoint: Path | str | None) -> None:
         """``fit`` has reached its end: one line says what came out and where to look.
 
         Args:
@@ -257,6 +260,7 @@ class Reporter:
             "throughput/samples_per_s": samples / elapsed_s,
             "throughput/data_wait_s": waited_s,
             "throughput/data_wait_share": waited_s / elapsed_s,
+            **self.throughput.row(elapsed_s, samples),
         }
         stats = self._data.manager.stats()
         engine = stats["engine"]

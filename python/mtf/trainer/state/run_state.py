@@ -89,6 +89,7 @@ class RunState:
         is_resumed: whether a state was loaded since the last ``fit`` began.
         stop_reason: why this rank wants ``fit`` to return; None: it doesn't.
         is_stopping: whether ``fit`` returns after this update, on all ranks.
+        is_final: whether the last update is the one at which ``fit`` ends by ``max_steps``.
         late_error: of a hook, raised while its update had to be completed.
         is_out_of_time: whether ``preemption.max_time`` has passed.
         is_sanity_checking: whether the sanity validation before the first update is under way.
@@ -107,6 +108,7 @@ class RunState:
     is_resumed: bool = False
     stop_reason: str | None = None
     is_stopping: bool = False
+    is_final: bool = False
     late_error: BaseException | None = None
     is_out_of_time: bool = False
     is_sanity_checking: bool = False
@@ -129,13 +131,19 @@ class RunState:
 
     def begin_fit(self) -> None:
         """A call of ``fit`` begins: no wish to stop is left of an earlier one."""
-        self.stop_reason, self.is_stopping, self.is_out_of_time, self.late_error = None, False, False, None
+        self.stop_reason, self.late_error = None, None
+        self.is_stopping = self.is_final = self.is_out_of_time = False
 
     def interrupt(self) -> None:
         """After an error: between two updates again; an optimizer that had begun to step leaves half an update."""
         self._is_broken = self.is_mid_update
         if self.phase not in (Phase.IDLE, Phase.BETWEEN_UPDATES):
             self.enter(Phase.BETWEEN_UPDATES)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The latest value of every metric."""
+        return {**self.logged, **self.partial_row}
 
     @property
     def is_fitting(self) -> bool:
