@@ -271,6 +271,7 @@ class Saver:
                 "torch": str(torch.__version__),
                 **_arithmetic(trainer),
                 "config": trainer.config.describe(),
+                "data": trainer._data.record(),
             },
         }
 
