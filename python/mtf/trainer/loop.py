@@ -53,6 +53,8 @@ class TrainLoop:
             )
             return
         self._call("on_train_start")
+        if run.is_new:
+            self.reporter.show_model(self.step.model)
         self._check_validation()
         run.is_stopping = self.step.ranks.any(run.stop_reason is not None)
         self.reporter.open()

@@ -765,6 +765,28 @@ def _(path: Path) -> None:
 # Logging ---------------------------------------------------------------------------------------------------------
 
 
+@case(mtf.LoggingConfig, "model_summary")
+def _(_: Path) -> None:
+    """Where a run begins, and not where fit is called again."""
+
+    def printed(**settings: Any) -> str:
+        net = model()
+        net[0].requires_grad_(False)
+        run = trainer(config(logging=mtf.LoggingConfig(logger_type="none", progress_bar=False, **settings)), model=net)
+        with contextlib.redirect_stderr(io.StringIO()) as shown:
+            run.fit([loader(16, 1)], max_steps=1)
+            run.fit([loader(16, 1)], max_steps=2)
+        return shown.getvalue()
+
+    assert "parameters" not in printed()
+    lines = [line.split() for line in printed(model_summary=1).splitlines()]
+    assert lines[1] == ["module", "class", "parameters", "trained", "optimizer", "dtype"]
+    assert ["(model)", "Sequential", "26", "6", "0", "float32"] in lines
+    assert ["0", "Linear", "20", "0", "0", "float32"] in lines
+    assert ["1", "Tanh", "0", "0", "-", "-"] in lines
+    assert len(lines) == 7
+
+
 @case(mtf.LoggingConfig, "log_memory", "peak_flops")
 def _(_: Path) -> None:
     """More in ``test_throughput.py``."""

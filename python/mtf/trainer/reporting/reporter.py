@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from mtf.config.trainer import TrainerConfig
 from mtf.data.multi_loader import MultiLoader
@@ -23,6 +24,7 @@ from mtf.loggers.run_log import run_log_directory
 from mtf.trainer.data_setup import TrainingData
 from mtf.trainer.metrics import MetricTable, proportions
 from mtf.trainer.optimization.optimizers import learning_rates
+from mtf.trainer.reporting.model_summary import model_summary
 from mtf.trainer.reporting.progress_bar import Progress, print_line
 from mtf.trainer.reporting.schedule_recorder import ScheduleRecorder
 from mtf.trainer.reporting.throughput import Throughput
@@ -94,6 +96,14 @@ class Reporter:
         title = f"epoch {self._run.epoch}"
         self._progress = Progress(title, total, multi.step, self._facts, is_shown=shown)
         self.advance = self._progress.advance
+
+    def show_model(self, model: nn.Module) -> None:
+        """The model's table, where a run begins."""
+        levels = self._config.logging.model_summary
+        if levels and self._ranks.rank == 0:
+            table = model_summary(model, self._optimizers, levels)
+            _log.info("%s", table)
+            print_line(table)
 
     def record_schedule(self) -> None:
         """Before the schedule leaves an epoch: keeps what was drawn in it, for the run's report."""
