@@ -239,6 +239,26 @@ bool change_weights(PySchedule& self, const std::vector<double>& weights, bool k
   return self.core.update_weights(weights, keep_curve);
 }
 
+bool edit(PySchedule& self, const py::object& next, const std::vector<std::pair<std::int32_t, std::uint64_t>>& rests,
+          const py::object& declared) {
+  std::vector<RestLength> lengths;
+  for (const auto& [source, num_batches] : rests) {
+    lengths.push_back({source, num_batches});
+  }
+  const bool changed = self.core.edit(mixture_spec_from(from_python(next, "setup")), std::move(lengths),
+                                      mixture_spec_from(from_python(declared, "setup")));
+  self.refresh_names();
+  return changed;
+}
+
+std::vector<std::pair<std::uint64_t, std::uint64_t>> positions(PySchedule& self) {
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> out;
+  for (const PassPosition& position : self.core.positions()) {
+    out.emplace_back(position.pass, position.batch);
+  }
+  return out;
+}
+
 bool append_source(PySchedule& self, const std::string& name, std::optional<std::uint64_t> length,
                    std::optional<double> weight) {
   const bool changed = self.core.add_source(name, length, weight);
@@ -357,6 +377,9 @@ void bind_draws(ScheduleClass& schedule) {
       .def("opening_places", &opening_positions, py::arg("epoch") = py::none(),
            "opening_places(self, epoch=None) -> list[tuple[int, int]]\n\nPer source `(pass, batch)` that it would give "
            "next when an epoch begins.")
+      .def("places", &positions,
+           "places(self) -> list[tuple[int, int]]\n\nPer source `(pass, batches given of it)` at the cursor; at a pass's "
+           "end that is its length.")
       .def("report", &report, py::arg("epoch"))
       .def("draws", &draws, py::arg("n"),
            "draws(self, n) -> tuple\n\nThe next `n` draws from the cursor, which stays, or as many as the epoch has: "
@@ -378,6 +401,9 @@ void bind_edits(ScheduleClass& schedule) {
       .def("append_source", &append_source, py::arg("name"), py::arg("length"), py::arg("weight"))
       .def("drop_source", on_core<&Schedule::remove_source>, py::arg("name"))
       .def("change_config", on_core<&Schedule::set_config>, py::arg("config"))
+      .def("edit", &edit, py::arg("next"), py::arg("rests"), py::arg("declared"),
+           "edit(self, next, rests, declared) -> bool\n\nAll of another configuration at once; setups are those of a "
+           "state. `rests`: (source, batches left of its pass).")
       .def("end_pass", on_core<&Schedule::end_pass>, py::arg("source"), py::arg("num_batches"),
            "end_pass(self, source, num_batches) -> None\n\nThe pass in which `source` (an index) stands ended after "
            "`num_batches` batches, whatever its length said.")

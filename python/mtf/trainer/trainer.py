@@ -13,6 +13,7 @@ from mtf.config.mixture import MultiDataLoaderConfig
 from mtf.config.trainer import TrainerConfig
 from mtf.data.multi_loader import MultiLoader
 from mtf.data.rng.generators import discard_rng_changes
+from mtf.data.steering.mixture_edit import OnOtherMixture, check_on_other_mixture
 from mtf.distributed.ranks import local_gpu, make_ranks
 from mtf.errors import ConfigError, UsageError
 from mtf.trainer import components, data_setup, preflight
@@ -231,6 +232,7 @@ class Trainer:
         max_epochs: int | None = None,
         max_steps: int | None = None,
         resume_from: str | None = None,
+        on_other_mixture: OnOtherMixture = "refuse",
         **unknown: Any,
     ) -> None:
         """Trains until ``max_epochs`` or ``max_steps`` (updates), both counted from the beginning of training.
@@ -243,6 +245,8 @@ class Trainer:
             train_loaders: a list of loaders, a dict name -> loader, or one loader.
             val_loaders: likewise; None: no validation.
             resume_from: a checkpoint's path, or ``"latest"`` in ``checkpoint.root_dir``.
+            on_other_mixture: where the state was saved with another mixture (weights, loaders, batch sizes, steps):
+                ``"refuse"`` is an error, ``"edit"`` makes the difference one edit at the position.
 
         Raises:
             ConfigError: before any data is read, for arguments that don't fit.
@@ -260,6 +264,7 @@ class Trainer:
             stack.callback(self._leave)
             stack.enter_context(self.ranks.failures(lambda: f"after {run.global_step} updates"))
             limits = StopCondition(max_epochs, max_steps, run.epoch)
+            self._data.on_other_mixture = check_on_other_mixture(on_other_mixture)
             self._saver.guard = stack.enter_context(PreemptionGuard(preemption.signals, preemption.exit_code))
             loop = self._loop(self._resume(resume_from, train_loaders, val_loaders, limits))
             self._saver.leave_if_asked()

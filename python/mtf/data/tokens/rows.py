@@ -107,6 +107,7 @@ class TokenRows(RowLoader):
             drop_last=self._drop_last,
             rank=self._rank,
             world_size=self._world_size,
+            rest=None if self._rest is None else self._rest.to_list(),
         )
 
     def _supervised_per_row(self) -> float:
