@@ -118,7 +118,8 @@ void bind_gather(py::module_& module) {
            py::kw_only(), py::arg("batch_size"), py::arg("key") = 0, py::arg("shuffle") = false,
            py::arg("drop_last") = false, py::arg("rank") = 0, py::arg("world_size") = 1,
            py::arg("windows") = py::none(), py::arg("rest") = py::none(),
-           "`build(tensors, pass_, batch)` makes the batch from its tensors; None: the batch is its only tensor. `rest`: "
+           "`build(tensors, pass_, batch)` makes the batch from its tensors; None: the batch is its only tensor. "
+           "`rest`: "
            "(pass, num_samples, first_sample, first_batch) of a pass that began otherwise.")
       .def_property_readonly("num_batches", [](const PyArraySource& self) { return self.source().num_batches(); })
       .def(

@@ -86,7 +86,8 @@ void bind_row_batches(py::module_& module) {
       .def(py::init(&make_row_batches), py::arg("rows"), py::arg("columns"), py::kw_only(), py::arg("batch_size"),
            py::arg("key") = 0, py::arg("drop_last") = false, py::arg("rank") = 0, py::arg("world_size") = 1,
            py::arg("rest") = py::none(),
-           "A batch is a dict of the fields' tensors, and of `cu_seqlens` where a field counts positions. `rest`: (pass, "
+           "A batch is a dict of the fields' tensors, and of `cu_seqlens` where a field counts positions. `rest`: "
+           "(pass, "
            "num_samples, first_sample, first_batch) of a pass that began with another batch size.")
       .def_property_readonly("num_batches", &PyRowBatches::num_batches);
 }

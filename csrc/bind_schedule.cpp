@@ -277,14 +277,6 @@ bool edit(PySchedule& self, const py::object& next, const std::vector<std::pair<
   return changed;
 }
 
-std::vector<std::pair<std::uint64_t, std::uint64_t>> positions(PySchedule& self) {
-  std::vector<std::pair<std::uint64_t, std::uint64_t>> out;
-  for (const PassPosition& position : self.core.positions()) {
-    out.emplace_back(position.pass, position.batch);
-  }
-  return out;
-}
-
 bool append_source(PySchedule& self, const std::string& name, std::optional<std::uint64_t> length,
                    std::optional<double> weight) {
   const bool changed = self.core.add_source(name, length, weight);
@@ -412,9 +404,6 @@ void bind_draws(ScheduleClass& schedule) {
       .def("opening_places", &opening_positions, py::arg("epoch") = py::none(),
            "opening_places(self, epoch=None) -> list[tuple[int, int]]\n\nPer source `(pass, batch)` that it would give "
            "next when an epoch begins.")
-      .def("places", &positions,
-           "places(self) -> list[tuple[int, int]]\n\nPer source `(pass, batches given of it)` at the cursor; at a pass's "
-           "end that is its length.")
       .def("report", &report, py::arg("epoch"))
       .def("draws", &draws, py::arg("n"),
            "draws(self, n) -> tuple\n\nThe next `n` draws from the cursor, which stays, or as many as the epoch has: "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -160,6 +161,34 @@ class MultiLoader:
             self._cursor.seek_epoch(epoch)
         else:
             self._cursor.open_next_epoch()
+
+    def skip(self, num_batches: int) -> int:
+        """Leaves the next batches of the epoch out, without reading them: the iteration continues behind them.
+
+        A loader without a length is read and its batches dropped, because only reading shows where its passes end; so
+        are those of a loader with a state of its own.
+
+        Args:
+            num_batches: How many, of all loaders together.
+
+        Returns:
+            How many there were: fewer than asked for at the epoch's end.
+
+        Raises:
+            ConfigError: ``num_batches`` isn't a whole number of at least 0.
+        """
+        if isinstance(num_batches, bool) or not isinstance(num_batches, int) or num_batches < 0:
+            raise ConfigError(f"num_batches must be a whole number of at least 0, but is {num_batches!r}")
+        self._lifetime.check()
+        self._cursor.open_next_epoch()
+        schedule = self._cursor.schedule
+        total = schedule.num_steps(schedule.epoch)
+        if total is None or None in (length for _, length, present in schedule.source_table if present):
+            return sum(1 for _ in islice(EpochIterator(self._delivery, self._cursor), num_batches))
+        num = min(num_batches, total - schedule.step)
+        self._cursor.skip(num)
+        self._sources.skip_to(dict(zip(schedule.names, schedule.places(schedule.step), strict=True)))
+        return num
 
     def commit(self) -> None:
         """Declares every batch handed out so far as trained on. From now on only committed batches are state."""

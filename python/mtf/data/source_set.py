@@ -148,6 +148,13 @@ class SourceSet:
             "engine": self.prefetch.engine_stats(),
         }
 
+    def skip_to(self, places: Mapping[str, tuple[int, int]]) -> None:
+        """The batches up to ``places``, (pass, batches given of it) by name, are left out."""
+        for name, reader in self.readers.items():
+            reader.discard()
+            if name in places and reader.source.has_run_state:
+                reader.source.skip_to(*places[name])
+
     def close(self) -> None:
         """Ends worker processes and threads."""
         for reader in self.readers.values():

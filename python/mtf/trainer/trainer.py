@@ -35,6 +35,7 @@ from mtf.trainer.reporting import _repr
 from mtf.trainer.reporting.reporter import Reporter
 from mtf.trainer.rng import StepRng
 from mtf.trainer.run_state import Phase, RunField, RunState, StopCondition
+from mtf.trainer.skips import SkippedUpdates, check_ranges
 from mtf.trainer.state import TrainerState
 from mtf.trainer.state_registry import Stateful, StateRegistry
 from mtf.trainer.step import LossWeights, TrainStep
@@ -117,6 +118,7 @@ class Trainer:
         self._data = TrainingData(self.config, loader_factories or {}, self.device, self.ranks)
         if performance.compile_model:
             compile_in_place(self.model)
+        self._skips = SkippedUpdates()
         self._init_only = preflight.init_only_settings(self.config)
         self._reporter = Reporter(
             self.config, self.run_state, self._data, self._metric_table, self.optimizers, self.ranks
@@ -149,6 +151,7 @@ class Trainer:
         registry.register("scaler", self._precision)
         registry.register("rng", self._step_rng, per_rank=True)
         registry.register("hooks", self.hooks)
+        registry.register("skips", self._skips, loading="checked", is_optional=True)
         registry.register("metric_table", self._metric_table, per_rank=True)
         registry.register("metrics", components.LoggedMetrics(run))
         registry.register("multi", self._data, per_rank=data_setup.RANK_KEYS)
@@ -233,6 +236,7 @@ class Trainer:
         max_steps: int | None = None,
         resume_from: str | None = None,
         on_other_mixture: OnOtherMixture = "refuse",
+        skip: Sequence[tuple[int, int]] | None = None,
         **unknown: Any,
     ) -> None:
         """Trains until ``max_epochs`` or ``max_steps`` (updates), both counted from the beginning of training.
@@ -247,6 +251,9 @@ class Trainer:
             resume_from: a checkpoint's path, or ``"latest"`` in ``checkpoint.root_dir``.
             on_other_mixture: where the state was saved with another mixture (weights, loaders, batch sizes, steps):
                 ``"refuse"`` is an error, ``"edit"`` makes the difference one edit at the position.
+            skip: ranges ``[(a, b), ...]`` of updates, counted from 0 over the whole training: the data of updates a to
+                b - 1 are left out without being read. Left out updates count in ``global_step``. Part of the state, so
+                a resume needn't give them again.
 
         Raises:
             ConfigError: before any data is read, for arguments that don't fit.
@@ -264,9 +271,12 @@ class Trainer:
             stack.callback(self._leave)
             stack.enter_context(self.ranks.failures(lambda: f"after {run.global_step} updates"))
             limits = StopCondition(max_epochs, max_steps, run.epoch)
-            self._data.on_other_mixture = check_on_other_mixture(on_other_mixture)
+            self._data.on_other_mixture, ranges = check_on_other_mixture(on_other_mixture), check_ranges(skip)
             self._saver.guard = stack.enter_context(PreemptionGuard(preemption.signals, preemption.exit_code))
             loop = self._loop(self._resume(resume_from, train_loaders, val_loaders, limits))
+            self._skips.add(ranges, run.global_step)
+            if self.world_size > 1:
+                self.ranks.require_equal("the updates to skip", self._skips.state_dict())
             self._saver.leave_if_asked()
             if run.is_resumed and fault_tolerance.verify_deterministic_resume:
                 self._data.manager.verify_recent_batches()
@@ -520,6 +530,7 @@ class Trainer:
             reporter=self._reporter,
             saves=self._saver,
             config=self.config,
+            skips=self._skips,
         )
 
     def _validator(self) -> Validator:

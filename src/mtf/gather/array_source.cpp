@@ -61,7 +61,8 @@ ArraySource::ArraySource(std::vector<ArrayView> arrays, SamplerSpec spec, std::s
 
 std::unique_ptr<Payload> ArraySource::fetch(std::uint64_t pass, std::uint64_t batch) {
   if (batch >= sampler_.num_batches_in(pass)) {
-    throw std::out_of_range(format_message("batch: must be in [0, {}), but is {}", sampler_.num_batches_in(pass), batch));
+    throw std::out_of_range(
+        format_message("batch: must be in [0, {}), but is {}", sampler_.num_batches_in(pass), batch));
   }
   const SamplerSpec& spec = sampler_.spec();
   const ShardRange whole = sampler_.places(pass, batch);

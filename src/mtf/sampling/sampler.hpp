@@ -18,9 +18,9 @@
 
 namespace mtf {
 
-/// A pass that began under another number of samples or another batch size, and is finished under those of now: the first
-/// `num_samples` samples in the order that a pass of so many has, of which those before `first_sample` were given. Its
-/// next batch has the number `first_batch`.
+/// A pass that began under another number of samples or another batch size, and is finished under those of now: the
+/// first `num_samples` samples in the order that a pass of so many has, of which those before `first_sample` were
+/// given. Its next batch has the number `first_batch`.
 struct RestOfPass {
   std::uint64_t pass = 0;
   std::uint64_t num_samples = 0;
@@ -57,10 +57,12 @@ class Sampler {
   [[nodiscard]] std::uint64_t num_batches() const noexcept { return num_batches_; }
   /// Samples in global batch b of any whole pass, all ranks together. Requires b < num_batches().
   [[nodiscard]] std::uint64_t global_batch_size(std::uint64_t batch) const noexcept;
-  /// This rank's places in global batch b of a whole pass, counted from the batch's first; may be empty where the batch has fewer samples than there are ranks.
+  /// This rank's places in global batch b of a whole pass, counted from the batch's first; may be empty where the batch
+  /// has fewer samples than there are ranks.
   [[nodiscard]] ShardRange part(std::uint64_t batch) const noexcept;
 
-  /// Global batches of pass p: num_batches(), unless the pass is the spec's `rest`, whose numbers begin at `first_batch`.
+  /// Global batches of pass p: num_batches(), unless the pass is the spec's `rest`, whose numbers begin at
+  /// `first_batch`.
   [[nodiscard]] std::uint64_t num_batches_in(std::uint64_t pass) const noexcept;
   /// Places of global batch b of pass p in the order of the pass, all ranks together.
   /// Throws: std::out_of_range if there is no such batch.

@@ -194,16 +194,6 @@ std::vector<PassPosition> Schedule::opening_positions(std::uint64_t epoch) {
   return places;
 }
 
-std::vector<PassPosition> Schedule::positions() {
-  const std::shared_ptr<const Segment> segment = open(epoch_).segment_at(step_);
-  const std::vector<std::uint64_t> counts = counts_at(segment, step_);
-  std::vector<PassPosition> places;
-  for (std::size_t i = 0; i < counts.size(); ++i) {
-    places.push_back(segment->pass_position(i, counts[i]));
-  }
-  return places;
-}
-
 std::size_t Schedule::draws(std::span<std::int32_t> sources, std::span<std::int64_t> passes,
                             std::span<std::int64_t> batches) {
   Epoch& epoch = open(epoch_);

@@ -62,8 +62,6 @@ class Schedule {
   [[nodiscard]] std::vector<PassPosition> positions(std::uint64_t step, std::uint64_t epoch);
   /// Where every source stands when an epoch begins.
   [[nodiscard]] std::vector<PassPosition> opening_positions(std::uint64_t epoch);
-  /// Where every source stands at the cursor: (pass, batches given of it).
-  [[nodiscard]] std::vector<PassPosition> positions();
 
   /// The next draws from the cursor, which stays; returns how many there were before the epoch's end. The three spans
   /// have the same size.

@@ -149,9 +149,10 @@ bool Schedule::edit(MixtureSpec next, std::vector<RestLength> rests, MixtureSpec
   for (const RestLength& rest : rests) {
     const auto i = static_cast<std::size_t>(rest.source);
     if (rest.source < 0 || i >= known.size() || rest.num_batches > next.sources[i].length.value_or(0)) {
-      throw ConfigError(format_message("an edit leaves {} batches of the pass under way of source {}, which is more "
-                                       "than a pass has",
-                                       rest.num_batches, rest.source));
+      throw ConfigError(
+          format_message("an edit leaves {} batches of the pass under way of source {}, which is more "
+                         "than a pass has",
+                         rest.num_batches, rest.source));
     }
   }
   const bool changed = change(std::move(next), std::move(rests));

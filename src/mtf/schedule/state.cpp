@@ -314,8 +314,8 @@ void check_extends(const Field& field, const MixtureSpec& before, const MixtureS
 void check_declared(const Field& field, const MixtureSpec& declared, const MixtureSpec& now) {
   for (const SourceSpec& source : declared.sources) {
     if (std::ranges::find(now.sources, source.name, &SourceSpec::name) == now.sources.end()) {
-      throw StateMismatch(format_message("{} has a source '{}' that the setup in force hasn't", field.path(),
-                                         source.name));
+      throw StateMismatch(
+          format_message("{} has a source '{}' that the setup in force hasn't", field.path(), source.name));
     }
   }
 }

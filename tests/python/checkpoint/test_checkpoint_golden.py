@@ -114,6 +114,7 @@ def test_a_trainers_checkpoint_of_the_first_format_is_resumed(tmp_path: Path) ->
         "manifest['config']['logging']['console_fields']",
         "manifest['config']['logging']['trackio_project']",
         *(f"state['trainer']['{name}']" for name in ("requires_grad", "hyperparameters", "item_counts")),
+        "state['trainer']['multi']['cuts']",
         "schedule",
     ]
     assert set(places) <= {"manifest['format']", "manifest['num_threads']", *added}, places

@@ -150,6 +150,10 @@ class Source(ABC):
         ``pending``, taken and not handed out. For sources with ``has_run_state``."""
         return None
 
+    def skip_to(self, pass_: int, batch: int) -> None:
+        """The batches before (pass, batch) are left out: edits made before the next one is taken hold from there. For
+        sources with ``has_run_state``."""
+
     def edited_run_state(self, snapshot: Any, batches_left: int) -> tuple[Any, int | None, list[str]]:
         """What a saved run state becomes where the run continues with this source, which may be described otherwise
         than the one that was saved. For sources with ``has_run_state``; changes nothing.

@@ -151,7 +151,7 @@ def apply_setup(state: Mapping[str, Any], after: Setup, declared: Setup, sources
     """
     now = state["schedule"]["setups"][state["schedule"]["tail"]["setup"]]
     saved = Schedule.from_bytes(Schedule.pack_state(state["schedule"]))
-    places = dict(zip(saved.names, saved.places(), strict=True))
+    places = dict(zip(saved.names, saved.places(saved.step), strict=True))
     index = {name: i for i, name in enumerate(saved.names)}
     staying = [name for name in names_in(now) if name in names_in(after) and name in sources]
     edited = _Edited()
