@@ -7,9 +7,10 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from mtf.distributed.ranks import SingleRank
 from mtf.errors import ConfigError
 from mtf.trainer.data_setup import TrainingData
-from mtf.trainer.run_state import RunState, StopCondition
+from mtf.trainer.state.run_state import RunState, StopCondition
 
 _log = logging.getLogger("mtf")
 
@@ -80,6 +81,16 @@ class SkippedUpdates:
                         f"skip: the range ({begin}, {end}) overlaps {known}, which the run leaves out already"
                     )
         self.ranges = sorted([*self.ranges, *new])
+
+    def add_on_all_ranks(self, given: Sequence[Range], global_step: int, ranks: SingleRank) -> None:
+        """As ``add``. A collective on several ranks.
+
+        Raises:
+            ConfigError: as ``add``, or ranks differ in what they leave out.
+        """
+        self.add(given, global_step)
+        if ranks.world_size > 1:
+            ranks.require_equal("the updates to skip", self.state_dict())
 
     def due(self, global_step: int) -> int:
         """Updates to leave out now."""
