@@ -219,6 +219,28 @@ Draw Segment::at(std::uint64_t step) const {
   return {step, source, after.pass, after.batch - 1};
 }
 
+std::uint64_t Segment::step_of(std::size_t source, PassPosition draw) const {
+  const auto found = std::ranges::lower_bound(active_, static_cast<std::int32_t>(source));
+  if (!pattern_ || found == active_.end() || *found != static_cast<std::int32_t>(source)) {
+    return kUnbounded;
+  }
+  const SourceState& state = breakpoint_.sources[source];
+  const std::uint64_t length = breakpoint_.spec->sources[source].pass_limit();
+  if (draw < state.position || (draw.pass != state.position.pass && draw.batch >= length)) {
+    return kUnbounded;
+  }
+  // Draws of the source from the breakpoint on, before this one.
+  const Wide num_new = Wide{draw.pass - state.position.pass} * length + draw.batch - state.position.batch;
+  const Wide index = num_new + (state.count - state.origin_count);
+  if (index >= static_cast<Wide>(kMaxSteps)) {
+    return kUnbounded;
+  }
+  const auto slot = static_cast<std::int32_t>(found - active_.begin());
+  const std::uint64_t step =
+      std::visit([&](const auto& p) { return p.position(slot, static_cast<std::uint64_t>(index)); }, *pattern_);
+  return add_steps(breakpoint_.origin, step);
+}
+
 void Segment::fill(std::uint64_t begin, std::span<std::int32_t> sources) const {
   if (sources.empty()) {
     return;
