@@ -16,6 +16,7 @@ from mtf.config.distributed import DDPConfig
 from mtf.distributed import collectives
 from mtf.distributed.forward_wrapper import run_as_forward
 from mtf.distributed.process_group import ProcessGroup
+from mtf.distributed.sync_batch_norm import synchronise_batch_norm
 
 # Newer releases of torch warn about the older name.
 _NAMES = inspect.signature(DistributedDataParallel.__init__).parameters
@@ -34,6 +35,7 @@ class DDPStrategy:
 
     def __init__(self, group: ProcessGroup, config: DDPConfig) -> None:
         self._config = config
+        self._group = group
         self._model: nn.Module | None = None
         self._wrapper: DistributedDataParallel | None = None
         self._finds_unused = False
@@ -41,6 +43,8 @@ class DDPStrategy:
 
     def wrap(self, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         """Notes the model; DDP itself comes with ``open``, as it depends on the number of loaders."""
+        if self._config.sync_batch_norm:
+            synchronise_batch_norm(model, self._group.device.type)
         self._model = model
 
     def open(self, num_loaders: int) -> None:
