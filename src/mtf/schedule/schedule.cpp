@@ -129,6 +129,16 @@ std::vector<std::uint64_t> Schedule::counts(std::uint64_t step, std::uint64_t ep
   return counts;
 }
 
+std::vector<PassPosition> Schedule::positions(std::uint64_t step, std::uint64_t epoch) {
+  const std::vector<std::uint64_t> drawn = counts(step, epoch);
+  const std::shared_ptr<const Segment> segment = open(epoch).segment_at(step);
+  std::vector<PassPosition> positions(drawn.size());
+  for (std::size_t i = 0; i < segment->breakpoint().sources.size(); ++i) {
+    positions[i] = segment->pass_position(i, drawn[i]);
+  }
+  return positions;
+}
+
 std::vector<double> Schedule::expected_counts(std::uint64_t step, std::uint64_t epoch) {
   std::vector<double> expected(open(epoch).segment_at(step)->breakpoint().sources.size());
   const std::uint64_t known_from = open(epoch).known_from();
