@@ -212,15 +212,6 @@ std::uint64_t known_from(PySchedule& self, std::optional<std::uint64_t> epoch) {
   return self.core.known_from(epoch_or_current(self, epoch));
 }
 
-std::vector<std::pair<std::uint64_t, std::uint64_t>> positions(PySchedule& self, std::uint64_t step,
-                                                               std::optional<std::uint64_t> epoch) {
-  std::vector<std::pair<std::uint64_t, std::uint64_t>> out;
-  for (const PassPosition& position : self.core.positions(step, epoch_or_current(self, epoch))) {
-    out.emplace_back(position.pass, position.batch);
-  }
-  return out;
-}
-
 std::optional<std::uint64_t> end_by(PySchedule& self, std::uint64_t step, std::optional<std::uint64_t> epoch) {
   return self.core.end_by(step, epoch_or_current(self, epoch));
 }
@@ -234,6 +225,32 @@ std::vector<std::pair<std::uint64_t, std::uint64_t>> opening_positions(PySchedul
   std::vector<std::pair<std::uint64_t, std::uint64_t>> out;
   for (const PassPosition& position : self.core.opening_positions(epoch_or_current(self, epoch))) {
     out.emplace_back(position.pass, position.batch);
+  }
+  return out;
+}
+
+std::vector<std::pair<std::uint64_t, std::uint64_t>> positions(PySchedule& self, std::uint64_t step,
+                                                               std::optional<std::uint64_t> epoch) {
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> out;
+  for (const PassPosition& position : self.core.positions(step, epoch_or_current(self, epoch))) {
+    out.emplace_back(position.pass, position.batch);
+  }
+  return out;
+}
+
+using Numbers = py::array_t<std::uint64_t, py::array::c_style | py::array::forcecast>;
+
+py::array_t<std::int64_t> steps_of(PySchedule& self, std::size_t source, const Numbers& passes, const Numbers& batches,
+                                   std::uint64_t stop, std::optional<std::uint64_t> epoch) {
+  if (passes.size() != batches.size()) {
+    throw py::value_error("passes and batches must be equally long");
+  }
+  const std::uint64_t number = epoch_or_current(self, epoch);
+  py::array_t<std::int64_t> out(passes.size());
+  for (py::ssize_t k = 0; k < passes.size(); ++k) {
+    const PassPosition draw{.pass = passes.data()[k], .batch = batches.data()[k]};
+    const std::optional<std::uint64_t> step = self.core.step_of(source, draw, stop, number);
+    out.mutable_data()[k] = step ? static_cast<std::int64_t>(*step) : -1;
   }
   return out;
 }
@@ -375,9 +392,15 @@ void bind_draws(ScheduleClass& schedule) {
            "promise in place of those that were made.")
       .def("end_by", &end_by, py::arg("step"), py::arg("epoch") = py::none(),
            "end_by(self, step, epoch=None) -> int | None\n\nNumber of steps of an epoch, if that is `step` or less.")
-      .def("positions", &positions, py::arg("step"), py::arg("epoch") = py::none(),
-           "positions(self, step, epoch=None) -> list[tuple[int, int]]\n\nPer source the pass that it stands in after "
-           "`step` steps of an epoch, and the batches of it that were given.")
+      .def("places", &positions, py::arg("step"), py::arg("epoch") = py::none(),
+           "places(self, step, epoch=None) -> list[tuple[int, int]]\n\nPer source `(pass, batch)`: it has given "
+           "`batch` batches of `pass` in the training before `step` of an epoch.")
+      .def("steps_of", &steps_of, py::arg("source"), py::arg("passes"), py::arg("batches"), py::arg("stop"),
+           py::arg("epoch") = py::none(),
+           "steps_of(self, source, passes, batches, stop, epoch=None) -> numpy.ndarray\n\nThe step in [0, stop) of an "
+           "epoch that draws each batch of a source (an index), -1 where none does: int64, as long as `passes` and "
+           "`batches`. The inverse of `at`, in microseconds at any step; order RANDOM draws again from the "
+           "start.\n\nRaises:\n    ConfigError: a step before `known_from`.")
       .def("opening_places", &opening_positions, py::arg("epoch") = py::none(),
            "opening_places(self, epoch=None) -> list[tuple[int, int]]\n\nPer source `(pass, batch)` that it would give "
            "next when an epoch begins.")

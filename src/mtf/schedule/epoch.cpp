@@ -196,6 +196,26 @@ std::shared_ptr<const Segment> Epoch::segment_at(std::uint64_t step) {
   return entries_[find_entry(step)].segment;
 }
 
+std::uint64_t Epoch::step_of(std::size_t source, PassPosition draw, std::uint64_t end) {
+  grow_to(end);
+  // Where a source stands never falls: the last segment that begins before the draw is the one that may have it.
+  const auto begins_before = [&](const SegmentEntry& entry) {
+    const std::vector<SourceState>& sources = entry.segment->breakpoint().sources;
+    return source >= sources.size() || sources[source].position <= draw;
+  };
+  const auto after = std::ranges::partition_point(entries_, begins_before);
+  if (after == entries_.begin()) {
+    return entries_.front().segment->start() == 0 ? kUnbounded : history().step_of(source, draw, end);
+  }
+  const auto entry = static_cast<std::size_t>(after - entries_.begin()) - 1;
+  const Segment& segment = *entries_[entry].segment;
+  if (source >= segment.breakpoint().sources.size()) {
+    return kUnbounded;
+  }
+  const std::uint64_t step = segment.step_of(source, draw);
+  return step < std::min(end, entry_end(entry)) ? step : kUnbounded;
+}
+
 std::vector<Epoch::SegmentRange> Epoch::ranges(std::uint64_t begin, std::uint64_t end) {
   std::vector<SegmentRange> ranges;
   const std::uint64_t known_from = entries_.front().segment->start();

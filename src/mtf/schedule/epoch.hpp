@@ -53,6 +53,9 @@ class Epoch {
   [[nodiscard]] std::optional<std::uint64_t> end_by(std::uint64_t step);
   /// The segment that decides the draw at `step`, or that `step` ends.
   [[nodiscard]] std::shared_ptr<const Segment> segment_at(std::uint64_t step);
+  /// The step below `end` that draws batch `draw.batch` of pass `draw.pass` of a source; kUnbounded if there is none.
+  /// Throws: ConfigError if it lies before the first step that is known.
+  [[nodiscard]] std::uint64_t step_of(std::size_t source, PassPosition draw, std::uint64_t end);
   /// The segments of [begin, end), cut where the epoch ends.
   [[nodiscard]] std::vector<SegmentRange> ranges(std::uint64_t begin, std::uint64_t end);
 

@@ -45,8 +45,6 @@ class Schedule {
   [[nodiscard]] std::optional<std::uint64_t> end_by(std::uint64_t step, std::uint64_t epoch) {
     return open(epoch).end_by(step);
   }
-  /// Where every source stands after the steps [0, step) of an epoch: batches given of a pass.
-  [[nodiscard]] std::vector<PassPosition> positions(std::uint64_t step, std::uint64_t epoch);
   /// The draw at a position. Complexity: O(log n) once the epoch is there. Throws ConfigError behind the epoch's end.
   [[nodiscard]] Draw at(std::uint64_t step, std::uint64_t epoch);
   /// Draws of each source in [0, step) of an epoch; one entry per source known at the cursor.
@@ -59,6 +57,13 @@ class Schedule {
   static void fill(std::span<const Epoch::SegmentRange> ranges, std::span<std::int32_t> sources);
   /// The first step of an epoch whose draw is known: above 0 only after more edits than are kept (see state.hpp).
   [[nodiscard]] std::uint64_t known_from(std::uint64_t epoch);
+  /// The step in [0, end) of an epoch that draws batch `draw.batch` of pass `draw.pass` of a source, the inverse of
+  /// `at`; nothing if there is none. Throws ConfigError if that lies before known_from().
+  /// Complexity: O(log n) for EVEN and SHUFFLED and the patterns without chance, O(steps) for RANDOM.
+  [[nodiscard]] std::optional<std::uint64_t> step_of(std::size_t source, PassPosition draw, std::uint64_t end,
+                                                     std::uint64_t epoch);
+  /// Where every source stands before `step` of an epoch.
+  [[nodiscard]] std::vector<PassPosition> positions(std::uint64_t step, std::uint64_t epoch);
   /// Where every source stands when an epoch begins.
   [[nodiscard]] std::vector<PassPosition> opening_positions(std::uint64_t epoch);
 

@@ -54,7 +54,7 @@ Segment::Segment(Breakpoint breakpoint, Key key, std::uint64_t first_step, std::
 }
 
 /// The step at which `slot` is drawn for the `index`-th time (from 0), kUnbounded if that isn't before `before`.
-std::uint64_t Segment::step_of(std::size_t slot, std::uint64_t index, std::uint64_t before) const {
+std::uint64_t Segment::step_of_draw(std::size_t slot, std::uint64_t index, std::uint64_t before) const {
   const std::uint64_t most = before == kUnbounded ? kUnbounded : before - breakpoint_.origin;
   const auto* random = std::get_if<WeightedRandom>(&*pattern_);
   const auto number = static_cast<std::int32_t>(slot);
@@ -76,7 +76,7 @@ std::uint64_t Segment::find_succession(std::uint64_t before) const {
     const auto i = static_cast<std::size_t>(active_[slot]);
     const std::uint64_t limit = breakpoint_.sources[i].limit;
     if (breakpoint_.spec->sources[i].heir && breakpoint_.spec->sources[i].max_passes && limit != kUnbounded) {
-      const std::uint64_t last = step_of(slot, limit - 1, found);
+      const std::uint64_t last = step_of_draw(slot, limit - 1, found);
       is_found = is_found || last != kUnbounded;
       found = last == kUnbounded ? found : last + 1;
     }
@@ -112,7 +112,7 @@ void Segment::find_end(const std::optional<KnownSteps>& known) {
   for (std::size_t slot = 0; slot < active_.size() && spec.stops_when_spent; ++slot) {
     const std::uint64_t limit = breakpoint_.sources[static_cast<std::size_t>(active_[slot])].limit;
     if (limit != kUnbounded) {
-      end_ = std::min(end_, std::max(start(), step_of(slot, limit, std::min(change_, end_))));
+      end_ = std::min(end_, std::max(start(), step_of_draw(slot, limit, std::min(change_, end_))));
     }
   }
 }
@@ -291,6 +291,28 @@ Draw Segment::at(std::uint64_t step) const {
       pass_position(static_cast<std::size_t>(source),
                     breakpoint_.sources[static_cast<std::size_t>(source)].origin_count + drawn.index + 1);
   return {step, source, after.pass, after.batch - 1};
+}
+
+std::uint64_t Segment::step_of(std::size_t source, PassPosition draw) const {
+  const auto found = std::ranges::lower_bound(active_, static_cast<std::int32_t>(source));
+  if (!pattern_ || found == active_.end() || *found != static_cast<std::int32_t>(source)) {
+    return kUnbounded;
+  }
+  const SourceState& state = breakpoint_.sources[source];
+  const std::uint64_t length = breakpoint_.spec->sources[source].pass_limit();
+  if (draw < state.position || (draw.pass != state.position.pass && draw.batch >= length)) {
+    return kUnbounded;
+  }
+  // Draws of the source from the breakpoint on, before this one.
+  const Wide num_new = Wide{draw.pass - state.position.pass} * length + draw.batch - state.position.batch;
+  const Wide index = num_new + (state.count - state.origin_count);
+  if (index >= static_cast<Wide>(kMaxSteps)) {
+    return kUnbounded;
+  }
+  const auto slot = static_cast<std::int32_t>(found - active_.begin());
+  const std::uint64_t step =
+      std::visit([&](const auto& p) { return p.position(slot, static_cast<std::uint64_t>(index)); }, *pattern_);
+  return add_steps(breakpoint_.origin, step);
 }
 
 void Segment::fill(std::uint64_t begin, std::span<std::int32_t> sources) const {

@@ -1,6 +1,7 @@
 /// A segment: steps [start, end) of an epoch over which one pattern decides, and what was drawn before them.
 #pragma once
 
+#include <compare>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -28,7 +29,7 @@ struct PassPosition {
   std::uint64_t pass = 0;
   std::uint64_t batch = 0;
 
-  friend bool operator==(const PassPosition&, const PassPosition&) = default;
+  friend auto operator<=>(const PassPosition&, const PassPosition&) = default;
 };
 
 /// What a source is owed is never counted beyond this, of either sign.
@@ -109,6 +110,10 @@ class Segment {
   /// The draw at `step` in [start(), end()).
   [[nodiscard]] Draw at(std::uint64_t step) const;
 
+  /// The step at which the pattern draws batch `draw.batch` of pass `draw.pass` of a source, the inverse of `at`;
+  /// kUnbounded if it never does. It may lie behind the segment's end. Complexity: as the pattern's `position`.
+  [[nodiscard]] std::uint64_t step_of(std::size_t source, PassPosition draw) const;
+
   /// The sources of steps [begin, begin + sources.size()).
   void fill(std::uint64_t begin, std::span<std::int32_t> sources) const;
 
@@ -131,7 +136,7 @@ class Segment {
  private:
   [[nodiscard]] std::vector<bool> spent_sources() const;
   void choose_sources(std::uint64_t training_step);
-  [[nodiscard]] std::uint64_t step_of(std::size_t slot, std::uint64_t index, std::uint64_t before) const;
+  [[nodiscard]] std::uint64_t step_of_draw(std::size_t slot, std::uint64_t index, std::uint64_t before) const;
   [[nodiscard]] std::uint64_t find_succession(std::uint64_t before) const;
   void find_end(const std::optional<KnownSteps>& known);
   void settle_debts();

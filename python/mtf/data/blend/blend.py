@@ -19,6 +19,7 @@ from mtf.data.blend.run import BlendRun, SampleTable, require_names
 from mtf.data.blend.sizes import BatchSizes
 from mtf.data.blend.weights_count import RowWeights, WeightsCount
 from mtf.data.prefetch.engine import NativeStream
+from mtf.data.provenance import BatchTrace, SamplePlace
 from mtf.data.sources.base import Snapshot, Source, Stream
 from mtf.data.sources.threaded import ThreadLoader
 from mtf.data.sources.torch_map import TorchSource
@@ -310,6 +311,65 @@ class Blend(Source):
         self._mark_taken(run)
         first = run.next_batch if start is None else start
         return make_plan(run, first, self._batches_per_pass if batches is None else _positive("batches", batches))
+
+    def trace(self, step: int, *, world_size: int | None = None) -> BatchTrace:
+        """Where each sample of batch ``step`` comes from: rank and row in its batch, source, pass and row; for token
+        rows ``trace(step).tokens(place)`` names files, documents and tokens. Reads no data.
+
+        It means the run that ``samples`` means, with the edits made so far.
+
+        Args:
+            step: Number of the batch, counted over all passes.
+            world_size: Ranks that share the batch; None: as many as this blend is divided among.
+
+        Raises:
+            ConfigError: A negative number, or a batch before the edits that a loaded state keeps.
+        """
+        from mtf.data.blend.trace import Layout, trace_batch
+
+        if step < 0:
+            raise ConfigError(f"step must be at least 0, but is {step}")
+        return trace_batch(
+            self._run, step, Layout(self._world_size if world_size is None else world_size, self._by_source)
+        )
+
+    def find(
+        self,
+        source: str,
+        *,
+        row: int | None = None,
+        document: int | None = None,
+        start: int = 0,
+        stop: int | None = None,
+        world_size: int | None = None,
+    ) -> list[SamplePlace]:
+        """The samples that are a row of a source, or hold a token of a document of a corpus, in their order.
+
+        The inverse of ``trace``: permutation and schedule are inverted, so that a pass costs microseconds however far
+        it is; with order RANDOM all batches from the first on are drawn again. Reads no tokens, but for the first use
+        of ``TokenCorpus.documents`` in a corpus with ``eos``.
+
+        Args:
+            source: Name of the source.
+            row: A row of the source, as ``trace`` gives it.
+            document: A document, counted in the corpus; give this or ``row``.
+            start: The first batch to look in.
+            stop: The batch to stop before; None: the end of the blend's pass that the run is in.
+            world_size: As for ``trace``.
+
+        Raises:
+            ConfigError: There is no such source, row or document; batches before the edits that a loaded state keeps.
+        """
+        from mtf.data.blend.trace import Layout, find_samples
+
+        run = self._run
+        self._mark_taken(run)
+        if stop is None:
+            stop = (run.next_batch // self._batches_per_pass + 1) * self._batches_per_pass
+        if start < 0 or stop < 0:
+            raise ConfigError(f"start and stop must be at least 0, but are {start} and {stop}")
+        layout = Layout(self._world_size if world_size is None else world_size, self._by_source)
+        return find_samples(run, source, row, document, (start, stop), layout)
 
     def dataset(self) -> BlendDataset:
         """The samples of the run as a map-style dataset, for another framework's loader; see ``batch_sampler``."""

@@ -107,8 +107,12 @@ class BlendRun:
 
     def draws(self, begin: int, num: int) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
         """Source, pass and place of the samples ``[begin, begin + num)`` of the run."""
+        here = self.schedule.step  # at the last edit or behind it, where the names in force are known
         self.schedule.seek(0, begin)
-        return self.schedule.draws(num)
+        try:
+            return self.schedule.draws(num)
+        finally:
+            self.schedule.seek(0, here)
 
     def samples(self, begin: int, num: int) -> SampleTable:
         """The samples ``[begin, begin + num)`` of the run; reads no data."""
@@ -119,11 +123,29 @@ class BlendRun:
             of_source = np.flatnonzero(source == index)
             for pass_ in np.unique(passes[of_source]):
                 at = of_source[passes[of_source] == pass_]
-                rows[at] = self._find_rows(name, int(pass_), places[at])
+                rows[at] = self.find_rows(name, int(pass_), places[at])
         return SampleTable(source, passes, places, rows, tuple(names))
 
-    def _find_rows(self, name: str, pass_: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        rows, key = self.rows[name], self.source_key(name)
+    def rows_of(self, name: str) -> Rows:
+        """What the rows of a source are taken from.
+
+        Raises:
+            ConfigError: It was removed, and the state was loaded without it.
+        """
+        try:
+            return self.rows[name]
+        except KeyError:
+            raise ConfigError(
+                f"source {name!r} was part of the blend and isn't given here: give its data to see which rows it gave"
+            ) from None
+
+    def length_of(self, name: str) -> int:
+        """Rows of a source in one pass."""
+        return num_rows_of(self.rows_of(name))
+
+    def find_rows(self, name: str, pass_: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The rows at successive places of a pass of a source."""
+        rows, key = self.rows_of(name), self.source_key(name)
         if isinstance(rows, NativeRows):
             return rows.core.find_rows(key, pass_, places.astype(np.uint64))
         if isinstance(rows, RowSource):

@@ -9,8 +9,8 @@ from typing import Any
 from mtf import _core
 from mtf.data.blend.columns import columns_of
 from mtf.data.blend.rows import NativeRows
+from mtf.data.provenance import TokenOrigin
 from mtf.data.sources.row_loader import RowLoader, positive
-from mtf.data.tokens.provenance import TokenOrigin
 from mtf.data.tokens.stream import TokenStream
 from mtf.errors import ConfigError
 
@@ -96,6 +96,7 @@ class TokenRows(RowLoader):
             tuple(names),
             tokens_per_row=self.tokens_per_row,
             supervised_tokens_per_row=self._supervised_per_row,
+            provenance=self,
         )
 
     def native(self, key: int) -> _core.NativeSource:

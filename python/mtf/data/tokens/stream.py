@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtf import _core
+from mtf.data.provenance import TokenOrigin
 from mtf.data.tokens.formats import TokenPart
-from mtf.data.tokens.provenance import TokenOrigin
 from mtf.errors import ConfigError
 
 
