@@ -138,6 +138,10 @@ class TrainingData:
             self.given = new
         return False
 
+    def record(self) -> dict[str, Any]:
+        """How the rows of the loaders are numbered, for a checkpoint's manifest."""
+        return {} if self.multi is None else self.multi.record()
+
     def load_pending(self) -> None:
         """Loads the state that came before the mixture into it, and commits its position."""
         multi = self.manager

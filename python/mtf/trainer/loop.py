@@ -7,41 +7,22 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from mtf.config.convert import describe
 from mtf.config.trainer import TrainerConfig
 from mtf.enums import ValidationFrequency
 from mtf.errors import MtfError
 from mtf.trainer import data_setup, preflight
+from mtf.trainer.checkpointing import Checkpointer, Decision
 from mtf.trainer.data_setup import TrainingData
 from mtf.trainer.evaluation.validator import ValidationLeft, Validator
 from mtf.trainer.hooks.registry import HookList
 from mtf.trainer.reporting.reporter import Reporter
-from mtf.trainer.run_state import Phase, RunState, StopCondition
+from mtf.trainer.state.run_state import Phase, RunState, StopCondition
 from mtf.trainer.step import TrainStep, windows
 
 _log = logging.getLogger("mtf.trainer")
-
-
-class CommitPoints(Protocol):
-    """What saves, between two updates or two epochs, and leaves on signals."""
-
-    is_safe: bool
-
-    def after_update(self, *, is_final: bool) -> None: ...
-
-    def after_epoch(self) -> None: ...
-
-    def after_validation(self, row: dict[str, float]) -> None: ...
-
-    def at_end(self) -> None: ...
-
-    def save_what_was_asked_for(self) -> None: ...
-
-    def is_asked_to_leave(self) -> bool: ...
-
-    def leave(self) -> None: ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,7 +33,7 @@ class TrainLoop:
         run: where the run stands; shared with everything that looks at it.
         step: trains on one window.
         val_loaders: name -> validation loader; empty: no validation.
-        saves: saves at commit points.
+        checkpointer: decides at commit points, between two updates or two epochs, and saves.
     """
 
     run: RunState
@@ -62,7 +43,7 @@ class TrainLoop:
     validator: Validator
     val_loaders: dict[str, Any]
     reporter: Reporter
-    saves: CommitPoints
+    checkpointer: Checkpointer
     config: TrainerConfig
 
     def fit(self, limits: StopCondition) -> None:
@@ -75,27 +56,38 @@ class TrainLoop:
         self._call("on_train_start")
         run.is_stopping = self.step.ranks.any(run.stop_reason is not None)
         self.reporter.open()
-        self.saves.is_safe = False
+        self.checkpointer.can_save_now = False
         while not run.is_stopping and not self._is_done(limits):
             if run.pending.is_anything:  # after an error, or from a state taken in a hook
-                self._finish_update(self.data.manager.epoch != run.epoch, limits.steps_reached(run))
+                run.is_final = limits.steps_reached(run)
+                self._finish_update(self.data.manager.epoch != run.epoch, self.checkpointer.at_update)
                 continue
             if not run.epoch_is_open:
                 self._begin_epoch()
-            if not self.run_epoch(limits):
+            if not self.run_epoch(limits, self.checkpointer.at_update):
                 break
             self._end_epoch()
         if (why := self.data.manager.why_over) is not None:
             _log.info("training ends after update %d: %s", run.global_step, why)
-        self.saves.is_safe = True
+        self.checkpointer.can_save_now = True
         self.step.guard.window_is_finite()
         self.reporter.pause()
         self.step.schedulers.warn_of_missing(run.logged, validates=bool(self.val_loaders))
         self._call("on_train_end")
-        self.saves.at_end()
+        self._act(partial(self.checkpointer.at_train_end, may_have_changed=bool(self.hooks.on_train_end)))
 
-    def run_epoch(self, limits: StopCondition) -> bool:
-        """Trains to the end of the epoch; False when it stopped before."""
+    def finish(self) -> None:
+        """After the last update: waits for what is being written, and obeys a signal that came meanwhile."""
+        self.checkpointer.wait()
+        self._act(self.checkpointer.at_exit)
+        self.reporter.finish(self.checkpointer.saved_path)
+
+    def run_epoch(self, limits: StopCondition, at_update: Callable[[], Decision]) -> bool:
+        """Trains to the end of the epoch; False when it stopped before.
+
+        Args:
+            at_update: decides after each update whether to save, stop or exit.
+        """
         run, multi = self.run, self.data.manager
         if multi.epoch == run.epoch:  # else all its batches were trained on when fit was left
             self.reporter.begin_epoch(multi)
@@ -107,10 +99,10 @@ class TrainLoop:
                 if not self.data.is_announced:
                     self.step.open_ranks()
                 self.step.run(run, window)
-                is_last, is_final = multi.epoch != run.epoch, limits.steps_reached(run)
-                self._after_update(window, is_last, is_final)
+                run.is_final = limits.steps_reached(run)
+                self._after_update(window, multi.epoch != run.epoch, at_update)
                 # An edit between the windows may have made the epoch shorter, too.
-                if (run.is_stopping or is_final) and multi.epoch == run.epoch:
+                if (run.is_stopping or run.is_final) and multi.epoch == run.epoch:
                     return False
         self.step.items.require_a_loss()
         return True
@@ -131,7 +123,7 @@ class TrainLoop:
         self._call("on_epoch_start", self.run.epoch)
         self._warn_of_edits()
         self.run.epoch_is_open = True
-        self.saves.save_what_was_asked_for()
+        self.checkpointer.save_deferred()
 
     def _warn_of_edits(self) -> None:
         """Edits of a configuration that nothing reads."""
@@ -142,13 +134,8 @@ class TrainLoop:
 
     # After an update
 
-    def _after_update(self, window: list[Any], is_last: bool, is_final: bool) -> None:
-        """What happens between two windows.
-
-        Args:
-            is_last: the epoch's end follows, and saves after itself.
-            is_final: ``fit`` ends here.
-        """
+    def _after_update(self, window: list[Any], is_last: bool, at_update: Callable[[], Decision]) -> None:
+        """What happens between two windows; ``is_last``: the epoch's end follows, and saves after itself."""
         run, validation = self.run, self.config.validation
         if self.hooks.on_source_pass_end:
             run.pending.passes += data_setup.ended_passes(self.data.manager, window)
@@ -160,12 +147,12 @@ class TrainLoop:
             error, run.late_error = run.late_error, None
             run.pending.save = True
             raise error
-        self._finish_update(is_last, is_final)
+        self._finish_update(is_last, at_update)
 
-    def _finish_update(self, is_last: bool, is_final: bool) -> None:
+    def _finish_update(self, is_last: bool, at_update: Callable[[], Decision]) -> None:
         """Does the pending work of the last update, and saves. Parts that are done aren't done again after an error in
         a later one."""
-        run, pending = self.run, self.run.pending
+        pending = self.run.pending
         if pending.passes:
             self._notify_of_ended_passes()
         if pending.row:
@@ -179,21 +166,31 @@ class TrainLoop:
             pending.validation = False
         if is_last:
             pending.save = False
-        elif pending.save and not run.epoch_is_open:
-            self._save(self.saves.after_epoch)
         else:
-            self._save(partial(self.saves.after_update, is_final=is_final))
+            self._commit(at_update)
 
-    def _save(self, save: Callable[[], None]) -> None:
+    def _commit(self, decide: Callable[[], Decision]) -> None:
         """A commit point. An error of a hook leaves it pending; what mtf refused it would refuse again."""
         self.run.pending.save = False  # not part of what is saved
         try:
-            save()
+            self._act(decide)
         except MtfError:
             raise
         except Exception:
             self.run.pending.save = True
             raise
+
+    def _act(self, decide: Callable[[], Decision]) -> None:
+        """Saves what was deferred, then does what ``decide`` says."""
+        self.checkpointer.save_deferred()
+        decision = decide()
+        self.run.is_stopping = self.run.is_stopping or decision.stop
+        if decision.exit:
+            self.checkpointer.save_and_exit()
+        elif decision.save:
+            self.checkpointer.save(required=False)
+        else:
+            self.checkpointer.poll()
 
     def _notify_of_ended_passes(self) -> None:
         passes = self.run.pending.passes
@@ -209,17 +206,18 @@ class TrainLoop:
         run, before = self.run, self.run.phase
         run.enter(Phase.VALIDATING)
         try:
-            row = self.validator.run(self.val_loaders, self.saves.is_asked_to_leave)
+            row = self.validator.run(self.val_loaders, self.checkpointer.is_exit_requested)
         except ValidationLeft:
             run.enter(before)
-            self.saves.leave()
+            self.checkpointer.save_deferred()
+            self.checkpointer.save_and_exit()
             raise
         run.enter(before)
         self.step.metrics.commit()
         run.logged.update(row)
         self.reporter.write_validation(row)
         self.step.schedulers.after_row(row)
-        self.saves.after_validation(row)
+        self.checkpointer.after_validation(row)
 
     # The end of an epoch
 
@@ -246,7 +244,7 @@ class TrainLoop:
         run.epoch += 1
         run.epoch_is_open, run.epoch_end_parts = False, 0
         run.enter(Phase.BETWEEN_UPDATES)
-        self._save(self.saves.after_epoch)
+        self._commit(self.checkpointer.at_update)
 
     def _step_epoch_schedulers(self) -> None:
         self.step.schedulers.after_epoch(self.run.logged, after_validation=False)

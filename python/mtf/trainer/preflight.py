@@ -17,7 +17,7 @@ from mtf.config.trainer import TrainerConfig
 from mtf.distributed.ranks import SingleRank
 from mtf.enums import ValidationFrequency
 from mtf.errors import ConfigError
-from mtf.trainer.run_state import RunState, StopCondition
+from mtf.trainer.state.run_state import RunState, StopCondition
 
 _INIT_ONLY = (
     "seed",

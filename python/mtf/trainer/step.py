@@ -27,7 +27,7 @@ from mtf.trainer.optimization.optimizers import OptimizerSet, SchedulerSet, chec
 from mtf.trainer.optimization.precision import Precision
 from mtf.trainer.reporting.reporter import Reporter
 from mtf.trainer.rng import StepRng
-from mtf.trainer.run_state import Phase, RunState
+from mtf.trainer.state.run_state import Phase, RunState
 
 T = TypeVar("T")
 

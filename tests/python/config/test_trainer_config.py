@@ -761,7 +761,7 @@ def _(path: Path) -> None:
         settings = mtf.LoggingConfig("tensorboard", tensorboard_log_dir=str(path / str(draw)), progress_bar=False)
         settings.log_pictures = draw
         run = fitted(logging=settings)
-        run._reporter._logger.close()  # type: ignore[union-attr]
+        run._parts.reporter._logger.close()  # type: ignore[union-attr]
         images = events.EventAccumulator(str(path / str(draw)))
         found[draw] = images.Reload().Tags()["images"]
     assert found[False] == []
@@ -789,7 +789,7 @@ def _(path: Path) -> None:
     pytest.importorskip("tensorboard", reason="an extra")
     settings = {"logger_type": "tensorboard", "tensorboard_log_dir": str(path / "events"), "progress_bar": False}
     run = fitted(logging=mtf.LoggingConfig(**settings))  # type: ignore[arg-type]
-    run._reporter._logger.close()  # type: ignore[union-attr]
+    run._parts.reporter._logger.close()  # type: ignore[union-attr]
     assert list((path / "events").glob("events.*"))
 
 

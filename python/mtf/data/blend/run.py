@@ -134,8 +134,8 @@ class BlendRun:
         return SampleTable(source, passes, places, rows, tuple(names))
 
     def num_batches(self, limit: int) -> int:
-        """How many of the first ``limit`` batches there are: all, unless the run ends before, because sources are spent,
-        with the last whole batch."""
+        """How many of the first ``limit`` batches there are. The run ends with the last whole batch before a sample
+        that no source gives, because sources are spent."""
         if self.caps is None or limit == 0:
             return limit
         version, num, is_all = self._num_known

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mtf._core import NativeSource
+    from mtf.data.tracing.samples import BatchTrace, SamplePlace, Sought
 
 
 class ResumeMode(Enum):
@@ -174,6 +175,33 @@ class Source(ABC):
     def sources_of(self, pass_: int, batch: int) -> Tensor:
         """Index of the source of each row of a batch, int64 ``[rows]``. For sources with ``names_rows``."""
         raise NotImplementedError
+
+    def trace_batch(self, pass_: int, batch: int, key: int) -> BatchTrace:
+        """Which rows a global batch has, with its number over all passes as ``step``.
+
+        Raises:
+            ConfigError: The source can't say.
+        """
+        raise ConfigError(
+            f"source {self.name!r} ({type(self).__name__}) can't say which rows a batch has: that is for mtf.Blend, "
+            "mtf.ArrayLoader and token rows"
+        )
+
+    def find_batches(self, sought: Sought, passes: range, key: int) -> list[SamplePlace]:
+        """Where a row or document comes in some passes: the inverse of ``trace_batch``.
+
+        Raises:
+            ConfigError: There is no such row or document, or the source can't say.
+        """
+        raise ConfigError(
+            f"source {self.name!r} ({type(self).__name__}) can't say in which batches a row comes: that is for "
+            "mtf.Blend, mtf.ArrayLoader and token rows"
+        )
+
+    def record(self) -> dict[str, Any] | None:
+        """How its rows are numbered, as plain data that a checkpoint's manifest keeps for ``mtf trace``; None if it
+        can't say."""
+        return None
 
     def initial_state(self) -> Any:
         """The state before the first batch, for sources with ``ResumeMode.STATEFUL``; None if there is none to save."""

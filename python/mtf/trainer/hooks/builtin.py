@@ -218,15 +218,15 @@ class ThroughputMonitor(TrainerHooks):
 
     def on_train_start(self, trainer: Trainer) -> None:
         """Starts the clock, for an epoch that continues."""
-        self._start = trainer._reporter.totals()
+        self._start = trainer._parts.reporter.totals()
 
     def on_epoch_start(self, trainer: Trainer, epoch: int) -> None:
         """Starts the clock."""
-        self._start = trainer._reporter.totals()
+        self._start = trainer._parts.reporter.totals()
 
     def on_epoch_end(self, trainer: Trainer, epoch: int) -> None:
         """Notes seconds, samples and seconds waited of the epoch, or of its part in this ``fit``, and warns."""
-        seconds, waited, samples = (b - a for a, b in zip(self._start, trainer._reporter.totals(), strict=True))
+        seconds, waited, samples = (b - a for a, b in zip(self._start, trainer._parts.reporter.totals(), strict=True))
         share = waited / seconds if seconds > 0 else 0.0
         self.epochs.append({"seconds": seconds, "samples_per_s": samples / max(seconds, 1e-9), "wait_share": share})
         if share > self.max_wait_share:

@@ -25,7 +25,7 @@ from mtf.trainer.metrics import MetricTable, proportions
 from mtf.trainer.optimization.optimizers import learning_rates
 from mtf.trainer.reporting.progress_bar import Progress, print_line
 from mtf.trainer.reporting.schedule_recorder import ScheduleRecorder
-from mtf.trainer.run_state import RunState
+from mtf.trainer.state.run_state import RunState
 
 _log = logging.getLogger("mtf.trainer")
 _NUM_RESULTS = 4
@@ -169,7 +169,7 @@ class Reporter:
         place = f"validation after update {self._run.global_step} (epoch {self._run.epoch})"
         print_line(f"{place}: {' · '.join(overall) or 'no metric over all loaders'}")
 
-    def finish(self, checkpoint: Path | None) -> None:
+    def finish(self, checkpoint: Path | str | None) -> None:
         """``fit`` has reached its end: one line says what came out and where to look.
 
         Args:

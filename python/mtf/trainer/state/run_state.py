@@ -88,6 +88,7 @@ class RunState:
         is_resumed: whether a state was loaded since the last ``fit`` began.
         stop_reason: why this rank wants ``fit`` to return; None: it doesn't.
         is_stopping: whether ``fit`` returns after this update, on all ranks.
+        is_final: whether the last update is the one at which ``fit`` ends by ``max_steps``.
         late_error: of a hook, raised while its update had to be completed.
     """
 
@@ -104,6 +105,7 @@ class RunState:
     is_resumed: bool = False
     stop_reason: str | None = None
     is_stopping: bool = False
+    is_final: bool = False
     late_error: BaseException | None = None
     _is_broken: bool = False
 
@@ -122,6 +124,11 @@ class RunState:
         self._is_broken = self.is_mid_update
         if self.phase not in (Phase.IDLE, Phase.BETWEEN_UPDATES):
             self.enter(Phase.BETWEEN_UPDATES)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The latest value of every metric."""
+        return {**self.logged, **self.partial_row}
 
     @property
     def is_fitting(self) -> bool:
