@@ -92,9 +92,8 @@ class TrainLoop:
         if multi.epoch == run.epoch:  # else all its batches were trained on when fit was left
             self.reporter.begin_epoch(multi)
         run.num_committed = run.num_batches
-        while (
-            multi.epoch == run.epoch and multi.why_over is None
-        ):  # again where an edit in the last window made the epoch longer
+        # Again where an edit in the last window made the epoch longer.
+        while multi.epoch == run.epoch and multi.why_over is None:
             for window in windows(iter(multi), self.config.performance.gradient_accumulation_steps):
                 if not self.data.is_announced:
                     self.step.open_ranks()
