@@ -205,7 +205,7 @@ class BlendRun:
 
     def edit(self, change: Callable[[Schedule], Any]) -> None:
         """Applies ``change`` to the schedule from the next batch on."""
-        self.schedule.seek(0, self.sizes.start(self.next_batch))
+        self.schedule.seek(0, self.sizes.start(self.num_batches(self.next_batch)))
         change(self.schedule)
         self._changed()
 
@@ -251,7 +251,7 @@ class BlendRun:
         taken last where that is ``pending``."""
         edits = self._edits
         if self._counts_steps:
-            self.schedule.seek(0, self.sizes.start(self.next_batch - pending))
+            self.schedule.seek(0, self.sizes.start(self.num_batches(self.next_batch - pending)))
             edits = self.schedule.state_dict()
         return {"version": _STATE_VERSION, "fingerprints": self._fingerprints, "schedule": edits}
 
