@@ -81,6 +81,8 @@ _PUBLIC: dict[str, str] = {
     "AveragedWeights": "mtf.trainer.hooks.averaging",
     "FreezeSchedule": "mtf.trainer.hooks.freezing",
     "GradientMonitor": "mtf.trainer.hooks.builtin",
+    "LossSpike": "mtf.trainer.steering.spike_guard",
+    "SpikeGuard": "mtf.trainer.steering.spike_guard",
     "LearningRateMonitor": "mtf.trainer.hooks.builtin",
     "BestCheckpoint": "mtf.trainer.hooks.builtin",
     "ThroughputMonitor": "mtf.trainer.hooks.builtin",
