@@ -55,7 +55,8 @@ class Blend(Source):
             ``[(first batch, samples), ...]``, from batch 0 on.
         order: SHUFFLED: a random order with exact shares in every 64 samples. EVEN: as even as can be, within two
             times 1.68 samples of the share in any interval. RANDOM: independent draws.
-        weight_curve: Weights that change by themselves; its steps count batches. Replaces ``weights``.
+        weight_curve: Weights that change by themselves; its steps count batches, or samples or tokens as its ``unit``
+            says. Replaces ``weights``.
         weights_count: What shares are of. ``"rows"``: of the samples. ``"tokens"``: of the tokens in them, padding left
             out; ``"supervised_tokens"``: of the labels that a loss counts: a source whose rows hold half as many gets
             twice the rows. Token rows know both; other data have an attribute ``tokens_per_row`` or
@@ -120,7 +121,7 @@ class Blend(Source):
             weights = self._row_weights.given(list(sources), weights)
         weights = self._row_weights.of(list(sources), weights)
         curve = self._row_weights.of_curve(list(sources), weight_curve)
-        self._config = sample_mixture(list(sources), weights, curve, order, self._sizes)
+        self._config = sample_mixture(self._rows, weights, curve, order, self._sizes)
         self._seed = seed
         self._key: int | None = (
             None if seed is None else _core.fold_in(_core.fold_in(_checked_seed(seed), "source"), "")
@@ -298,19 +299,38 @@ class Blend(Source):
         sources = self._run.draws(begin, share + (self._rank < num_greater))[0]
         return torch.from_numpy((np.sort(sources) if self._by_source else sources).astype(np.int64))
 
-    def plan(self, batches: int | None = None, *, start: int | None = None) -> BlendPlan:
-        """What will be drawn, in rows, and in tokens where sources say how many a row has.
+    def plan(
+        self,
+        batches: int | None = None,
+        *,
+        tokens: int | None = None,
+        start: int | None = None,
+        batches_per_update: int = 1,
+    ) -> BlendPlan:
+        """What will be drawn: rows and passes of each source, and tokens where sources say how many a row has.
 
         Args:
             batches: How many batches to count; None: one pass of the blend.
+            tokens: Instead, as many batches as draw so many tokens, padding left out.
             start: The first of them; None: the one after the batch taken last.
+            batches_per_update: Batches of an accumulation window, for the number of updates.
+
+        Raises:
+            ConfigError: A number is wrong, both ``batches`` and ``tokens`` are given, or a source doesn't say how many
+                tokens a row has.
         """
-        from mtf.data.blend.plan import make_plan
+        from mtf.data.blend.plan import batches_of_tokens, make_plan
 
         run = self._run
         self._mark_taken(run)
         first = run.next_batch if start is None else start
-        return make_plan(run, first, self._batches_per_pass if batches is None else _positive("batches", batches))
+        if tokens is not None:
+            if batches is not None:
+                raise ConfigError(f"give either batches or tokens, but they are {batches} and {tokens}")
+            num = batches_of_tokens(run, first, _positive("tokens", tokens))
+        else:
+            num = self._batches_per_pass if batches is None else _positive("batches", batches)
+        return make_plan(run, first, num, _positive("batches_per_update", batches_per_update))
 
     def trace(self, step: int, *, world_size: int | None = None) -> BatchTrace:
         """Where each sample of batch ``step`` comes from: rank and row in its batch, source, pass and row; for token

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import bisect
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mtf.data.blend.rows import NativeRows
 from mtf.data.blend.run import BlendRun
+from mtf.errors import ConfigError
 from mtf.formatting import html_table
 
 _COLUMNS = ("source", "rows of a pass", "rows drawn", "share", "weight", "rows per batch", "passes", "tokens")
@@ -47,6 +48,8 @@ class BlendPlan:
         num_samples: Their samples, on all ranks together.
         sources: One entry per source that is present.
         warnings: Sources that give nothing, or whose rows are repeated often.
+        num_updates: Updates that they make.
+        num_tokens: Real tokens in the rows drawn, on average; None where a source doesn't say.
     """
 
     start: int
@@ -54,6 +57,8 @@ class BlendPlan:
     num_samples: int
     sources: list[BlendSourcePlan]
     warnings: list[str]
+    num_updates: int
+    num_tokens: int | None
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data."""
@@ -74,7 +79,9 @@ class BlendPlan:
 
     def _headline(self) -> str:
         last = self.start + self.num_batches - 1
-        return f"batches {self.start} to {last}: {self.num_samples} samples"
+        tokens = "" if self.num_tokens is None else f", {self.num_tokens:,} tokens"
+        updates = "" if self.num_updates == self.num_batches else f" in {self.num_updates} updates"
+        return f"batches {self.start} to {last}{updates}: {self.num_samples} samples{tokens}"
 
 
 _MANY_PASSES = 10
@@ -82,7 +89,33 @@ _MANY_PASSES = 10
 al., "Scaling Data-Constrained Language Models", NeurIPS 2023), and small sources are often meant to be repeated."""
 
 
-def make_plan(run: BlendRun, start: int, num_batches: int) -> BlendPlan:
+def batches_of_tokens(run: BlendRun, start: int, num_tokens: int) -> int:
+    """The fewest batches from ``start`` on that draw ``num_tokens`` tokens, on average.
+
+    Raises:
+        ConfigError: A source doesn't say how many tokens a row has.
+    """
+    per_row: list[float] = []
+    for name, _, present in run.schedule.source_table:
+        tokens = getattr(run.rows[name], "tokens_per_row", None) if present else 0.0
+        if tokens is None:
+            raise ConfigError(
+                f"tokens can't be planned: source {name!r} doesn't say how many a row holds; give its object an "
+                "attribute tokens_per_row, or plan batches"
+            )
+        per_row.append(tokens)
+
+    def drawn(batches: int) -> int:
+        before, after = (run.schedule.counts(run.sizes.start(at), 0) for at in (start, start + batches))
+        return int(((after - before) * per_row).sum())
+
+    most = 1
+    while drawn(most) < num_tokens:
+        most *= 2
+    return bisect.bisect_left(range(1, most), num_tokens, key=drawn) + 1
+
+
+def make_plan(run: BlendRun, start: int, num_batches: int, batches_per_update: int = 1) -> BlendPlan:
     """Counts batches ``[start, start + num_batches)``; costs nothing per batch unless the order is RANDOM."""
     begin, end = run.sizes.start(start), run.sizes.start(start + num_batches)
     schedule = run.schedule
@@ -95,7 +128,7 @@ def make_plan(run: BlendRun, start: int, num_batches: int) -> BlendPlan:
         if not present and not drawn:
             continue
         rows = run.rows[name]
-        tokens = rows.tokens_per_row if isinstance(rows, NativeRows) else None
+        tokens = getattr(rows, "tokens_per_row", None)
         passes = int(counts[index]) / length
         sources.append(
             BlendSourcePlan(
@@ -113,7 +146,10 @@ def make_plan(run: BlendRun, start: int, num_batches: int) -> BlendPlan:
             warnings.append(f"{name!r} is starved: it gives no row")
         elif passes > _MANY_PASSES:
             warnings.append(f"each of the {length} rows of {name!r} is drawn {passes:.1f} times")
-    return BlendPlan(start, num_batches, end - begin, sources, warnings)
+    every_tokens = [source.num_tokens for source in sources]
+    num_tokens = None if None in every_tokens else sum(tokens or 0 for tokens in every_tokens)
+    num_updates = -(-num_batches // batches_per_update)
+    return BlendPlan(start, num_batches, end - begin, sources, warnings, num_updates, num_tokens)
 
 
 def _row(source: BlendSourcePlan) -> tuple[str, ...]:

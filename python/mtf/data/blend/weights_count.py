@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
@@ -79,4 +80,4 @@ class RowWeights:
         if curve is None or self.kind == "rows":
             return curve
         points = [(step, self.of(names, weights)) for step, weights in curve.points]
-        return WeightCurve(points, curve.interpolation, curve.every)
+        return dataclasses.replace(curve, points=points)
