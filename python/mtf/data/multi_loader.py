@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from mtf.data.delivery import Delivery, EpochIterator, Lifetime
 from mtf.data.determinism.recent_batches import RecentBatches
 from mtf.data.source_set import SourceSet, name_loaders
 from mtf.data.sources.base import Source
+from mtf.data.steering.mixture_edit import OnOtherMixture, check_on_other_mixture, log_edit, resumed_state, with_way_out
 from mtf.data.tracing.samples import BatchTrace, DrawnSample, Sought
 from mtf.data.tracing.steps import find_steps
 from mtf.data.transfer import mover_to
@@ -95,6 +97,8 @@ class MultiLoader:
         lengths = self._sources.agreed_lengths(self._sources.initial)
         self._cursor = Cursor(Schedule(self.config, lengths, seed=self._seed))
         check_same_schedule(self._cursor.schedule, world_size)
+        self._declared = self._cursor.schedule.state_dict()["setups"][0], self._cursor.schedule.seed
+        self._edits: list[Any] = []  # in words, of resumes with another mixture
         self._recent_batches = RecentBatches() if remember_batches else None
         self._delivery = Delivery(
             self._cursor,
@@ -163,6 +167,34 @@ class MultiLoader:
         else:
             self._cursor.open_next_epoch()
 
+    def skip(self, num_batches: int) -> int:
+        """Leaves the next batches of the epoch out, without reading them: the iteration continues behind them.
+
+        A loader without a length is read and its batches dropped, because only reading shows where its passes end; so
+        are those of a loader with a state of its own.
+
+        Args:
+            num_batches: How many, of all loaders together.
+
+        Returns:
+            How many there were: fewer than asked for at the epoch's end.
+
+        Raises:
+            ConfigError: ``num_batches`` isn't a whole number of at least 0.
+        """
+        if isinstance(num_batches, bool) or not isinstance(num_batches, int) or num_batches < 0:
+            raise ConfigError(f"num_batches must be a whole number of at least 0, but is {num_batches!r}")
+        self._lifetime.check()
+        self._cursor.open_next_epoch()
+        schedule = self._cursor.schedule
+        total = schedule.num_steps(schedule.epoch)
+        if total is None or None in (length for _, length, present in schedule.source_table if present):
+            return sum(1 for _ in islice(EpochIterator(self._delivery, self._cursor), num_batches))
+        num = min(num_batches, total - schedule.step)
+        self._cursor.skip(num)
+        self._sources.skip_to(dict(zip(schedule.names, schedule.places(schedule.step), strict=True)))
+        return num
+
     def commit(self) -> None:
         """Declares every batch handed out so far as trained on. From now on only committed batches are state."""
         self._cursor.commit()
@@ -191,35 +223,63 @@ class MultiLoader:
             "schedule": schedule,
             **self._sources.state_dict(names, is_committed=self._cursor.committed is not None),
             "last_batches": {} if self._recent_batches is None else self._recent_batches.state_dict(),
+            **({"edits": list(self._edits)} if self._edits else {}),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], *, on_other_mixture: OnOtherMixture = "refuse") -> None:
         """Goes to the position of a state. Reads no data; sources that replay do so when they are next drawn.
+
+        Args:
+            state: What ``state_dict`` gave.
+            on_other_mixture: ``"refuse"``: a state of another mixture is an error. ``"edit"``: what differs between the
+                mixture that the state was saved with and the one here (weights, sources, batch sizes, steps) becomes
+                one edit at the position; no sample is lost or repeated.
 
         Raises:
             StateMismatch: The state is of other sources, lengths or another configuration; nothing has changed.
         """
         self._lifetime.check()
-        if state.get("version") != _STATE_VERSION:
-            raise StateMismatch(
-                f"a MultiLoader's state of version {state.get('version')!r} can't be loaded here, where it is "
-                f"{_STATE_VERSION}"
-            )
+        saved, state = state, self.edited_state(state, on_other_mixture)
         try:
             prepared = self._sources.prepare_load(state)
             last_batches = dict(state["last_batches"])
             self._cursor.load_state_dict(state["schedule"])
+        except StateMismatch as error:
+            raise with_way_out(error, on_other_mixture) from error.__cause__
         except MtfError:
             raise
         except Exception as error:  # whatever a look into something of another kind raises
             raise StateMismatch(f"the loaders' state is malformed: {type(error).__name__}: {error}") from error
         self._sources.load(prepared, self._delivery.num_steps)
+        self._edits = list(state.get("edits", ()))
+        log_edit(saved, state)
         self._cursor.forget_commit()
         self._delivery.ended_passes.clear()
         if self._recent_batches is not None:
             self._recent_batches.load_state_dict(last_batches)
         self._cursor.follow()
         self._show_config()
+
+    def edited_state(self, state: Mapping[str, Any], on_other_mixture: OnOtherMixture = "edit") -> Mapping[str, Any]:
+        """The state that ``load_state_dict(state, on_other_mixture=...)`` loads; changes nothing.
+
+        Raises:
+            StateMismatch: A state of another kind, or one that no edit can continue with the mixture here.
+            ConfigError: ``on_other_mixture`` is neither "refuse" nor "edit".
+        """
+        check_on_other_mixture(on_other_mixture)
+        if state.get("version") != _STATE_VERSION:
+            raise StateMismatch(
+                f"a MultiLoader's state of version {state.get('version')!r} can't be loaded here, where it is "
+                f"{_STATE_VERSION}"
+            )
+        setup, seed = self._declared
+        try:
+            return resumed_state(state, setup, seed, self._sources.given, is_edit=on_other_mixture == "edit")
+        except MtfError:
+            raise
+        except Exception as error:  # whatever a look into something of another kind raises
+            raise StateMismatch(f"the loaders' state is malformed: {type(error).__name__}: {error}") from error
 
     def verify_recent_batches(self) -> None:
         """Fetches the last batches of every source again and compares; the position stays. Needs ``remember_batches``.

@@ -546,6 +546,12 @@ class Blend(Source):
         place = divmod(run.next_batch - pending, self._batches_per_pass)
         return Snapshot(*place, run.state_dict(pending), is_global=True)
 
+    def skip_to(self, pass_: int, batch: int) -> None:
+        run = self._run
+        run.next_batch = self._number(pass_, batch)
+        for native in run.natives.values():
+            native.num_taken = run.next_batch
+
     def check_run_state(self, snapshot: Snapshot | None) -> None:
         if snapshot is not None:
             self._run.check(snapshot.data)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from mtf.data.sources.rest_of_pass import PassCut, RestOfPass
 from mtf.errors import ConfigError
 from mtf.formatting import plain_repr
 
@@ -150,6 +151,27 @@ class Source(ABC):
         ``pending``, taken and not handed out. For sources with ``has_run_state``."""
         return None
 
+    def skip_to(self, pass_: int, batch: int) -> None:
+        """The batches before (pass, batch) are left out: edits made before the next one is taken hold from there. For
+        sources with ``has_run_state``."""
+
+    def edited_run_state(self, snapshot: Any, batches_left: int) -> tuple[Any, int | None, list[str]]:
+        """What a saved run state becomes where the run continues with this source, which may be described otherwise
+        than the one that was saved. For sources with ``has_run_state``; changes nothing.
+
+        Args:
+            snapshot: What ``run_state`` gave, as plain data.
+            batches_left: Batches that the pass under way had left.
+
+        Returns:
+            The snapshot to continue from, the batches that the pass has left now (None: as many as before), and what
+            was changed, in words.
+
+        Raises:
+            StateMismatch: Something differs that can't be edited.
+        """
+        return snapshot, None, []
+
     def check_run_state(self, snapshot: Snapshot | None) -> None:
         """Raises ``StateMismatch`` if ``load_run_state`` can't load ``snapshot``; changes nothing."""
 
@@ -243,6 +265,16 @@ class Source(ABC):
     def global_batch_size_on(self, world_size: int) -> int | None:
         """Samples in a full batch of all ranks together; None where that isn't known."""
         return None
+
+    def pass_cut(self, world_size: int) -> PassCut | None:
+        """How the samples of a pass are cut into batches; None where a pass can't be opened at any sample, so that its
+        batches can't be cut otherwise on the way."""
+        return None
+
+    def finish_pass(self, rest: RestOfPass) -> Source:
+        """The source with what is left of a pass that began with other batches or fewer samples. For sources with a
+        ``pass_cut``."""
+        raise NotImplementedError
 
     def order(self) -> str | None:
         """How the samples of a pass are ordered, in words; None where the source doesn't say. A state needs

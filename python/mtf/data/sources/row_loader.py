@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from mtf._core import NativeSource
 from mtf.data.prefetch.engine import NativeStream
 from mtf.data.sources.base import ResumeMode, Snapshot, Source, Stream
+from mtf.data.sources.rest_of_pass import PassCut, RestOfPass
 from mtf.data.sources.standalone import StandaloneSource
 from mtf.data.tracing.samples import BatchTrace, SamplePlace, Sought, TokenOrigin, rank_of
 from mtf.errors import ConfigError
@@ -26,6 +27,8 @@ class RowLoader(StandaloneSource):
     resume_mode = ResumeMode.SEEK
     # Rows copied ahead that leave the cache before they are used are copied from memory twice: more would cost time.
     ahead_bytes = 16 << 20
+    may_grow = True  # more rows leave those there were where they are in the order of a pass
+    _rest: RestOfPass | None = None
 
     def _prepare_rows(
         self,
@@ -119,8 +122,19 @@ class RowLoader(StandaloneSource):
     def spread(self, rank: int, world_size: int) -> Source:
         return _Spread(self, rank, world_size)
 
+    def pass_cut(self, world_size: int) -> PassCut | None:
+        return PassCut(self._num_rows, self.global_batch_size, self._drop_last, self.may_grow)
+
+    def finish_pass(self: _Rows, rest: RestOfPass) -> _Rows:
+        other = copy.copy(self)
+        other._rest = rest
+        return other
+
     def weight(self, pass_: int, batch: int) -> float:
-        rows = min(self.global_batch_size, self._num_rows - batch * self.global_batch_size)
+        if self._rest is not None and self._rest.pass_ == pass_:
+            rows = len(self._rest.places(batch, self.global_batch_size))
+        else:
+            rows = min(self.global_batch_size, self._num_rows - batch * self.global_batch_size)
         share, num_greater = divmod(rows, self._world_size)
         return (share + (self._rank < num_greater)) * self._world_size / rows
 

@@ -108,6 +108,7 @@ class TokenRows(RowLoader):
             drop_last=self._drop_last,
             rank=self._rank,
             world_size=self._world_size,
+            rest=None if self._rest is None else self._rest.to_list(),
         )
 
     def tokens_at(self, pass_: int, place: int, key: int) -> list[TokenOrigin]:
