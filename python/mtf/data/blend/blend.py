@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -451,6 +452,27 @@ class Blend(Source):
 
     def _number(self, pass_: int, batch: int) -> int:
         return pass_ * self._batches_per_pass + batch
+
+    @property
+    def weight_curve(self) -> WeightCurve | None:
+        """The weight curve in force, its points in samples of the run; None where the weights are fixed."""
+        return self._run.schedule.config.weight_curve
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The shares in force for the next batch, of what ``weights_count`` says; they sum to 1."""
+        run = self._run
+        self._mark_taken(run)
+        schedule = run.schedule
+        rows = schedule.mixture.weights or [1.0] * len(schedule.names)
+        if schedule.mixture.curve is not None:
+            at = self._sizes.start(run.next_batch)
+            before, after = (schedule.expected_counts(position, 0) for position in (at, at + 1))
+            rows = [b - a for a, b in zip(before, after, strict=True)]
+        present = zip(schedule.names, rows, schedule.present, strict=True)
+        counted = {name: share * self._row_weights.held(name) for name, share, here in present if here}
+        total = math.fsum(counted.values())
+        return {name: share / total for name, share in counted.items()}
 
     # Edits -----------------------------------------------------------------------------------------------------------
 

@@ -61,6 +61,10 @@ class RowWeights:
         per_row = self._per_row.get(name, 1.0)
         return weight if per_row == 1.0 else weight / per_row
 
+    def held(self, name: str) -> float:
+        """What a row of a source holds of what is counted."""
+        return self._per_row.get(name, 1.0)
+
     def of(self, names: list[str], weights: Any) -> Any:
         """The weights in rows, in the form in which they were given: by name or in the order of ``names``."""
         if self.kind == "rows" or weights is None:
