@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import bisect
+from bisect import bisect_left
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,6 +26,8 @@ class BlendSourcePlan:
         rows_per_batch: ``num_drawn`` over the batches.
         passes: Runs through the source since the beginning of the run, up to the last batch.
         num_tokens: Real tokens in the rows drawn, on average; None where the source doesn't say.
+        max_passes: Passes after which it is spent; None: any number.
+        spent_in: The batch with the last row that it may give; None where that is behind the plan's last batch.
     """
 
     name: str
@@ -36,6 +38,8 @@ class BlendSourcePlan:
     rows_per_batch: float
     passes: float
     num_tokens: int | None
+    max_passes: int | None = None
+    spent_in: int | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,9 @@ class BlendPlan:
         num_batches: How many.
         num_samples: Their samples, on all ranks together.
         sources: One entry per source that is present.
-        warnings: Sources that give nothing, or whose rows are repeated often.
+        warnings: Sources that give nothing or are spent on the way, or whose rows are repeated often.
+        ends_because: Why the run ends with the last of these batches, in words; None where it doesn't, or isn't known
+            to.
         num_updates: Updates that they make.
         num_tokens: Real tokens in the rows drawn, on average; None where a source doesn't say.
     """
@@ -57,8 +63,9 @@ class BlendPlan:
     num_samples: int
     sources: list[BlendSourcePlan]
     warnings: list[str]
-    num_updates: int
-    num_tokens: int | None
+    ends_because: str | None = None
+    num_updates: int = 0
+    num_tokens: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data."""
@@ -79,9 +86,12 @@ class BlendPlan:
 
     def _headline(self) -> str:
         last = self.start + self.num_batches - 1
+        if not self.num_batches:
+            return f"no batch from {self.start} on; {self.ends_because}"
+        ends = "" if self.ends_because is None else f"; then the run ends: {self.ends_because}"
         tokens = "" if self.num_tokens is None else f", {self.num_tokens:,} tokens"
         updates = "" if self.num_updates == self.num_batches else f" in {self.num_updates} updates"
-        return f"batches {self.start} to {last}{updates}: {self.num_samples} samples{tokens}"
+        return f"batches {self.start} to {last}{updates}: {self.num_samples} samples{tokens}{ends}"
 
 
 _MANY_PASSES = 10
@@ -110,13 +120,20 @@ def batches_of_tokens(run: BlendRun, start: int, num_tokens: int) -> int:
         return int(((after - before) * per_row).sum())
 
     most = 1
-    while drawn(most) < num_tokens:
+    while (last := run.num_batches(start + most) - start) == most and drawn(most) < num_tokens:
         most *= 2
-    return bisect.bisect_left(range(1, most), num_tokens, key=drawn) + 1
+    if last < most and (last < 1 or drawn(last) < num_tokens):
+        return most  # the run ends before: the plan says so
+    return bisect_left(range(1, min(last, most)), num_tokens, key=drawn) + 1
 
 
 def make_plan(run: BlendRun, start: int, num_batches: int, batches_per_update: int = 1) -> BlendPlan:
     """Counts batches ``[start, start + num_batches)``; costs nothing per batch unless the order is RANDOM."""
+    planned = max(start, run.num_batches(start + num_batches)) - start
+    ends_because = run.why_over(start + planned) if planned < num_batches else None
+    if planned == 0:
+        return BlendPlan(start, 0, 0, [], [], ends_because)
+    num_batches = planned
     begin, end = run.sizes.start(start), run.sizes.start(start + num_batches)
     schedule = run.schedule
     counts, before = schedule.counts(end, 0), schedule.counts(begin, 0)
@@ -130,6 +147,7 @@ def make_plan(run: BlendRun, start: int, num_batches: int, batches_per_update: i
         rows = run.rows[name]
         tokens = getattr(rows, "tokens_per_row", None)
         passes = int(counts[index]) / length
+        max_passes, spent_in = _spent_in(run, index, name, start + num_batches)
         sources.append(
             BlendSourcePlan(
                 name=name,
@@ -140,16 +158,35 @@ def make_plan(run: BlendRun, start: int, num_batches: int, batches_per_update: i
                 rows_per_batch=drawn / num_batches,
                 passes=passes,
                 num_tokens=None if tokens is None else round(tokens * drawn),
+                max_passes=max_passes,
+                spent_in=spent_in,
             )
         )
-        if drawn == 0:
+        if spent_in is not None and run.caps is not None:
+            passes_made = f"{max_passes} pass{'es' * (max_passes != 1)}"
+            warnings.append(f"{name!r} is spent after {passes_made}, in batch {spent_in}: {run.caps.then(name)}")
+        elif drawn == 0:
             warnings.append(f"{name!r} is starved: it gives no row")
         elif passes > _MANY_PASSES:
             warnings.append(f"each of the {length} rows of {name!r} is drawn {passes:.1f} times")
     every_tokens = [source.num_tokens for source in sources]
     num_tokens = None if None in every_tokens else sum(tokens or 0 for tokens in every_tokens)
     num_updates = -(-num_batches // batches_per_update)
-    return BlendPlan(start, num_batches, end - begin, sources, warnings, num_updates, num_tokens)
+    return BlendPlan(start, num_batches, end - begin, sources, warnings, ends_because, num_updates, num_tokens)
+
+
+def _spent_in(run: BlendRun, index: int, name: str, stop: int) -> tuple[int | None, int | None]:
+    """A source's largest number of passes, and the batch before ``stop`` in which it gives its last row."""
+    most = None if run.caps is None else run.caps.max_passes.get(name)
+    if most is None or name not in run.spent(stop):
+        return most, None
+    schedule, sizes = run.schedule, run.sizes
+    total = int(schedule.counts(sizes.start(stop), 0)[index])
+    low = sizes.batch_of(schedule.known_from(0))
+    begin = bisect_left(
+        range(low, stop), total, key=lambda batch: int(schedule.counts(sizes.start(batch + 1), 0)[index])
+    )
+    return most, low + begin if total else None
 
 
 def _row(source: BlendSourcePlan) -> tuple[str, ...]:

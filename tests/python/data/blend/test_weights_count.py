@@ -188,6 +188,11 @@ def test_tokens_that_are_not_known_are_refused() -> None:
                 weight_curve=mtf.WeightCurve(wrong, unit="tokens"),  # type: ignore[arg-type]
                 global_batch_size=2,
             )
+    with pytest.raises(mtf.ConfigError, match="can't be used with max_passes"):
+        mtf.Blend({"a": Ten(10), "b": Ten(20)}, weight_curve=curve, global_batch_size=2, max_passes={"a": 2})
+    capped = mtf.Blend({"a": Ten(10), "b": Ten(20)}, global_batch_size=2, max_passes={"a": 2, "b": 1})
+    assert capped.plan(tokens=10**9).num_tokens == 2 * 10 * 10 + 10 * 20
+    assert capped.plan(tokens=100).num_batches < 6
     with pytest.raises(mtf.ConfigError, match="unit must be 'batches' in a mixture of batches, but is 'samples'"):
         mtf.Schedule(
             mtf.MultiDataLoaderConfig(
