@@ -104,9 +104,8 @@ def test_sources_that_are_spent_are_found_where_they_were_drawn(order: str, when
     steps = source.plan(1000).num_batches
     assert 5 < steps < 25
     drawn = Counter(sample for step in range(steps) for sample in source.trace(step))
-    found = Counter(
-        s for name, num in LENGTHS.items() for row in range(num) for s in source.find(name, row=row, stop=99)
-    )
+    rows = [(name, row) for name, num in LENGTHS.items() for row in range(num)]
+    found = Counter(sample for name, row in rows for sample in source.find(name, row=row, stop=99))
     assert found == drawn
     with pytest.raises(mtf.ConfigError, match=f"there is no batch {steps}: it has {steps} batches with max_passes"):
         source.trace(steps)
