@@ -82,6 +82,8 @@ _PUBLIC: dict[str, str] = {
     "FreezeSchedule": "mtf.trainer.hooks.freezing",
     "Profiler": "mtf.trainer.hooks.profiler",
     "GradientMonitor": "mtf.trainer.hooks.builtin",
+    "LossSpike": "mtf.trainer.steering.spike_guard",
+    "SpikeGuard": "mtf.trainer.steering.spike_guard",
     "LearningRateMonitor": "mtf.trainer.hooks.builtin",
     "BestCheckpoint": "mtf.trainer.hooks.builtin",
     "ThroughputMonitor": "mtf.trainer.hooks.builtin",
