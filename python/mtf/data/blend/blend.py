@@ -26,6 +26,7 @@ from mtf.data.sources.base import Snapshot, Source, Stream
 from mtf.data.sources.threaded import ThreadLoader
 from mtf.data.sources.torch_map import TorchSource
 from mtf.data.tracing.samples import BatchTrace, SamplePlace, Sought
+from mtf.distributed.data_group import make_data_group
 from mtf.enums import WeightedOrder
 from mtf.errors import ConfigError, StateMismatch
 from mtf.schedule.caps import PassCaps, WhenSpent, check_max_passes, parse_caps
@@ -464,7 +465,13 @@ class Blend(Source):
         )
 
     def batch_sampler(
-        self, consumed_samples: int = 0, micro_batch_size: int | None = None, rank: int = 0, world_size: int = 1
+        self,
+        consumed_samples: int = 0,
+        micro_batch_size: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        *,
+        process_group: Any = None,
     ) -> BlendBatchSampler:
         """Indices into ``dataset()`` for each batch of one rank, from any position on.
 
@@ -473,20 +480,23 @@ class Blend(Source):
             micro_batch_size: Samples of a batch on one rank; None: the rank's part of the global batch.
             rank: This process among ``world_size`` that train together.
             world_size: Number of processes.
+            process_group: The processes that train together, instead of ``rank`` and ``world_size``: a ``ProcessGroup``
+                or a ``DeviceMesh`` of one dimension, as ``mesh["dp"]``.
 
         Raises:
             ConfigError: Numbers that don't fit each other.
         """
         from mtf.data.blend.views import BlendBatchSampler
 
+        ranks = make_data_group(process_group, rank, world_size)
         return BlendBatchSampler(
             self._sizes,
             self._run.num_batches,
             self._batches_per_pass,
             consumed_samples,
             micro_batch_size,
-            rank,
-            world_size,
+            ranks.rank,
+            ranks.world_size,
         )
 
     def _number(self, pass_: int, batch: int) -> int:
