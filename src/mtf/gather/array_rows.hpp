@@ -23,8 +23,9 @@ class ArrayRows : public RowSource {
   [[nodiscard]] std::span<const RowField> fields() const noexcept override { return fields_; }
   void find_rows(Key key, std::uint64_t pass, std::span<const std::uint64_t> places,
                  std::span<std::uint64_t> rows) const override;
-  void write(Key key, std::uint64_t pass, std::span<const std::uint64_t> places, std::span<const std::uint32_t> slots,
-             std::span<std::byte* const> buffers) const override;
+  void write_rows(Key key, std::uint64_t pass, std::span<const std::uint64_t> rows,
+                  std::span<const std::uint32_t> slots, std::span<std::byte* const> buffers) const override;
+  [[nodiscard]] std::span<const ArrayView> arrays() const noexcept override { return arrays_; }
 
  private:
   const std::vector<ArrayView> arrays_;

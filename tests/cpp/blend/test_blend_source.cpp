@@ -250,11 +250,11 @@ class Documents : public mtf::RowSource {
                  std::span<std::uint64_t> rows) const override {
     std::ranges::copy(places, rows.begin());
   }
-  void write(Key, std::uint64_t, std::span<const std::uint64_t> places, std::span<const std::uint32_t> slots,
-             std::span<std::byte* const> buffers) const override {
+  void write_rows(Key, std::uint64_t, std::span<const std::uint64_t> rows, std::span<const std::uint32_t> slots,
+                  std::span<std::byte* const> buffers) const override {
     constexpr std::int32_t kRows[3][4] = {{0, 1, 2, 3}, {0, 0, 1, 0}, {5, 6, 0, 1}};
-    for (std::size_t k = 0; k < places.size(); ++k) {
-      std::memcpy(buffers[0] + slots[k] * 16, kRows[places[k]], 16);
+    for (std::size_t k = 0; k < rows.size(); ++k) {
+      std::memcpy(buffers[0] + slots[k] * 16, kRows[rows[k]], 16);
     }
   }
 
