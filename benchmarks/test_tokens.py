@@ -236,6 +236,32 @@ def test_ten_thousand_files_open(measure: Measure, pick: Any, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("what", ["trace", "find"])
+def test_provenance_of_a_blend_at_step_ten_to_the_nine(measure: Measure, pick: Any, tmp_path: Path, what: str) -> None:
+    path, num_tokens = tmp_path / "holes.bin", 16 * (10**9 + 1)
+    with open(path, "wb") as file:
+        file.truncate(num_tokens)
+    offsets = np.linspace(0, num_tokens, 10**6 + 1).astype(np.int64)
+    rows = mtf.TokenCorpus(path, dtype="uint8", documents=offsets).windows(16)
+    weights = {"web": 0.7, "code": 0.3}
+    blend = mtf.Blend(dict.fromkeys(weights, rows), weights=weights, global_batch_size=1024)
+    first, num = 10**9, pick(8, 4, 1)
+    samples = [sample for step in range(first, first + num) for sample in blend.trace(step)]
+    assert all(
+        s in blend.find(s.source, row=s.row, start=s.step, stop=s.step + 1) for s in samples[:: len(samples) // 10]
+    )
+
+    def look() -> None:
+        if what == "trace":
+            for step in range(first, first + num):
+                blend.trace(step)
+        else:
+            for s in samples:
+                blend.find(s.source, row=s.row, start=s.step, stop=s.step + 1)
+
+    measure(look, row="G", work=f"{what} in a blend at step 10^9", tool="mtf", items=len(samples))
+
+
+@pytest.mark.parametrize("what", ["trace", "find"])
 def test_provenance_at_ten_to_the_nine_rows(measure: Measure, pick: Any, tmp_path: Path, what: str) -> None:
     path, num_tokens = tmp_path / "holes.bin", 16 * (10**9 + 1)
     with open(path, "wb") as file:

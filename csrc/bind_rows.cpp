@@ -86,6 +86,16 @@ py::array_t<std::int64_t> find_rows(
   return rows;
 }
 
+py::array_t<std::int64_t> places_of(const PyRowSource& self, std::uint64_t key,
+                                    const py::array_t<std::uint64_t, py::array::c_style | py::array::forcecast>& passes,
+                                    std::uint64_t row) {
+  py::array_t<std::int64_t> places(passes.size());
+  for (py::ssize_t k = 0; k < passes.size(); ++k) {
+    places.mutable_data()[k] = static_cast<std::int64_t>(self.native()->place_of(Key{key}, passes.data()[k], row));
+  }
+  return places;
+}
+
 /// Rows in a stack of their own, one tensor per field.
 py::list read(
     const PyRowSource& self, std::uint64_t key, std::uint64_t pass,
@@ -125,6 +135,8 @@ void bind_rows(py::module_& module) {
                              "Per array of a batch `(name, dtype, shape of one row, whether it counts positions)`.")
       .def("find_rows", &find_rows, py::arg("key"), py::arg("pass_"), py::arg("places"),
            "The numbers of the rows at `places` of a pass: int64, as long as `places`. Reads no data.")
+      .def("places_of", &places_of, py::arg("key"), py::arg("passes"), py::arg("row"),
+           "The place of each of `passes` at which a row is given: int64, as long as `passes`.")
       .def("read", &read, py::arg("key"), py::arg("pass_"), py::arg("places"), py::arg("columns"),
            "The rows at `places` of a pass as tensors, one per field: a row's shape, DLPack's code and bits, and what "
            "makes a tensor of a capsule are given per field.");

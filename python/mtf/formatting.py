@@ -90,3 +90,25 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600:,} h {whole % 3600 // 60} min"
+
+
+def text_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A title and an indented table for a shell; numbers stand to the right, and None is a dash.
+
+    Args:
+        title: stands above the table.
+        columns: heads of the columns.
+        rows: their cells.
+    """
+    body = list(rows)
+    cells = [list(columns), *(["-" if cell is None else str(cell) for cell in row] for row in body)]
+    widths = [max(len(row[c]) for row in cells) for c in range(len(columns))]
+    numeric = [all(isinstance(row[c], int | float | type(None)) for row in body) for c in range(len(columns))]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(row, widths, numeric, strict=True)
+        )
+        for row in cells
+    ]
+    return "\n".join([title, *(f"  {line.rstrip()}" for line in lines)])

@@ -23,6 +23,9 @@ class ArrayRows : public RowSource {
   [[nodiscard]] std::span<const RowField> fields() const noexcept override { return fields_; }
   void find_rows(Key key, std::uint64_t pass, std::span<const std::uint64_t> places,
                  std::span<std::uint64_t> rows) const override;
+  [[nodiscard]] std::uint64_t place_of(Key key, std::uint64_t pass, std::uint64_t row) const override {
+    return order_.place_of(key, pass, row);
+  }
   void write_rows(Key key, std::uint64_t pass, std::span<const std::uint64_t> rows,
                   std::span<const std::uint32_t> slots, std::span<std::byte* const> buffers) const override;
   [[nodiscard]] std::span<const ArrayView> arrays() const noexcept override { return arrays_; }

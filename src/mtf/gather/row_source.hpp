@@ -58,6 +58,10 @@ class RowSource {
   virtual void find_rows(Key key, std::uint64_t pass, std::span<const std::uint64_t> places,
                          std::span<std::uint64_t> rows) const = 0;
 
+  /// The place of a pass at which row `row` is given: the inverse of `find_rows`. Throws: std::out_of_range if there is
+  /// no such row. Complexity: O(1), up to 2 us.
+  [[nodiscard]] virtual std::uint64_t place_of(Key key, std::uint64_t pass, std::uint64_t row) const = 0;
+
   /// Writes row `rows[i]` of pass `pass`, as `find_rows` gives it, to slot `slots[i]` of every field's buffer, for all
   /// i. `buffers` has one entry per field; slot s of field f begins at s * fields()[f].row_bytes(). Every byte of a
   /// slot is written. Threads may write to other slots of the same buffers meanwhile. Complexity: O(bytes written), in

@@ -194,6 +194,22 @@ void Schedule::fill(std::span<const Epoch::SegmentRange> ranges, std::span<std::
 
 std::uint64_t Schedule::known_from(std::uint64_t epoch) { return open(epoch).known_from(); }
 
+std::optional<std::uint64_t> Schedule::step_of(std::size_t source, PassPosition draw, std::uint64_t end,
+                                               std::uint64_t epoch) {
+  const std::uint64_t step = open(epoch).step_of(source, draw, std::min(end, kMaxSteps));
+  return step == kUnbounded ? std::nullopt : std::optional(step);
+}
+
+std::vector<PassPosition> Schedule::positions(std::uint64_t step, std::uint64_t epoch) {
+  const std::vector<std::uint64_t> drawn = counts(step, epoch);
+  const std::shared_ptr<const Segment> segment = open(epoch).segment_at(step);
+  std::vector<PassPosition> places(drawn.size());
+  for (std::size_t i = 0; i < segment->breakpoint().sources.size(); ++i) {
+    places[i] = segment->pass_position(i, drawn[i]);
+  }
+  return places;
+}
+
 std::vector<PassPosition> Schedule::opening_positions(std::uint64_t epoch) {
   std::vector<PassPosition> places;
   for (const SourceState& source : open(epoch).opening().sources) {

@@ -41,6 +41,10 @@ class Schedule {
   [[nodiscard]] std::optional<std::uint64_t> num_steps(std::uint64_t epoch);
   /// Batches drawn in training before an epoch.
   [[nodiscard]] std::uint64_t first_step(std::uint64_t epoch);
+  /// Where an epoch ends, if that is at `step` or before.
+  [[nodiscard]] std::optional<std::uint64_t> end_by(std::uint64_t step, std::uint64_t epoch) {
+    return open(epoch).end_by(step);
+  }
   /// The draw at a position. Complexity: O(log n) once the epoch is there. Throws ConfigError behind the epoch's end.
   [[nodiscard]] Draw at(std::uint64_t step, std::uint64_t epoch);
   /// Draws of each source in [0, step) of an epoch; one entry per source known at the cursor.
@@ -53,6 +57,13 @@ class Schedule {
   static void fill(std::span<const Epoch::SegmentRange> ranges, std::span<std::int32_t> sources);
   /// The first step of an epoch whose draw is known: above 0 only after more edits than are kept (see state.hpp).
   [[nodiscard]] std::uint64_t known_from(std::uint64_t epoch);
+  /// The step in [0, end) of an epoch that draws batch `draw.batch` of pass `draw.pass` of a source, the inverse of
+  /// `at`; nothing if there is none. Throws ConfigError if that lies before known_from().
+  /// Complexity: O(log n) for EVEN and SHUFFLED and the patterns without chance, O(steps) for RANDOM.
+  [[nodiscard]] std::optional<std::uint64_t> step_of(std::size_t source, PassPosition draw, std::uint64_t end,
+                                                     std::uint64_t epoch);
+  /// Where every source stands before `step` of an epoch.
+  [[nodiscard]] std::vector<PassPosition> positions(std::uint64_t step, std::uint64_t epoch);
   /// Where every source stands when an epoch begins.
   [[nodiscard]] std::vector<PassPosition> opening_positions(std::uint64_t epoch);
 
@@ -83,9 +94,15 @@ class Schedule {
   /// here (WeightCurve::rebased).
   bool update_weights(std::span<const double> weights, bool keep_curve = false);
   bool set_weight(const std::string& name, double weight, bool keep_curve = false);
-  bool add_source(const std::string& name, std::optional<std::uint64_t> length, std::optional<double> weight);
+  bool add_source(const std::string& name, std::optional<std::uint64_t> length, std::optional<double> weight,
+                  std::optional<std::uint64_t> max_passes = std::nullopt, double per_draw = 1.0);
   bool remove_source(const std::string& name);
   bool set_config(MixtureConfig config);
+
+  /// All of another configuration at once, as one event: mixture and sources of `next`, in which the sources known so
+  /// far come first. `rests`: sources of known length whose pass under way has that many batches left. States are
+  /// compared with `declared` from now on, whose sources are among those of `next`, in any order.
+  bool edit(MixtureSpec next, std::vector<RestLength> rests, MixtureSpec declared);
 
   /// The pass in which `source` stands at the cursor ended after `num_batches` batches, or continues beyond its length.
   void end_pass(std::int32_t source, std::uint64_t num_batches);
@@ -112,7 +129,7 @@ class Schedule {
   [[nodiscard]] std::vector<std::uint64_t> counts_at(const std::shared_ptr<const Segment>& segment, std::uint64_t step);
   void adopt(const ScheduleState& state);
   void move_to(std::uint64_t epoch, std::uint64_t step);
-  [[nodiscard]] bool change(MixtureSpec spec);
+  [[nodiscard]] bool change(MixtureSpec spec, std::vector<RestLength> rests = {});
   [[nodiscard]] bool change_weights(MixtureSpec spec, std::vector<double> weights, bool keep_curve);
   void append(Event event);
   [[nodiscard]] Key epoch_key(std::uint64_t epoch) const noexcept;

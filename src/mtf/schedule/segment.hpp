@@ -1,6 +1,7 @@
 /// A segment: steps [start, end) of an epoch over which one pattern decides, and what was drawn before them.
 #pragma once
 
+#include <compare>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -28,7 +29,7 @@ struct PassPosition {
   std::uint64_t pass = 0;
   std::uint64_t batch = 0;
 
-  friend bool operator==(const PassPosition&, const PassPosition&) = default;
+  friend auto operator<=>(const PassPosition&, const PassPosition&) = default;
 };
 
 /// What a source is owed is never counted beyond this, of either sign.
@@ -74,10 +75,13 @@ struct Draw {
 /// Immutable; const methods may be called from several threads at once.
 class Segment {
  public:
-  /// `key`: of the epoch. `first_step`: batches drawn in training before the epoch began. `known_end`: the result of an
-  /// earlier computation of `end()`, which some patterns can only repeat in O(steps).
-  Segment(Breakpoint breakpoint, Key key, std::uint64_t first_step,
-          std::optional<std::uint64_t> known_end = std::nullopt);
+  /// `key`: of the epoch. `first_step`: batches drawn in training before the epoch began. `known`: the results of
+  /// earlier computations of `end()` and `change()`, which some patterns can only repeat in O(steps).
+  struct KnownSteps {
+    std::uint64_t end = kUnbounded;
+    std::uint64_t change = kUnbounded;
+  };
+  Segment(Breakpoint breakpoint, Key key, std::uint64_t first_step, std::optional<KnownSteps> known = std::nullopt);
 
   [[nodiscard]] const Breakpoint& breakpoint() const noexcept { return breakpoint_; }
   [[nodiscard]] std::uint64_t start() const noexcept { return breakpoint_.step; }
@@ -85,7 +89,8 @@ class Segment {
   [[nodiscard]] std::uint64_t end() const noexcept { return end_; }
   /// Whether a source of unknown length can end the epoch before end(), or make it shorter.
   [[nodiscard]] bool may_end_early() const noexcept;
-  /// The step at which the weights change by themselves; kUnbounded if they don't.
+  /// The step at which the weights change by themselves, by a curve or because a source that has an heir is spent;
+  /// kUnbounded if they don't.
   [[nodiscard]] std::uint64_t change() const noexcept { return change_; }
   /// Index of each slot's source.
   [[nodiscard]] std::span<const std::int32_t> active() const noexcept { return active_; }
@@ -104,6 +109,10 @@ class Segment {
 
   /// The draw at `step` in [start(), end()).
   [[nodiscard]] Draw at(std::uint64_t step) const;
+
+  /// The step at which the pattern draws batch `draw.batch` of pass `draw.pass` of a source, the inverse of `at`;
+  /// kUnbounded if it never does. It may lie behind the segment's end. Complexity: as the pattern's `position`.
+  [[nodiscard]] std::uint64_t step_of(std::size_t source, PassPosition draw) const;
 
   /// The sources of steps [begin, begin + sources.size()).
   void fill(std::uint64_t begin, std::span<std::int32_t> sources) const;
@@ -125,7 +134,11 @@ class Segment {
   [[nodiscard]] PassPosition pass_position(std::size_t source, std::uint64_t count) const noexcept;
 
  private:
+  [[nodiscard]] std::vector<bool> spent_sources() const;
   void choose_sources(std::uint64_t training_step);
+  [[nodiscard]] std::uint64_t step_of_draw(std::size_t slot, std::uint64_t index, std::uint64_t before) const;
+  [[nodiscard]] std::uint64_t find_succession(std::uint64_t before) const;
+  void find_end(const std::optional<KnownSteps>& known);
   void settle_debts();
   [[nodiscard]] std::vector<std::pair<std::uint64_t, std::size_t>> exhaustions(
       std::span<const std::uint64_t> drawn) const;

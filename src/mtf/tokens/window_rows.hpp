@@ -42,6 +42,9 @@ class WindowRows : public TokenRowSource {
   [[nodiscard]] std::span<const RowField> fields() const noexcept override { return fields_; }
   void find_rows(Key key, std::uint64_t pass, std::span<const std::uint64_t> places,
                  std::span<std::uint64_t> rows) const override;
+  [[nodiscard]] std::uint64_t place_of(Key key, std::uint64_t pass, std::uint64_t row) const override {
+    return order_.place_of(key, pass, row);
+  }
   /// Throws: FileError if a file can't be mapped any more.
   void write_rows(Key key, std::uint64_t pass, std::span<const std::uint64_t> rows,
                   std::span<const std::uint32_t> slots, std::span<std::byte* const> buffers) const override;

@@ -250,6 +250,7 @@ class Documents : public mtf::RowSource {
                  std::span<std::uint64_t> rows) const override {
     std::ranges::copy(places, rows.begin());
   }
+  [[nodiscard]] std::uint64_t place_of(Key, std::uint64_t, std::uint64_t row) const override { return row; }
   void write_rows(Key, std::uint64_t, std::span<const std::uint64_t> rows, std::span<const std::uint32_t> slots,
                   std::span<std::byte* const> buffers) const override {
     constexpr std::int32_t kRows[3][4] = {{0, 1, 2, 3}, {0, 0, 1, 0}, {5, 6, 0, 1}};

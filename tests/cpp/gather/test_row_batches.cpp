@@ -24,6 +24,7 @@ class NumberRows : public mtf::RowSource {
                  std::span<std::uint64_t> rows) const override {
     std::ranges::copy(places, rows.begin());
   }
+  [[nodiscard]] std::uint64_t place_of(mtf::Key, std::uint64_t, std::uint64_t row) const override { return row; }
   void write_rows(mtf::Key, std::uint64_t pass, std::span<const std::uint64_t> rows,
                   std::span<const std::uint32_t> slots, std::span<std::byte* const> buffers) const override {
     for (std::size_t k = 0; k < rows.size(); ++k) {

@@ -107,6 +107,10 @@ void check_views(Schedule& schedule, Schedule& walked) {
     while (const auto draw = walked.next()) {
       ASSERT_EQ(schedule.at(step, epoch), *draw);
       ASSERT_EQ(schedule.counts(step, epoch), counts);
+      const mtf::PassPosition place{.pass = draw->pass, .batch = draw->batch};
+      const auto source = static_cast<std::size_t>(draw->source);
+      ASSERT_EQ(schedule.step_of(source, place, num_steps, epoch), step);
+      ASSERT_EQ(schedule.step_of(source, place, step, epoch), std::nullopt);
       ++counts[static_cast<std::size_t>(draw->source)];
       ++step;
     }

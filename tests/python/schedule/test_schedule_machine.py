@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -130,6 +131,23 @@ class Stepping(RuleBasedStateMachine):
     def the_cursor_is_where_the_model_is(self) -> None:
         if hasattr(self, "place"):
             assert self.schedule.position == self.place
+
+    @invariant()
+    def steps_of_is_the_inverse_of_at(self) -> None:
+        if not hasattr(self, "place"):
+            return
+        epoch, end = self.place
+        for step in range(self.schedule.known_from(epoch), end):
+            draw = self.schedule.at(step, epoch)
+            passes, batches = np.array([draw.pass_]), np.array([draw.batch])
+            assert self.schedule.steps_of(draw.source, passes, batches, end) == [step]
+            assert self.schedule.steps_of(draw.source, passes, batches, step) == [-1]
+            assert self.schedule.places(step)[draw.source] in [
+                (draw.pass_, draw.batch),
+                (draw.pass_ - 1, self.schedule.places(step)[draw.source][1]),  # at the end of the pass before
+            ]
+        for source, (pass_, batch) in enumerate(self.schedule.places(end)):
+            assert self.schedule.steps_of(source, np.array([pass_]), np.array([batch]), end) == [-1]
 
 
 class FollowsTheReference(Stepping):

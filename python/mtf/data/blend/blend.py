@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from mtf import _core
-from mtf.config.mixture import WeightCurve
+from mtf.config.mixture import MultiDataLoaderConfig, WeightCurve
 from mtf.data.blend.columns import columns_of
 from mtf.data.blend.items import BlendCollate, BlendOrder, Collate, ItemStream, SampleDataset, make_loader
 from mtf.data.blend.mixture import require_one_structure, sample_mixture
@@ -22,13 +24,17 @@ from mtf.data.prefetch.engine import NativeStream
 from mtf.data.sources.base import Snapshot, Source, Stream
 from mtf.data.sources.threaded import ThreadLoader
 from mtf.data.sources.torch_map import TorchSource
+from mtf.data.tracing.samples import BatchTrace, SamplePlace, Sought
 from mtf.enums import WeightedOrder
 from mtf.errors import ConfigError, StateMismatch
+from mtf.schedule.caps import WhenSpent, check_max_passes, parse_caps
 from mtf.schedule.schedule import Schedule
 
 if TYPE_CHECKING:
     from mtf.data.blend.plan import BlendPlan
     from mtf.data.blend.views import BlendBatchSampler, BlendDataset
+
+_log = logging.getLogger("mtf.data")
 
 Transform = Callable[[Any, np.random.Generator], Any]
 
@@ -59,8 +65,12 @@ class Blend(Source):
             out; ``"supervised_tokens"``: of the labels that a loss counts: a source whose rows hold half as many gets
             twice the rows. Token rows know both; other data have an attribute ``tokens_per_row`` or
             ``supervised_tokens_per_row``. Edits of weights count the same.
+        max_passes: Name -> how often each row of a source is drawn at most. It is spent after that many passes.
+        when_spent: What happens then. ``"others"``: the other sources take its share, in proportion to their weights;
+            where none is left the run ends. ``"stop"``: the run ends with the last whole batch before a row of a spent
+            source is wanted. A dict, as ``{"math": "code"}``: that source takes its share, also where it had none.
         batches_per_pass: Batches that make up one pass of the blend, for epochs. None: as many as have the samples of
-            all sources' rows together.
+            all sources' rows together; fewer where the run ends before.
         by_source: Batches are ``{name: part}``, for sources of unlike structure; a source without a sample in a batch
             isn't in it. Else the sources have one structure, and their samples are stacked.
         transform: ``transform(batch, rng)`` makes the batch that is handed out, on the thread that takes it; ``rng`` is
@@ -91,6 +101,8 @@ class Blend(Source):
         order: WeightedOrder | str = WeightedOrder.SHUFFLED,
         weight_curve: WeightCurve | None = None,
         weights_count: WeightsCount = "rows",
+        max_passes: Mapping[str, int] | None = None,
+        when_spent: WhenSpent = "others",
         batches_per_pass: int | None = None,
         by_source: bool = False,
         transform: Transform | None = None,
@@ -119,6 +131,7 @@ class Blend(Source):
             weights = self._row_weights.given(list(sources), weights)
         weights = self._row_weights.of(list(sources), weights)
         curve = self._row_weights.of_curve(list(sources), weight_curve)
+        self._caps = parse_caps(max_passes, when_spent, list(sources))
         self._config = sample_mixture(list(sources), weights, curve, order, self._sizes)
         self._seed = seed
         self._key: int | None = (
@@ -130,7 +143,7 @@ class Blend(Source):
         self._current = [self._new_run(self._key_alone())]
         total = sum(length for length in self._run.schedule.lengths if length is not None)
         self._batches_per_pass = (
-            self._sizes.num_batches_of(total)
+            max(1, self._run.num_batches(self._sizes.num_batches_of(total)))
             if batches_per_pass is None
             else _positive("batches_per_pass", batches_per_pass)
         )
@@ -184,6 +197,16 @@ class Blend(Source):
 
     def __len__(self) -> int:
         return self._batches_per_pass
+
+    @property
+    def has_end(self) -> bool:  # type: ignore[override]
+        return self._run.caps is not None
+
+    def is_over(self, pass_: int, batch: int) -> bool:
+        return self._run.is_over(self._number(pass_, batch))
+
+    def why_over(self, pass_: int, batch: int) -> str:
+        return self._run.why_over(self._number(pass_, batch))
 
     @property
     def is_native(self) -> bool:
@@ -286,6 +309,8 @@ class Blend(Source):
         """
         if step < 0:
             raise ConfigError(f"step must be at least 0, but is {step}")
+        if self._run.is_over(step):
+            raise ConfigError(f"there is no batch {step}: {self._run.why_over(step)}")
         return self._run.samples(self._sizes.start(step), self._sizes.size(step))
 
     def sources_of(self, pass_: int, batch: int) -> torch.Tensor:
@@ -310,6 +335,94 @@ class Blend(Source):
         self._mark_taken(run)
         first = run.next_batch if start is None else start
         return make_plan(run, first, self._batches_per_pass if batches is None else _positive("batches", batches))
+
+    def trace(self, step: int, *, world_size: int | None = None) -> BatchTrace:
+        """Where each sample of batch ``step`` comes from: rank and row in its batch, source, pass and row; for token
+        rows ``trace(step).tokens(place)`` names files, documents and tokens. Reads no data.
+
+        It means the run that ``samples`` means, with the edits made so far.
+
+        Args:
+            step: Number of the batch, counted over all passes.
+            world_size: Ranks that share the batch; None: as many as this blend is divided among.
+
+        Raises:
+            ConfigError: A negative number, or a batch before the edits that a loaded state keeps.
+        """
+        from mtf.data.blend.trace import Layout, trace_batch
+
+        if step < 0:
+            raise ConfigError(f"step must be at least 0, but is {step}")
+        return trace_batch(
+            self._run, step, Layout(self._world_size if world_size is None else world_size, self._by_source)
+        )
+
+    def find(
+        self,
+        source: str,
+        *,
+        row: int | None = None,
+        document: int | None = None,
+        start: int = 0,
+        stop: int | None = None,
+        world_size: int | None = None,
+    ) -> list[SamplePlace]:
+        """The samples that are a row of a source, or hold a token of a document of a corpus, in their order.
+
+        The inverse of ``trace``: permutation and schedule are inverted, so that a pass costs microseconds however far
+        it is; with order RANDOM all batches from the first on are drawn again. Reads no tokens, but for the first use
+        of ``TokenCorpus.documents`` in a corpus with ``eos``.
+
+        Args:
+            source: Name of the source.
+            row: A row of the source, as ``trace`` gives it.
+            document: A document, counted in the corpus; give this or ``row``.
+            start: The first batch to look in.
+            stop: The batch to stop before; None: the end of the blend's pass that the run is in.
+            world_size: As for ``trace``.
+
+        Raises:
+            ConfigError: There is no such source, row or document; batches before the edits that a loaded state keeps.
+        """
+        from mtf.data.blend.trace import Layout, find_samples
+
+        run = self._run
+        self._mark_taken(run)
+        if stop is None:
+            stop = (run.next_batch // self._batches_per_pass + 1) * self._batches_per_pass
+        if start < 0 or stop < 0:
+            raise ConfigError(f"start and stop must be at least 0, but are {start} and {stop}")
+        layout = Layout(self._world_size if world_size is None else world_size, self._by_source)
+        return find_samples(run, source, row, document, (start, stop), layout)
+
+    def trace_batch(self, pass_: int, batch: int, key: int) -> BatchTrace:
+        self._run_of(key)
+        return self.trace(self._number(pass_, batch))
+
+    def find_batches(self, sought: Sought, passes: range, key: int) -> list[SamplePlace]:
+        self._run_of(key)
+        if sought.within is None:
+            raise ConfigError(f"source {self.name!r} is a blend: name the source in it, one of {list(self.names)}")
+        first, last = self._number(passes.start, 0), self._number(passes.stop, 0)
+        return self.find(sought.within, row=sought.row, document=sought.document, start=first, stop=last)
+
+    def follow_record(self, config: MultiDataLoaderConfig, key: int) -> None:
+        """Becomes the run that ``record`` described, at its first batch."""
+        self._config = config
+        self.begin_run(key)
+
+    def record(self) -> dict[str, Any]:
+        from mtf.data.blend.trace import record_of
+
+        return {
+            "kind": "blend",
+            "key": str(self._run.key),
+            "config": self._config.to_dict(),
+            "sizes": self._sizes.stages,
+            "batches_per_pass": self._batches_per_pass,
+            "by_source": self._by_source,
+            "sources": {name: record_of(rows) for name, rows in self._run.rows.items()},
+        }
 
     def dataset(self) -> BlendDataset:
         """The samples of the run as a map-style dataset, for another framework's loader; see ``batch_sampler``."""
@@ -337,7 +450,13 @@ class Blend(Source):
         from mtf.data.blend.views import BlendBatchSampler
 
         return BlendBatchSampler(
-            self._sizes, self._batches_per_pass, consumed_samples, micro_batch_size, rank, world_size
+            self._sizes,
+            self._run.num_batches,
+            self._batches_per_pass,
+            consumed_samples,
+            micro_batch_size,
+            rank,
+            world_size,
         )
 
     def _number(self, pass_: int, batch: int) -> int:
@@ -361,8 +480,15 @@ class Blend(Source):
         in_rows = self._row_weights.one(name, weight)
         self._edit(lambda schedule: schedule.set_weight(name, in_rows))
 
-    def add_source(self, name: str, data: Any, weight: float | None = None) -> None:
+    def add_source(self, name: str, data: Any, weight: float | None = None, *, max_passes: int | None = None) -> None:
         """Adds a source from the next batch on. A resume needs it again: as ``source_factories``.
+
+        Args:
+            name: Of the source.
+            data: As in ``sources``.
+            weight: Relative to those of the others; needed where these have weights.
+            max_passes: How often each of its rows is drawn at most. Passes that a removed source of this name has begun
+                count.
 
         Raises:
             ConfigError: A name that is there, or data whose rows can't be stacked with those of the others.
@@ -375,7 +501,12 @@ class Blend(Source):
         self._check_addition(run, name, rows)
         self._row_weights.add(name, rows)
         self._mark_taken(run)
-        run.add_source(name, rows, None if weight is None else self._row_weights.one(name, weight))
+        self._check_cap(run, name, max_passes)
+        per_draw = self._row_weights.per_row(name)
+        run.add_source(
+            name, rows, None if weight is None else self._row_weights.one(name, weight), max_passes, per_draw
+        )
+        run.set_cap(name, max_passes)
 
     def remove_source(self, name: str) -> None:
         """Takes a source out from the next batch on."""
@@ -384,6 +515,16 @@ class Blend(Source):
     def _edit(self, change: Callable[[Schedule], Any]) -> None:
         self._mark_taken(self._run)
         self._run.edit(change)
+
+    def _check_cap(self, run: BlendRun, name: str, max_passes: int | None) -> None:
+        if max_passes is None:
+            return
+        check_max_passes(name, max_passes)
+        if run.caps is None:
+            raise ConfigError(
+                f"max_passes of {name!r}: this blend was made without max_passes, so that it has no rule for what "
+                "happens when a source is spent: give max_passes and when_spent to Blend"
+            )
 
     def _check_addition(self, run: BlendRun, name: str, rows: Rows) -> None:
         if self._gathers and not isinstance(rows, NativeRows):
@@ -407,6 +548,9 @@ class Blend(Source):
         try:
             stream.request(ahead)
             for number in range(batch, self._batches_per_pass):
+                if run.is_over(self._number(pass_, number)):
+                    _log.info("%r: the run ends: %s", self, run.why_over(self._number(pass_, number)))
+                    return
                 data = next(stream)
                 if number + ahead < self._batches_per_pass:
                     stream.request(1)
@@ -437,6 +581,12 @@ class Blend(Source):
         place = divmod(run.next_batch - pending, self._batches_per_pass)
         return Snapshot(*place, run.state_dict(pending), is_global=True)
 
+    def skip_to(self, pass_: int, batch: int) -> None:
+        run = self._run
+        run.next_batch = self._number(pass_, batch)
+        for native in run.natives.values():
+            native.num_taken = run.next_batch
+
     def check_run_state(self, snapshot: Snapshot | None) -> None:
         if snapshot is not None:
             self._run.check(snapshot.data)
@@ -455,6 +605,7 @@ class Blend(Source):
             table = before.schedule.source_table
             self._rows = {name: before.rows[name] for name, _, present in table if present}
             self._config = before.schedule.config
+            self._caps = before.caps
         self._current[:] = [self._new_run(key if self._key is None else self._key)]
 
     @property
@@ -479,7 +630,10 @@ class Blend(Source):
 
     def _new_run(self, key: int) -> BlendRun:
         factories = {name: lambda name=name, make=make: as_rows(make(), name) for name, make in self._factories.items()}
-        return BlendRun(self._config, self._rows, self._sizes, key, factories, self._native_parts)
+        caps = self._caps
+        if caps is not None:
+            caps = replace(caps, per_draw={name: self._row_weights.per_row(name) for name in self._rows})
+        return BlendRun(self._config, self._rows, self._sizes, key, factories, self._native_parts, caps)
 
     def _native_parts(self, run: BlendRun) -> tuple[list[Any], list[Any]]:
         parts: list[Any] = []

@@ -16,6 +16,7 @@ from mtf.data.blend.columns import columns_of
 from mtf.data.sources.array import ArrayLoader, common_rows, flatten_arrays
 from mtf.data.sources.base import Source
 from mtf.data.sources.resolve import refuse_wrapped
+from mtf.data.tracing.samples import Provenance
 from mtf.errors import ConfigError
 from mtf.formatting import plain_repr, shortened
 
@@ -61,6 +62,7 @@ class NativeRows:
         tokens_per_row: Real tokens in a row on average, where that is known.
         supervised_tokens_per_row: Labels of a row that a loss counts, on average; a function where that has to be
             found out.
+        provenance: Says which tokens a row holds, and which rows a document; None where the rows have no tokens.
     """
 
     def __init__(
@@ -69,11 +71,13 @@ class NativeRows:
         build: Callable[[list[Any]], Any] | tuple[str, ...] | None,
         tokens_per_row: float | None = None,
         supervised_tokens_per_row: float | Callable[[], float] | None = None,
+        provenance: Provenance | None = None,
     ) -> None:
         self._make = make
         self.build = build
         self.tokens_per_row = tokens_per_row
         self._supervised = supervised_tokens_per_row
+        self.provenance = provenance
         self._core: tuple[int, _core.RowSource] | None = None
 
     @property
