@@ -17,6 +17,7 @@ from mtf.distributed import collectives
 from mtf.distributed.forward_wrapper import run_as_forward
 from mtf.distributed.process_group import ProcessGroup
 from mtf.distributed.sync_batch_norm import synchronise_batch_norm
+from mtf.errors import ConfigError
 
 # Newer releases of torch warn about the older name.
 _NAMES = inspect.signature(DistributedDataParallel.__init__).parameters
@@ -42,7 +43,17 @@ class DDPStrategy:
         self._trained: list[str] = []
 
     def wrap(self, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        """Notes the model; DDP itself comes with ``open``, as it depends on the number of loaders."""
+        """Notes the model; DDP itself comes with ``open``, as it depends on the number of loaders.
+
+        Raises:
+            ConfigError: parameters that are sharded already, as by tensor parallelism.
+        """
+        for name, parameter in model.named_parameters():
+            if hasattr(parameter, "device_mesh"):
+                raise ConfigError(
+                    f"parameter {name!r} is a DTensor, and DDP would average different shards: apply "
+                    'fully_shard(model, mesh=mesh["dp"]) to it as well, and set ddp.strategy="fsdp"'
+                )
         if self._config.sync_batch_norm:
             synchronise_batch_norm(model, self._group.device.type)
         self._model = model

@@ -226,6 +226,8 @@ def test_wrong_uses_are_refused() -> None:
         mtf.PerformanceConfig(manual_optimization=True, gradient_accumulation_steps=2)
     with pytest.raises(mtf.ConfigError, match=r"on_nonfinite='skip' has no effect"):
         mtf.PerformanceConfig(manual_optimization=True, on_nonfinite="skip")
+    with pytest.raises(mtf.ConfigError, match=r"SpikeGuard has no effect"):
+        trainer(config(performance=MANUAL), training_step=plain_step, hooks=[mtf.SpikeGuard()]).fit([loader(8, 1)])
     for name, value in (("loss_weights_per_loader", {"dl0": 2.0}), ("per_loader_optimizers", {"dl0": {"lr_scale": 2}})):
         with pytest.raises(mtf.ConfigError, match=f"{name} has no effect with performance.manual_optimization"):
             mtf.TrainerConfig(performance=MANUAL, **{name: value})  # type: ignore[arg-type]
