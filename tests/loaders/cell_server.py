@@ -21,7 +21,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-TIMEOUT_S = 60
+TIMEOUT_S = 120
 
 
 def serve() -> None:
@@ -67,8 +67,8 @@ def prepare_imports(name: str) -> str:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 _import(needed)
-        except ImportError as error:
-            return f"{needed}: {error}"
+        except Exception as error:  # ImportError, or what a library raises where another one that it uses is too new
+            return f"{needed}: {type(error).__name__}: {error}"
     return ""
 
 

@@ -13,7 +13,7 @@ _SAYS = "is another batch now"
 
 
 def check_resumes(cells: Any, row: Row, workers: int) -> None:
-    """Cuts inside a pass, at its end and in the next pass, each resume continuing from the one before."""
+    """Cuts inside a pass, at its end and twice in the next pass, each resume continuing from the one before."""
     whole = cells.uninterrupted(row.name, workers)
     assert whole["mode"] == _MODE[row.read_by]
     hashes = whole["hashes"]
@@ -35,13 +35,13 @@ def _cuts(row: Row, places: list[list[int]]) -> list[int]:
     if not row.ends:
         return [INSIDE, 10, 20]
     end = places.index([1, 0])
-    return [INSIDE, end, end + INSIDE]
+    return [INSIDE, end, end + 1, end + INSIDE]
 
 
 def _check_that_it_differs(cells: Any, row: Row, workers: int, hashes: list[str], cuts: list[int]) -> None:
     """Other batches follow, and the run says so."""
     seen = []
-    for cut in cuts[::2]:
+    for cut in (cuts[0], cuts[-1]):
         resumed = cells.resumed(row.name, workers, cut, len(hashes))
         differs = resumed.get("hashes") != hashes[cut:]
         seen.append(differs and ("error" in resumed or any(_SAYS in text for text in resumed["said"])))
@@ -54,8 +54,9 @@ def check_that_tools_agree(cells: Any, row: Row, workers: int) -> None:
     checked = cells.second("checked", row.name, workers)
     assert "error" not in checked, checked.get("traceback", checked["error"])
     assert checked["ok"] is row.exact, checked["text"]
-    asserted = cells.second("asserted", row.name, workers)
-    assert ("error" not in asserted) is row.exact, asserted
+    if not row.is_slow:
+        asserted = cells.second("asserted", row.name, workers)
+        assert ("error" not in asserted) is row.exact, asserted
     verified = [
         "error" not in cells.second("verified", row.name, workers, cut=cut)
         for cut in (INSIDE, len(whole["hashes"]) - 1)
