@@ -23,11 +23,13 @@ from mtf.trainer.optimization.optimizers import OptimizerSet, SchedulerSet
 from mtf.trainer.optimization.precision import Precision, compile_in_place
 from mtf.trainer.optimization.scheduler_settings import SchedulerSettings
 from mtf.trainer.reporting.reporter import Reporter
+from mtf.trainer.reporting.throughput import Throughput
 from mtf.trainer.rng import StepRng
 from mtf.trainer.state import components
 from mtf.trainer.state.registry import StateRegistry
 from mtf.trainer.state.run_state import RunField, RunState
 from mtf.trainer.steering.skips import SkippedUpdates
+from mtf.trainer.steering.spike_watch import SpikeWatch
 from mtf.trainer.step import LossWeights, TrainStep
 
 
@@ -108,6 +110,7 @@ class Parts:
             metrics=self.metrics,
             ranks=self.ranks,
             reporter=self.reporter,
+            spikes=SpikeWatch(self.hooks, self.ranks, self.metrics),
             propagates=self.ranks.world_size > 1 and self.nonfinite.every_window,
         )
 
@@ -155,7 +158,7 @@ def make_parts(
     loss_weights = LossWeights(config.loss_weights_per_loader)
     run, metrics = RunState(), MetricTable()
     data = TrainingData(config, factories, device, ranks)
-    reporter = Reporter(config, run, data, metrics, optimizers, ranks)
+    reporter = Reporter(config, run, data, metrics, optimizers, ranks, Throughput(model, device, config.logging))
     parts = Parts(
         config=config,
         model=model,
@@ -168,7 +171,7 @@ def make_parts(
         loss_weights=loss_weights,
         items=ItemCounts(ranks),
         precision=Precision(config.performance.precision, device),
-        rng=StepRng(config.seed, config.step_rng, device, ranks.rank),
+        rng=StepRng(config.seed, config.step_rng, device, ranks.data.rank),
         nonfinite=NonFiniteGuard(config.performance.on_nonfinite, device),
         metrics=metrics,
         data=data,

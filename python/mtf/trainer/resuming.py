@@ -66,7 +66,9 @@ class RunDirectory:
             raise ConfigError(f"resume_from must be 'latest' or a checkpoint's path, it is {source!r}")
         ranks, auto_resume = self._ranks, self._config.fault_tolerance.auto_resume
         self._is_used = ranks.from_first(
-            run_directory.is_used(self._config.checkpoint, auto_resume) or source == "latest"
+            run_directory.is_used(self._config.checkpoint, auto_resume)
+            or source == "latest"
+            or self._config.preemption.max_time is not None
         )
         if self._is_used:
             run_directory.claim(self._manager, ranks, while_waiting, self._config.ddp.timeout_s)
@@ -99,6 +101,11 @@ class RunDirectory:
         found = self._manager.load_latest() if ranks.rank == 0 else None
         path = ranks.from_first(None if found is None else found.path)
         return checkpoint.read(path, verify_shards=False) if found is None and path is not None else found
+
+    def newest_of_run(self) -> Checkpoint | None:
+        """The newest valid checkpoint of the run that has begun. A collective."""
+        found = self._newest()
+        return None if found is None or found.manifest.get("run") != self.run else found
 
     def continue_run(self, run: str | None) -> None:
         """After a checkpoint of ``run`` was loaded: what is saved from here on belongs to the same run."""
