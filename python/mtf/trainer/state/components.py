@@ -23,8 +23,6 @@ def upgraded(state: Any) -> Any:
     if not isinstance(state, Mapping):
         return state
     new = dict(state)
-    if "owed" in new:
-        new["pending_work"] = new.pop("owed")
     others = new.get(OTHER_RANKS)
     if isinstance(others, list):
         new[OTHER_RANKS] = [_upgraded_rank(part) for part in others]
