@@ -265,6 +265,18 @@ bool change_weights(PySchedule& self, const std::vector<double>& weights, bool k
   return self.core.update_weights(weights, keep_curve);
 }
 
+bool edit(PySchedule& self, const py::object& next, const std::vector<std::pair<std::int32_t, std::uint64_t>>& rests,
+          const py::object& declared) {
+  std::vector<RestLength> lengths;
+  for (const auto& [source, num_batches] : rests) {
+    lengths.push_back({source, num_batches});
+  }
+  const bool changed = self.core.edit(mixture_spec_from(from_python(next, "setup")), std::move(lengths),
+                                      mixture_spec_from(from_python(declared, "setup")));
+  self.refresh_names();
+  return changed;
+}
+
 bool append_source(PySchedule& self, const std::string& name, std::optional<std::uint64_t> length,
                    std::optional<double> weight) {
   const bool changed = self.core.add_source(name, length, weight);
@@ -413,6 +425,9 @@ void bind_edits(ScheduleClass& schedule) {
       .def("append_source", &append_source, py::arg("name"), py::arg("length"), py::arg("weight"))
       .def("drop_source", on_core<&Schedule::remove_source>, py::arg("name"))
       .def("change_config", on_core<&Schedule::set_config>, py::arg("config"))
+      .def("edit", &edit, py::arg("next"), py::arg("rests"), py::arg("declared"),
+           "edit(self, next, rests, declared) -> bool\n\nAll of another configuration at once; setups are those of a "
+           "state. `rests`: (source, batches left of its pass).")
       .def("end_pass", on_core<&Schedule::end_pass>, py::arg("source"), py::arg("num_batches"),
            "end_pass(self, source, num_batches) -> None\n\nThe pass in which `source` (an index) stands ended after "
            "`num_batches` batches, whatever its length said.")

@@ -206,6 +206,11 @@ EXAMPLES: dict[str, tuple[Callable[[], Any], str] | None] = {
         lambda: mtf.SamplePlace(7, 5, 1, 1, "web", 0, 40),
         "SamplePlace(step=7, place=5, rank=1, rank_row=1, source='web', pass_=0, row=40)",
     ),
+    "DrawnSample": (
+        lambda: mtf.DrawnSample(0, 7, mtf.SamplePlace(7, 5, 1, 1, "web", 0, 40)),
+        "DrawnSample(epoch=0, step=7, sample=SamplePlace(step=7, place=5, rank=1, rank_row=1, source='web', pass_=0, "
+        "row=40))",
+    ),
     "BatchTrace": (
         lambda: mtf.Blend({"a": torch.ones(8, 2)}, global_batch_size=4).trace(3, world_size=2),
         "BatchTrace(step=3, 4 samples, world_size=2)",

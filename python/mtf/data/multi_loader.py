@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from mtf.config.checks import nearest
 from mtf.config.mixture import MultiDataLoaderConfig, require_mixture
 from mtf.data.agreed_lengths import check_same_schedule
 from mtf.data.batch import Batch
@@ -15,10 +17,15 @@ from mtf.data.cursor import Cursor
 from mtf.data.delivery import Delivery, EpochIterator, Lifetime
 from mtf.data.determinism.recent_batches import RecentBatches
 from mtf.data.source_set import SourceSet, name_loaders
+from mtf.data.sources.base import Source
+from mtf.data.steering.mixture_edit import OnOtherMixture, check_on_other_mixture, log_edit, resumed_state, with_way_out
+from mtf.data.tracing.samples import BatchTrace, DrawnSample, Sought
+from mtf.data.tracing.steps import find_steps
 from mtf.data.transfer import mover_to
 from mtf.data.workers.fetch_timeout import FetchGuard
 from mtf.errors import ConfigError, MtfError, StateMismatch
 from mtf.formatting import html_table
+from mtf.random import fold_in
 from mtf.schedule.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -90,6 +97,8 @@ class MultiLoader:
         lengths = self._sources.agreed_lengths(self._sources.initial)
         self._cursor = Cursor(Schedule(self.config, lengths, seed=self._seed))
         check_same_schedule(self._cursor.schedule, world_size)
+        self._declared = self._cursor.schedule.state_dict()["setups"][0], self._cursor.schedule.seed
+        self._edits: list[Any] = []  # in words, of resumes with another mixture
         self._recent_batches = RecentBatches() if remember_batches else None
         self._delivery = Delivery(
             self._cursor,
@@ -158,6 +167,34 @@ class MultiLoader:
         else:
             self._cursor.open_next_epoch()
 
+    def skip(self, num_batches: int) -> int:
+        """Leaves the next batches of the epoch out, without reading them: the iteration continues behind them.
+
+        A loader without a length is read and its batches dropped, because only reading shows where its passes end; so
+        are those of a loader with a state of its own.
+
+        Args:
+            num_batches: How many, of all loaders together.
+
+        Returns:
+            How many there were: fewer than asked for at the epoch's end.
+
+        Raises:
+            ConfigError: ``num_batches`` isn't a whole number of at least 0.
+        """
+        if isinstance(num_batches, bool) or not isinstance(num_batches, int) or num_batches < 0:
+            raise ConfigError(f"num_batches must be a whole number of at least 0, but is {num_batches!r}")
+        self._lifetime.check()
+        self._cursor.open_next_epoch()
+        schedule = self._cursor.schedule
+        total = schedule.num_steps(schedule.epoch)
+        if total is None or None in (length for _, length, present in schedule.source_table if present):
+            return sum(1 for _ in islice(EpochIterator(self._delivery, self._cursor), num_batches))
+        num = min(num_batches, total - schedule.step)
+        self._cursor.skip(num)
+        self._sources.skip_to(dict(zip(schedule.names, schedule.places(schedule.step), strict=True)))
+        return num
+
     def commit(self) -> None:
         """Declares every batch handed out so far as trained on. From now on only committed batches are state."""
         self._cursor.commit()
@@ -186,35 +223,63 @@ class MultiLoader:
             "schedule": schedule,
             **self._sources.state_dict(names, is_committed=self._cursor.committed is not None),
             "last_batches": {} if self._recent_batches is None else self._recent_batches.state_dict(),
+            **({"edits": list(self._edits)} if self._edits else {}),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], *, on_other_mixture: OnOtherMixture = "refuse") -> None:
         """Goes to the position of a state. Reads no data; sources that replay do so when they are next drawn.
+
+        Args:
+            state: What ``state_dict`` gave.
+            on_other_mixture: ``"refuse"``: a state of another mixture is an error. ``"edit"``: what differs between the
+                mixture that the state was saved with and the one here (weights, sources, batch sizes, steps) becomes
+                one edit at the position; no sample is lost or repeated.
 
         Raises:
             StateMismatch: The state is of other sources, lengths or another configuration; nothing has changed.
         """
         self._lifetime.check()
-        if state.get("version") != _STATE_VERSION:
-            raise StateMismatch(
-                f"a MultiLoader's state of version {state.get('version')!r} can't be loaded here, where it is "
-                f"{_STATE_VERSION}"
-            )
+        saved, state = state, self.edited_state(state, on_other_mixture)
         try:
             prepared = self._sources.prepare_load(state)
             last_batches = dict(state["last_batches"])
             self._cursor.load_state_dict(state["schedule"])
+        except StateMismatch as error:
+            raise with_way_out(error, on_other_mixture) from error.__cause__
         except MtfError:
             raise
         except Exception as error:  # whatever a look into something of another kind raises
             raise StateMismatch(f"the loaders' state is malformed: {type(error).__name__}: {error}") from error
         self._sources.load(prepared, self._delivery.num_steps)
+        self._edits = list(state.get("edits", ()))
+        log_edit(saved, state)
         self._cursor.forget_commit()
         self._delivery.ended_passes.clear()
         if self._recent_batches is not None:
             self._recent_batches.load_state_dict(last_batches)
         self._cursor.follow()
         self._show_config()
+
+    def edited_state(self, state: Mapping[str, Any], on_other_mixture: OnOtherMixture = "edit") -> Mapping[str, Any]:
+        """The state that ``load_state_dict(state, on_other_mixture=...)`` loads; changes nothing.
+
+        Raises:
+            StateMismatch: A state of another kind, or one that no edit can continue with the mixture here.
+            ConfigError: ``on_other_mixture`` is neither "refuse" nor "edit".
+        """
+        check_on_other_mixture(on_other_mixture)
+        if state.get("version") != _STATE_VERSION:
+            raise StateMismatch(
+                f"a MultiLoader's state of version {state.get('version')!r} can't be loaded here, where it is "
+                f"{_STATE_VERSION}"
+            )
+        setup, seed = self._declared
+        try:
+            return resumed_state(state, setup, seed, self._sources.given, is_edit=on_other_mixture == "edit")
+        except MtfError:
+            raise
+        except Exception as error:  # whatever a look into something of another kind raises
+            raise StateMismatch(f"the loaders' state is malformed: {type(error).__name__}: {error}") from error
 
     def verify_recent_batches(self) -> None:
         """Fetches the last batches of every source again and compares; the position stays. Needs ``remember_batches``.
@@ -292,6 +357,70 @@ class MultiLoader:
     def plan(self, epochs: int = 1) -> Any:
         """What will be drawn; see ``Schedule.plan``."""
         return self._cursor.schedule.plan(epochs)
+
+    def trace(self, batch: Batch | None = None, *, epoch: int | None = None, step: int | None = None) -> BatchTrace:
+        """Which rows a batch has, on all ranks together: of a blend, an array loader or token rows. Reads no data.
+
+        Args:
+            batch: A batch that was handed out.
+            epoch: Instead of ``batch``, an epoch; None: the one under way.
+            step: And a step of it.
+
+        Raises:
+            ConfigError: Neither or both are given, there is no such step, or the source can't say which rows it gives.
+        """
+        if (batch is None) == (step is None):
+            raise ConfigError("give either a batch that was handed out, or step (and epoch)")
+        if batch is not None:
+            name, pass_, number = batch.name, batch.pass_, batch.batch
+        else:
+            assert step is not None
+            draw = self._cursor.schedule.at(step, self.epoch if epoch is None else epoch)
+            name, pass_, number = self._cursor.names[draw.source], draw.pass_, draw.batch
+        return self._source(name).trace_batch(pass_, number, self._key_of(name))
+
+    def find(
+        self, source: str, *, row: int | None = None, document: int | None = None, epoch: int | None = None
+    ) -> list[DrawnSample]:
+        """The steps of an epoch that train on a row of a source, or on a document: the inverse of ``trace``.
+
+        Args:
+            source: Name of the source; for a blend ``"blend/source"``.
+            row: A row of the source, as ``trace`` gives it.
+            document: A document of its corpus; give this or ``row``.
+            epoch: The epoch; None: the one under way.
+
+        Raises:
+            ConfigError: There is no such source, row or document, or the source can't say which rows it gives; an epoch
+                before the last edit or loaded state, or whose end isn't known.
+        """
+        if (row is None) == (document is None):
+            raise ConfigError(f"give either row or document, but they are {row!r} and {document!r}")
+        name, _, within = source.partition("/")
+        number = self.epoch if epoch is None else epoch
+        schedule = self._cursor.schedule
+        end = schedule.num_steps(number)
+        if end is None:
+            raise ConfigError(f"epoch {number} can't be searched: how many steps it has isn't known yet")
+        found = self._source(name)
+        index = schedule.names.index(name)
+        first, last = (schedule.places(at, number)[index][0] for at in (0, end))
+        sought = Sought(row, document, within or None)
+        return find_steps(found, sought, range(first, last + 1), self._key_of(name), schedule, index, number, end)
+
+    def record(self) -> dict[str, Any]:
+        """How the rows of its sources are numbered, by name, for a checkpoint's manifest; None for those that can't
+        say."""
+        return {name: reader.source.record() for name, reader in self._sources.readers.items()}
+
+    def _source(self, name: str) -> Source:
+        if name not in self._sources.readers:
+            known = list(self._sources.readers)
+            raise ConfigError(f"there is no source {name!r}{nearest(name, known)} (sources: {known})")
+        return self._sources.readers[name].source
+
+    def _key_of(self, name: str) -> int:
+        return fold_in(fold_in(self._seed, "source"), name)
 
     def stats(self) -> dict[str, Any]:
         """Where time goes.

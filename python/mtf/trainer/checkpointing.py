@@ -74,6 +74,7 @@ class Checkpointer:
         run: where the run stands.
         loggers: their state is saved beside the trainer's.
         before_save: raises where the present state must not be saved. A collective.
+        describe_data: how the rows of the loaders are numbered, for the manifest.
         on_saved: called with the path of each checkpoint when it is durable.
         on_loaded: called with the path of each checkpoint that was loaded.
         storage: where the run's checkpoints go, in place of ``config.checkpoint.root_dir``.
@@ -94,6 +95,7 @@ class Checkpointer:
         *,
         loggers: Stateful,
         before_save: Callable[[], None],
+        describe_data: Callable[[], dict[str, Any]],
         on_saved: Callable[[str], None],
         on_loaded: Callable[[str], None],
         storage: Storage | None = None,
@@ -107,6 +109,7 @@ class Checkpointer:
         self._run = run
         self._loggers = loggers
         self._before_save = before_save
+        self._describe_data = describe_data
         self._on_saved = on_saved
         self._on_loaded = on_loaded
         self._manager = checkpoint.CheckpointManager(config.checkpoint, self._notify, storage)
@@ -306,6 +309,7 @@ class Checkpointer:
                 "torch": str(torch.__version__),
                 **resuming.arithmetic(self._config),
                 "config": self._config.describe(),
+                "data": self._describe_data(),
             },
         }
 

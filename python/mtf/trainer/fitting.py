@@ -12,6 +12,7 @@ from torch import nn
 
 from mtf.config.trainer import TrainerConfig
 from mtf.data.rng.generators import discard_rng_changes
+from mtf.data.steering.mixture_edit import check_on_other_mixture
 from mtf.errors import ConfigError, UsageError
 from mtf.trainer import data_setup, preflight
 from mtf.trainer.evaluation.aggregation import check_validation
@@ -20,6 +21,7 @@ from mtf.trainer.optimization.precision import deterministic_algorithms
 from mtf.trainer.parts import Parts
 from mtf.trainer.preemption import PreemptionGuard
 from mtf.trainer.state.run_state import Phase, StopCondition
+from mtf.trainer.steering.skips import check_ranges
 
 _LOCK = threading.RLock()
 
@@ -35,6 +37,8 @@ def fit(
     max_steps: int | None,
     resume_from: str | None,
     resume_parts: str | Sequence[str] | None,
+    on_other_mixture: Any,
+    skip: Any,
     check: Callable[[], None],
 ) -> None:
     """Trains; the arguments are those of ``Trainer.fit``.
@@ -57,7 +61,9 @@ def fit(
         )
         config.require_valid()
         check()
+        parts.data.on_other_mixture, ranges = check_on_other_mixture(on_other_mixture), check_ranges(skip)
         named = _open(parts, (resume_from, resume_parts), train_loaders, val_loaders, limits)
+        parts.skips.add_on_all_ranks(ranges, run.global_step, parts.ranks)
         loop = _loop(parts, training_step, validation_step, named)
         checkpointer.exit_if_requested()
         if run.is_resumed and config.fault_tolerance.verify_deterministic_resume:
@@ -126,6 +132,7 @@ def _loop(
         reporter=parts.reporter,
         checkpointer=parts.checkpointer,
         config=parts.config,
+        skips=parts.skips,
     )
 
 

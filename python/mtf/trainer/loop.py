@@ -19,6 +19,7 @@ from mtf.trainer.evaluation.validator import ValidationLeft, Validator
 from mtf.trainer.hooks.registry import HookList
 from mtf.trainer.reporting.reporter import Reporter
 from mtf.trainer.state.run_state import Phase, RunState, StopCondition
+from mtf.trainer.steering.skips import SkippedUpdates
 from mtf.trainer.step import TrainStep, windows
 
 
@@ -31,6 +32,7 @@ class TrainLoop:
         step: trains on one window.
         val_loaders: name -> validation loader; empty: no validation.
         checkpointer: decides at commit points, between two updates or two epochs, and saves.
+        skips: updates whose data are left out.
     """
 
     run: RunState
@@ -42,6 +44,7 @@ class TrainLoop:
     reporter: Reporter
     checkpointer: Checkpointer
     config: TrainerConfig
+    skips: SkippedUpdates
 
     def fit(self, limits: StopCondition) -> None:
         """Trains until ``limits``, a wish to stop, or a signal."""
@@ -89,6 +92,11 @@ class TrainLoop:
             self.reporter.begin_epoch(multi)
         run.num_committed = run.num_batches
         while multi.epoch == run.epoch:  # again where an edit in the last window made the epoch longer
+            if self._leave_out(limits):
+                return False
+            if multi.epoch != run.epoch:
+                break
+            next_skip = self.skips.next_begin(run.global_step)
             for window in windows(iter(multi), self.config.performance.gradient_accumulation_steps):
                 if not self.data.is_announced:
                     self.step.open_ranks()
@@ -98,8 +106,17 @@ class TrainLoop:
                 # An edit between the windows may have made the epoch shorter, too.
                 if (run.is_stopping or run.is_final) and multi.epoch == run.epoch:
                     return False
+                if run.global_step == next_skip:
+                    break
         self.step.items.require_a_loss()
         return True
+
+    def _leave_out(self, limits: StopCondition) -> bool:
+        """Passes over the data of updates that are to be left out; whether ``fit`` ends inside the epoch with them."""
+        run, window = self.run, self.config.performance.gradient_accumulation_steps
+        num_batches = self.skips.leave_out(run, self.data, window, limits)
+        self.reporter.advance(num_batches)
+        return num_batches > 0 and limits.steps_reached(run) and self.data.manager.epoch == run.epoch
 
     def _is_done(self, limits: StopCondition) -> bool:
         """Whether nothing is left to do; pending work is, and so is the end of an epoch that has begun."""

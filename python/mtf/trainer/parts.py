@@ -27,6 +27,7 @@ from mtf.trainer.rng import StepRng
 from mtf.trainer.state import components
 from mtf.trainer.state.registry import StateRegistry
 from mtf.trainer.state.run_state import RunField, RunState
+from mtf.trainer.steering.skips import SkippedUpdates
 from mtf.trainer.step import LossWeights, TrainStep
 
 
@@ -56,6 +57,7 @@ class Parts:
     nonfinite: NonFiniteGuard
     metrics: MetricTable
     data: TrainingData
+    skips: SkippedUpdates
     reporter: Reporter
     init_only: dict[str, Any]
     registry: StateRegistry = field(init=False)
@@ -70,6 +72,7 @@ class Parts:
             self.run,
             loggers=self.reporter,
             before_save=self._before_save,
+            describe_data=self.data.record,
             on_saved=lambda path: self.hooks.call("on_checkpoint_save", path),  # ``trainer.hooks`` may be replaced
             on_loaded=lambda path: self.hooks.call("on_checkpoint_load", path),
         )
@@ -169,6 +172,7 @@ def make_parts(
         nonfinite=NonFiniteGuard(config.performance.on_nonfinite, device),
         metrics=metrics,
         data=data,
+        skips=SkippedUpdates(),
         reporter=reporter,
         init_only=preflight.init_only_settings(config),
     )
@@ -203,6 +207,7 @@ def register_components(parts: Parts) -> None:
     register("scaler", parts.precision)
     register("rng", parts.rng, per_rank=True)
     register("hooks", parts.hooks)
+    register("skips", parts.skips, loading="checked", is_optional=True)
     register("metric_table", parts.metrics, per_rank=True)
     register("metrics", components.LoggedMetrics(run))
     register("multi", parts.data, per_rank=data_setup.RANK_KEYS)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mtf.config.mixture import MultiDataLoaderConfig
 from mtf.config.trainer import TrainerConfig
 from mtf.data.multi_loader import MultiLoader
+from mtf.data.steering.mixture_edit import OnOtherMixture
 from mtf.distributed.ranks import make_ranks
 from mtf.errors import ConfigError, UsageError
 from mtf.trainer import data_setup, fitting, preflight
@@ -165,6 +166,8 @@ class Trainer(RunView):
         max_steps: int | None = None,
         resume_from: str | None = None,
         resume_parts: str | Sequence[str] | None = None,
+        on_other_mixture: OnOtherMixture = "refuse",
+        skip: Sequence[tuple[int, int]] | None = None,
         **unknown: Any,
     ) -> None:
         """Trains until ``max_epochs`` or ``max_steps`` (updates), both counted from the beginning of training.
@@ -180,6 +183,11 @@ class Trainer(RunView):
             resume_parts: what is loaded of the checkpoint at that path: ``"model"`` (weights only), ``"optimizers"``,
                 ``"schedulers"``, ``"hooks"``, ``"position"`` (counters, loaders, metrics), registered components. None:
                 all. Without ``"position"`` a new run begins.
+            on_other_mixture: where the state was saved with another mixture (weights, loaders, batch sizes, steps):
+                ``"refuse"`` is an error, ``"edit"`` makes the difference one edit at the position.
+            skip: ranges ``[(a, b), ...]`` of updates, counted from 0 over the whole training: the data of updates a to
+                b - 1 are left out without being read. Left out updates count in ``global_step``. Part of the state, so
+                a resume needn't give them again.
 
         Raises:
             ConfigError: before any data is read, for arguments that don't fit.
@@ -197,6 +205,8 @@ class Trainer(RunView):
             max_steps=max_steps,
             resume_from=resume_from,
             resume_parts=resume_parts,
+            on_other_mixture=on_other_mixture,
+            skip=skip,
             check=self._require_ready,
         )
 

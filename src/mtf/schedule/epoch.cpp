@@ -64,6 +64,11 @@ Breakpoint Epoch::apply(const Event& event, const Segment& segment, std::span<co
     if (event.spec->config.burst != config.burst) {
       rescale_deficits(breakpoint, config.burst, event.spec->config.burst);
     }
+    // The pass under way continues with the numbers that leave it what it has left.
+    for (const RestLength& rest : event.rests) {
+      const auto i = static_cast<std::size_t>(rest.source);
+      breakpoint.sources[i].position.batch = event.spec->sources[i].pass_limit() - rest.num_batches;
+    }
     breakpoint.spec = event.spec;
     breakpoint.ended = false;
     return breakpoint;

@@ -84,6 +84,11 @@ class Schedule {
   bool remove_source(const std::string& name);
   bool set_config(MixtureConfig config);
 
+  /// All of another configuration at once, as one event: mixture and sources of `next`, in which the sources known so
+  /// far come first. `rests`: sources of known length whose pass under way has that many batches left. States are
+  /// compared with `declared` from now on, whose sources are among those of `next`, in any order.
+  bool edit(MixtureSpec next, std::vector<RestLength> rests, MixtureSpec declared);
+
   /// The pass in which `source` stands at the cursor ended after `num_batches` batches, or continues beyond its length.
   void end_pass(std::int32_t source, std::uint64_t num_batches);
   void extend_pass(std::int32_t source, std::uint64_t num_batches);
@@ -109,7 +114,7 @@ class Schedule {
   [[nodiscard]] std::vector<std::uint64_t> counts_at(const std::shared_ptr<const Segment>& segment, std::uint64_t step);
   void adopt(const ScheduleState& state);
   void move_to(std::uint64_t epoch, std::uint64_t step);
-  [[nodiscard]] bool change(MixtureSpec spec);
+  [[nodiscard]] bool change(MixtureSpec spec, std::vector<RestLength> rests = {});
   [[nodiscard]] bool change_weights(MixtureSpec spec, std::vector<double> weights, bool keep_curve);
   void append(Event event);
   [[nodiscard]] Key epoch_key(std::uint64_t epoch) const noexcept;

@@ -41,12 +41,14 @@ void Schedule::append(Event event) {
   move_to(epoch_, step_);
 }
 
-bool Schedule::change(MixtureSpec next) {
+bool Schedule::change(MixtureSpec next, std::vector<RestLength> rests) {
   validate(next);
-  if (without_idle_weights(next) == without_idle_weights(spec())) {
+  if (rests.empty() && without_idle_weights(next) == without_idle_weights(spec())) {
     return false;
   }
-  append({.kind = EventKind::edit, .spec = std::make_shared<const MixtureSpec>(std::move(next))});
+  append({.kind = EventKind::edit,
+          .spec = std::make_shared<const MixtureSpec>(std::move(next)),
+          .rests = std::move(rests)});
   return true;
 }
 
@@ -134,6 +136,28 @@ bool Schedule::set_config(MixtureConfig config) {
   MixtureSpec next = spec();
   next.config = std::move(config);
   return change(std::move(next));
+}
+
+bool Schedule::edit(MixtureSpec next, std::vector<RestLength> rests, MixtureSpec declared) {
+  validate(declared);
+  const std::vector<SourceSpec>& known = spec().sources;
+  for (std::size_t i = 0; i < known.size(); ++i) {
+    if (i >= next.sources.size() || next.sources[i].name != known[i].name) {
+      throw ConfigError(format_message("an edit must keep dataloader '{}' at index {}", known[i].name, i));
+    }
+  }
+  for (const RestLength& rest : rests) {
+    const auto i = static_cast<std::size_t>(rest.source);
+    if (rest.source < 0 || i >= known.size() || rest.num_batches > next.sources[i].length.value_or(0)) {
+      throw ConfigError(
+          format_message("an edit leaves {} batches of the pass under way of source {}, which is more "
+                         "than a pass has",
+                         rest.num_batches, rest.source));
+    }
+  }
+  const bool changed = change(std::move(next), std::move(rests));
+  initial_ = std::move(declared);
+  return changed;
 }
 
 void Schedule::end_pass(std::int32_t source, std::uint64_t num_batches) {

@@ -246,6 +246,12 @@ Value to_value(const Event& event, SpecTable& specs) {
   ValueMap out{{"step", event.step}, {"kind", std::string(name_of(event.kind))}};
   if (event.kind == EventKind::edit) {
     out.emplace_back("setup", specs.index_of(*event.spec));
+    if (!event.rests.empty()) {
+      out.emplace_back("rests", list_of(event.rests, [](const RestLength& rest) {
+                         return ValueMap{{"source", static_cast<std::uint64_t>(rest.source)},
+                                         {"num_batches", rest.num_batches}};
+                       }));
+    }
   } else {
     out.emplace_back("source", static_cast<std::uint64_t>(event.source));
     out.emplace_back("num_batches", event.num_batches);
@@ -259,6 +265,13 @@ Event read_event(const Field& field, const Specs& specs) {
   event.kind = read_enum<EventKind>(field["kind"]);
   if (event.kind == EventKind::edit) {
     event.spec = read_spec_index(field["setup"], specs);
+    if (field.has("rests")) {
+      event.rests = read_list<RestLength>(field["rests"], [&](const Field& rest) {
+        const std::uint64_t source = rest["source"].integer(event.spec->sources.size() - 1);
+        const std::uint64_t length = event.spec->sources[source].length.value_or(0);
+        return RestLength{static_cast<std::int32_t>(source), rest["num_batches"].integer(length)};
+      });
+    }
     return event;
   }
   event.source = static_cast<std::int32_t>(field["source"].integer(kMaxIndex));
@@ -298,9 +311,20 @@ void check_extends(const Field& field, const MixtureSpec& before, const MixtureS
   }
 }
 
+/// The initial setup is what a configuration is compared with. After an edit at a resume it is the edited one, whose
+/// sources may have another order.
+void check_declared(const Field& field, const MixtureSpec& declared, const MixtureSpec& now) {
+  for (const SourceSpec& source : declared.sources) {
+    if (std::ranges::find(now.sources, source.name, &SourceSpec::name) == now.sources.end()) {
+      throw StateMismatch(
+          format_message("{} has a source '{}' that the setup in force hasn't", field.path(), source.name));
+    }
+  }
+}
+
 void check_log(const Field& root, const ScheduleState& state) {
   const MixtureSpec* spec = state.opening.spec.get();
-  check_extends(root["opening"], state.initial, *spec);
+  check_declared(root["setups"].list().front(), state.initial, *state.resume_point.breakpoint.spec);
   std::uint64_t step = 0;
   const std::vector<Event>& events = state.log.events();
   for (std::size_t i = 0; i < events.size(); ++i) {
@@ -413,6 +437,8 @@ Value to_value(const ScheduleState& state) {
   }
   return fields;
 }
+
+MixtureSpec mixture_spec_from(const Value& value) { return *read_spec(Field(value, "setup")); }
 
 std::uint32_t version_of(const ScheduleState& state) noexcept { return state.opening.carries ? kScheduleVersion : 1; }
 

@@ -24,7 +24,7 @@ inline constexpr std::uint64_t kMaxLoggedCost = 256;
 
 struct ScheduleState {
   std::uint64_t seed = 0;
-  MixtureSpec initial;  // as configured, before any edit
+  MixtureSpec initial;  // as configured, before any edit but those of a resume with another configuration
   std::uint64_t epoch = 0;
   std::uint64_t first_step = 0;     // batches drawn in training before the epoch
   Breakpoint opening;               // of the epoch
@@ -38,6 +38,9 @@ struct ScheduleState {
 [[nodiscard]] std::uint32_t version_of(const ScheduleState& state) noexcept;
 
 [[nodiscard]] Value to_value(const ScheduleState& state);
+
+/// A setup of a state. Throws StateMismatch, naming the field, for one that no schedule could have.
+[[nodiscard]] MixtureSpec mixture_spec_from(const Value& value);
 
 /// Depends on all that an event says.
 [[nodiscard]] std::uint64_t hash_of(const Event& event);

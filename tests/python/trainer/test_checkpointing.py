@@ -55,6 +55,7 @@ class Run:
             self.state,
             loggers=Value({}),
             before_save=before_save,
+            describe_data=dict,
             on_saved=self.saved.append,
             on_loaded=self.loaded.append,
         )

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mtf import _core
-from mtf.config.mixture import WeightCurve
+from mtf.config.mixture import MultiDataLoaderConfig, WeightCurve
 from mtf.data.blend.columns import columns_of
 from mtf.data.blend.items import BlendCollate, BlendOrder, Collate, ItemStream, SampleDataset, make_loader
 from mtf.data.blend.mixture import require_one_structure, sample_mixture
@@ -19,10 +19,10 @@ from mtf.data.blend.run import BlendRun, SampleTable, require_names
 from mtf.data.blend.sizes import BatchSizes
 from mtf.data.blend.weights_count import RowWeights, WeightsCount
 from mtf.data.prefetch.engine import NativeStream
-from mtf.data.provenance import BatchTrace, SamplePlace
 from mtf.data.sources.base import Snapshot, Source, Stream
 from mtf.data.sources.threaded import ThreadLoader
 from mtf.data.sources.torch_map import TorchSource
+from mtf.data.tracing.samples import BatchTrace, SamplePlace, Sought
 from mtf.enums import WeightedOrder
 from mtf.errors import ConfigError, StateMismatch
 from mtf.schedule.schedule import Schedule
@@ -371,6 +371,35 @@ class Blend(Source):
         layout = Layout(self._world_size if world_size is None else world_size, self._by_source)
         return find_samples(run, source, row, document, (start, stop), layout)
 
+    def trace_batch(self, pass_: int, batch: int, key: int) -> BatchTrace:
+        self._run_of(key)
+        return self.trace(self._number(pass_, batch))
+
+    def find_batches(self, sought: Sought, passes: range, key: int) -> list[SamplePlace]:
+        self._run_of(key)
+        if sought.within is None:
+            raise ConfigError(f"source {self.name!r} is a blend: name the source in it, one of {list(self.names)}")
+        first, last = self._number(passes.start, 0), self._number(passes.stop, 0)
+        return self.find(sought.within, row=sought.row, document=sought.document, start=first, stop=last)
+
+    def follow_record(self, config: MultiDataLoaderConfig, key: int) -> None:
+        """Becomes the run that ``record`` described, at its first batch."""
+        self._config = config
+        self.begin_run(key)
+
+    def record(self) -> dict[str, Any]:
+        from mtf.data.blend.trace import record_of
+
+        return {
+            "kind": "blend",
+            "key": str(self._run.key),
+            "config": self._config.to_dict(),
+            "sizes": self._sizes.stages,
+            "batches_per_pass": self._batches_per_pass,
+            "by_source": self._by_source,
+            "sources": {name: record_of(rows) for name, rows in self._run.rows.items()},
+        }
+
     def dataset(self) -> BlendDataset:
         """The samples of the run as a map-style dataset, for another framework's loader; see ``batch_sampler``."""
         from mtf.data.blend.views import BlendDataset
@@ -496,6 +525,12 @@ class Blend(Source):
         self._mark_taken(run)
         place = divmod(run.next_batch - pending, self._batches_per_pass)
         return Snapshot(*place, run.state_dict(pending), is_global=True)
+
+    def skip_to(self, pass_: int, batch: int) -> None:
+        run = self._run
+        run.next_batch = self._number(pass_, batch)
+        for native in run.natives.values():
+            native.num_taken = run.next_batch
 
     def check_run_state(self, snapshot: Snapshot | None) -> None:
         if snapshot is not None:

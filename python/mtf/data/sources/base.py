@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from mtf.data.sources.rest_of_pass import PassCut, RestOfPass
 from mtf.errors import ConfigError
 from mtf.formatting import plain_repr
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mtf._core import NativeSource
+    from mtf.data.tracing.samples import BatchTrace, SamplePlace, Sought
 
 
 class ResumeMode(Enum):
@@ -149,6 +151,27 @@ class Source(ABC):
         ``pending``, taken and not handed out. For sources with ``has_run_state``."""
         return None
 
+    def skip_to(self, pass_: int, batch: int) -> None:
+        """The batches before (pass, batch) are left out: edits made before the next one is taken hold from there. For
+        sources with ``has_run_state``."""
+
+    def edited_run_state(self, snapshot: Any, batches_left: int) -> tuple[Any, int | None, list[str]]:
+        """What a saved run state becomes where the run continues with this source, which may be described otherwise
+        than the one that was saved. For sources with ``has_run_state``; changes nothing.
+
+        Args:
+            snapshot: What ``run_state`` gave, as plain data.
+            batches_left: Batches that the pass under way had left.
+
+        Returns:
+            The snapshot to continue from, the batches that the pass has left now (None: as many as before), and what
+            was changed, in words.
+
+        Raises:
+            StateMismatch: Something differs that can't be edited.
+        """
+        return snapshot, None, []
+
     def check_run_state(self, snapshot: Snapshot | None) -> None:
         """Raises ``StateMismatch`` if ``load_run_state`` can't load ``snapshot``; changes nothing."""
 
@@ -163,6 +186,33 @@ class Source(ABC):
     def sources_of(self, pass_: int, batch: int) -> Tensor:
         """Index of the source of each row of a batch, int64 ``[rows]``. For sources with ``names_rows``."""
         raise NotImplementedError
+
+    def trace_batch(self, pass_: int, batch: int, key: int) -> BatchTrace:
+        """Which rows a global batch has, with its number over all passes as ``step``.
+
+        Raises:
+            ConfigError: The source can't say.
+        """
+        raise ConfigError(
+            f"source {self.name!r} ({type(self).__name__}) can't say which rows a batch has: that is for mtf.Blend, "
+            "mtf.ArrayLoader and token rows"
+        )
+
+    def find_batches(self, sought: Sought, passes: range, key: int) -> list[SamplePlace]:
+        """Where a row or document comes in some passes: the inverse of ``trace_batch``.
+
+        Raises:
+            ConfigError: There is no such row or document, or the source can't say.
+        """
+        raise ConfigError(
+            f"source {self.name!r} ({type(self).__name__}) can't say in which batches a row comes: that is for "
+            "mtf.Blend, mtf.ArrayLoader and token rows"
+        )
+
+    def record(self) -> dict[str, Any] | None:
+        """How its rows are numbered, as plain data that a checkpoint's manifest keeps for ``mtf trace``; None if it
+        can't say."""
+        return None
 
     def initial_state(self) -> Any:
         """The state before the first batch, for sources with ``ResumeMode.STATEFUL``; None if there is none to save."""
@@ -215,6 +265,16 @@ class Source(ABC):
     def global_batch_size_on(self, world_size: int) -> int | None:
         """Samples in a full batch of all ranks together; None where that isn't known."""
         return None
+
+    def pass_cut(self, world_size: int) -> PassCut | None:
+        """How the samples of a pass are cut into batches; None where a pass can't be opened at any sample, so that its
+        batches can't be cut otherwise on the way."""
+        return None
+
+    def finish_pass(self, rest: RestOfPass) -> Source:
+        """The source with what is left of a pass that began with other batches or fewer samples. For sources with a
+        ``pass_cut``."""
+        raise NotImplementedError
 
     def order(self) -> str | None:
         """How the samples of a pass are ordered, in words; None where the source doesn't say. A state needs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -14,8 +15,9 @@ from mtf._core import fold_in
 from mtf.data.protocols import copy_state, has_state_methods, length_of
 from mtf.data.rng.generators import BatchSeed
 from mtf.data.rng.seeded_dataset import SeededDataset
-from mtf.data.sampling.sample_order import EveryNth, IndexOrder, index_order
+from mtf.data.sampling.sample_order import EveryNth, FlatOrder, IndexOrder, index_order
 from mtf.data.sources.base import ResumeMode, Snapshot, Source, Stream
+from mtf.data.sources.rest_of_pass import PassCut, RestOfPass
 from mtf.data.workers.pool import WorkerPool, Workers
 from mtf.errors import ConfigError
 
@@ -148,8 +150,20 @@ class TorchSource(Source):
         """Key of a batch's random numbers: of its number among the batches of all ranks."""
         return fold_in(pass_key, batch * self._world_size + self._rank)
 
+    def pass_cut(self, world_size: int) -> PassCut | None:
+        if self.resume_mode is not ResumeMode.SEEK or not isinstance(self._order, FlatOrder):
+            return None
+        return self._order.pass_cut()
+
+    def finish_pass(self, rest: RestOfPass) -> Source:
+        other = copy.copy(self)
+        assert isinstance(self._order, FlatOrder)
+        other._order = self._order.finish_pass(rest)
+        other._pool = None
+        return other
+
     def weight(self, pass_: int, batch: int) -> float:
-        return self._order.weight(batch)
+        return self._order.weight(batch, pass_)
 
     def global_batch_size_on(self, world_size: int) -> int | None:
         return self._order.global_batch_size(world_size)

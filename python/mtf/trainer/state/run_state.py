@@ -209,6 +209,10 @@ class StopCondition:
         """Whether ``run`` has all its updates."""
         return self._steps is not None and run.global_step >= self._steps
 
+    def steps_left(self, run: RunState) -> int | None:
+        """Updates up to ``max_steps``; None without it."""
+        return None if self._steps is None else max(0, self._steps - run.global_step)
+
     def reached(self, run: RunState) -> bool:
         """Whether ``run`` has all its updates or epochs."""
         return self.steps_reached(run) or (self._epochs is not None and run.epoch >= self._epochs)
