@@ -80,6 +80,7 @@ _PUBLIC: dict[str, str] = {
     "EarlyStopping": "mtf.trainer.hooks.builtin",
     "AveragedWeights": "mtf.trainer.hooks.averaging",
     "FreezeSchedule": "mtf.trainer.hooks.freezing",
+    "Profiler": "mtf.trainer.hooks.profiler",
     "GradientMonitor": "mtf.trainer.hooks.builtin",
     "LearningRateMonitor": "mtf.trainer.hooks.builtin",
     "BestCheckpoint": "mtf.trainer.hooks.builtin",

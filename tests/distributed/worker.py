@@ -138,11 +138,15 @@ def freezing(strategy: str) -> Found:
     first = next(name for name, _ in t.model.named_children())
     others = [name for name, _ in t.model.named_parameters() if not name.startswith(f"{first}.")]
     t.add_hook(mtf.FreezeSchedule({0: others, 3: "*"}, "update"))
-    before = models.whole_weights(t.model)
+
+    def weights() -> dict[str, torch.Tensor]:
+        return {name: value.clone() for name, value in models.whole_weights(t.model).items()}
+
+    before = weights()
     t.fit(models.loaders(WORLD), max_steps=3)
-    middle = models.whole_weights(t.model)
+    middle = weights()
     t.fit(models.loaders(WORLD), max_steps=12)
-    after = models.whole_weights(t.model)
+    after = weights()
     own = [name for name in after if name.startswith(f"{first}.")]
     return {
         "kept": all(torch.equal(before[name], middle[name]) for name in own),

@@ -142,10 +142,14 @@ class Checkpointer:
             may_have_changed: whether a hook may have changed what was saved at this update, averaged the weights
                 for one.
         """
-        due = self._config.checkpoint.save_at_end
+        due = self._config.checkpoint.save_at_end or self._is_out_of_time()
         if due and self._ranks.any(may_have_changed):
             self._saved_at = None
         return self._decide(due)
+
+    def _is_out_of_time(self) -> bool:
+        """Whether the time of any rank has passed; a collective where there is a limit."""
+        return self._config.preemption.max_time is not None and self._ranks.any(self._run.is_out_of_time)
 
     def at_exit(self) -> Decision:
         """Decides when ``fit`` is about to return: obeys a signal that came meanwhile."""
@@ -178,6 +182,8 @@ class Checkpointer:
             ConfigError: the metric that decides isn't there.
         """
         monitor, known = self._config.checkpoint.monitor_metric, self._run.metrics
+        if monitor not in row and (monitor in known or self._config.validation.loader_every_n):
+            return  # a metric of training, or of a loader that had no part in this validation
         if self._config.checkpoint.save_best:
             if monitor not in row:
                 raise ConfigError(
@@ -194,6 +200,12 @@ class Checkpointer:
                 "it no checkpoint can be called best",
                 stacklevel=2,
             )
+
+    def after_epoch(self) -> None:
+        """As :meth:`after_validation`, where a metric of training decides."""
+        config = self._config.checkpoint
+        if config.save_best and not str(config.monitor_metric).startswith("val/"):
+            self.after_validation(self._run.metrics)
 
     # Saving
 

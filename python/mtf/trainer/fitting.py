@@ -52,7 +52,7 @@ def fit(
         if run.is_fitting:
             raise UsageError("fit was called inside fit (by a hook or a step): request_stop, then call it again")
         run.enter(Phase.BETWEEN_UPDATES)
-        run.stop_reason, run.is_stopping, run.is_final, run.late_error = None, False, False, None
+        run.begin_fit()
         stack.callback(_leave, parts)
         stack.enter_context(parts.ranks.failures(lambda: f"after {run.global_step} updates"))
         limits = StopCondition(max_epochs, max_steps, run.epoch)

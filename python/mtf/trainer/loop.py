@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ from mtf.errors import MtfError
 from mtf.trainer import data_setup, preflight
 from mtf.trainer.checkpointing import Checkpointer, Decision
 from mtf.trainer.data_setup import TrainingData
+from mtf.trainer.evaluation.sanity import check_monitors
 from mtf.trainer.evaluation.validator import ValidationLeft, Validator
 from mtf.trainer.hooks.registry import HookList
 from mtf.trainer.reporting.reporter import Reporter
@@ -55,9 +56,14 @@ class TrainLoop:
             )
             return
         self._call("on_train_start")
+        if run.is_new:
+            self.reporter.show_model(self.step.model)
+        self._check_validation()
         run.is_stopping = self.step.ranks.any(run.stop_reason is not None)
         self.reporter.open()
         self.checkpointer.can_save_now = False
+        if self.config.validation.at_start and run.is_new and self._validates:
+            self._validate(self.val_loaders)
         while not run.is_stopping and not self._is_done(limits):
             if run.pending.is_anything:  # after an error, or from a state taken in a hook
                 run.is_final = limits.steps_reached(run)
@@ -87,7 +93,7 @@ class TrainLoop:
         Args:
             at_update: decides after each update whether to save, stop or exit.
         """
-        run, multi = self.run, self.data.manager
+        run, multi, max_time_s = self.run, self.data.manager, self.config.preemption.max_time_s
         if multi.epoch == run.epoch:  # else all its batches were trained on when fit was left
             self.reporter.begin_epoch(multi)
         run.num_committed = run.num_batches
@@ -102,6 +108,8 @@ class TrainLoop:
                     self.step.open_ranks()
                 self.step.run(run, window)
                 run.is_final = limits.steps_reached(run)
+                if limits.time_reached(max_time_s):
+                    self._stop_for_time()
                 self._after_update(window, multi.epoch != run.epoch, at_update)
                 # An edit between the windows may have made the epoch shorter, too.
                 if (run.is_stopping or run.is_final) and multi.epoch == run.epoch:
@@ -110,6 +118,12 @@ class TrainLoop:
                     break
         self.step.items.require_a_loss()
         return True
+
+    def _stop_for_time(self) -> None:
+        run = self.run
+        run.is_out_of_time = True
+        run.stop_reason = run.stop_reason or f"preemption.max_time {self.config.preemption.max_time} has passed"
+        run.is_stopping = run.is_stopping or self.step.ranks.world_size == 1
 
     def _leave_out(self, limits: StopCondition) -> bool:
         """Passes over the data of updates that are to be left out; whether ``fit`` ends inside the epoch with them."""
@@ -142,6 +156,49 @@ class TrainLoop:
         preflight.warn_of_wrong_config(self.config.multi, self.data.config_when_made)
         self.data.config_when_made = describe(self.config.multi)  # said once
 
+    # Validation
+
+    @property
+    def _validates(self) -> bool:
+        return bool(self.val_loaders) and self.config.validation.frequency is not ValidationFrequency.NEVER
+
+    def _check_validation(self) -> None:
+        """Before the first update of a run: a few batches of each validation loader."""
+        if not (self.run.is_new and self._validates and self.config.validation.sanity_batches):
+            return
+        self.run.is_sanity_checking = True
+        monitors = partial(check_monitors, config=self.config, hooks=self.hooks, rates=self.step.schedulers.general)
+        try:
+            self.validator.sanity_check(self.val_loaders, monitors)
+        finally:
+            self.run.is_sanity_checking = False
+            self.step.metrics.roll_back()
+
+    def _loaders_of(self, number: int) -> list[str]:
+        """The loaders of the ``number``-th validation."""
+        every = self.config.validation.loader_every_n
+        return [name for name in self.val_loaders if number % every.get(name, 1) == 0]
+
+    def _validate(self, names: Collection[str]) -> None:
+        if not names:
+            return
+        run, before = self.run, self.run.phase
+        run.enter(Phase.VALIDATING)
+        some = None if len(names) == len(self.val_loaders) else list(names)
+        try:
+            row = self.validator.run(self.val_loaders, self.checkpointer.is_exit_requested, some)
+        except ValidationLeft:
+            run.enter(before)
+            self.checkpointer.save_deferred()
+            self.checkpointer.save_and_exit()
+            raise
+        run.enter(before)
+        self.step.metrics.commit()
+        run.logged.update(row)
+        self.reporter.write_validation(row)
+        self.step.schedulers.after_row(row)
+        self.checkpointer.after_validation(row)
+
     # After an update
 
     def _after_update(self, window: list[Any], is_last: bool, at_update: Callable[[], Decision]) -> None:
@@ -171,8 +228,9 @@ class TrainLoop:
             pending.row = False
             self.step.schedulers.after_row(row)
         if pending.validation:
-            if self.val_loaders:
-                self._validate()
+            every = self.config.validation.every_n_steps
+            if self.val_loaders and every is not None:
+                self._validate(self._loaders_of(self.run.global_step // every))
             pending.validation = False
         if is_last:
             pending.save = False
@@ -212,23 +270,6 @@ class TrainLoop:
                 passes.insert(0, notified)
                 raise
 
-    def _validate(self) -> None:
-        run, before = self.run, self.run.phase
-        run.enter(Phase.VALIDATING)
-        try:
-            row = self.validator.run(self.val_loaders, self.checkpointer.is_exit_requested)
-        except ValidationLeft:
-            run.enter(before)
-            self.checkpointer.save_deferred()
-            self.checkpointer.save_and_exit()
-            raise
-        run.enter(before)
-        self.step.metrics.commit()
-        run.logged.update(row)
-        self.reporter.write_validation(row)
-        self.step.schedulers.after_row(row)
-        self.checkpointer.after_validation(row)
-
     # The end of an epoch
 
     def _end_epoch(self) -> None:
@@ -254,6 +295,7 @@ class TrainLoop:
         run.epoch += 1
         run.epoch_is_open, run.epoch_end_parts = False, 0
         run.enter(Phase.BETWEEN_UPDATES)
+        self.checkpointer.after_epoch()
         self._commit(self.checkpointer.at_update)
 
     def _step_epoch_schedulers(self) -> None:
@@ -261,7 +303,7 @@ class TrainLoop:
 
     def _validate_epoch(self) -> None:
         if self.config.validation.frequency is ValidationFrequency.PER_EPOCH and self.val_loaders:
-            self._validate()
+            self._validate(self._loaders_of(self.run.epoch + 1))
 
     def _step_monitoring_schedulers(self) -> None:
         self.step.schedulers.after_epoch(self.run.logged, after_validation=True)

@@ -23,6 +23,7 @@ from mtf.trainer.optimization.optimizers import OptimizerSet, SchedulerSet
 from mtf.trainer.optimization.precision import Precision, compile_in_place
 from mtf.trainer.optimization.scheduler_settings import SchedulerSettings
 from mtf.trainer.reporting.reporter import Reporter
+from mtf.trainer.reporting.throughput import Throughput
 from mtf.trainer.rng import StepRng
 from mtf.trainer.state import components
 from mtf.trainer.state.registry import StateRegistry
@@ -155,7 +156,7 @@ def make_parts(
     loss_weights = LossWeights(config.loss_weights_per_loader)
     run, metrics = RunState(), MetricTable()
     data = TrainingData(config, factories, device, ranks)
-    reporter = Reporter(config, run, data, metrics, optimizers, ranks)
+    reporter = Reporter(config, run, data, metrics, optimizers, ranks, Throughput(model, device, config.logging))
     parts = Parts(
         config=config,
         model=model,

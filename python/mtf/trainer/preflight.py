@@ -90,7 +90,8 @@ def warn_of_no_effect(
             )
     if not optimizers:
         _warn("there is no optimizer, so fit changes no parameter: pass optimizers= unless that is meant")
-    if config.checkpoint.save_best and (val_loaders is None or never):
+    is_validated = (config.checkpoint.monitor_metric or "").startswith("val/")
+    if config.checkpoint.save_best and is_validated and (val_loaders is None or never):
         _warn("checkpoint.save_best has no effect without validation: pass val_loaders to fit")
     now = init_only_settings(config)
     changed = [name for name, value in now.items() if value != init_only[name]]

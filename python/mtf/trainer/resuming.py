@@ -66,7 +66,9 @@ class RunDirectory:
             raise ConfigError(f"resume_from must be 'latest' or a checkpoint's path, it is {source!r}")
         ranks, auto_resume = self._ranks, self._config.fault_tolerance.auto_resume
         self._is_used = ranks.from_first(
-            run_directory.is_used(self._config.checkpoint, auto_resume) or source == "latest"
+            run_directory.is_used(self._config.checkpoint, auto_resume)
+            or source == "latest"
+            or self._config.preemption.max_time is not None
         )
         if self._is_used:
             run_directory.claim(self._manager, ranks, while_waiting, self._config.ddp.timeout_s)

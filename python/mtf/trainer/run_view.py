@@ -82,6 +82,11 @@ class RunView:
         return self._run.is_fitting
 
     @property
+    def is_sanity_checking(self) -> bool:
+        """Whether the step is called for the sanity validation before the first update."""
+        return self._run.is_sanity_checking
+
+    @property
     def rank(self) -> int:
         """Number of this process among all ranks."""
         return self.ranks.rank

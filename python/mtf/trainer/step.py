@@ -192,6 +192,8 @@ class TrainStep:
         self.metrics.add_scalar(batch.name, "loss", value, metric_weight, num)
         is_bare = isinstance(result, Tensor) or len(result) == 1
         metrics = {} if is_bare else self._keep(batch, result, metric_weight, num)
+        if not is_bare:
+            self.reporter.throughput.add(count, result.get("num_tokens"))
         self.reporter.num_samples += num_samples(data)
         self.reporter.advance(1)
         for method in hooks.on_train_batch_end:

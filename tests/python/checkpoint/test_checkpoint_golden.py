@@ -122,7 +122,7 @@ def test_a_trainers_checkpoint_of_the_first_format_is_resumed(tmp_path: Path) ->
         "state['trainer']['multi']['cuts']",
         "schedule",
     ]
-    assert set(places) <= {"manifest['format']", "manifest['num_threads']", *added}, places
+    assert set(places) <= {"manifest['format']", "manifest['num_threads']", "manifest['data']", *added}, places
 
 
 def test_the_schedule_stands_in_a_checkpoint_once(tmp_path: Path) -> None:

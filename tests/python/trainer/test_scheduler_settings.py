@@ -111,5 +111,5 @@ def test_what_steps_change_is_no_setting(tmp_path: Path) -> None:
     first.save_checkpoint(str(tmp_path / "c"))
     second = run_with(5, "script")
     second.load_checkpoint(str(tmp_path / "c"))
-    here, there = (run._scheduler_set.general[0].scheduler for run in (second, first))
+    here, there = (run._parts.schedulers.general[0].scheduler for run in (second, first))
     assert (here.patience, here.best, here.num_bad_epochs) == (5, there.best, there.num_bad_epochs)

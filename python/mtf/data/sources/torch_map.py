@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -33,8 +33,26 @@ def can_rebuild(loader: Any) -> bool:
     cls = type(loader)  # some wrappers fake __class__
     if not issubclass(cls, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return False
+    return iterates_as_torchs(loader, but=("_get_iterator",) if _filter_of(loader) else ())
+
+
+def _filter_of(loader: Any) -> Callable[[Any], Any] | None:
+    """What PyG's loaders of nodes, links and zips do to a batch in the training process."""
+    owner = next((base for base in type(loader).__mro__ if "_get_iterator" in base.__dict__), None)
+    if owner is None or not owner.__module__.startswith("torch_geometric.loader."):
+        return None
+    if owner.__name__ not in ("NodeLoader", "LinkLoader", "ZipLoader"):
+        return None
+    function: Callable[[Any], Any] = (lambda data: data) if loader.filter_per_worker else loader.filter_fn
+    return function
+
+
+def iterates_as_torchs(loader: DataLoader[Any], but: tuple[str, ...] = ()) -> bool:
+    """Whether its iteration is torch's or torchdata's own, and not changed by a subclass in other methods than
+    ``but``."""
+    cls = type(loader)
     usual = next((base for base in cls.__mro__ if is_stateful_data_loader(base)), DataLoader)
-    return all(getattr(cls, name) is getattr(usual, name) for name in _ITERATION)
+    return all(getattr(cls, name) is getattr(usual, name) for name in _ITERATION if name not in but)
 
 
 def is_stateful_data_loader(cls: type) -> bool:
@@ -56,6 +74,7 @@ class TorchSource(Source):
 
     Attributes:
         dataset: The user's, as workers get it.
+        filter: What is done in the training process to a batch that a worker made; None: nothing.
         workers: Processes shared with other sources, in place of the loader's own; None: it has its own.
     """
 
@@ -73,6 +92,8 @@ class TorchSource(Source):
         self.seed_each_batch = seed_each_batch
         self._order = order or index_order(loader.batch_sampler, loader.sampler, name, loader.generator)
         self.dataset = SeededDataset(loader.dataset, loader.collate_fn)
+        filter_batch = _filter_of(loader)
+        self.filter = None if filter_batch is None else _Filter(filter_batch, self.dataset)
         self._pool: WorkerPool | None = None
         self.opens_ahead = loader.num_workers > 0 and loader.persistent_workers
         self.max_in_flight = loader.num_workers * int(loader.prefetch_factor or 2) if loader.num_workers else 0
@@ -200,6 +221,28 @@ class TorchSource(Source):
         return other
 
 
+class _Filter:
+    """A function that is called with every batch in the training process, under generators of the batch."""
+
+    def __init__(self, function: Callable[[Any], Any], dataset: SeededDataset) -> None:
+        self._function = function
+        self._dataset = dataset
+        self._seed = BatchSeed()
+
+    def __call__(self, data: Any, key: int | None) -> Any:
+        if key is None:
+            return self._function(data)
+        key, owned = fold_in(key, "filter"), self._dataset.owned
+        states = owned.states()
+        self._seed.enter(key)
+        owned.seed(key)
+        try:
+            return self._function(data)
+        finally:
+            self._seed.exit()
+            owned.restore(states)
+
+
 class _InlineStream(Stream):
     """A pass fetched in the training process, each batch when it is asked for."""
 
@@ -216,10 +259,11 @@ class _InlineStream(Stream):
         self._collate = self._dataset.collate
         self._pin = loader.pin_memory and torch.accelerator.is_available()
         self._stateful = source.resume_mode is ResumeMode.STATEFUL
+        self._filter = source.filter
 
     def __next__(self) -> Any:
         index = next(self._indices)
-        seed = self._seed
+        seed, key = self._seed, None
         try:
             if seed is None:
                 data = self._collate(self._fetch((None, self._pass, index)))
@@ -234,6 +278,8 @@ class _InlineStream(Stream):
                     seed.exit()
                     if states:
                         owned.restore(states)
+            if self._filter is not None:
+                data = self._filter(data, key)
         except StopIteration as error:
             raise RuntimeError(f"the dataset or collate function raised StopIteration for {index!r}") from error
         finally:
@@ -268,6 +314,7 @@ class _WorkerStream(Stream):
         self._in_flight = 0
         self._pass_key = pass_key
         self._batch_key = source.batch_key if source.seed_each_batch else None
+        self._filter = source.filter
 
     def request(self, num_batches: int) -> None:
         for _ in range(num_batches):
@@ -285,8 +332,11 @@ class _WorkerStream(Stream):
             if self._in_flight == 0:
                 self.close()
                 raise StopIteration
+        batch = self._batch - self._in_flight
         self._in_flight -= 1
         data = self._workers.take(self._tag)
+        if self._filter is not None:
+            data = self._filter(data, self._batch_key(self._pass_key, batch) if self._batch_key else None)
         if self._in_flight == 0 and self._batch == self._num_batches:
             self.close()  # the last batch of the pass: without persistent_workers the processes end with it
         return data

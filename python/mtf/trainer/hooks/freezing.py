@@ -109,9 +109,9 @@ class FreezeSchedule(TrainerHooks):
         optimizer = trainer.optimizers[self.optimizer_idx]
         if added:
             optimizer.add_param_group({**self._new_group, "params": added})
-        follow_groups(trainer._scheduler_set.by_place().values(), optimizer, is_new=bool(added))
+        follow_groups(trainer._parts.schedulers.by_place().values(), optimizer, is_new=bool(added))
         if has_changed:
-            trainer._data.is_announced = False  # several ranks reduce the gradients of those that are trained
+            trainer._parts.data.is_announced = False  # several ranks reduce the gradients of those that are trained
         if self.eval_frozen:
             self._set_modes(trainer.model)
 
