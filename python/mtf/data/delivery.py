@@ -95,6 +95,8 @@ class Delivery:
                     raise StopIteration
             source, pass_, batch = cursor.sources[place], cursor.passes[place], cursor.batches[place]
             reader = self._order[source]
+            if reader.source.has_end and reader.source.is_over(pass_, batch):
+                raise StopIteration
             before = None if self._recent_batches is None else reader.saved()
             start = time.perf_counter()
             try:

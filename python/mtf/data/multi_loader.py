@@ -126,6 +126,27 @@ class MultiLoader:
             raise TypeError("the epoch's length isn't known: a source has no len(), and the epoch ends where it does")
         return num_steps
 
+    @property
+    def why_over(self) -> str | None:
+        """Why no batch will come any more, in words: the next one is wanted from a source whose data are spent, as a
+        ``Blend`` with ``max_passes`` can be. None: there is one. An iteration ends there as at the end of an epoch."""
+        return self.why_over_within(1)
+
+    def why_over_within(self, num_steps: int) -> str | None:
+        """As ``why_over``, for any of the next ``num_steps`` batches of the epoch."""
+        if not any(reader.source.has_end for reader in self._sources.readers.values()):
+            return None
+        schedule = self._cursor.schedule
+        is_done = bool(schedule.epoch_done)
+        first, epoch = 0 if is_done else schedule.step, schedule.epoch + is_done
+        for step in range(first, first + num_steps):
+            draw = schedule.at(step, epoch)
+            name = schedule.names[draw.source]
+            source = self._sources.readers[name].source
+            if source.has_end and source.is_over(draw.pass_, draw.batch):
+                return f"source {name!r}: {source.why_over(draw.pass_, draw.batch)}"
+        return None
+
     def take_ended_passes(self) -> list[tuple[str, int]]:
         """(name, pass) of passes whose end no length had told before, each once: found since the last call."""
         found, self._delivery.ended_passes = self._delivery.ended_passes, []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from mtf.trainer.reporting.reporter import Reporter
 from mtf.trainer.state.run_state import Phase, RunState, StopCondition
 from mtf.trainer.steering.skips import SkippedUpdates
 from mtf.trainer.step import TrainStep, windows
+
+_log = logging.getLogger("mtf.trainer")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -51,9 +54,8 @@ class TrainLoop:
         """Trains until ``limits``, a wish to stop, or a signal."""
         run = self.run
         if self._is_done(limits):
-            warnings.warn(
-                f"nothing to do: {limits.reason(run)}; both count from the beginning of training", stacklevel=3
-            )
+            reached = self.data.manager.why_over or f"{limits.reason(run)}; both count from the beginning of training"
+            warnings.warn(f"nothing to do: {reached}", stacklevel=3)
             return
         self._call("on_train_start")
         if run.is_new:
@@ -74,6 +76,8 @@ class TrainLoop:
             if not self.run_epoch(limits, self.checkpointer.at_update):
                 break
             self._end_epoch()
+        if (why := self.data.manager.why_over) is not None:
+            _log.info("training ends after update %d: %s", run.global_step, why)
         self.checkpointer.can_save_now = True
         self.step.guard.window_is_finite()
         self.reporter.pause()
@@ -97,7 +101,8 @@ class TrainLoop:
         if multi.epoch == run.epoch:  # else all its batches were trained on when fit was left
             self.reporter.begin_epoch(multi)
         run.num_committed = run.num_batches
-        while multi.epoch == run.epoch:  # again where an edit in the last window made the epoch longer
+        # Again where an edit in the last window made the epoch longer.
+        while multi.epoch == run.epoch and multi.why_over is None:
             if self._leave_out(limits):
                 return False
             if multi.epoch != run.epoch:
@@ -135,8 +140,9 @@ class TrainLoop:
     def _is_done(self, limits: StopCondition) -> bool:
         """Whether nothing is left to do; pending work is, and so is the end of an epoch that has begun."""
         run = self.run
-        is_ending = run.epoch_is_open and self.data.manager.epoch != run.epoch
-        return limits.reached(run) and not is_ending and not run.pending.is_anything
+        is_over = self.data.manager.why_over is not None
+        is_ending = run.epoch_is_open and (is_over or self.data.manager.epoch != run.epoch)
+        return (is_over or limits.reached(run)) and not is_ending and not run.pending.is_anything
 
     def _call(self, event: str, *args: Any) -> None:
         """Calls every hook between two windows. What they log stays when none of them raised."""

@@ -41,6 +41,10 @@ class Schedule {
   [[nodiscard]] std::optional<std::uint64_t> num_steps(std::uint64_t epoch);
   /// Batches drawn in training before an epoch.
   [[nodiscard]] std::uint64_t first_step(std::uint64_t epoch);
+  /// Where an epoch ends, if that is at `step` or before.
+  [[nodiscard]] std::optional<std::uint64_t> end_by(std::uint64_t step, std::uint64_t epoch) {
+    return open(epoch).end_by(step);
+  }
   /// The draw at a position. Complexity: O(log n) once the epoch is there. Throws ConfigError behind the epoch's end.
   [[nodiscard]] Draw at(std::uint64_t step, std::uint64_t epoch);
   /// Draws of each source in [0, step) of an epoch; one entry per source known at the cursor.
@@ -80,7 +84,8 @@ class Schedule {
   /// here (WeightCurve::rebased).
   bool update_weights(std::span<const double> weights, bool keep_curve = false);
   bool set_weight(const std::string& name, double weight, bool keep_curve = false);
-  bool add_source(const std::string& name, std::optional<std::uint64_t> length, std::optional<double> weight);
+  bool add_source(const std::string& name, std::optional<std::uint64_t> length, std::optional<double> weight,
+                  std::optional<std::uint64_t> max_passes = std::nullopt, double per_draw = 1.0);
   bool remove_source(const std::string& name);
   bool set_config(MixtureConfig config);
 

@@ -87,17 +87,21 @@ bool Schedule::set_weight(const std::string& name, double weight, bool keep_curv
   return change_weights(std::move(next), std::move(weights), keep_curve);
 }
 
-bool Schedule::add_source(const std::string& name, std::optional<std::uint64_t> length, std::optional<double> weight) {
+bool Schedule::add_source(const std::string& name, std::optional<std::uint64_t> length, std::optional<double> weight,
+                          std::optional<std::uint64_t> max_passes, double per_draw) {
   MixtureSpec next = spec();
   MixtureConfig& config = next.config;
   const auto known = std::ranges::find(next.sources, name, &SourceSpec::name);
   const auto index = static_cast<std::size_t>(known - next.sources.begin());
   if (known == next.sources.end()) {
-    next.sources.push_back({name, length, true});
+    next.sources.push_back({.name = name, .length = length, .max_passes = max_passes, .per_draw = per_draw});
   } else if (known->present) {
     throw ConfigError(format_message("there is already a dataloader '{}' (index {})", name, index));
   } else {
-    *known = {name, length, true};
+    known->length = length;
+    known->present = true;
+    known->max_passes = max_passes;
+    known->per_draw = per_draw;
   }
   const bool has_weights = !config.weights.empty() || config.curve;
   if (!weight && has_weights && config.strategy == Strategy::weighted) {

@@ -15,7 +15,8 @@ namespace mtf {
 inline constexpr std::string_view kScheduleKind = "SCHD";
 /// The newest format. A schedule whose state is of format 1 writes format 1: under it a change of weights starts EVEN
 /// and SHUFFLED afresh, and a run that was resumed continues as it would have.
-inline constexpr std::uint32_t kScheduleVersion = 2;
+/// Format 3 is written where a source has a largest number of passes.
+inline constexpr std::uint32_t kScheduleVersion = 3;
 
 /// A state of format 2 holds the events of its epoch as long as they cost at most this much (EventLog::cost), and else
 /// only their number and a hash: its size doesn't grow with edits. What was drawn before its resume point is then out

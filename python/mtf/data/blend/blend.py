@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,11 +27,14 @@ from mtf.data.sources.torch_map import TorchSource
 from mtf.data.tracing.samples import BatchTrace, SamplePlace, Sought
 from mtf.enums import WeightedOrder
 from mtf.errors import ConfigError, StateMismatch
+from mtf.schedule.caps import WhenSpent, check_max_passes, parse_caps
 from mtf.schedule.schedule import Schedule
 
 if TYPE_CHECKING:
     from mtf.data.blend.plan import BlendPlan
     from mtf.data.blend.views import BlendBatchSampler, BlendDataset
+
+_log = logging.getLogger("mtf.data")
 
 Transform = Callable[[Any, np.random.Generator], Any]
 
@@ -60,8 +65,12 @@ class Blend(Source):
             out; ``"supervised_tokens"``: of the labels that a loss counts: a source whose rows hold half as many gets
             twice the rows. Token rows know both; other data have an attribute ``tokens_per_row`` or
             ``supervised_tokens_per_row``. Edits of weights count the same.
+        max_passes: Name -> how often each row of a source is drawn at most. It is spent after that many passes.
+        when_spent: What happens then. ``"others"``: the other sources take its share, in proportion to their weights;
+            where none is left the run ends. ``"stop"``: the run ends with the last whole batch before a row of a spent
+            source is wanted. A dict, as ``{"math": "code"}``: that source takes its share, also where it had none.
         batches_per_pass: Batches that make up one pass of the blend, for epochs. None: as many as have the samples of
-            all sources' rows together.
+            all sources' rows together; fewer where the run ends before.
         by_source: Batches are ``{name: part}``, for sources of unlike structure; a source without a sample in a batch
             isn't in it. Else the sources have one structure, and their samples are stacked.
         transform: ``transform(batch, rng)`` makes the batch that is handed out, on the thread that takes it; ``rng`` is
@@ -92,6 +101,8 @@ class Blend(Source):
         order: WeightedOrder | str = WeightedOrder.SHUFFLED,
         weight_curve: WeightCurve | None = None,
         weights_count: WeightsCount = "rows",
+        max_passes: Mapping[str, int] | None = None,
+        when_spent: WhenSpent = "others",
         batches_per_pass: int | None = None,
         by_source: bool = False,
         transform: Transform | None = None,
@@ -120,6 +131,7 @@ class Blend(Source):
             weights = self._row_weights.given(list(sources), weights)
         weights = self._row_weights.of(list(sources), weights)
         curve = self._row_weights.of_curve(list(sources), weight_curve)
+        self._caps = parse_caps(max_passes, when_spent, list(sources))
         self._config = sample_mixture(list(sources), weights, curve, order, self._sizes)
         self._seed = seed
         self._key: int | None = (
@@ -131,7 +143,7 @@ class Blend(Source):
         self._current = [self._new_run(self._key_alone())]
         total = sum(length for length in self._run.schedule.lengths if length is not None)
         self._batches_per_pass = (
-            self._sizes.num_batches_of(total)
+            max(1, self._run.num_batches(self._sizes.num_batches_of(total)))
             if batches_per_pass is None
             else _positive("batches_per_pass", batches_per_pass)
         )
@@ -185,6 +197,16 @@ class Blend(Source):
 
     def __len__(self) -> int:
         return self._batches_per_pass
+
+    @property
+    def has_end(self) -> bool:  # type: ignore[override]
+        return self._run.caps is not None
+
+    def is_over(self, pass_: int, batch: int) -> bool:
+        return self._run.is_over(self._number(pass_, batch))
+
+    def why_over(self, pass_: int, batch: int) -> str:
+        return self._run.why_over(self._number(pass_, batch))
 
     @property
     def is_native(self) -> bool:
@@ -287,6 +309,8 @@ class Blend(Source):
         """
         if step < 0:
             raise ConfigError(f"step must be at least 0, but is {step}")
+        if self._run.is_over(step):
+            raise ConfigError(f"there is no batch {step}: {self._run.why_over(step)}")
         return self._run.samples(self._sizes.start(step), self._sizes.size(step))
 
     def sources_of(self, pass_: int, batch: int) -> torch.Tensor:
@@ -426,7 +450,13 @@ class Blend(Source):
         from mtf.data.blend.views import BlendBatchSampler
 
         return BlendBatchSampler(
-            self._sizes, self._batches_per_pass, consumed_samples, micro_batch_size, rank, world_size
+            self._sizes,
+            self._run.num_batches,
+            self._batches_per_pass,
+            consumed_samples,
+            micro_batch_size,
+            rank,
+            world_size,
         )
 
     def _number(self, pass_: int, batch: int) -> int:
@@ -450,8 +480,15 @@ class Blend(Source):
         in_rows = self._row_weights.one(name, weight)
         self._edit(lambda schedule: schedule.set_weight(name, in_rows))
 
-    def add_source(self, name: str, data: Any, weight: float | None = None) -> None:
+    def add_source(self, name: str, data: Any, weight: float | None = None, *, max_passes: int | None = None) -> None:
         """Adds a source from the next batch on. A resume needs it again: as ``source_factories``.
+
+        Args:
+            name: Of the source.
+            data: As in ``sources``.
+            weight: Relative to those of the others; needed where these have weights.
+            max_passes: How often each of its rows is drawn at most. Passes that a removed source of this name has begun
+                count.
 
         Raises:
             ConfigError: A name that is there, or data whose rows can't be stacked with those of the others.
@@ -464,7 +501,12 @@ class Blend(Source):
         self._check_addition(run, name, rows)
         self._row_weights.add(name, rows)
         self._mark_taken(run)
-        run.add_source(name, rows, None if weight is None else self._row_weights.one(name, weight))
+        self._check_cap(run, name, max_passes)
+        per_draw = self._row_weights.per_row(name)
+        run.add_source(
+            name, rows, None if weight is None else self._row_weights.one(name, weight), max_passes, per_draw
+        )
+        run.set_cap(name, max_passes)
 
     def remove_source(self, name: str) -> None:
         """Takes a source out from the next batch on."""
@@ -473,6 +515,16 @@ class Blend(Source):
     def _edit(self, change: Callable[[Schedule], Any]) -> None:
         self._mark_taken(self._run)
         self._run.edit(change)
+
+    def _check_cap(self, run: BlendRun, name: str, max_passes: int | None) -> None:
+        if max_passes is None:
+            return
+        check_max_passes(name, max_passes)
+        if run.caps is None:
+            raise ConfigError(
+                f"max_passes of {name!r}: this blend was made without max_passes, so that it has no rule for what "
+                "happens when a source is spent: give max_passes and when_spent to Blend"
+            )
 
     def _check_addition(self, run: BlendRun, name: str, rows: Rows) -> None:
         if self._gathers and not isinstance(rows, NativeRows):
@@ -496,6 +548,9 @@ class Blend(Source):
         try:
             stream.request(ahead)
             for number in range(batch, self._batches_per_pass):
+                if run.is_over(self._number(pass_, number)):
+                    _log.info("%r: the run ends: %s", self, run.why_over(self._number(pass_, number)))
+                    return
                 data = next(stream)
                 if number + ahead < self._batches_per_pass:
                     stream.request(1)
@@ -550,6 +605,7 @@ class Blend(Source):
             table = before.schedule.source_table
             self._rows = {name: before.rows[name] for name, _, present in table if present}
             self._config = before.schedule.config
+            self._caps = before.caps
         self._current[:] = [self._new_run(key if self._key is None else self._key)]
 
     @property
@@ -574,7 +630,10 @@ class Blend(Source):
 
     def _new_run(self, key: int) -> BlendRun:
         factories = {name: lambda name=name, make=make: as_rows(make(), name) for name, make in self._factories.items()}
-        return BlendRun(self._config, self._rows, self._sizes, key, factories, self._native_parts)
+        caps = self._caps
+        if caps is not None:
+            caps = replace(caps, per_draw={name: self._row_weights.per_row(name) for name in self._rows})
+        return BlendRun(self._config, self._rows, self._sizes, key, factories, self._native_parts, caps)
 
     def _native_parts(self, run: BlendRun) -> tuple[list[Any], list[Any]]:
         parts: list[Any] = []

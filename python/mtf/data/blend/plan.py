@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,6 +26,8 @@ class BlendSourcePlan:
         rows_per_batch: ``num_drawn`` over the batches.
         passes: Runs through the source since the beginning of the run, up to the last batch.
         num_tokens: Real tokens in the rows drawn, on average; None where the source doesn't say.
+        max_passes: Passes after which it is spent; None: any number.
+        spent_in: The batch with the last row that it may give; None where that is behind the plan's last batch.
     """
 
     name: str
@@ -35,6 +38,8 @@ class BlendSourcePlan:
     rows_per_batch: float
     passes: float
     num_tokens: int | None
+    max_passes: int | None = None
+    spent_in: int | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,9 @@ class BlendPlan:
         num_batches: How many.
         num_samples: Their samples, on all ranks together.
         sources: One entry per source that is present.
-        warnings: Sources that give nothing, or whose rows are repeated often.
+        warnings: Sources that give nothing or are spent on the way, or whose rows are repeated often.
+        ends_because: Why the run ends with the last of these batches, in words; None where it doesn't, or isn't known
+            to.
     """
 
     start: int
@@ -54,6 +61,7 @@ class BlendPlan:
     num_samples: int
     sources: list[BlendSourcePlan]
     warnings: list[str]
+    ends_because: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data."""
@@ -74,7 +82,10 @@ class BlendPlan:
 
     def _headline(self) -> str:
         last = self.start + self.num_batches - 1
-        return f"batches {self.start} to {last}: {self.num_samples} samples"
+        if not self.num_batches:
+            return f"no batch from {self.start} on; {self.ends_because}"
+        ends = "" if self.ends_because is None else f"; then the run ends: {self.ends_because}"
+        return f"batches {self.start} to {last}: {self.num_samples} samples{ends}"
 
 
 _MANY_PASSES = 10
@@ -84,6 +95,11 @@ al., "Scaling Data-Constrained Language Models", NeurIPS 2023), and small source
 
 def make_plan(run: BlendRun, start: int, num_batches: int) -> BlendPlan:
     """Counts batches ``[start, start + num_batches)``; costs nothing per batch unless the order is RANDOM."""
+    planned = max(start, run.num_batches(start + num_batches)) - start
+    ends_because = run.why_over(start + planned) if planned < num_batches else None
+    if planned == 0:
+        return BlendPlan(start, 0, 0, [], [], ends_because)
+    num_batches = planned
     begin, end = run.sizes.start(start), run.sizes.start(start + num_batches)
     schedule = run.schedule
     counts, before = schedule.counts(end, 0), schedule.counts(begin, 0)
@@ -97,6 +113,7 @@ def make_plan(run: BlendRun, start: int, num_batches: int) -> BlendPlan:
         rows = run.rows[name]
         tokens = rows.tokens_per_row if isinstance(rows, NativeRows) else None
         passes = int(counts[index]) / length
+        max_passes, spent_in = _spent_in(run, index, name, start + num_batches)
         sources.append(
             BlendSourcePlan(
                 name=name,
@@ -107,13 +124,32 @@ def make_plan(run: BlendRun, start: int, num_batches: int) -> BlendPlan:
                 rows_per_batch=drawn / num_batches,
                 passes=passes,
                 num_tokens=None if tokens is None else round(tokens * drawn),
+                max_passes=max_passes,
+                spent_in=spent_in,
             )
         )
-        if drawn == 0:
+        if spent_in is not None and run.caps is not None:
+            passes_made = f"{max_passes} pass{'es' * (max_passes != 1)}"
+            warnings.append(f"{name!r} is spent after {passes_made}, in batch {spent_in}: {run.caps.then(name)}")
+        elif drawn == 0:
             warnings.append(f"{name!r} is starved: it gives no row")
         elif passes > _MANY_PASSES:
             warnings.append(f"each of the {length} rows of {name!r} is drawn {passes:.1f} times")
-    return BlendPlan(start, num_batches, end - begin, sources, warnings)
+    return BlendPlan(start, num_batches, end - begin, sources, warnings, ends_because)
+
+
+def _spent_in(run: BlendRun, index: int, name: str, stop: int) -> tuple[int | None, int | None]:
+    """A source's largest number of passes, and the batch before ``stop`` in which it gives its last row."""
+    most = None if run.caps is None else run.caps.max_passes.get(name)
+    if most is None or name not in run.spent(stop):
+        return most, None
+    schedule, sizes = run.schedule, run.sizes
+    total = int(schedule.counts(sizes.start(stop), 0)[index])
+    low = sizes.batch_of(schedule.known_from(0))
+    begin = bisect_left(
+        range(low, stop), total, key=lambda batch: int(schedule.counts(sizes.start(batch + 1), 0)[index])
+    )
+    return most, low + begin if total else None
 
 
 def _row(source: BlendSourcePlan) -> tuple[str, ...]:

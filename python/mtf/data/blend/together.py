@@ -83,7 +83,7 @@ class Together(Source):
             run = self._run
         assert run is not None
         run.go_to(pass_ * self._num_batches + batch)
-        return _TogetherStream(run, batch, self._num_batches)
+        return _TogetherStream(run, batch, self._num_batches, self.has_end)
 
     def shard(self, rank: int, world_size: int) -> Together:
         if self._world_size > 1:
@@ -104,6 +104,30 @@ class Together(Source):
             length = source.num_batches()
             sum_ += 1.0 if not length else source.weight(*divmod(number, length))
         return sum_ / len(self._sources)
+
+    @property
+    def has_end(self) -> bool:  # type: ignore[override]
+        return any(source.has_end for source in self._sources.values())
+
+    def is_over(self, pass_: int, batch: int) -> bool:
+        return self._ended(pass_, batch) is not None
+
+    def why_over(self, pass_: int, batch: int) -> str:
+        found = self._ended(pass_, batch)
+        assert found is not None
+        return found
+
+    def _ended(self, pass_: int, batch: int) -> str | None:
+        """Which source has no batch for a step, and why."""
+        run = self._run
+        number = pass_ * self._num_batches + batch
+        if run is not None and run.number == number:
+            return run.why_over
+        for name, source in self._sources.items():
+            length = source.num_batches()
+            if source.has_end and length and source.is_over(*divmod(number, length)):
+                return f"source {name!r}: {source.why_over(*divmod(number, length))}"
+        return None
 
     def order(self) -> str:
         return "together: " + ", ".join(f"{name} {source.order()}" for name, source in self._sources.items())
@@ -206,6 +230,11 @@ class _Run:
             self._multi.commit()
         return self._multi
 
+    @property
+    def why_over(self) -> str | None:
+        """Why a source has no batch for step ``number``, in words."""
+        return self.multi().why_over_within(self._num_sources)
+
     def go_to(self, number: int) -> None:
         """Makes ``number`` the next batch."""
         multi = self.multi()
@@ -262,14 +291,14 @@ class _Run:
 class _TogetherStream(Stream):
     """The rest of one pass."""
 
-    def __init__(self, run: _Run, batch: int, num_batches: int) -> None:
-        self._run, self._batch, self._num_batches = run, batch, num_batches
+    def __init__(self, run: _Run, batch: int, num_batches: int, has_end: bool) -> None:
+        self._run, self._batch, self._num_batches, self._has_end = run, batch, num_batches, has_end
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return self
 
     def __next__(self) -> dict[str, Any]:
-        if self._batch >= self._num_batches:
+        if self._batch >= self._num_batches or (self._has_end and self._run.why_over is not None):
             raise StopIteration
         data = self._run.take()
         self._batch += 1

@@ -55,6 +55,10 @@ class RowWeights:
             raise ConfigError(f"source {name!r} has rows without a token that counts, so that no weight can be reached")
         self._per_row[name] = float(per_row)
 
+    def per_row(self, name: str) -> float:
+        """What a row of a source holds of what weights count."""
+        return self._per_row.get(name, 1.0)
+
     def one(self, name: str, weight: float) -> float:
         """The weight in rows of one source."""
         per_row = self._per_row.get(name, 1.0)

@@ -101,6 +101,8 @@ class Source(ABC):
             ``begin_run`` before it reads, and saves ``run_state`` with its own state.
         names_rows: Whether ``sources_of(pass_, batch)`` gives the index of each row's source and ``source_names`` their
             names, for ``mtf.sources_of``.
+        has_end: Whether its passes may come to an end for good. A loop then asks ``is_over`` before it takes a batch,
+            and ends with the run where there is none.
     """
 
     name: str = ""
@@ -112,6 +114,7 @@ class Source(ABC):
     ahead_bytes: int | None = None
     has_run_state: bool = False
     names_rows: bool = False
+    has_end: bool = False
 
     @abstractmethod
     def num_batches(self) -> int | None:
@@ -177,6 +180,14 @@ class Source(ABC):
 
     def load_run_state(self, snapshot: Snapshot | None) -> None:
         """Goes to a snapshot of ``run_state``."""
+
+    def is_over(self, pass_: int, batch: int) -> bool:
+        """Whether the run ends before batch ``batch`` of pass ``pass_``. For sources with ``has_end``."""
+        return False
+
+    def why_over(self, pass_: int, batch: int) -> str:
+        """Why ``is_over``, in words."""
+        return "its data have come to an end"
 
     @property
     def source_names(self) -> tuple[str, ...]:
