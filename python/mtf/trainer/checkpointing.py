@@ -374,6 +374,12 @@ class Checkpointer:
         """Verifies the checkpoint at ``path`` and loads it, or some ``parts`` of it."""
         return self._restore(checkpoint.read(path, verify_shards=self._ranks.rank == 0), parts)
 
+    def go_back(self) -> Resumed | None:
+        """Loads the newest checkpoint that this run has saved; None where there is none. A collective."""
+        self.wait()
+        found = self._directory.newest_of_run()
+        return None if found is None else self._restore(found)
+
     def forget(self) -> None:
         """After another state was put in place: its position may be one at which another run was saved."""
         self._deferred = []

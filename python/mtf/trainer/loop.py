@@ -21,7 +21,9 @@ from mtf.trainer.evaluation.validator import ValidationLeft, Validator
 from mtf.trainer.hooks.registry import HookList
 from mtf.trainer.reporting.reporter import Reporter
 from mtf.trainer.state.run_state import Phase, RunState, StopCondition
+from mtf.trainer.steering.rollback import go_back
 from mtf.trainer.steering.skips import SkippedUpdates
+from mtf.trainer.steering.spike_guard import GoBack
 from mtf.trainer.step import TrainStep, windows
 
 _log = logging.getLogger("mtf.trainer")
@@ -73,8 +75,12 @@ class TrainLoop:
                 continue
             if not run.epoch_is_open:
                 self._begin_epoch()
-            if not self.run_epoch(limits, self.checkpointer.at_update):
-                break
+            try:
+                if not self.run_epoch(limits, self.checkpointer.at_update):
+                    break
+            except GoBack as spike:
+                go_back(spike, run, self.step, self.reporter, self.checkpointer, self.skips)
+                continue
             self._end_epoch()
         if (why := self.data.manager.why_over) is not None:
             _log.info("training ends after update %d: %s", run.global_step, why)

@@ -29,6 +29,7 @@ from mtf.trainer.state import components
 from mtf.trainer.state.registry import StateRegistry
 from mtf.trainer.state.run_state import RunField, RunState
 from mtf.trainer.steering.skips import SkippedUpdates
+from mtf.trainer.steering.spike_watch import SpikeWatch
 from mtf.trainer.step import LossWeights, TrainStep
 
 
@@ -109,6 +110,7 @@ class Parts:
             metrics=self.metrics,
             ranks=self.ranks,
             reporter=self.reporter,
+            spikes=SpikeWatch(self.hooks, self.ranks, self.metrics),
             propagates=self.ranks.world_size > 1 and self.nonfinite.every_window,
         )
 
@@ -169,7 +171,7 @@ def make_parts(
         loss_weights=loss_weights,
         items=ItemCounts(ranks),
         precision=Precision(config.performance.precision, device),
-        rng=StepRng(config.seed, config.step_rng, device, ranks.rank),
+        rng=StepRng(config.seed, config.step_rng, device, ranks.data.rank),
         nonfinite=NonFiniteGuard(config.performance.on_nonfinite, device),
         metrics=metrics,
         data=data,

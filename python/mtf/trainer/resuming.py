@@ -102,6 +102,11 @@ class RunDirectory:
         path = ranks.from_first(None if found is None else found.path)
         return checkpoint.read(path, verify_shards=False) if found is None and path is not None else found
 
+    def newest_of_run(self) -> Checkpoint | None:
+        """The newest valid checkpoint of the run that has begun. A collective."""
+        found = self._newest()
+        return None if found is None or found.manifest.get("run") != self.run else found
+
     def continue_run(self, run: str | None) -> None:
         """After a checkpoint of ``run`` was loaded: what is saved from here on belongs to the same run."""
         self.run, self._has_run = run, True

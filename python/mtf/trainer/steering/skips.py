@@ -68,7 +68,7 @@ class SkippedUpdates:
         Raises:
             ConfigError: One begins before ``global_step``, or overlaps a known one.
         """
-        new = [entry for entry in given if entry not in self.ranges]
+        new = [(begin, end) for begin, end in given if not any(a <= begin and end <= b for a, b in self.ranges)]
         for begin, end in new:
             if begin < global_step:
                 raise ConfigError(
@@ -81,6 +81,12 @@ class SkippedUpdates:
                         f"skip: the range ({begin}, {end}) overlaps {known}, which the run leaves out already"
                     )
         self.ranges = sorted([*self.ranges, *new])
+
+    def extend(self, begin: int, end: int) -> None:
+        """Leaves out ``[begin, end)`` as well, whatever is left out already."""
+        touching = [known for known in self.ranges if begin <= known[1] and known[0] <= end]
+        whole = (min(begin, *(a for a, _ in touching), begin), max(end, *(b for _, b in touching), end))
+        self.ranges = sorted([*(known for known in self.ranges if known not in touching), whole])
 
     def add_on_all_ranks(self, given: Sequence[Range], global_step: int, ranks: SingleRank) -> None:
         """As ``add``. A collective on several ranks.
