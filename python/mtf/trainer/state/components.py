@@ -144,6 +144,7 @@ class OptimizersState:
         try:
             for optimizer, entry in zip(self._optimizers, state, strict=True):
                 self._add_groups(optimizer, entry)
+                # guard: state of an optimizer
                 _load_optimizer(optimizer, self._placed(optimizer, entry["state"]))
         except Exception:
             for optimizer, attributes in zip(self._optimizers, before, strict=True):

@@ -155,6 +155,7 @@ void EvenTree::choose_phases(Key key) {
     const std::uint64_t weight = node_weights_[i];
     const auto spread =
         std::min<std::uint64_t>(static_cast<std::uint64_t>(room * weight / (Wide{2} * largest)), weight / 2);
+    // guard: rounding in EVEN
     const std::uint64_t middle = (weight - 1) / 2;
     const std::uint64_t lowest = middle - std::min(middle, spread);
     const std::uint64_t highest = std::min(weight - 1, middle + spread);
