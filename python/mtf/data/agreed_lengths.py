@@ -92,6 +92,27 @@ def _refuse_other_data(names: list[str], sizes: list[int | None]) -> None:
     )
 
 
+def warn_of_same_data(name: str, digest: str) -> None:
+    """Warns where a source that each rank reads as it is gives the same batch on several. A collective.
+
+    Args:
+        name: Of the source.
+        digest: Of its first batch on this rank; empty where none can be taken.
+    """
+    if not collectives.is_joined():
+        return
+    everywhere = collectives.gather(digest)
+    ranks = [rank for rank, other in enumerate(everywhere) if other and everywhere.count(other) > 1]
+    if ranks and collectives.is_first():
+        warnings.warn(
+            f"{name}: ranks {', '.join(map(str, ranks))} got the same first batch, so they train on the same samples: "
+            "the loader doesn't look at its rank. Let it give each rank a part by torch.distributed.get_rank() "
+            "(datasets.distributed.split_dataset_by_node, webdataset's nodesplitter), or use a map-style dataset, "
+            "which mtf divides",
+            stacklevel=5,
+        )
+
+
 def check_same_schedule(schedule: Schedule, world_size: int, state: Any = None) -> None:
     """Raises if the ranks would draw from different schedules. Collective when there are several ranks.
 

@@ -41,6 +41,7 @@ class SourceSet:
         initial: Sources that the schedule began with.
         additions: How often each name was added, where that differs from once for a name that wasn't there initially.
             Replaced by edits, never changed, so that a commit only keeps it.
+        undivided: Names of sources that each rank reads as they are, on several ranks.
         prefetch: Asks for batches ahead, for all sources under one budget.
     """
 
@@ -61,6 +62,7 @@ class SourceSet:
         self.factories = dict(factories)
         self._rank, self._world_size = rank, world_size
         self._seed_each_batch = seed_each_batch
+        self.undivided: set[str] = set()
         self.initial = {name: self.adapt(loader, name) for name, loader in loaders.items()}
         sources = list(self.initial.values())
         self._shared_workers = self._share_workers(sources)
@@ -83,7 +85,12 @@ class SourceSet:
         source = as_source(loader, name, seed_each_batch=self._seed_each_batch)
         if self._config.drop_last:
             source = source.drop_last()
-        return source if self._world_size == 1 else source.shard(self._rank, self._world_size)
+        if self._world_size == 1:
+            return source
+        part = source.shard(self._rank, self._world_size)
+        if part is source:
+            self.undivided.add(name)
+        return part
 
     def agreed_lengths(self, sources: Mapping[str, Source]) -> dict[str, int | None]:
         """Batches that every rank can give in a pass. Collective when there are several ranks."""
@@ -142,6 +149,14 @@ class SourceSet:
             "notes": {name: notes for name, reader in self.readers.items() if (notes := reader.source.notes())},
             "engine": self.prefetch.engine_stats(),
         }
+
+    def end_workers(self) -> None:
+        """Ends worker processes that the next batch starts again at no cost."""
+        for reader in self.readers.values():
+            if isinstance(reader, SourceReader):
+                reader.end_workers()
+        if self._shared_workers is not None:
+            self._shared_workers.close()
 
     def close(self) -> None:
         """Ends worker processes and threads."""

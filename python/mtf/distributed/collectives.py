@@ -16,6 +16,13 @@ def is_joined() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
+def is_first() -> bool:
+    """Whether this process is rank 0 of its group."""
+    import torch.distributed as dist
+
+    return dist.get_rank() == 0
+
+
 def device() -> torch.device:
     """Where tensors must be for the group's collectives."""
     import torch

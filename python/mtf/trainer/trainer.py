@@ -29,6 +29,7 @@ from mtf.trainer.optimization.item_counts import ItemCounts
 from mtf.trainer.optimization.nonfinite import NonFiniteGuard
 from mtf.trainer.optimization.optimizers import OptimizerSet, SchedulerSet, as_list
 from mtf.trainer.optimization.precision import Precision, compile_in_place, deterministic_algorithms
+from mtf.trainer.optimization.rate_watch import RateWatch
 from mtf.trainer.preemption import PreemptionGuard
 from mtf.trainer.reporting import _repr
 from mtf.trainer.reporting.reporter import Reporter
@@ -262,6 +263,7 @@ class Trainer:
             limits = StopCondition(max_epochs, max_steps, run.epoch)
             self._saver.guard = stack.enter_context(PreemptionGuard(preemption.signals, preemption.exit_code))
             loop = self._loop(self._resume(resume_from, train_loaders, val_loaders, limits))
+            stack.callback(self._data.end_workers, loop.val_loaders.values())
             self._saver.leave_if_asked()
             if run.is_resumed and fault_tolerance.verify_deterministic_resume:
                 self._data.manager.verify_recent_batches()
@@ -503,6 +505,7 @@ class Trainer:
             metrics=self._metric_table,
             ranks=self.ranks,
             reporter=self._reporter,
+            rates=RateWatch(self.optimizers),
             propagates=self.world_size > 1 and self._nonfinite.every_window,
         )
         return TrainLoop(

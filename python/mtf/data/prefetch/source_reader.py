@@ -157,6 +157,21 @@ class SourceReader:
         self.discard()
         self.source.close()
 
+    def end_workers(self) -> None:
+        """Ends worker processes, unless the next batch could only be reached by producing those before it again."""
+        source, stream = self.source, self._stream
+        if source.resume_mode is ResumeMode.SEEK:
+            if source.max_in_flight:
+                self.close()
+        elif stream is None:
+            source.close()
+        elif stream.has_workers() and (source.resume_mode is ResumeMode.STATEFUL or self._is_at_start()):
+            self.close()
+
+    def _is_at_start(self) -> bool:
+        """Whether the next batch is the first of a pass, or will be once the end of this one is seen."""
+        return self._batch == 0 or (self.snapshot is not None and self.snapshot.ended)
+
     def _go_to(self, pass_: int, batch: int) -> Stream:
         old = self._stream
         if old is None or pass_ == self._pass or batch > 0:

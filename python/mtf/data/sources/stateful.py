@@ -21,7 +21,7 @@ from mtf.data.rng.generators import BatchSeed, seeded
 from mtf.data.sources.base import ResumeMode, Snapshot, Source, Stream
 from mtf.data.sources.torch_map import is_stateful_data_loader
 from mtf.data.workers.pool import WorkerInit
-from mtf.data.workers.supervision import end_kept_workers, end_workers, forget_ended, iterate, supervise
+from mtf.data.workers.supervision import end_kept_workers, end_workers, forget_ended, has_workers, iterate, supervise
 from mtf.errors import ConfigError
 
 
@@ -271,6 +271,9 @@ class _StatefulStream(Stream):
 
     def snapshot(self, pass_: int, batch: int) -> Snapshot:
         return Snapshot(pass_, batch, self._before, digest=self._digest)
+
+    def has_workers(self) -> bool:
+        return self._take is not None and has_workers(self._iterator)
 
     def close(self) -> None:
         if self._take is not None:

@@ -11,7 +11,7 @@ from mtf.data.protocols import length_of as length_of_loader
 from mtf.data.sources.base import Source
 from mtf.data.sources.resolve import as_source
 from mtf.data.workers.fetch_timeout import FetchGuard
-from mtf.data.workers.supervision import forget_ended, supervise
+from mtf.data.workers.supervision import forget_ended, iterate, supervise
 from mtf.distributed.ranks import SingleRank
 from mtf.errors import ConfigError, SourceError
 
@@ -54,7 +54,7 @@ def _located(batches: Iterable[Any], name: str, guard: FetchGuard | None) -> Ite
         try:
             if take is None:
                 forget_ended(batches)
-                take = supervise(iter(batches))
+                take = supervise(iterate(batches))
             batch = take() if guard is None else guard.call(take)
         except StopIteration:
             return
