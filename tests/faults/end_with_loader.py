@@ -121,6 +121,9 @@ def pyg() -> Any:
             none = torch.empty(0, dtype=torch.long)
             return SamplerOutput(node=index.node, row=none, col=none, edge=none, metadata=(None, None))
 
+        def sample_from_edges(self, index: Any, **_: Any) -> Any:
+            raise NotImplementedError
+
     nodes_ = torch.arange(ROWS)
     data = Data(x=torch.ones(ROWS, 4), edge_index=torch.stack([nodes_[:-1], nodes_[1:]]))
     return NodeLoader(data, Itself(), batch_size=2, num_workers=2)

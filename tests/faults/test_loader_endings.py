@@ -19,7 +19,6 @@ STATUS = {
     "error": 1,
     "term": 75,
     "group_term": 75,
-    "int": -signal.SIGINT,
     "group_int": -signal.SIGINT,
 }
 KINDS = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,11 @@ from mtf.data.batch import Batch
 from mtf.data.cursor import Cursor
 from mtf.data.delivery import Delivery, EpochIterator, Lifetime
 from mtf.data.determinism.recent_batches import RecentBatches
+from mtf.data.live_schedule import LiveSchedule
 from mtf.data.source_set import SourceSet, name_loaders
 from mtf.data.transfer import mover_to
 from mtf.data.workers.fetch_timeout import FetchGuard
-from mtf.errors import ConfigError, MtfError, StateMismatch
+from mtf.errors import ConfigError, MtfError, StateMismatch, UsageError
 from mtf.formatting import html_table
 from mtf.schedule.schedule import Schedule
 
@@ -88,7 +90,9 @@ class MultiLoader:
             fetch_timeout_s=fetch_timeout_s,
         )
         lengths = self._sources.agreed_lengths(self._sources.initial)
-        self._cursor = Cursor(Schedule(self.config, lengths, seed=self._seed))
+        schedule = LiveSchedule(self.config, lengths, seed=self._seed)
+        self._cursor = Cursor(schedule)
+        schedule.observe(self._changing_schedule)
         check_same_schedule(self._cursor.schedule, world_size)
         self._recent_batches = RecentBatches() if remember_batches else None
         self._delivery = Delivery(
@@ -136,8 +140,8 @@ class MultiLoader:
 
     @property
     def schedule(self) -> Schedule:
-        """What is drawn when, its cursor behind the last batch handed out. Moved by hand, it takes the MultiLoader
-        along; edit it through the MultiLoader."""
+        """What is drawn when, its cursor behind the last batch handed out. What is changed in it takes effect at the
+        next batch; sources are added through the MultiLoader, which needs their loaders."""
         return self._cursor.expose()
 
     @property
@@ -281,6 +285,19 @@ class MultiLoader:
         self._lifetime.check()
         with self._cursor.editing() as schedule:
             change(schedule)
+        self._show_config()
+
+    @contextmanager
+    def _changing_schedule(self, method: str) -> Iterator[None]:
+        """Around each change of the schedule."""
+        if self._cursor.is_busy:
+            yield
+            return
+        self._lifetime.check()
+        if method == "append_source":
+            raise UsageError("the schedule alone can't add a source, which needs a loader: call MultiLoader.add_source")
+        with self._cursor.changing_by_hand(method):
+            yield
         self._show_config()
 
     def _show_config(self) -> None:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+SET_ASIDE = "previous-"
 _PATTERNS = ("metrics.jsonl", "metrics.csv", "run.jsonl", "events.out.tfevents.*")
 
 
@@ -21,7 +22,7 @@ def set_aside(directories: Iterable[Path]) -> None:
         if not found:
             continue
         number = 1
-        while (place := directory / f"previous-{number}").exists():
+        while (place := directory / f"{SET_ASIDE}{number}").exists():
             number += 1
         try:
             place.mkdir()

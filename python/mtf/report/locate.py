@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mtf.checkpoint.storage.transaction import is_checkpoint
 from mtf.errors import ConfigError
+from mtf.loggers.files import SET_ASIDE
 from mtf.loggers.run_log import RUN_LOG_NAME
 from mtf.report.metrics import ROWS_NAMES
 
@@ -76,7 +77,8 @@ def checkpoints_in(folder: Path) -> list[Path]:
 
 
 def _folders(root: Path) -> list[Path]:
-    """``root`` and what lies below it, without the insides of checkpoints, hidden folders and links."""
+    """``root`` and what lies below it, without the insides of checkpoints, hidden folders, links, and logs of earlier
+    runs that a new one has set aside."""
     found, level = [root], [root]
     for _ in range(_MAX_DEPTH):
         below: list[Path] = []
@@ -85,7 +87,7 @@ def _folders(root: Path) -> list[Path]:
                 continue
             with os.scandir(folder) as entries:
                 names = sorted(e.name for e in entries if e.is_dir(follow_symlinks=False) and e.name[0] != ".")
-            below += [folder / name for name in names]
+            below += [folder / name for name in names if not name.startswith(SET_ASIDE)]
         found += below
         level = below
     return found

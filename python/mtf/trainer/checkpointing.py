@@ -95,14 +95,21 @@ class Saver:
         self._commit_point(due, is_final=True)
 
     def is_asked_to_leave(self) -> bool:
-        """Whether a signal has come and nobody else has to be asked."""
-        return self.guard is not None and self.guard.requested is not None and self._trainer.world_size == 1
+        """Whether a signal has come on this rank."""
+        return self.guard is not None and self.guard.requested is not None
 
     def _leave_before_start(self) -> None:
-        """While the checkpoint folder is waited for: obeys a signal where there is nothing to save."""
-        if self.is_asked_to_leave() and self._has_nothing_to_save():
-            assert self.guard is not None
+        """While the checkpoint folder is waited for: obeys a signal where there is nothing to save. A collective."""
+        if self.guard is not None and self._learn_of_signal(self.guard) and self._has_nothing_to_save():
             self._leave_unchanged(self.guard)
+
+    def _learn_of_signal(self, guard: preemption.PreemptionGuard) -> bool:
+        """Whether a signal has come on any rank, which all then know of. A collective."""
+        (number,) = self._trainer.ranks.largest([0 if guard.requested is None else int(guard.requested)])
+        if number:
+            guard.request(signal.Signals(number))
+            self._leaves = True
+        return bool(number)
 
     def _has_nothing_to_save(self) -> bool:
         trainer = self._trainer
@@ -110,13 +117,10 @@ class Saver:
 
     def leave_if_asked(self) -> None:
         """Before the first update: obeys a signal that came while nothing was trained. A collective."""
-        trainer, guard = self._trainer, self.guard
+        guard = self.guard
         assert guard is not None
-        (number,) = trainer.ranks.largest([0 if guard.requested is None else int(guard.requested)])
-        if not number:
+        if not self._learn_of_signal(guard):
             return
-        guard.request(signal.Signals(number))
-        self._leaves = True
         if self._has_nothing_to_save():
             self._leave_unchanged(guard)
         self._leave_on_signal(guard)
@@ -130,8 +134,13 @@ class Saver:
         guard.leave()
 
     def leave(self) -> None:
-        """Saves and leaves on the signal that has come, where an update still owes something."""
-        self._commit_point(None)
+        """Saves and leaves on the signal that has come on any rank, where an update still owes something. A
+        collective."""
+        assert self.guard is not None
+        if self._asked:
+            self.save_what_was_asked_for()
+        if self._learn_of_signal(self.guard):
+            self._leave_on_signal(self.guard)
 
     def after_validation(self, row: dict[str, float]) -> None:
         """Under ``save_best``, a better metric makes the next commit point save.

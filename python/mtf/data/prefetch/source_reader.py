@@ -165,7 +165,9 @@ class SourceReader:
                 self.close()
         elif stream is None:
             source.close()
-        elif stream.has_workers() and (source.resume_mode is ResumeMode.STATEFUL or self._is_at_start()):
+        elif (source.resume_mode is ResumeMode.REPLAY and self._is_at_start()) or (
+            source.resume_mode is ResumeMode.STATEFUL and stream.has_workers()
+        ):
             self.close()
 
     def _is_at_start(self) -> bool:

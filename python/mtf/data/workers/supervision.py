@@ -250,12 +250,13 @@ def collect_left_behind() -> None:
 
 
 def end_kept_workers(loader: Any) -> None:
-    """Ends the workers that a loader keeps for its next pass, which starts new ones; not those that the user started."""
-    kept: Any = getattr(loader, "_iterator", None)
-    if not isinstance(kept, _BaseDataLoaderIter) or kept._shutdown:  # type: ignore[attr-defined]
+    """Ends the workers that a loader keeps for its next pass, which starts new ones; not those that a user started."""
+    found: Any = getattr(loader, "_iterator", None)
+    if not isinstance(found, _BaseDataLoaderIter) or getattr(found, "_shutdown", False):
         return
+    kept: Any = found
     is_ours = any(worker in _workers and _is_mine(worker) for worker in getattr(kept, "_workers", ()))
-    if _is_adopted(kept) or is_ours:
+    if is_ours:
         _look_away(kept)
         kept._shutdown_workers()
         loader._iterator = None

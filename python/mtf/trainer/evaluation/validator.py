@@ -16,6 +16,7 @@ from mtf.data.workers.fetch_timeout import FetchGuard
 from mtf.distributed.ranks import SingleRank
 from mtf.errors import SourceError, with_note
 from mtf.trainer.evaluation.aggregation import aggregate, check_validation
+from mtf.trainer.evaluation.leaving import Leaving
 from mtf.trainer.evaluation.table import EvaluationTable
 from mtf.trainer.evaluation.validation_data import length_of, validation_batches
 from mtf.trainer.hooks.registry import HookList
@@ -74,23 +75,24 @@ class Validator:
         self._metrics = metrics
         self._reporter = reporter
 
-    def run(self, loaders: Mapping[str, Any], leaves: Callable[[], bool] = lambda: False) -> dict[str, float]:
+    def run(self, loaders: Mapping[str, Any], leaves: Callable[[], bool] | None = None) -> dict[str, float]:
         """Validates on every batch of ``loaders`` (name -> loader), in order; returns the row.
 
         A hook that was called at the start is called at the end on every way out, so that it can put back what it
         changed: with the row, or, where the validation was left or failed, with an empty one.
 
         Args:
-            leaves: asked before each batch whether to leave.
+            leaves: asked before each batch whether a signal has come on this rank; all ranks leave then. None: they
+                never do.
 
         Raises:
-            ValidationLeft: ``leaves`` said so.
+            ValidationLeft: ``leaves`` said so, on any rank.
         """
         check_validation(self._config.validation, list(loaders))
         self._metrics.read_objects()
         due: list[Callable[..., None]] = []  # ends of hooks whose start was called
         try:
-            row = self._row(loaders, leaves, due)
+            row = self._row(loaders, Leaving(self._ranks, leaves), due)
             for method in self._hooks.on_validation_end:
                 if method in due:
                     due.remove(method)
@@ -99,9 +101,7 @@ class Validator:
             self._abandon(due)
         return row
 
-    def _row(
-        self, loaders: Mapping[str, Any], leaves: Callable[[], bool], due: list[Callable[..., None]]
-    ) -> dict[str, float]:
+    def _row(self, loaders: Mapping[str, Any], leaving: Leaving, due: list[Callable[..., None]]) -> dict[str, float]:
         modes = [(module, module.training) for module in self._model.modules()]
         table = EvaluationTable(self._device, loaders)
         try:
@@ -112,7 +112,7 @@ class Validator:
                         due.append(self._hooks.validation_ends[method])
                     method()
                 for index, (name, loader) in enumerate(loaders.items()):
-                    self._run_loader(table, index, name, loader, leaves)
+                    self._run_loader(table, index, name, loader, leaving)
                 means, samples = table.read(self._ranks)
         finally:
             table.drop_objects()
@@ -134,9 +134,7 @@ class Validator:
                         stacklevel=3,
                     )
 
-    def _run_loader(
-        self, table: EvaluationTable, index: int, name: str, loader: Any, leaves: Callable[[], bool]
-    ) -> None:
+    def _run_loader(self, table: EvaluationTable, index: int, name: str, loader: Any, leaving: Leaving) -> None:
         hooks = self._hooks
         shows = self._config.logging.progress_bar and self._ranks.rank == 0
         progress = Progress(f"validation {name}", length_of(loader), is_shown=shows)
@@ -144,23 +142,27 @@ class Validator:
         guard = None if limit_s is None else FetchGuard(limit_s)
         batch_idx = 0
         try:
-            for batch, counts in validation_batches(loader, name, self._ranks, guard):
-                if leaves():
-                    raise ValidationLeft
+            for batch, counts in validation_batches(loader, name, self._ranks, guard, leaving):
                 data = move_to(batch, self._device, non_blocking=True)
                 place = (batch_idx, index, name)
                 for method in hooks.on_validation_batch_start:
                     method(data, *place)
+                if not counts:
+                    table.begin_filler()
                 with self._precision.autocast():
                     result = self._ranks.run(self._step, data, *place)
-                if counts:
+                if not counts:
+                    table.end_filler(result)
+                else:
                     seen = table.add(name, result, data)
                     for method in hooks.on_validation_batch_end:
                         method(data, *place, seen)
                     progress.advance(1)
                 batch_idx += 1
+            if leaving.agree():
+                raise ValidationLeft
             table.end_loader(name, self._ranks)
-        except SourceError:  # which says it itself
+        except (SourceError, ValidationLeft):  # which says it itself
             raise
         except Exception as error:
             with_note(error, f"in the validation on loader {name!r}, at batch {batch_idx}")
