@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from mtf.config.convert import describe
 from mtf.config.mixture import MultiDataLoaderConfig, require_mixture
 from mtf.data.agreed_lengths import check_same_schedule
 from mtf.data.batch import Batch
@@ -53,6 +55,7 @@ class MultiLoader:
     Attributes:
         config: A copy of what was given, kept up to date with edits and loaded states. ``rebuild_schedule`` reads what
             was changed in it.
+        warns_of_edits: Whether an epoch's start warns of changes in ``config`` that aren't in force.
 
     Raises:
         ConfigError: A name, loader or option is wrong; no data has been read.
@@ -94,6 +97,8 @@ class MultiLoader:
         self._cursor = Cursor(schedule)
         schedule.observe(self._changing_schedule)
         check_same_schedule(self._cursor.schedule, world_size)
+        self.warns_of_edits = True
+        self._said_edits: dict[str, Any] = {}
         self._recent_batches = RecentBatches() if remember_batches else None
         self._delivery = Delivery(
             self._cursor,
@@ -108,6 +113,8 @@ class MultiLoader:
     def __iter__(self) -> Iterator[Batch]:
         self._lifetime.check()
         self._cursor.open_next_epoch()
+        if self.warns_of_edits:
+            self._warn_of_forgotten_edits()
         return EpochIterator(self._delivery, self._cursor)
 
     def __len__(self) -> int:
@@ -299,6 +306,18 @@ class MultiLoader:
         with self._cursor.changing_by_hand(method):
             yield
         self._show_config()
+
+    def _warn_of_forgotten_edits(self) -> None:
+        """Says once what was changed in ``config`` and isn't in force."""
+        now, in_force = describe(self.config), describe(self._cursor.schedule.config)
+        changed = {n: v for n, v in now.items() if n not in ("dataloader_names", "seed") and v != in_force[n]}
+        if changed and changed != self._said_edits:
+            warnings.warn(
+                f"config.{', '.join(changed)} of this MultiLoader was changed, which has no effect yet: call "
+                "rebuild_schedule()",
+                stacklevel=3,
+            )
+        self._said_edits = changed
 
     def _show_config(self) -> None:
         """Lets ``config`` show what the schedule's log made of it."""

@@ -50,6 +50,7 @@ class TrainLoop:
         step: trains on one window.
         val_loaders: name -> validation loader; empty: no validation.
         saves: saves at commit points.
+        warn_of_changes: warns of settings that were changed too late.
     """
 
     run: RunState
@@ -61,6 +62,7 @@ class TrainLoop:
     reporter: Reporter
     saves: CommitPoints
     config: TrainerConfig
+    warn_of_changes: Callable[[], None]
 
     def fit(self, limits: StopCondition) -> None:
         """Trains until ``limits``, a wish to stop, or a signal."""
@@ -128,6 +130,7 @@ class TrainLoop:
 
     def _warn_of_edits(self) -> None:
         """Edits of a configuration that nothing reads."""
+        self.warn_of_changes()
         multi = self.data.manager
         preflight.warn_of_forgotten_edits(multi.config, multi.schedule.config)
         preflight.warn_of_wrong_config(self.config.multi, self.data.config_when_made)

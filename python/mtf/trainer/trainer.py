@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from mtf.data.multi_loader import MultiLoader
 from mtf.data.rng.generators import discard_rng_changes
 from mtf.distributed.ranks import local_gpu, make_ranks
 from mtf.errors import ConfigError, UsageError
-from mtf.trainer import components, data_setup, preflight
+from mtf.trainer import components, data_setup, no_effect, preflight
 from mtf.trainer._exclusive import only_this_thread
 from mtf.trainer.checkpointing import Saver
 from mtf.trainer.data_setup import TrainingData
@@ -425,6 +426,11 @@ class Trainer:
         """Number of ranks."""
         return self.ranks.world_size
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name[0] != "_" and "_saver" in vars(self) and not isinstance(value, HookList):
+            no_effect.check_assignment(name, is_subclass=type(self) is not Trainer)
+        super().__setattr__(name, value)
+
     def __repr__(self) -> str:
         """Model, optimizers, place and position."""
         if "_saver" not in vars(self):  # a traceback shows the object whose constructor has raised
@@ -449,9 +455,9 @@ class Trainer:
             raise ConfigError("there is no training step: call set_training_step, or override training_step")
         for name in ("training_step", "validation_step"):
             require_arguments(getattr(self, name), name, _STEP_ARGUMENTS[1:])
-        preflight.warn_of_no_effect(
-            self.config, self.model, self._same_optimizers(), self.hooks, val_loaders, self._init_only
-        )
+        preflight.warn_of_no_effect(self.config, self.model, self._same_optimizers(), self.hooks, val_loaders)
+        no_effect.warn_of_settings(self.config, val_loaders)
+        self._warn_of_changes({})
         data, config = self._data, self.config
         is_new = data.open(train_loaders)
         try:
@@ -473,6 +479,9 @@ class Trainer:
         if is_new:
             data.warn_of_idle()
         return named
+
+    def _warn_of_changes(self, said: dict[str, Any]) -> None:
+        no_effect.warn_of_late_changes(preflight.init_only_settings(self.config), self._init_only, said)
 
     def _same_optimizers(self) -> list[torch.optim.Optimizer]:
         """Those of the constructor.
@@ -518,6 +527,7 @@ class Trainer:
             reporter=self._reporter,
             saves=self._saver,
             config=self.config,
+            warn_of_changes=partial(self._warn_of_changes, {}),
         )
 
     def _validator(self) -> Validator:

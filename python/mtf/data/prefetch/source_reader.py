@@ -159,15 +159,16 @@ class SourceReader:
 
     def end_workers(self) -> None:
         """Ends worker processes, unless the next batch could only be reached by producing those before it again."""
-        source, stream = self.source, self._stream
-        if source.resume_mode is ResumeMode.SEEK:
-            if source.max_in_flight:
-                self.close()
-        elif stream is None:
+        source, stream, mode = self.source, self._stream, self.source.resume_mode
+        if stream is None:
             source.close()
-        elif (source.resume_mode is ResumeMode.REPLAY and self._is_at_start()) or (
-            source.resume_mode is ResumeMode.STATEFUL and stream.has_workers()
-        ):
+        elif mode is ResumeMode.SEEK:
+            is_free = source.max_in_flight > 0
+        elif mode is ResumeMode.REPLAY:
+            is_free = self._is_at_start()
+        else:
+            is_free = stream.has_workers()
+        if stream is not None and is_free:
             self.close()
 
     def _is_at_start(self) -> bool:
