@@ -2,6 +2,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -61,7 +62,8 @@ std::shared_ptr<PyArraySource> make_array_source(const std::vector<py::array>& a
                                                  const std::vector<py::object>& importers, py::object build,
                                                  std::uint64_t batch_size, std::uint64_t key, bool shuffle,
                                                  bool drop_last, std::uint32_t rank, std::uint32_t world_size,
-                                                 std::optional<std::pair<std::uint64_t, std::uint64_t>> windows) {
+                                                 std::optional<std::pair<std::uint64_t, std::uint64_t>> windows,
+                                                 std::optional<std::array<std::uint64_t, 4>> rest) {
   if (dtypes.size() != arrays.size() || importers.size() != arrays.size()) {
     throw py::value_error("arrays, dtypes and importers must be equally long");
   }
@@ -90,6 +92,9 @@ std::shared_ptr<PyArraySource> make_array_source(const std::vector<py::array>& a
                    .rank = rank,
                    .world_size = world_size,
                    .key = Key{key}};
+  if (rest) {
+    spec.rest = RestOfPass{(*rest)[0], (*rest)[1], (*rest)[2], (*rest)[3]};
+  }
   auto source = std::make_shared<KeepingArraySource>(OwnedObject(py::cast(arrays)), std::move(views), std::move(spec));
   return std::make_shared<PyArraySource>(std::move(source), std::move(columns), std::move(build));
 }
@@ -112,8 +117,10 @@ void bind_gather(py::module_& module) {
       .def(py::init(&make_array_source), py::arg("arrays"), py::arg("dtypes"), py::arg("importers"), py::arg("build"),
            py::kw_only(), py::arg("batch_size"), py::arg("key") = 0, py::arg("shuffle") = false,
            py::arg("drop_last") = false, py::arg("rank") = 0, py::arg("world_size") = 1,
-           py::arg("windows") = py::none(),
-           "`build(tensors, pass_, batch)` makes the batch from its tensors; None: the batch is its only tensor.")
+           py::arg("windows") = py::none(), py::arg("rest") = py::none(),
+           "`build(tensors, pass_, batch)` makes the batch from its tensors; None: the batch is its only tensor. "
+           "`rest`: "
+           "(pass, num_samples, first_sample, first_batch) of a pass that began otherwise.")
       .def_property_readonly("num_batches", [](const PyArraySource& self) { return self.source().num_batches(); })
       .def(
           "share_is_empty",

@@ -1,8 +1,10 @@
 // Batches of rows of one source, as tensors.
 #include <pybind11/stl.h>
 
+#include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -58,7 +60,8 @@ class PyRowBatches final : public PySource {
 
 std::shared_ptr<PyRowBatches> make_row_batches(const PyRowSource& rows, const Columns& columns,
                                                std::uint64_t batch_size, std::uint64_t key, bool drop_last,
-                                               std::uint32_t rank, std::uint32_t world_size) {
+                                               std::uint32_t rank, std::uint32_t world_size,
+                                               std::optional<std::array<std::uint64_t, 4>> rest) {
   std::vector<Column> made;
   for (const auto& [shape, code, bits, importer] : columns) {
     made.push_back({.row_shape = shape, .type = {code, bits, 1}, .import = importer});
@@ -66,8 +69,11 @@ std::shared_ptr<PyRowBatches> make_row_batches(const PyRowSource& rows, const Co
   if (made.size() != rows.native()->fields().size()) {
     throw py::value_error("columns must be one per field");
   }
-  const RowBatchSpec spec{
+  RowBatchSpec spec{
       .batch_size = batch_size, .drop_last = drop_last, .rank = rank, .world_size = world_size, .key = Key{key}};
+  if (rest) {
+    spec.rest = RestOfPass{(*rest)[0], (*rest)[1], (*rest)[2], (*rest)[3]};
+  }
   return std::make_shared<PyRowBatches>(std::make_shared<RowBatches>(rows.native(), spec, batch_memory()),
                                         std::move(made));
 }
@@ -79,7 +85,10 @@ void bind_row_batches(py::module_& module) {
       module, "RowBatches", "Batches of the rows of one source, gathered without the GIL.")
       .def(py::init(&make_row_batches), py::arg("rows"), py::arg("columns"), py::kw_only(), py::arg("batch_size"),
            py::arg("key") = 0, py::arg("drop_last") = false, py::arg("rank") = 0, py::arg("world_size") = 1,
-           "A batch is a dict of the fields' tensors, and of `cu_seqlens` where a field counts positions.")
+           py::arg("rest") = py::none(),
+           "A batch is a dict of the fields' tensors, and of `cu_seqlens` where a field counts positions. `rest`: "
+           "(pass, "
+           "num_samples, first_sample, first_batch) of a pass that began with another batch size.")
       .def_property_readonly("num_batches", &PyRowBatches::num_batches);
 }
 

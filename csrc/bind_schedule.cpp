@@ -28,6 +28,8 @@ Enum member(const std::string& name) {
 }
 
 using Lengths = std::vector<std::optional<std::uint64_t>>;
+/// Per source its largest number of passes, the index of its heir, and what a batch counts.
+using Caps = std::vector<std::tuple<std::optional<std::uint64_t>, std::optional<std::int32_t>, double>>;
 using Points = std::vector<std::pair<std::uint64_t, std::vector<double>>>;
 
 MixtureConfig make_config(const std::string& strategy, const std::string& order, std::vector<double> weights,
@@ -68,10 +70,14 @@ std::optional<std::tuple<Points, std::string, std::uint64_t>> curve_of(const Mix
 }
 
 std::unique_ptr<PySchedule> make_schedule(const MixtureConfig& config, const std::vector<std::string>& names,
-                                          const Lengths& lengths, std::uint64_t seed) {
-  MixtureSpec spec{.config = config, .sources = {}};
+                                          const Lengths& lengths, std::uint64_t seed, const Caps& caps,
+                                          bool stops_when_spent) {
+  MixtureSpec spec{.config = config, .sources = {}, .stops_when_spent = stops_when_spent};
   for (std::size_t i = 0; i < names.size(); ++i) {
-    spec.sources.push_back({.name = names[i], .length = lengths.at(i), .present = true});
+    SourceSpec& source = spec.sources.emplace_back(SourceSpec{.name = names[i], .length = lengths.at(i)});
+    if (!caps.empty()) {
+      std::tie(source.max_passes, source.heir, source.per_draw) = caps.at(i);
+    }
   }
   return std::make_unique<PySchedule>(Schedule(std::move(spec), seed));
 }
@@ -206,6 +212,10 @@ std::uint64_t known_from(PySchedule& self, std::optional<std::uint64_t> epoch) {
   return self.core.known_from(epoch_or_current(self, epoch));
 }
 
+std::optional<std::uint64_t> end_by(PySchedule& self, std::uint64_t step, std::optional<std::uint64_t> epoch) {
+  return self.core.end_by(step, epoch_or_current(self, epoch));
+}
+
 std::vector<double> expected_counts(PySchedule& self, std::uint64_t step, std::optional<std::uint64_t> epoch) {
   return self.core.expected_counts(step, epoch_or_current(self, epoch));
 }
@@ -265,9 +275,21 @@ bool change_weights(PySchedule& self, const std::vector<double>& weights, bool k
   return self.core.update_weights(weights, keep_curve);
 }
 
+bool edit(PySchedule& self, const py::object& next, const std::vector<std::pair<std::int32_t, std::uint64_t>>& rests,
+          const py::object& declared) {
+  std::vector<RestLength> lengths;
+  for (const auto& [source, num_batches] : rests) {
+    lengths.push_back({source, num_batches});
+  }
+  const bool changed = self.core.edit(mixture_spec_from(from_python(next, "setup")), std::move(lengths),
+                                      mixture_spec_from(from_python(declared, "setup")));
+  self.refresh_names();
+  return changed;
+}
+
 bool append_source(PySchedule& self, const std::string& name, std::optional<std::uint64_t> length,
-                   std::optional<double> weight) {
-  const bool changed = self.core.add_source(name, length, weight);
+                   std::optional<double> weight, std::optional<std::uint64_t> max_passes, double per_draw) {
+  const bool changed = self.core.add_source(name, length, weight, max_passes, per_draw);
   self.refresh_names();
   return changed;
 }
@@ -380,6 +402,8 @@ void bind_draws(ScheduleClass& schedule) {
       .def("expected_counts", &expected_counts, py::arg("step"), py::arg("epoch") = py::none(),
            "expected_counts(self, step, epoch=None) -> list[float]\n\nAs `counts`, with the draws that the weights "
            "promise in place of those that were made.")
+      .def("end_by", &end_by, py::arg("step"), py::arg("epoch") = py::none(),
+           "end_by(self, step, epoch=None) -> int | None\n\nNumber of steps of an epoch, if that is `step` or less.")
       .def("places", &positions, py::arg("step"), py::arg("epoch") = py::none(),
            "places(self, step, epoch=None) -> list[tuple[int, int]]\n\nPer source `(pass, batch)`: it has given "
            "`batch` batches of `pass` in the training before `step` of an epoch.")
@@ -410,9 +434,13 @@ void bind_edits(ScheduleClass& schedule) {
   schedule.def("change_weights", &change_weights, py::arg("weights"), py::arg("keep_curve") = false)
       .def("change_weight", on_core<&Schedule::set_weight>, py::arg("name"), py::arg("weight"),
            py::arg("keep_curve") = false)
-      .def("append_source", &append_source, py::arg("name"), py::arg("length"), py::arg("weight"))
+      .def("append_source", &append_source, py::arg("name"), py::arg("length"), py::arg("weight"),
+           py::arg("max_passes") = py::none(), py::arg("per_draw") = 1.0)
       .def("drop_source", on_core<&Schedule::remove_source>, py::arg("name"))
       .def("change_config", on_core<&Schedule::set_config>, py::arg("config"))
+      .def("edit", &edit, py::arg("next"), py::arg("rests"), py::arg("declared"),
+           "edit(self, next, rests, declared) -> bool\n\nAll of another configuration at once; setups are those of a "
+           "state. `rests`: (source, batches left of its pass).")
       .def("end_pass", on_core<&Schedule::end_pass>, py::arg("source"), py::arg("num_batches"),
            "end_pass(self, source, num_batches) -> None\n\nThe pass in which `source` (an index) stands ended after "
            "`num_batches` batches, whatever its length said.")
@@ -452,7 +480,9 @@ void bind_schedule(py::module_& module) {
   bind_config(module);
   ScheduleClass schedule(module, "Schedule");
   bind_random_access(schedule);
-  schedule.def(py::init(&make_schedule), py::arg("config"), py::arg("names"), py::arg("lengths"), py::arg("seed"))
+  schedule
+      .def(py::init(&make_schedule), py::arg("config"), py::arg("names"), py::arg("lengths"), py::arg("seed"),
+           py::arg("caps") = Caps{}, py::arg("stops_when_spent") = false)
       .def_property_readonly("mixture", [](PySchedule& s) { return s.core.spec().config; })
       .def_property_readonly("initial_mixture", [](PySchedule& s) { return s.core.initial().config; })
       .def_property_readonly("source_table", &source_table);

@@ -98,7 +98,7 @@ GUARDS = [
     ),
     Guard(
         "state of an optimizer",
-        "python/mtf/trainer/components.py",
+        "python/mtf/trainer/state/components.py",
         '_load_optimizer(optimizer, self._placed(optimizer, entry["state"]))',
         "pass",
         "tests/python/trainer/test_trainer_saving.py::test_resume_from_every_kind_of_boundary",
@@ -161,8 +161,8 @@ GUARDS = [
     ),
     Guard(
         "save of a bad loss",
-        "python/mtf/trainer/checkpointing.py",
-        "trainer._nonfinite.window_is_finite()",
+        "python/mtf/trainer/parts.py",
+        "self.nonfinite.window_is_finite()  # a loss that isn't finite is never saved",
         "pass",
         "tests/python/trainer/test_trainer_saving.py::test_a_loss_that_is_not_finite_is_never_saved",
     ),
@@ -196,7 +196,7 @@ GUARDS = [
     ),
     Guard(
         "malformed state",
-        "python/mtf/trainer/state_registry.py",
+        "python/mtf/trainer/state/registry.py",
         "for name, saved in before.items():",
         "for name, saved in ():",
         "tests/faults/test_hostile_resume.py::test_states_with_a_forged_member_are_refused_whole_or_go_on",
@@ -238,9 +238,9 @@ GUARDS = [
     ),
     Guard(
         "trainer that can't resume",
-        "python/mtf/trainer/trainer.py",
-        "                data.undo_open()\n            raise",
-        "                pass\n            raise",
+        "python/mtf/trainer/fitting.py",
+        "            data.undo_open()\n        raise",
+        "            pass\n        raise",
         "tests/python/trainer/test_trainer_requests.py::test_a_checkpoint_of_another_run_is_refused_by_name",
     ),
     Guard(

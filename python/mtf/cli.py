@@ -142,6 +142,19 @@ def parser() -> argparse.ArgumentParser:
     inspection = command("inspect", _inspect, "Show a checkpoint: what it holds, where its schedule stands.")
     inspection.add_argument("checkpoint", type=Path, help="the checkpoint's folder")
 
+    text = "Show what an update trained on, or which updates train on a row or document, from a checkpoint alone."
+    trace = command("trace", _trace, text)
+    trace.add_argument("checkpoint", type=Path, help="the checkpoint's folder, of the same epoch")
+    text = "an update, counted from 1 as in logs and names of checkpoints: all batches of its accumulation window"
+    trace.add_argument("--step", type=_positive, metavar="UPDATE", help=text)
+    trace.add_argument("--batch", type=_count, help="instead a batch of the run, counted from 0")
+    trace.add_argument("--rank", type=_count, help="only the samples of this rank")
+    trace.add_argument("--row", type=_count, help="only this row of a rank's batch; with --find a row of the source")
+    trace.add_argument("--find", metavar="SOURCE", help="the updates that train on a row or document of a source")
+    trace.add_argument("--document", type=_count, help="with --find: a document, counted in the corpus")
+    text = "where the files of a source's corpus are now; may be given several times"
+    trace.add_argument("--corpus", action="append", default=[], metavar="NAME=FILES", help=text)
+
     report = command("report", _report, "Write what a run did, with pictures, as one HTML page.")
     text = "folder of a run's logs or checkpoints, or one above both; several are compared"
     report.add_argument("folders", type=Path, nargs="+", metavar="folder", help=text)
@@ -322,6 +335,42 @@ def _checkpoint(path: Path) -> Path:
                 f"{path} is no checkpoint but holds some ({', '.join(inside)}): try {path / inside[-1]}"
             )
     return path
+
+
+def _trace(arguments: argparse.Namespace) -> int:
+    from mtf.trace import RunTrace, found_text, text_of
+
+    corpora = dict(_pair(text, "--corpus") for text in arguments.corpus)
+    asked = [name for name in ("step", "batch", "find") if getattr(arguments, name) is not None]
+    if len(asked) != 1:
+        raise ConfigError("give one of --step, --batch and --find" + (f", not {' and '.join(asked)}" if asked else ""))
+    if arguments.document is not None and arguments.find is None:
+        raise ConfigError("--document belongs to --find")
+    run = RunTrace(_checkpoint(arguments.checkpoint), corpora)
+    if arguments.find is not None:
+        found = run.find(arguments.find, arguments.row, arguments.document)
+        found = [one for one in found if arguments.rank in (None, one.drawn.sample.rank)]
+        if arguments.json:
+            _print_json([one.to_dict() for one in found])
+        else:
+            print(found_text(found))
+        return OK
+    places = run.batches_of(arguments.step) if arguments.step is not None else [run.batch(arguments.batch)]
+    batches = [run.trace(epoch, step, arguments.rank, arguments.row) for epoch, step in places]
+    if arguments.json:
+        _print_json([batch.to_dict() for batch in batches])
+    else:
+        print("\n".join(map(text_of, batches)))
+    for note in run.notes.values():
+        _say(note)
+    return OK
+
+
+def _pair(text: str, option: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not name or not value:
+        raise ConfigError(f"{option} must be NAME=FILES, but is {text!r}")
+    return name, value
 
 
 def _report(arguments: argparse.Namespace) -> int:

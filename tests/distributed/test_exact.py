@@ -13,6 +13,7 @@ pytestmark = pytest.mark.timeout(400)  # several processes each import torch; ev
 EXACT = ["ddp", "ddp window", "ddp optimizers", "fsdp", "fsdp window", "fsdp groups window", "fsdp optimizers"]
 ITEMS = ["items ddp", "items left out ddp", "items none ddp", "items fsdp", "items left out fsdp"]
 SAVES = ["saves ddp", "saves fsdp", "saves fsdp async"]
+FREEZING = ["freezing ddp", "freezing fsdp"]
 RESUMES = ["resumes ddp", "resumes fsdp", "resumes ddp as fsdp", "resumes fsdp as ddp"]
 VALIDATION = ["validation ddp", "validation fsdp"]
 REST = ["differing config", "lengths", "decisions", "nonfinite raise", "nonfinite skip", "step noise", "compiled",
@@ -24,13 +25,13 @@ TOLERANCE = 2e-7  # another order of summation over 22 updates; the rates of Ada
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
     """Results of all cases, on 2 ranks; of some on 1, 3 and 4, which resume what the 2 have saved."""
     folder = tmp_path_factory.mktemp("ranks")
-    two = launch.run(2, folder / "2", "worker.py", *EXACT, *ITEMS, *SAVES, *VALIDATION, *REST)
+    two = launch.run(2, folder / "2", "worker.py", *EXACT, *ITEMS, *SAVES, *VALIDATION, *FREEZING, *REST)
     source = {"FROM_DDP": str(folder / "2/ckpt-ddp-False/step-00000006")}
     source["FROM_FSDP"] = str(folder / "2/ckpt-fsdp-False/step-00000006")
     found = {2: two}
     for world_size in (1, 3, 4):
         found[world_size] = launch.run(world_size, folder / str(world_size), "worker.py", "ddp", "fsdp",
-                                       *VALIDATION, *RESUMES, **source)  # fmt: skip
+                                       *VALIDATION, *FREEZING, *RESUMES, **source)  # fmt: skip
     for run in found.values():
         for rank, result in enumerate(run.results):
             for name, case in result.items():
@@ -98,6 +99,16 @@ def test_another_number_of_ranks_goes_on_with_the_same_batches(runs: Runs, case:
     assert here["tail"] == whole["tail"]
     for name, value in whole["weights"].items():
         assert here["weights"][name] == pytest.approx(value, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("case", FREEZING)
+def test_a_part_that_is_trained_later_is_the_same_on_any_number_of_ranks(runs: Runs, case: str) -> None:
+    expected = runs[1][0][case]["weights"]
+    for result in (*runs[2], *runs[3]):
+        assert result[case]["kept"]
+        assert result[case]["changed"]
+        for name, value in expected.items():
+            assert result[case]["weights"][name] == pytest.approx(value, abs=TOLERANCE), name
 
 
 def test_ranks_that_differ_are_named_with_the_field(runs: Runs) -> None:

@@ -132,6 +132,29 @@ def saves(strategy: str, asynchronous: bool = False) -> Found:
     }
 
 
+def freezing(strategy: str) -> Found:
+    """A part that is trained from update 3 on: with the same weights on all ranks, as another number of ranks has."""
+    t = trainer(strategy)
+    first = next(name for name, _ in t.model.named_children())
+    others = [name for name, _ in t.model.named_parameters() if not name.startswith(f"{first}.")]
+    t.add_hook(mtf.FreezeSchedule({0: others, 3: "*"}, "update"))
+
+    def weights() -> dict[str, torch.Tensor]:
+        return {name: value.clone() for name, value in models.whole_weights(t.model).items()}
+
+    before = weights()
+    t.fit(models.loaders(WORLD), max_steps=3)
+    middle = weights()
+    t.fit(models.loaders(WORLD), max_steps=12)
+    after = weights()
+    own = [name for name in after if name.startswith(f"{first}.")]
+    return {
+        "kept": all(torch.equal(before[name], middle[name]) for name in own),
+        "changed": all(not torch.equal(middle[name], after[name]) for name in own),
+        "weights": {name: value.flatten().tolist() for name, value in after.items()},
+    }
+
+
 def resumes(strategy: str, root: str) -> Found:
     """Continues from a checkpoint that another number of ranks has written."""
     t = trainer(strategy)
@@ -290,7 +313,7 @@ def saved_noise() -> Found:
 def added_loader() -> Found:
     """A second loader, with parts of the model that the first never used, comes during training."""
     t = trainer()
-    t._data.factories["b"] = lambda: models.loaders(WORLD)["b"]
+    t._parts.data.factories["b"] = lambda: models.loaders(WORLD)["b"]
 
     class Add(mtf.TrainerHooks):
         def on_train_batch_end(self, tr: Any, *rest: Any) -> None:
@@ -398,6 +421,8 @@ def items(strategy: str, way: str) -> Found:
 
 
 CASES: dict[str, Callable[[], Found]] = {
+    "freezing ddp": lambda: freezing("ddp"),
+    "freezing fsdp": lambda: freezing("fsdp"),
     "ddp": lambda: exact("ddp"),
     "ddp window": lambda: exact("ddp", 8, window=3),
     "ddp optimizers": lambda: exact("ddp", 8, clip=0.05, optimizers=3),

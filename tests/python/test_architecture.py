@@ -63,6 +63,7 @@ MAY_IMPORT_CORE = {
     "mtf.data.sources.threaded",
     "mtf.data.sources.row_loader",
     "mtf.data.sources.torch_map",
+    "mtf.data.workers.worker_states",
     "mtf.data.tokens.rows",
     "mtf.data.tokens.stream",
     "mtf.trainer.rng",

@@ -166,6 +166,14 @@ EXAMPLES: dict[str, tuple[Callable[[], Any], str] | None] = {
     "LearningRateMonitor": (mtf.LearningRateMonitor, "LearningRateMonitor()"),
     "BestCheckpoint": (lambda: mtf.BestCheckpoint("best"), "BestCheckpoint(path='best', monitor='val/loss')"),
     "ThroughputMonitor": (mtf.ThroughputMonitor, "ThroughputMonitor(max_wait_share=0.3)"),
+    "OnlineMixing": (
+        lambda: mtf.OnlineMixing(lambda found: None),
+        "OnlineMixing(every=16, floor=0.01, metric='loss', blend=None)",
+    ),
+    "MixingRound": (
+        lambda: mtf.MixingRound(0, 16, {"a": 0.5}, {"a": 8}, {"a": 1.0}),
+        "MixingRound(number=0, update=16, means={'a': 0.5}, counts={'a': 8}, weights={'a': 1.0}, memory={})",
+    ),
     "Curriculum": (lambda: mtf.Curriculum({0: [1.0, 2.0]}), "Curriculum("),
     "AveragedWeights": (
         lambda: mtf.AveragedWeights("swa"),
@@ -205,6 +213,11 @@ EXAMPLES: dict[str, tuple[Callable[[], Any], str] | None] = {
     "SamplePlace": (
         lambda: mtf.SamplePlace(7, 5, 1, 1, "web", 0, 40),
         "SamplePlace(step=7, place=5, rank=1, rank_row=1, source='web', pass_=0, row=40)",
+    ),
+    "DrawnSample": (
+        lambda: mtf.DrawnSample(0, 7, mtf.SamplePlace(7, 5, 1, 1, "web", 0, 40)),
+        "DrawnSample(epoch=0, step=7, sample=SamplePlace(step=7, place=5, rank=1, rank_row=1, source='web', pass_=0, "
+        "row=40))",
     ),
     "BatchTrace": (
         lambda: mtf.Blend({"a": torch.ones(8, 2)}, global_batch_size=4).trace(3, world_size=2),

@@ -13,7 +13,7 @@ import torch
 
 from mtf.checkpoint.format.tree_path import TreePath, format_path
 
-CLOCK_METRICS = "throughput/"
+CLOCK_METRICS = ("throughput/", "memory/")
 """What the names of metrics begin with that depend on the machine and not on the run."""
 
 

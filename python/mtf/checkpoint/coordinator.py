@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,49 +19,49 @@ from mtf.checkpoint.storage.object_transaction import ObjectTransaction
 from mtf.checkpoint.storage.registry import open_storage, place_of
 from mtf.checkpoint.storage.root import begin
 from mtf.checkpoint.storage.transaction import Transaction
+from mtf.config.trainer import TrainerConfig
+from mtf.distributed.ranks import SingleRank
 from mtf.errors import CheckpointError, CheckpointIOError
 from mtf.schedule.schedule import Schedule
 
 if TYPE_CHECKING:
     from mtf.checkpoint.sharded import Allocate, Pieces, SaveCoordinator
 
-Trainer: TypeAlias = Any
-
 _FIELDS = ("step", "epoch", "metrics")
 
 
 class RankCheckpointer:
-    """Saves what ``Saver`` has put together on every rank.
+    """Writes what every rank has collected.
 
     Args:
-        trainer: whose ranks save.
         manager: of the run's directory; only rank 0's is used for saving.
+        ranks: those that save.
+        config: its ``checkpoint.asynchronous`` and ``ddp.timeout_s`` are read at each save.
     """
 
-    def __init__(self, trainer: Trainer, manager: CheckpointManager) -> None:
-        self._trainer = trainer
+    def __init__(self, manager: CheckpointManager, ranks: SingleRank, config: TrainerConfig) -> None:
         self._manager = manager
+        self._ranks = ranks
+        self._config = config
         self._writer = BackgroundWriter()
 
     def in_root(self, parts: dict[str, Any], *, required: bool) -> Any:
         """Saves under the template's name; see ``CheckpointManager.save``. With ``required`` it is durable, and its
         failure is an error, on all ranks when this returns."""
-        trainer = self._trainer
         folder = self._manager.folder_for(parts["step"], parts["epoch"])
         path = place_of(folder)
-        if trainer.ranks.is_sharded:
+        if self._ranks.is_sharded:
             path = self._sharded(folder, parts, required=required)
-        elif trainer.rank == 0:
+        elif self._ranks.rank == 0:
             path = self._manager.save(**parts, required=required)
         return self._outcome(path) if required else path
 
     def to_path(self, path: str | Path, parts: dict[str, Any], tell: Callable[[Any], None], *, required: bool) -> None:
         """Saves under a name that the user gave; durable on all ranks when this returns. Without ``required`` a write
         that the system refuses (a full disk) is a warning, except where the model is sharded."""
-        trainer = self._trainer
-        if trainer.ranks.is_sharded:
+        if self._ranks.is_sharded:
             self._sharded(open_storage(path), parts, required=True, tell=tell)
-        elif trainer.rank == 0:
+        elif self._ranks.rank == 0:
             contents = {name: parts[name] for name in ("model", "state_tree", "schedule")}
             try:
                 written = layout.write(path, manifest=_manifest(parts), **contents)
@@ -101,7 +101,7 @@ class RankCheckpointer:
 
     def _outcome(self, result: Any) -> Any:
         """Returns on every rank when rank 0 is here. One that failed never comes, and is named by the others."""
-        return self._trainer.ranks.from_first(result)
+        return self._ranks.from_first(result)
 
     def _sharded(
         self,
@@ -115,10 +115,9 @@ class RankCheckpointer:
         from mtf.distributed import process_group
         from mtf.distributed.ranks import MultiRank
 
-        trainer = self._trainer
-        ranks = trainer.ranks
+        ranks = self._ranks
         assert isinstance(ranks, MultiRank)
-        asynchronous = trainer.config.checkpoint.asynchronous and not required
+        asynchronous = self._config.checkpoint.asynchronous and not required
         self.wait()
         ranks.group.num_saves += 1
         whole = {"model": parts["model"], "state": parts["state_tree"]}
@@ -128,7 +127,7 @@ class RankCheckpointer:
             ranks.group.num_saves,
             ranks.rank,
             ranks.world_size,
-            trainer.config.ddp.timeout_s,
+            self._config.ddp.timeout_s,
             process_group.is_broken,
         )
         if ranks.rank == 0:
@@ -176,12 +175,12 @@ class RankCheckpointer:
                 meeting.give_up()
 
     def _allocator(self) -> Callable[[str], Allocate]:
-        """FSDPStrategy as the trainer's model is, or whole where it isn't."""
+        """Sharded as the trainer's model is, or whole where it isn't."""
         from torch.distributed import tensor as dtensor
 
         from mtf.distributed.fsdp import FSDPStrategy
 
-        strategy = getattr(self._trainer.ranks, "strategy", None)
+        strategy = getattr(self._ranks, "strategy", None)
         if not isinstance(strategy, FSDPStrategy):
             return lambda name: lambda shape, dtype: torch.zeros(shape, dtype=dtype)
         mesh = strategy.mesh

@@ -98,12 +98,16 @@ class PreemptionConfig(Config):
         requeue_job: ask Slurm to run the job again (``scontrol requeue``), inside a Slurm job.
         agree_every: updates between two looks at whether any rank was asked to stop, on several ranks: all of them
             stop after the same update, this many later at most.
+        max_time: how long one call of ``fit`` may take, resume included: seconds, ``"HH:MM:SS"`` or
+            ``"DD:HH:MM:SS"``. Then the run stops after its update, saves, and ``fit`` returns; the next start
+            continues. None: as long as it takes.
     """
 
     signals: tuple[str, ...] = ("SIGTERM", "SIGUSR1")
     exit_code: int = 75
     requeue_job: bool = False
     agree_every: int = 10
+    max_time: str | float | None = None
 
     def require_valid(self) -> None:
         """Normalises names and checks them."""
@@ -120,5 +124,29 @@ class PreemptionConfig(Config):
             names.append(name)
         self.signals = tuple(names)
         at_least("preemption.agree_every", self.agree_every, 1)
+        self.max_time_s  # noqa: B018 - raises
         if not 0 <= self.exit_code <= 255:
             raise ConfigError(f"preemption.exit_code must be in [0, 255], it is {self.exit_code}")
+
+    @property
+    def max_time_s(self) -> float | None:
+        """``max_time`` in seconds.
+
+        Raises:
+            ConfigError: it is no time.
+        """
+        given = self.max_time
+        if given is None:
+            return None
+        seconds: float = given if isinstance(given, (int, float)) else 0.0
+        if isinstance(given, str):
+            parts = given.split(":")
+            if not 3 <= len(parts) <= 4 or not all(part.strip().isdigit() for part in parts):
+                raise ConfigError(
+                    "preemption.max_time must be seconds, 'HH:MM:SS' or 'DD:HH:MM:SS', such as '01:30:00', it is "
+                    f"{given!r}"
+                )
+            for part, factor in zip(reversed(parts), (1, 60, 3600, 86400), strict=False):
+                seconds += int(part) * factor
+        positive("preemption.max_time", seconds)
+        return seconds

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mtf.config.base import Config
-from mtf.config.checks import at_least, one_of, require_kinds
+from mtf.config.checks import at_least, one_of, positive, require_kinds
 from mtf.errors import ConfigError
 
 #: Name -> what makes the logger: ``"module:class"``, or a function ``(config, info) -> Logger`` that was registered.
@@ -41,6 +41,11 @@ class LoggingConfig(Config):
         log_loader_proportions: also ``loader_proportions/<loader>_batches`` and ``..._divergence``.
         log_pictures: at each epoch's end, which source gave when, shares against weights, passes and data wait as
             images, for ``tensorboard``, ``wandb`` and ``mlflow``. Needs matplotlib; about a second each time.
+        log_memory: also ``memory/rss_bytes``, and ``memory/cuda_peak_bytes`` on a GPU, of rank 0.
+        peak_flops: operations per second that the device can do at best, for ``throughput/mfu`` of a model that has
+            ``flops_per_token`` or ``flops_per_sample``. None: dense bf16 of the GPUs that mtf knows.
+        model_summary: levels of the model's modules that are printed where a run begins, with parameters and their
+            optimizers. 0: none.
         progress_bar: a bar (one line per interval when the output is no terminal).
         tensorboard_log_dir: directory of event files. None: ``<log_dir>/<experiment_name>``.
         wandb_project: project of the W&B run. None: ``experiment_name``.
@@ -60,6 +65,9 @@ class LoggingConfig(Config):
     log_per_loader_metrics: bool = True
     log_loader_proportions: bool = True
     log_pictures: bool = False
+    log_memory: bool = False
+    peak_flops: float | None = None
+    model_summary: int = 0
     progress_bar: bool = True
     tensorboard_log_dir: str | None = None
     wandb_project: str | None = None
@@ -91,6 +99,8 @@ class LoggingConfig(Config):
                 f"logging.console_fields needs the logger 'console', but logging.logger_type is {self.logger_type!r}"
             )
         at_least("logging.log_scalars_every_n_steps", self.log_scalars_every_n_steps, 1)
+        at_least("logging.model_summary", self.model_summary, 0)
+        positive("logging.peak_flops", self.peak_flops)
         show_pictures = {"tensorboard", "wandb", "mlflow"}
         kinds = (self.logger_type, *self.composite_loggers)
         has_own = any(not isinstance(kind, str) or callable(LOGGERS.get(kind)) for kind in kinds)

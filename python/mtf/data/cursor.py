@@ -159,6 +159,12 @@ class Cursor:
         if self._schedule.epoch_done:
             self._leave_epoch(self._schedule.next_epoch)
 
+    def skip(self, num_draws: int) -> None:
+        """Moves on by so many draws of the epoch."""
+        self.leave_draws()
+        self._schedule.advance(num_draws)
+        self.follow()
+
     def seek_epoch(self, epoch: int) -> None:
         """Goes to the start of ``epoch``."""
         self.sync()

@@ -97,6 +97,8 @@ class Delivery:
                     raise StopIteration
             source, pass_, batch = cursor.sources[place], cursor.passes[place], cursor.batches[place]
             reader = self._order[source]
+            if reader.source.has_end and reader.source.is_over(pass_, batch):
+                raise StopIteration
             before = None if self._recent_batches is None else reader.saved()
             start = time.perf_counter()
             try:
@@ -115,7 +117,7 @@ class Delivery:
             self.wait_s[source] += time.perf_counter() - start
             if self._sources.undivided and cursor.names[source] in self._sources.undivided:
                 self._sources.undivided.discard(cursor.names[source])
-                warn_of_same_data(cursor.names[source], short_hash(data))
+                warn_of_same_data(cursor.names[source], short_hash(data), self._sources.ranks)
             self._sources.prefetch.took(place, reader, data)
             index = cursor.counts[source]
             handed = Batch(

@@ -7,9 +7,11 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from mtf.config.checks import nearest
 from mtf.config.convert import describe
 from mtf.config.mixture import MultiDataLoaderConfig, require_mixture
 from mtf.data.agreed_lengths import check_same_schedule
@@ -19,10 +21,16 @@ from mtf.data.delivery import Delivery, EpochIterator, Lifetime
 from mtf.data.determinism.recent_batches import RecentBatches
 from mtf.data.live_schedule import LiveSchedule
 from mtf.data.source_set import SourceSet, name_loaders
+from mtf.data.sources.base import Source
+from mtf.data.steering.mixture_edit import OnOtherMixture, check_on_other_mixture, log_edit, resumed_state, with_way_out
+from mtf.data.tracing.samples import BatchTrace, DrawnSample, Sought
+from mtf.data.tracing.steps import find_steps
 from mtf.data.transfer import mover_to
 from mtf.data.workers.fetch_timeout import FetchGuard
+from mtf.distributed.data_group import make_data_group
 from mtf.errors import ConfigError, MtfError, StateMismatch, UsageError
 from mtf.formatting import html_table
+from mtf.random import fold_in
 from mtf.schedule.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -46,6 +54,10 @@ class MultiLoader:
             hasn't.
         rank: This process among ``world_size`` that train together.
         world_size: Number of processes.
+        process_group: The ranks that divide the batches, instead of ``rank`` and ``world_size``: a
+            ``torch.distributed.ProcessGroup``, or a ``DeviceMesh`` of one dimension, as ``mesh["dp"]``. Ranks that are
+            equal in it, the peers in a tensor or context dimension, get the same rows; ranks that load nothing make no
+            MultiLoader, and nothing waits for them.
         seed_each_batch: Produce every batch under generators seeded from its position.
         fetch_timeout_s: Seconds after which a fetch is given up, None for no limit.
         pin_memory: Copy to the device from pinned memory; None: where the device is CUDA.
@@ -71,6 +83,7 @@ class MultiLoader:
         loader_factories: Mapping[str, Callable[[], Any]] | None = None,
         rank: int = 0,
         world_size: int = 1,
+        process_group: Any = None,
         seed_each_batch: bool = True,
         fetch_timeout_s: float | None = None,
         pin_memory: bool | None = None,
@@ -82,13 +95,13 @@ class MultiLoader:
         self._seed = seed if self.config.seed is None else self.config.seed
         self._guard = None if fetch_timeout_s is None else FetchGuard(fetch_timeout_s)
         self._lifetime = Lifetime()
+        ranks = make_data_group(process_group, rank, world_size)
         self._sources = SourceSet(
             name_loaders(loaders, self.config.dataloader_names),
             self.config,
             self._seed,
             factories=loader_factories or {},
-            rank=rank,
-            world_size=world_size,
+            ranks=ranks,
             seed_each_batch=seed_each_batch,
             fetch_timeout_s=fetch_timeout_s,
         )
@@ -96,9 +109,11 @@ class MultiLoader:
         schedule = LiveSchedule(self.config, lengths, seed=self._seed)
         self._cursor = Cursor(schedule)
         schedule.observe(self._changing_schedule)
-        check_same_schedule(self._cursor.schedule, world_size)
         self.warns_of_edits = True
         self._said_edits: dict[str, Any] = {}
+        check_same_schedule(self._cursor.schedule, ranks.world_size, group=ranks)
+        self._declared = self._cursor.schedule.state_dict()["setups"][0], self._cursor.schedule.seed
+        self._edits: list[Any] = []  # in words, of resumes with another mixture
         self._recent_batches = RecentBatches() if remember_batches else None
         self._delivery = Delivery(
             self._cursor,
@@ -106,7 +121,7 @@ class MultiLoader:
             guard=self._guard,
             mover=mover_to(device, pin_memory, device_prefetch),
             recent_batches=self._recent_batches,
-            world_size=world_size,
+            world_size=ranks.world_size,
             lifetime=self._lifetime,
         )
 
@@ -127,6 +142,27 @@ class MultiLoader:
         if num_steps is None:
             raise TypeError("the epoch's length isn't known: a source has no len(), and the epoch ends where it does")
         return num_steps
+
+    @property
+    def why_over(self) -> str | None:
+        """Why no batch will come any more, in words: the next one is wanted from a source whose data are spent, as a
+        ``Blend`` with ``max_passes`` can be. None: there is one. An iteration ends there as at the end of an epoch."""
+        return self.why_over_within(1)
+
+    def why_over_within(self, num_steps: int) -> str | None:
+        """As ``why_over``, for any of the next ``num_steps`` batches of the epoch."""
+        if not any(reader.source.has_end for reader in self._sources.readers.values()):
+            return None
+        schedule = self._cursor.schedule
+        is_done = bool(schedule.epoch_done)
+        first, epoch = 0 if is_done else schedule.step, schedule.epoch + is_done
+        for step in range(first, first + num_steps):
+            draw = schedule.at(step, epoch)
+            name = schedule.names[draw.source]
+            source = self._sources.readers[name].source
+            if source.has_end and source.is_over(draw.pass_, draw.batch):
+                return f"source {name!r}: {source.why_over(draw.pass_, draw.batch)}"
+        return None
 
     def take_ended_passes(self) -> list[tuple[str, int]]:
         """(name, pass) of passes whose end no length had told before, each once: found since the last call."""
@@ -169,6 +205,34 @@ class MultiLoader:
         else:
             self._cursor.open_next_epoch()
 
+    def skip(self, num_batches: int) -> int:
+        """Leaves the next batches of the epoch out, without reading them: the iteration continues behind them.
+
+        A loader without a length is read and its batches dropped, because only reading shows where its passes end; so
+        are those of a loader with a state of its own.
+
+        Args:
+            num_batches: How many, of all loaders together.
+
+        Returns:
+            How many there were: fewer than asked for at the epoch's end.
+
+        Raises:
+            ConfigError: ``num_batches`` isn't a whole number of at least 0.
+        """
+        if isinstance(num_batches, bool) or not isinstance(num_batches, int) or num_batches < 0:
+            raise ConfigError(f"num_batches must be a whole number of at least 0, but is {num_batches!r}")
+        self._lifetime.check()
+        self._cursor.open_next_epoch()
+        schedule = self._cursor.schedule
+        total = schedule.num_steps(schedule.epoch)
+        if total is None or None in (length for _, length, present in schedule.source_table if present):
+            return sum(1 for _ in islice(EpochIterator(self._delivery, self._cursor), num_batches))
+        num = min(num_batches, total - schedule.step)
+        self._cursor.skip(num)
+        self._sources.skip_to(dict(zip(schedule.names, schedule.places(schedule.step), strict=True)))
+        return num
+
     def commit(self) -> None:
         """Declares every batch handed out so far as trained on. From now on only committed batches are state."""
         self._cursor.commit()
@@ -197,35 +261,63 @@ class MultiLoader:
             "schedule": schedule,
             **self._sources.state_dict(names, is_committed=self._cursor.committed is not None),
             "last_batches": {} if self._recent_batches is None else self._recent_batches.state_dict(),
+            **({"edits": list(self._edits)} if self._edits else {}),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], *, on_other_mixture: OnOtherMixture = "refuse") -> None:
         """Goes to the position of a state. Reads no data; sources that replay do so when they are next drawn.
+
+        Args:
+            state: What ``state_dict`` gave.
+            on_other_mixture: ``"refuse"``: a state of another mixture is an error. ``"edit"``: what differs between the
+                mixture that the state was saved with and the one here (weights, sources, batch sizes, steps) becomes
+                one edit at the position; no sample is lost or repeated.
 
         Raises:
             StateMismatch: The state is of other sources, lengths or another configuration; nothing has changed.
         """
         self._lifetime.check()
-        if state.get("version") != _STATE_VERSION:
-            raise StateMismatch(
-                f"a MultiLoader's state of version {state.get('version')!r} can't be loaded here, where it is "
-                f"{_STATE_VERSION}"
-            )
+        saved, state = state, self.edited_state(state, on_other_mixture)
         try:
             prepared = self._sources.prepare_load(state)
             last_batches = dict(state["last_batches"])
             self._cursor.load_state_dict(state["schedule"])
+        except StateMismatch as error:
+            raise with_way_out(error, on_other_mixture) from error.__cause__
         except MtfError:
             raise
         except Exception as error:  # whatever a look into something of another kind raises
             raise StateMismatch(f"the loaders' state is malformed: {type(error).__name__}: {error}") from error
         self._sources.load(prepared, self._delivery.num_steps)
+        self._edits = list(state.get("edits", ()))
+        log_edit(saved, state)
         self._cursor.forget_commit()
         self._delivery.ended_passes.clear()
         if self._recent_batches is not None:
             self._recent_batches.load_state_dict(last_batches)
         self._cursor.follow()
         self._show_config()
+
+    def edited_state(self, state: Mapping[str, Any], on_other_mixture: OnOtherMixture = "edit") -> Mapping[str, Any]:
+        """The state that ``load_state_dict(state, on_other_mixture=...)`` loads; changes nothing.
+
+        Raises:
+            StateMismatch: A state of another kind, or one that no edit can continue with the mixture here.
+            ConfigError: ``on_other_mixture`` is neither "refuse" nor "edit".
+        """
+        check_on_other_mixture(on_other_mixture)
+        if state.get("version") != _STATE_VERSION:
+            raise StateMismatch(
+                f"a MultiLoader's state of version {state.get('version')!r} can't be loaded here, where it is "
+                f"{_STATE_VERSION}"
+            )
+        setup, seed = self._declared
+        try:
+            return resumed_state(state, setup, seed, self._sources.given, is_edit=on_other_mixture == "edit")
+        except MtfError:
+            raise
+        except Exception as error:  # whatever a look into something of another kind raises
+            raise StateMismatch(f"the loaders' state is malformed: {type(error).__name__}: {error}") from error
 
     def verify_recent_batches(self) -> None:
         """Fetches the last batches of every source again and compares; the position stays. Needs ``remember_batches``.
@@ -328,6 +420,75 @@ class MultiLoader:
     def plan(self, epochs: int = 1) -> Any:
         """What will be drawn; see ``Schedule.plan``."""
         return self._cursor.schedule.plan(epochs)
+
+    def trace(self, batch: Batch | None = None, *, epoch: int | None = None, step: int | None = None) -> BatchTrace:
+        """Which rows a batch has, on all ranks together: of a blend, an array loader or token rows. Reads no data.
+
+        Args:
+            batch: A batch that was handed out.
+            epoch: Instead of ``batch``, an epoch; None: the one under way.
+            step: And a step of it.
+
+        Raises:
+            ConfigError: Neither or both are given, there is no such step, or the source can't say which rows it gives.
+        """
+        if (batch is None) == (step is None):
+            raise ConfigError("give either a batch that was handed out, or step (and epoch)")
+        if batch is not None:
+            name, pass_, number = batch.name, batch.pass_, batch.batch
+        else:
+            assert step is not None
+            draw = self._cursor.schedule.at(step, self.epoch if epoch is None else epoch)
+            name, pass_, number = self._cursor.names[draw.source], draw.pass_, draw.batch
+        return self.source(name).trace_batch(pass_, number, self._key_of(name))
+
+    def find(
+        self, source: str, *, row: int | None = None, document: int | None = None, epoch: int | None = None
+    ) -> list[DrawnSample]:
+        """The steps of an epoch that train on a row of a source, or on a document: the inverse of ``trace``.
+
+        Args:
+            source: Name of the source; for a blend ``"blend/source"``.
+            row: A row of the source, as ``trace`` gives it.
+            document: A document of its corpus; give this or ``row``.
+            epoch: The epoch; None: the one under way.
+
+        Raises:
+            ConfigError: There is no such source, row or document, or the source can't say which rows it gives; an epoch
+                before the last edit or loaded state, or whose end isn't known.
+        """
+        if (row is None) == (document is None):
+            raise ConfigError(f"give either row or document, but they are {row!r} and {document!r}")
+        name, _, within = source.partition("/")
+        number = self.epoch if epoch is None else epoch
+        schedule = self._cursor.schedule
+        end = schedule.num_steps(number)
+        if end is None:
+            raise ConfigError(f"epoch {number} can't be searched: how many steps it has isn't known yet")
+        found = self.source(name)
+        index = schedule.names.index(name)
+        first, last = (schedule.places(at, number)[index][0] for at in (0, end))
+        sought = Sought(row, document, within or None)
+        return find_steps(found, sought, range(first, last + 1), self._key_of(name), schedule, index, number, end)
+
+    def record(self) -> dict[str, Any]:
+        """How the rows of its sources are numbered, by name, for a checkpoint's manifest; None for those that can't
+        say."""
+        return {name: reader.source.record() for name, reader in self._sources.readers.items()}
+
+    def source(self, name: str) -> Source:
+        """What reads a loader: the loader itself, where that is a source, or this rank's part of it.
+
+        Raises:
+            ConfigError: There is no loader of this name.
+        """
+        if name not in self._sources.readers:
+            known = list(self._sources.readers)
+            raise ConfigError(f"there is no source {name!r}{nearest(name, known)} (sources: {known})")
+        return self._sources.readers[name].source
+
+    def _key_of(self, name: str) -> int:
+        return fold_in(fold_in(self._seed, "source"), name)
 
     def stats(self) -> dict[str, Any]:
         """Where time goes.

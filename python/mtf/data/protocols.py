@@ -61,6 +61,16 @@ def set_epoch(loader: Any, pass_: int) -> None:
         if callable(method) and id(target) not in called:
             called.add(id(target))
             method(pass_)
+    _set_webdataset_epoch(getattr(loader, "dataset", loader), pass_)
+
+
+def _set_webdataset_epoch(dataset: Any, pass_: int) -> None:
+    """Stages of webdataset count their passes in ``epoch``, each copy from -1, and have no ``set_epoch``."""
+    if not any(base.__module__.startswith("webdataset.") for base in type(dataset).__mro__):
+        return
+    for stage in getattr(dataset, "pipeline", ()):
+        if type(getattr(stage, "epoch", None)) is int:
+            stage.epoch = pass_ - 1
 
 
 def epoch_setters(dataset: Any) -> list[Callable[[int], Any]]:

@@ -14,6 +14,9 @@ from mtf.data.prefetch.scheduler import PrefetchScheduler
 from mtf.data.prefetch.source_reader import SourceReader
 from mtf.data.sources.base import ResumeMode, Snapshot, Source
 from mtf.data.sources.resolve import as_source
+from mtf.data.sources.rest_of_pass import RestOfPass, rest_from
+from mtf.data.steering.mixture_edit import WAY_OUT, GivenSource, given_source
+from mtf.distributed.data_group import DataGroup
 from mtf.errors import ConfigError, StateMismatch
 
 if TYPE_CHECKING:
@@ -31,8 +34,7 @@ class SourceSet:
         config: Of the mixture; its prefetch and worker settings are used here.
         seed: Of the mixture; each source's random numbers depend on it and on the source's name.
         factories: Name -> function that makes a loader that a state has and ``loaders`` hasn't.
-        rank: This process among ``world_size``.
-        world_size: Number of processes.
+        ranks: The processes that divide the batches among themselves.
         seed_each_batch: Produce every batch under generators seeded from its position.
         fetch_timeout_s: Seconds that a native fetch may take, None for no limit.
 
@@ -41,6 +43,7 @@ class SourceSet:
         initial: Sources that the schedule began with.
         additions: How often each name was added, where that differs from once for a name that wasn't there initially.
             Replaced by edits, never changed, so that a commit only keeps it.
+        ranks: Those that divide batches among themselves.
         undivided: Names of sources that each rank reads as they are, on several ranks.
         prefetch: Asks for batches ahead, for all sources under one budget.
     """
@@ -52,18 +55,19 @@ class SourceSet:
         seed: int,
         *,
         factories: Mapping[str, Callable[[], Any]],
-        rank: int,
-        world_size: int,
+        ranks: DataGroup,
         seed_each_batch: bool,
         fetch_timeout_s: float | None,
     ) -> None:
         self._config = config
         self._seed = seed
         self.factories = dict(factories)
-        self._rank, self._world_size = rank, world_size
+        self.ranks = ranks
+        self._world_size = ranks.world_size
         self._seed_each_batch = seed_each_batch
         self.undivided: set[str] = set()
         self.initial = {name: self.adapt(loader, name) for name, loader in loaders.items()}
+        self._given = dict(self.initial)
         sources = list(self.initial.values())
         self._shared_workers = self._share_workers(sources)
         self.prefetch = PrefetchScheduler(config, sources, fetch_timeout_s)
@@ -72,6 +76,8 @@ class SourceSet:
         for name, source in self.initial.items():
             self.add_reader(name, source)
         self.additions: Mapping[str, int] = {}
+        self.rests: dict[str, RestOfPass] = {}  # passes that began with other batches or fewer samples
+        self._whole: dict[str, Source] = {}  # their sources, without these passes
         self._replaced: dict[tuple[str, int], Source] = {}  # until batches were committed since
         self._replaced_at = 0
         # What was committed; used once a position is committed.
@@ -85,19 +91,21 @@ class SourceSet:
         source = as_source(loader, name, seed_each_batch=self._seed_each_batch)
         if self._config.drop_last:
             source = source.drop_last()
-        if self._world_size == 1:
-            return source
-        part = source.shard(self._rank, self._world_size)
-        if part is source:
-            self.undivided.add(name)
-        return part
+        if self._world_size > 1:
+            part = source.shard(self.ranks.rank, self._world_size)
+            if part is source:
+                self.undivided.add(name)
+            source = part
+        if source.reads_loaders:
+            source.join_ranks(self.ranks)
+        return source
 
     def agreed_lengths(self, sources: Mapping[str, Source]) -> dict[str, int | None]:
         """Batches that every rank can give in a pass. Collective when there are several ranks."""
         lengths = [source.num_batches() for source in sources.values()]
         cycling = self._config.cycle_short_loaders
         sizes = [source.size_to_divide() for source in sources.values()]
-        agreed = agree_on_lengths(list(sources), lengths, cycling, self._rank, self._world_size, sizes)
+        agreed = agree_on_lengths(list(sources), lengths, cycling, self.ranks.rank, self._world_size, sizes, self.ranks)
         return dict(zip(sources, agreed, strict=True))
 
     def _share_workers(self, sources: Sequence[Source]) -> SharedWorkers | None:
@@ -158,6 +166,13 @@ class SourceSet:
         if self._shared_workers is not None:
             self._shared_workers.close()
 
+    def skip_to(self, places: Mapping[str, tuple[int, int]]) -> None:
+        """The batches up to ``places``, (pass, batches given of it) by name, are left out."""
+        for name, reader in self.readers.items():
+            reader.discard()
+            if name in places and reader.source.has_run_state:
+                reader.source.skip_to(*places[name])
+
     def close(self) -> None:
         """Ends worker processes and threads."""
         for reader in self.readers.values():
@@ -198,6 +213,7 @@ class SourceSet:
             if was_known:
                 self._keep_replaced(name, usual, num_steps)
             self.add_reader(name, source)
+            self.rests.pop(name, None)
         except BaseException:
             schedule.load_state_dict(before)  # Ctrl-C: the schedule mustn't draw what isn't read
             raise
@@ -237,12 +253,16 @@ class SourceSet:
         else:
             snapshots = {name: reader.saved() for name, reader in self.readers.items()}
             additions = self.additions
+        cuts = {n: cut.to_list() for n, source in present.items() if (cut := source.pass_cut(self._world_size))}
+        rests = {name: rest.to_list() for name, rest in self.rests.items() if name in present}
         order_states = {n: state for n, source in present.items() if (state := source.order_state()) is not None}
         return {
             "global_batch_sizes": {n: source.global_batch_size_on(self._world_size) for n, source in present.items()},
             "orders": {name: source.order() for name, source in present.items()},
             "sources": {name: to_dict(snapshots.get(name)) for name in names},
             **({"additions": dict(additions)} if additions else {}),
+            **({"cuts": cuts} if cuts else {}),
+            **({"rests": rests} if rests else {}),
             **({"order_states": order_states} if order_states else {}),
         }
 
@@ -261,13 +281,22 @@ class SourceSet:
         for name, source in sources.items():
             source.check_run_state(snapshots.get(name))
         began_with = {source["name"] for source in state["schedule"]["setups"][0]["sources"]}
-        return PreparedLoad(snapshots, additions, added, began_with, dict(state.get("order_states", {})))
+        rests = {name: rest for name, entry in state.get("rests", {}).items() if (rest := rest_from(entry)) is not None}
+        for name in rests:
+            if name in sources and sources[name].pass_cut(self._world_size) is None:
+                raise StateMismatch(
+                    f"source {name!r} can't be opened at any sample here, but the state has a pass of it to finish: "
+                    "give it the sampler that it had"
+                )
+        return PreparedLoad(snapshots, additions, added, began_with, dict(state.get("order_states", {})), rests)
 
     def load(self, prepared: PreparedLoad, num_steps: int) -> None:
         """Puts every source to its snapshot. Reads no data."""
         for name, source in prepared.added.items():
             self._keep_replaced(name, self._usual(name), num_steps)
             self.add_reader(name, source)
+            self.rests.pop(name, None)
+        self._finish_passes(prepared.rests)
         self.additions = prepared.additions
         self.initial = {name: source for name, source in self.initial.items() if name in prepared.began_with}
         for name, reader in self.readers.items():
@@ -280,6 +309,21 @@ class SourceSet:
                 reader.snapshot = prepared.snapshots.get(name)
             if name in prepared.order_states:
                 reader.source.load_order_state(prepared.order_states[name])
+
+    def _finish_passes(self, rests: Mapping[str, RestOfPass]) -> None:
+        """Lets sources finish the passes that began otherwise, and no others."""
+        for name in {*self.rests, *rests}:
+            if name in self.readers and rests.get(name) != self.rests.get(name):
+                if name not in self.rests:
+                    self._whole[name] = self.readers[name].source
+                self.readers[name].close()
+                whole = self._whole[name]
+                self.add_reader(name, whole.finish_pass(rests[name]) if name in rests else whole)
+        self.rests = {name: rest for name, rest in rests.items() if name in self.readers}
+
+    def given(self, lengths: Mapping[str, int | None]) -> dict[str, GivenSource]:
+        """What an edit has to know of the sources that were given here, by name."""
+        return {name: given_source(s, lengths[name], self._world_size) for name, s in self._given.items()}
 
     def _missing(
         self, schedule: Mapping[str, Any], names: Sequence[str], additions: Mapping[str, int]
@@ -311,7 +355,8 @@ class SourceSet:
         factory = self.factories.get(name)
         if factory is None:
             added = "" if is_initial else ", which was added during training"
-            way_out = " under this name" if is_initial else f", or a function as loader_factories={{{name!r}: ...}}"
+            way_out = f", or a function as loader_factories={{{name!r}: ...}}"
+            way_out = f" under this name; {WAY_OUT}" if is_initial else way_out
             raise StateMismatch(
                 f"the state has a source {name!r}{added}, but here are only {list(self.readers)}: "
                 f"pass its loader{way_out}"
@@ -330,7 +375,7 @@ class SourceSet:
             ) + f" continues with it on {self._world_size} rank{'s' if self._world_size > 1 else ''}"
             raise StateMismatch(
                 f"source {name!r} has global batches of {here} samples here ({self._world_size} ranks), but {there} in "
-                f"the state, so the batches would be others: {way_out}"
+                f"the state, so the batches would be others: {way_out}; {WAY_OUT}"
             )
 
 
@@ -343,6 +388,7 @@ class PreparedLoad:
         added: Sources that the state has and the set hasn't.
         began_with: Names of the sources that the schedule began with.
         order_states: By name, what ``Source.order_state`` gave.
+        rests: By name, passes that began otherwise.
     """
 
     def __init__(
@@ -352,12 +398,14 @@ class PreparedLoad:
         added: dict[str, Source],
         began_with: set[str],
         order_states: dict[str, Any],
+        rests: dict[str, RestOfPass],
     ) -> None:
         self.snapshots = snapshots
         self.additions = additions
         self.added = added
         self.began_with = began_with
         self.order_states = order_states
+        self.rests = rests
 
 
 def _check_orders(saved: Mapping[str, str | None], sources: Mapping[str, Source]) -> None:

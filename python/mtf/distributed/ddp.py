@@ -16,6 +16,7 @@ from mtf.config.distributed import DDPConfig
 from mtf.distributed import collectives
 from mtf.distributed.forward_wrapper import run_as_forward
 from mtf.distributed.process_group import ProcessGroup
+from mtf.errors import ConfigError
 
 # Newer releases of torch warn about the older name.
 _NAMES = inspect.signature(DistributedDataParallel.__init__).parameters
@@ -37,21 +38,36 @@ class DDPStrategy:
         self._model: nn.Module | None = None
         self._wrapper: DistributedDataParallel | None = None
         self._finds_unused = False
+        self._trained: list[str] = []
 
     def wrap(self, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        """Notes the model; DDP itself comes with ``open``, as it depends on the number of loaders."""
+        """Notes the model; DDP itself comes with ``open``, as it depends on the number of loaders.
+
+        Raises:
+            ConfigError: parameters that are sharded already, as by tensor parallelism.
+        """
+        for name, parameter in model.named_parameters():
+            if hasattr(parameter, "device_mesh"):
+                raise ConfigError(
+                    f"parameter {name!r} is a DTensor, and DDP would average different shards: apply "
+                    'fully_shard(model, mesh=mesh["dp"]) to it as well, and set ddp.strategy="fsdp"'
+                )
         self._model = model
 
     def open(self, num_loaders: int) -> None:
-        """Makes DDP, which gives every rank the weights of rank 0; again when a second loader has come."""
+        """Makes DDP, which gives every rank the weights of rank 0; again when a second loader has come, or when other
+        parameters are trained, as it reduces the gradients only of those that were when it was made."""
         assert self._model is not None
         asked = self._config.find_unused_parameters
         finds = num_loaders > 1 if asked is None else asked
-        if self._wrapper is not None and (self._finds_unused or not finds):
+        trained = [name for name, p in self._model.named_parameters() if p.requires_grad]
+        if self._wrapper is not None and (self._finds_unused or not finds) and trained == self._trained:
             return
+        self._trained = trained
         if not any(p.requires_grad for p in self._model.parameters()):
+            self._wrapper = None
             return
-        self._finds_unused = finds
+        self._finds_unused = finds = finds or self._finds_unused
         if finds and asked is None:
             _use_up_warning()
         options: dict[str, Any] = {_BUFFERS_OPTION: self._config.broadcast_buffers}

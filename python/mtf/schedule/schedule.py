@@ -15,6 +15,7 @@ from mtf.config.mixture import MultiDataLoaderConfig, WeightCurve, require_mixtu
 from mtf.enums import EpochLengthPolicy, Interpolation, SamplingStrategy, WeightedOrder
 from mtf.errors import ConfigError
 from mtf.formatting import html_table
+from mtf.schedule.caps import PassCaps
 
 if TYPE_CHECKING:
     from mtf.schedule.plan import Plan
@@ -48,6 +49,7 @@ class Schedule(_core.Schedule):
         lengths: batches per pass of each source, None where unknown; in the order of the configuration's names, or
             by name.
         seed: in ``[0, 2**64)``; ``config.seed`` wins where it is set.
+        caps: how often sources may be passed through; for WEIGHTED with FIXED_NUM_STEPS and cycling.
 
     Raises:
         ConfigError: the first rule that the configuration or a length breaks.
@@ -58,13 +60,16 @@ class Schedule(_core.Schedule):
         config: MultiDataLoaderConfig | None = None,
         lengths: Sequence[int | None] | Mapping[str, int | None] = (),
         seed: int = 0,
+        caps: PassCaps | None = None,
     ) -> None:
         """See the class."""
         config = MultiDataLoaderConfig() if config is None else config
         require_mixture(config)
         names, counts = _name_sources(config.dataloader_names, lengths)
         mixture = _to_core(config, len(names))
-        super().__init__(mixture, names, counts, _check_seed(seed if config.seed is None else config.seed))
+        capped = () if caps is None else caps.by_index(names)
+        seed = _check_seed(seed if config.seed is None else config.seed)
+        super().__init__(mixture, names, counts, seed, capped, caps is not None and caps.stops)
         self._template = config
         for message in mixture.useless_options:
             warnings.warn(message, UserWarning, stacklevel=2)
@@ -187,15 +192,26 @@ class Schedule(_core.Schedule):
         if self.change_weight(name, float(weight), keep_curve):
             self._warn_of_lost_points("set_weight", lost)
 
-    def add_source(self, name: str, length: int | None = None, weight: float | None = None) -> None:
+    def add_source(
+        self,
+        name: str,
+        length: int | None = None,
+        weight: float | None = None,
+        *,
+        max_passes: int | None = None,
+        per_draw: float = 1.0,
+    ) -> None:
         """Adds a source behind all others, or brings back one that was removed.
 
         Args:
             name: not the name of a source that is present.
             length: batches in one pass, None if unknown.
             weight: WEIGHTED: relative to the weights of the others; needed where these are set.
+            max_passes: passes after which it is spent; None: any number.
+            per_draw: what a batch counts of what weights are of, for the heirs of sources that are spent.
         """
-        self.append_source(name, _check_length(length, name), None if weight is None else float(weight))
+        number = None if weight is None else float(weight)
+        self.append_source(name, _check_length(length, name), number, max_passes, per_draw)
         if self.mixture.strategy == "ALTERNATING" and self.names.index(name) not in self.mixture.pattern:
             warnings.warn(
                 f"dataloader {name!r} was added, but alternating_pattern doesn't name it: it is never drawn",
@@ -389,6 +405,11 @@ def _to_core(config: MultiDataLoaderConfig, num_sources: int, kept: Sequence[int
     curve = None
     if config.weight_curve is not None:
         given = config.weight_curve
+        if given.unit != "batches":
+            raise ConfigError(
+                f"weight_curve.unit must be 'batches' in a mixture of batches, but is {given.unit!r}: samples and "
+                "tokens are known to mtf.Blend(weight_curve=...)"
+            )
         points = []
         for i, (step, point_weights) in enumerate(given.points):
             where = f"weight_curve.points[{i}]"

@@ -1,16 +1,18 @@
-"""When the trainer saves, what a checkpoint of it holds, and how it continues from one."""
+"""When a run saves, what a checkpoint of it holds, and how it continues from one.
+
+The loop asks at every commit point (between two updates, between two epochs) for a :class:`Decision`, and does what it
+says. Nothing here knows the trainer: a checkpoint is what the registry of components collects.
+"""
 
 from __future__ import annotations
 
 import logging
-import os
-import secrets
 import signal
 import warnings
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 
@@ -18,129 +20,160 @@ import mtf
 from mtf import checkpoint
 from mtf.checkpoint.coordinator import RankCheckpointer
 from mtf.checkpoint.format.layout import Checkpoint
-from mtf.checkpoint.storage.local import CheckpointWarning
+from mtf.checkpoint.storage.base import Storage
 from mtf.config.checks import nearest
-from mtf.errors import CheckpointError, ConfigError, MtfError, StateMismatch
+from mtf.config.trainer import TrainerConfig
+from mtf.distributed.ranks import SingleRank
+from mtf.errors import ConfigError, MtfError
 from mtf.schedule.schedule import Schedule
-from mtf.trainer import preemption, run_directory
-
-Trainer: TypeAlias = Any
-
-_log = logging.getLogger("mtf")
-
-# Settings that may be changed on the way, after which training isn't what it would have been.
-_COURSE = (
-    ("performance", "precision"),
-    ("performance", "gradient_accumulation_steps"),
-    ("performance", "clip_grad_norm"),
-    ("loss_weights_per_loader",),
-    ("per_loader_optimizers", "lr_scale"),
-)
+from mtf.trainer import preemption, resuming
+from mtf.trainer.resume_parts import ResumeParts, require_path
+from mtf.trainer.state.registry import Stateful, StateRegistry
+from mtf.trainer.state.run_state import RunState
 
 _log = logging.getLogger("mtf.trainer")
 
 
-class Saver:
-    """Saves at commit points only: between two windows, or between two epochs.
-
-    A state that still owes something of its update (a validation) is saved again when that is done.
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What happens at a commit point.
 
     Attributes:
-        guard: tells of signals that ask the run to stop; None outside of ``fit``.
-        is_safe: whether a state taken now is one from which training continues exactly; inside ``fit`` only where
-            it begins and ends.
+        save: whether a checkpoint is due.
+        stop: whether ``fit`` returns after this update, because some rank asked for it.
+        exit: whether a signal asked the process to save and exit.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
-        self.saved_path: Path | None = None
-        self._trainer = trainer
-        self._manager = checkpoint.CheckpointManager(trainer.config.checkpoint, on_saved=self._tell)
-        self._asked: list[str] = []
-        self._best_is_due = False
-        self._saved_at: tuple[int, int] | None = None
-        self._ranks_save = RankCheckpointer(trainer, self._manager)
-        self._leaves = False
-        self._misses_metric = False
-        self._run: str | None = None
-        self._has_run = False
-        self._directory_is_used = False
+    save: bool
+    stop: bool = False
+    exit: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """What a run continues from.
+
+    Attributes:
+        path: the checkpoint's path, or its URL.
+        step: updates done.
+        epoch: the epoch that training continues in.
+    """
+
+    path: Path | str
+    step: int
+    epoch: int
+
+
+class Checkpointer:
+    """Saves at commit points, and resumes.
+
+    Args:
+        config: when, where and how to save; what a signal does; whether to resume by itself.
+        ranks: those that train, and save together.
+        registry: the components of the state.
+        run: where the run stands.
+        loggers: their state is saved beside the trainer's.
+        before_save: raises where the present state must not be saved. A collective.
+        describe_data: how the rows of the loaders are numbered, for the manifest.
+        on_saved: called with the path of each checkpoint when it is durable.
+        on_loaded: called with the path of each checkpoint that was loaded.
+        storage: where the run's checkpoints go, in place of ``config.checkpoint.root_dir``.
+
+    Attributes:
+        saved_path: the newest checkpoint of this process; None before the first.
+        guard: tells of signals that ask the run to stop; None outside of ``fit``.
+        can_save_now: whether a state taken now is one from which training continues exactly; inside ``fit`` only where
+            it begins and ends. Elsewhere :meth:`defer_save` saves at the next commit point.
+    """
+
+    def __init__(
+        self,
+        config: TrainerConfig,
+        ranks: SingleRank,
+        registry: StateRegistry,
+        run: RunState,
+        *,
+        loggers: Stateful,
+        before_save: Callable[[], None],
+        describe_data: Callable[[], dict[str, Any]],
+        on_saved: Callable[[str], None],
+        on_loaded: Callable[[str], None],
+        storage: Storage | None = None,
+    ) -> None:
+        self.saved_path: Path | str | None = None
         self.guard: preemption.PreemptionGuard | None = None
-        self.is_safe = True
+        self.can_save_now = True
+        self._config = config
+        self._ranks = ranks
+        self._registry = registry
+        self._run = run
+        self._loggers = loggers
+        self._before_save = before_save
+        self._describe_data = describe_data
+        self._on_saved = on_saved
+        self._on_loaded = on_loaded
+        self._manager = checkpoint.CheckpointManager(config.checkpoint, self._notify, storage)
+        self._writer = RankCheckpointer(self._manager, ranks, config)
+        self._directory = resuming.RunDirectory(config, ranks, self._manager)
+        self._deferred: list[str] = []
+        self._best_is_due = False
+        self._saved_at: tuple[int, int] | None = None  # update and epoch of the newest whole save
+        self._exits = False
+        self._misses_metric = False
 
-    # Saving
+    # When
 
-    def ask(self, path: str) -> None:
-        """Saves to ``path`` at the next commit point."""
-        self._asked.append(path)
+    def at_update(self) -> Decision:
+        """Decides after an update, or, where no epoch is open, after an epoch. The same on all ranks."""
+        run, policy = self._run, self._manager.frequency
+        is_epoch_end = not run.epoch_is_open
+        due = policy.due(run.global_step) is not None
+        due = due or (is_epoch_end and policy.due_after_epoch(run.epoch) is not None)
+        is_meeting = is_epoch_end or run.is_final or run.global_step % self._config.preemption.agree_every == 0
+        if self._ranks.world_size > 1 and not is_meeting:
+            # Wall-clock triggers differ between ranks, so only update-based triggers may decide here.
+            return Decision(self._is_due_by_count(is_epoch_end=False) or self._best_is_due, exit=self._exits)
+        return self._decide(due, is_epoch_end=is_epoch_end)
 
-    def save(self, path: str, *, required: bool = True) -> None:
-        """Saves to ``path`` now; ``required``: a full disk is an error."""
-        self._ranks_save.to_path(path, self._parts(), self._tell, required=required)
+    def at_train_end(self, *, may_have_changed: bool) -> Decision:
+        """Decides after the last update of ``fit``.
 
-    def after_update(self, *, is_final: bool) -> None:
-        """A commit point inside an epoch; ``is_final``: ``fit`` ends here."""
-        self._commit_point(self._manager.frequency.due(self._trainer.global_step), is_final=is_final)
+        Args:
+            may_have_changed: whether a hook may have changed what was saved at this update, averaged the weights
+                for one.
+        """
+        due = self._config.checkpoint.save_at_end or self._is_out_of_time()
+        if due and self._ranks.any(may_have_changed):
+            self._saved_at = None
+        return self._decide(due)
 
-    def after_epoch(self) -> None:
-        """A commit point between two epochs."""
-        due = self._manager.frequency.due(self._trainer.global_step)
-        due = due or self._manager.frequency.due_after_epoch(self._trainer.epoch)
-        self._commit_point(due, is_epoch_end=True)
+    def _is_out_of_time(self) -> bool:
+        """Whether the time of any rank has passed; a collective where there is a limit."""
+        return self._config.preemption.max_time is not None and self._ranks.any(self._run.is_out_of_time)
 
-    def at_end(self) -> None:
-        """The last commit point of ``fit``: for what was asked for, and signals that came, after the one before."""
-        due = "end of fit" if self._trainer.config.checkpoint.save_at_end else None
-        if due and self._trainer.ranks.any(bool(self._trainer.hooks.on_train_end)):
-            self._saved_at = None  # a hook may have changed what was saved at this update, averaged the weights for one
-        self._commit_point(due, is_final=True)
+    def at_exit(self) -> Decision:
+        """Decides when ``fit`` is about to return: obeys a signal that came meanwhile."""
+        return self._decide(False)
 
-    def is_asked_to_leave(self) -> bool:
-        """Whether a signal has come on this rank."""
-        return self.guard is not None and self.guard.requested is not None
-
-    def _leave_before_start(self) -> None:
-        """While the checkpoint folder is waited for: obeys a signal where there is nothing to save. A collective."""
-        if self.guard is not None and self._learn_of_signal(self.guard) and self._has_nothing_to_save():
-            self._leave_unchanged(self.guard)
-
-    def _learn_of_signal(self, guard: preemption.PreemptionGuard) -> bool:
-        """Whether a signal has come on any rank, which all then know of. A collective."""
-        (number,) = self._trainer.ranks.largest([0 if guard.requested is None else int(guard.requested)])
-        if number:
-            guard.request(signal.Signals(number))
-            self._leaves = True
-        return bool(number)
-
-    def _has_nothing_to_save(self) -> bool:
-        trainer = self._trainer
-        return trainer.global_step == 0 or self._saved_at == (trainer.global_step, trainer.epoch)
-
-    def leave_if_asked(self) -> None:
-        """Before the first update: obeys a signal that came while nothing was trained. A collective."""
-        guard = self.guard
-        assert guard is not None
-        if not self._learn_of_signal(guard):
-            return
-        if self._has_nothing_to_save():
-            self._leave_unchanged(guard)
-        self._leave_on_signal(guard)
-
-    def _leave_unchanged(self, guard: preemption.PreemptionGuard) -> None:
-        """Leaves without a save: what there is to save is the newest checkpoint, or nothing."""
-        assert guard.requested is not None
-        if self._trainer.rank == 0 and self._trainer.config.preemption.requeue_job:
-            preemption.requeue_slurm_job()
-        self._trainer.ranks.any(False)
-        guard.leave()
-
-    def leave(self) -> None:
-        """Saves and leaves on the signal that has come on any rank, where an update still owes something. A
-        collective."""
+    def _decide(self, due: bool, *, is_epoch_end: bool = False) -> Decision:
         assert self.guard is not None
-        if self._asked:
-            self.save_what_was_asked_for()
-        if self._learn_of_signal(self.guard):
-            self._leave_on_signal(self.guard)
+        save, requested = due or self._best_is_due, self.guard.requested
+        if self._ranks.world_size == 1:
+            return Decision(save, exit=requested is not None)
+        # The ranks tell each other of signals, of wishes to stop and of minutes passed.
+        by_time = self._config.checkpoint.save_every_n_minutes is not None
+        save = save and (self._ranks.rank == 0 or not by_time or self._is_due_by_count(is_epoch_end=is_epoch_end))
+        asked = [0 if requested is None else int(requested), int(self._run.stop_reason is not None), int(save)]
+        number, stops, saves = self._ranks.largest(asked)
+        if number:
+            self.guard.request(signal.Signals(number))
+            self._exits = True
+        return Decision(bool(saves), bool(stops), self._exits)
+
+    def _is_due_by_count(self, *, is_epoch_end: bool) -> bool:
+        config, run = self._config.checkpoint, self._run
+        steps, epochs = config.save_every_n_steps, config.save_every_n_epochs
+        return bool(steps and run.global_step % steps == 0) or bool(is_epoch_end and epochs and run.epoch % epochs == 0)
 
     def after_validation(self, row: dict[str, float]) -> None:
         """Under ``save_best``, a better metric makes the next commit point save.
@@ -148,321 +181,240 @@ class Saver:
         Raises:
             ConfigError: the metric that decides isn't there.
         """
-        monitor = self._trainer.config.checkpoint.monitor_metric
-        if self._trainer.config.checkpoint.save_best:
+        monitor, known = self._config.checkpoint.monitor_metric, self._run.metrics
+        if monitor not in row and (monitor in known or self._config.validation.loader_every_n):
+            return  # a metric of training, or of a loader that had no part in this validation
+        if self._config.checkpoint.save_best:
             if monitor not in row:
                 raise ConfigError(
                     f"checkpoint.monitor_metric: the validation gives no {monitor!r}{nearest(str(monitor), row)}; "
                     f"there are {list(row)}"
                 )
             # Only rank 0 knows what is in the directory.
-            improves = self._trainer.rank == 0 and self._manager.improves(row)
-            self._best_is_due = self._trainer.ranks.any(improves) or self._best_is_due
-        elif monitor is not None and monitor not in self._trainer.metrics and not self._misses_metric:
+            improves = self._ranks.rank == 0 and self._manager.improves(row)
+            self._best_is_due = self._ranks.any(improves) or self._best_is_due
+        elif monitor is not None and monitor not in known and not self._misses_metric:
             self._misses_metric = True
             warnings.warn(
-                f"checkpoint.monitor_metric: there is no metric {monitor!r} so far"
-                f"{nearest(monitor, self._trainer.metrics)}; without it no checkpoint can be called best",
+                f"checkpoint.monitor_metric: there is no metric {monitor!r} so far{nearest(monitor, known)}; without "
+                "it no checkpoint can be called best",
                 stacklevel=2,
             )
 
-    def forget(self) -> None:
-        """After another state was put in place: its position may be one at which another run was saved."""
-        self._asked = []
-        self._best_is_due = False
-        self._saved_at = None
+    def after_epoch(self) -> None:
+        """As :meth:`after_validation`, where a metric of training decides."""
+        config = self._config.checkpoint
+        if config.save_best and not str(config.monitor_metric).startswith("val/"):
+            self.after_validation(self._run.metrics)
 
-    def forget_what_was_asked_for(self) -> None:
-        """After an error in a window: it is trained on again, and what asked for a save asks again."""
-        self._asked = []
+    # Saving
 
-    def save_what_was_asked_for(self) -> None:
-        """Paths given to ``save_checkpoint`` where it wasn't safe to save."""
-        asked, self._asked = list(dict.fromkeys(self._asked)), []
-        try:
-            while asked:
-                self.save(asked[0], required=False)
-                asked.pop(0)
-        except MtfError:  # the path is no good
-            self._asked = asked[1:] + self._asked
-            raise
-        except Exception:  # of a hook
-            self._asked = asked + self._asked
-            raise
+    def save(self, path: str | None = None, *, required: bool = True) -> Any:
+        """Saves now.
 
-    def _commit_point(self, due: str | None, *, is_epoch_end: bool = False, is_final: bool = False) -> None:
-        if self._asked:
-            self.save_what_was_asked_for()
-        assert self.guard is not None
-        wants_save = due is not None or self._best_is_due
-        if self._trainer.world_size > 1:
-            wants_save = self._agree(self.guard, wants_save, is_epoch_end=is_epoch_end, is_final=is_final)
-        signalled = self.guard.requested is not None if self._trainer.world_size == 1 else self._leaves
-        if signalled:
-            self._leave_on_signal(self.guard)
-        elif wants_save:
-            self._save_in_root(required=False)
-        elif self._trainer.config.checkpoint.asynchronous:
-            self._manager.poll()
-
-    def _agree(
-        self, guard: preemption.PreemptionGuard, wants_save: bool, *, is_epoch_end: bool, is_final: bool
-    ) -> bool:
-        """Every ``agree_every`` updates, and at each end, the ranks tell each other of signals, of wishes to stop and
-        of minutes passed.
+        Args:
+            path: None: under the template's name in the run's directory.
+            required: whether the checkpoint is durable when this returns, and a full disk is an error. Otherwise a
+                failed write is a warning, and a save into the run's directory may be skipped where the newest
+                checkpoint is of this very update.
 
         Returns:
-            Whether all ranks save now.
+            The path (or URL); None where nothing was written.
         """
-        trainer = self._trainer
-        config = trainer.config
-        by_time = config.checkpoint.save_every_n_minutes is not None
-        if not (is_epoch_end or is_final) and trainer.global_step % config.preemption.agree_every:
-            # What the clock says differs between ranks; what counts updates doesn't.
-            return self._counts_say(is_epoch_end=False) or self._best_is_due
-        signalled = 0 if guard.requested is None else int(guard.requested)
-        saves = wants_save and (trainer.rank == 0 or not by_time or self._counts_say(is_epoch_end=is_epoch_end))
-        number, stops, save = trainer.ranks.largest([signalled, int(trainer.stop_reason is not None), int(saves)])
-        if number:
-            guard.request(signal.Signals(number))
-            self._leaves = True
-        trainer.run_state.is_stopping = trainer.run_state.is_stopping or bool(stops)
-        return bool(save)
-
-    def _counts_say(self, *, is_epoch_end: bool) -> bool:
-        config, trainer = self._trainer.config.checkpoint, self._trainer
-        steps, epochs = config.save_every_n_steps, config.save_every_n_epochs
-        return bool(steps and trainer.global_step % steps == 0) or bool(
-            is_epoch_end and epochs and trainer.epoch % epochs == 0
-        )
-
-    def _save_in_root(self, *, required: bool) -> Path | None:
-        parts = self._parts()
-        here = (parts["step"], parts["epoch"])
+        contents = self._contents()
+        if path is not None:
+            self._writer.to_path(path, contents, self._notify, required=required)
+            return path
+        here = (contents["step"], contents["epoch"])
         saved = None
         if self._saved_at != here or required:
-            saved = self._ranks_save.in_root(parts, required=required)
-        self._best_is_due, self._saved_at = False, None if self._trainer.run_state.pending.is_anything else here
+            saved = self._writer.in_root(contents, required=required)
+        # A state with pending work (a validation) is saved again when that is done.
+        self._best_is_due, self._saved_at = False, None if self._run.pending.is_anything else here
         return saved
 
-    def _leave_on_signal(self, guard: preemption.PreemptionGuard) -> None:
-        assert guard.requested is not None
-        path = self._save_in_root(required=True)
-        if self._trainer.rank == 0:
-            preemption.write_marker(self._manager.root, guard.requested, self._trainer.global_step, path)
-            if self._trainer.config.preemption.requeue_job:
-                preemption.requeue_slurm_job()
-        # A launcher kills the other ranks as soon as one has ended.
-        self._trainer.ranks.any(False)
-        guard.leave(path)
+    def defer_save(self, path: str) -> None:
+        """Saves to ``path`` at the next commit point."""
+        self._deferred.append(path)
 
-    def _parts(self) -> dict[str, Any]:
-        """What is saved. A loss that isn't finite is never part of it."""
-        trainer = self._trainer
-        trainer._nonfinite.window_is_finite()
-        trainer._data.require_same_schedule()
-        tree = trainer._registry.collect()
+    def save_deferred(self) -> None:
+        """Saves to the paths that were deferred."""
+        deferred, self._deferred = list(dict.fromkeys(self._deferred)), []
+        try:
+            while deferred:
+                self.save(deferred[0], required=False)
+                deferred.pop(0)
+        except MtfError:  # the path is no good
+            self._deferred = deferred[1:] + self._deferred
+            raise
+        except Exception:  # of a hook
+            self._deferred = deferred + self._deferred
+            raise
+
+    def drop_deferred(self) -> None:
+        """After an error in a window: it is trained on again, and what asked for a save asks again."""
+        self._deferred = []
+
+    def save_and_exit(self) -> None:
+        """Saves, and leaves ``fit`` on the signal that has come.
+
+        Raises:
+            Preempted: or ``KeyboardInterrupt``, after the save.
+        """
+        assert self.guard is not None
+        assert self.guard.requested is not None
+        path = self.save()
+        if self._ranks.rank == 0:
+            preemption.write_marker(self._manager.root, self.guard.requested, self._run.global_step, path)
+        self._exit(path)
+
+    def is_exit_requested(self) -> bool:
+        """Whether a signal has come on this rank."""
+        return self.guard is not None and self.guard.requested is not None
+
+    def exit_if_requested(self) -> None:
+        """Before the first update: obeys a signal that came while nothing was trained. A collective."""
+        if self.agree_to_exit():
+            if self._has_nothing_to_save():
+                self._exit(None)
+            self.save_and_exit()
+
+    def agree_to_exit(self) -> bool:
+        """Whether a signal has come on any rank, which all then know of. A collective."""
+        assert self.guard is not None
+        (number,) = self._ranks.largest([0 if self.guard.requested is None else int(self.guard.requested)])
+        if number:
+            self.guard.request(signal.Signals(number))
+            self._exits = True
+        return bool(number)
+
+    def _exit_while_waiting(self) -> None:
+        """While the checkpoint folder is waited for: obeys a signal where there is nothing to save. A collective."""
+        if self.guard is not None and self.agree_to_exit() and self._has_nothing_to_save():
+            self._exit(None)
+
+    def _has_nothing_to_save(self) -> bool:
+        return self._run.global_step == 0 or self._saved_at == (self._run.global_step, self._run.epoch)
+
+    def _exit(self, path: Any) -> None:
+        """Leaves ``fit``; ``path``: what was saved, None where there was nothing to save."""
+        assert self.guard is not None
+        if self._ranks.rank == 0 and self._config.preemption.requeue_job:
+            preemption.requeue_slurm_job()
+        self._ranks.any(False)  # a launcher kills the other ranks as soon as one has ended
+        self.guard.leave(path)
+
+    def _contents(self) -> dict[str, Any]:
+        """What is saved."""
+        self._before_save()
+        tree = self._registry.collect()
         schedule = b""
         if tree["multi"] is not None:  # the schedule has a file of its own
             schedule = Schedule.pack_state(tree["multi"]["schedule"])
             tree["multi"] = {name: value for name, value in tree["multi"].items() if name != "schedule"}
         return {
-            "step": trainer.global_step,
-            "epoch": trainer.epoch,
+            "step": self._run.global_step,
+            "epoch": self._run.epoch,
             "model": tree.pop("model"),
-            "state_tree": {"trainer": tree, "loggers": trainer._reporter.state_dict()},
+            "state_tree": {"trainer": tree, "loggers": self._loggers.state_dict()},
             "schedule": schedule,
-            "metrics": dict(trainer.metrics),
+            "metrics": self._run.metrics,
             "manifest": {
-                "experiment": trainer.config.experiment_name,
-                **({} if self._run is None else {"run": self._run}),
+                "experiment": self._config.experiment_name,
+                **({} if self._directory.run is None else {"run": self._directory.run}),
                 "mtf": mtf.__version__,
                 "torch": str(torch.__version__),
-                **_arithmetic(trainer),
-                "config": trainer.config.describe(),
+                **resuming.arithmetic(self._config),
+                "config": self._config.describe(),
+                "data": self._describe_data(),
             },
         }
 
-    def _tell(self, path: Path) -> None:
+    def _notify(self, path: Path | str) -> None:
         self.saved_path = path
-        _log.info("saved %s after update %d", path, self._trainer.global_step)
-        self._trainer.hooks.call("on_checkpoint_save", str(path))
+        _log.info("saved %s after update %d", path, self._run.global_step)
+        self._on_saved(str(path))
 
-    # Going on
+    def poll(self) -> None:
+        """Calls ``on_saved`` for asynchronous saves that have finished. Never waits."""
+        if self._config.checkpoint.asynchronous:
+            self._manager.poll()
 
-    def resume(self, source: str | None) -> None:
-        """Loads what ``fit`` was told to resume from.
-
-        Args:
-            source: a checkpoint's path, ``"latest"``, or None: then only ``auto_resume``, in a trainer that hasn't
-                trained yet.
-        """
-        trainer = self._trainer
-        if source is not None and not isinstance(source, (str, os.PathLike)):
-            raise ConfigError(f"resume_from must be 'latest' or a checkpoint's path, it is {source!r}")
-        is_new = trainer.global_step == 0 and trainer._data.pending_state is None
-        auto_resume = trainer.config.fault_tolerance.auto_resume
-        self._directory_is_used = trainer.ranks.from_first(
-            run_directory.is_used(trainer.config.checkpoint, auto_resume) or source == "latest"
-        )
-        if self._directory_is_used:
-            run_directory.claim(self._manager, trainer.ranks, self._leave_before_start, trainer.config.ddp.timeout_s)
-        if source == "latest" or (auto_resume and is_new):
-            found = self._newest()
-            if found is not None:
-                if source not in (None, "latest"):
-                    warnings.warn(
-                        f"resume_from={str(source)!r} isn't used: under fault_tolerance.auto_resume this run continues "
-                        f"from its own newest checkpoint, {found.path}",
-                        stacklevel=4,
-                    )
-                self._restore_on_all_ranks(found)
-            elif source == "latest":
-                raise CheckpointError(
-                    f"resume_from='latest': there is no checkpoint in {self._manager.root}; "
-                    "fault_tolerance.auto_resume=True begins from scratch then"
-                )
-            elif source is not None:
-                self._load_on_all_ranks(source)
-        elif source is not None:
-            self._load_on_all_ranks(source)
-        self._begin_run()
-        if trainer.rank == 0:
-            preemption.clear_marker(self._manager.root)
-        self._manager.frequency.start()
-
-    def _newest(self) -> Checkpoint | None:
-        """The newest valid checkpoint of the directory. Rank 0 looks for it, and compares every file's checksum; the
-        others read what they need of the same one."""
-        ranks = self._trainer.ranks
-        found = self._manager.load_latest() if ranks.rank == 0 else None
-        path = ranks.from_first(None if found is None else found.path)
-        return checkpoint.read(path, verify_shards=False) if found is None and path is not None else found
-
-    def _begin_run(self) -> None:
-        """Gives a fresh run an id, and names the checkpoints of other runs in its directory. A collective."""
-        trainer = self._trainer
-        names: list[str] = []
-        if trainer.rank == 0:
-            with suppress(CheckpointError):  # a directory that can't be listed: the first save says so
-                if not self._has_run:
-                    self._run = secrets.token_hex(4)
-                    found = self._manager.others(self._run)
-                    if trainer.global_step and found:  # load_state gave a state that doesn't say of which run it is
-                        self._run = found[-1].run
-                names = [other.name for other in self._manager.others(self._run)]
-        self._has_run = True
-        self._run, names = trainer.ranks.from_first((self._run, names))
-        self._manager.begin_run(self._run, names)
-        if names and self._directory_is_used and trainer.rank == 0:
-            warnings.warn(
-                f"checkpoint.root_dir: {self._manager.root} holds {len(names)} checkpoints of another run "
-                f"({', '.join(names[-3:])}). They are neither counted nor deleted; to continue that run use "
-                "fit(resume_from='latest'), else give each run a directory of its own",
-                CheckpointWarning,
-                stacklevel=5,
-            )
-
-    def load(self, path: str | Path) -> None:
-        """Verifies the checkpoint at ``path`` and loads it."""
-        self._restore(checkpoint.read(path, verify_shards=self._trainer.rank == 0))
-
-    def _load_on_all_ranks(self, path: str | Path) -> None:
-        """Loads the checkpoint at ``path``, the same on all ranks. A collective.
-
-        Rank 0 compares the files of sharded tensors with their hashes, for all ranks, before any rank uses them: each
-        rank doing so would read all of them as many times as there are ranks.
-        """
-        self._restore_on_all_ranks(checkpoint.read(path, verify_shards=self._trainer.rank == 0))
-
-    def _restore_on_all_ranks(self, found: Checkpoint) -> None:
-        """Loads what every rank has read. A collective."""
-        # Who hasn't found it, or found it damaged, has raised; the same path may be another file on another machine.
-        self._trainer.ranks.require_equal(
-            "the checkpoint to resume from", {str(found.path): found.manifest.get("files")}
-        )
-        self._restore(found)
-
-    def _restore(self, found: Checkpoint) -> None:
-        trainer = self._trainer
-        if not isinstance(found.state, Mapping) or not {"trainer", "loggers"} <= set(found.state):
-            raise StateMismatch(f"{found.path}: is whole, but no Trainer saved it; checkpoint.read gives what it holds")
-        for name, value in _arithmetic(trainer).items():
-            saved = found.manifest.get(name, value)
-            if saved != value:
-                warnings.warn(
-                    f"{found.path} was saved with {name}={saved}, here it is {value}: last bits may differ",
-                    stacklevel=4,
-                )
-        described = trainer.config.describe()
-        for place in _COURSE:
-            there, here = _setting(found.manifest.get("config"), place), _setting(described, place)
-            if there and there != here:
-                warnings.warn(
-                    f"{found.path} was saved with {'.'.join(place)}={there[0]}, here it is {here[0]}: training "
-                    "continues with the new setting, and not as it would have",
-                    stacklevel=4,
-                )
-        self._warn_if_unverifiable(found)
-        trainer._registry.load(self._ranks_save.state_of(found))
-        trainer._reporter.load_state_dict(found.state["loggers"])
-        self._saved_at = None if trainer.run_state.pending.is_anything else (trainer.global_step, trainer.epoch)
-        _log.info("resumed from %s after update %d, in epoch %d", found.path, trainer.global_step, trainer.epoch)
-        trainer.hooks.call("on_checkpoint_load", str(found.path))
-        self._run, self._has_run = found.manifest.get("run"), True
-
-    def _warn_if_unverifiable(self, found: Checkpoint) -> None:
-        """``verify_deterministic_resume`` must not pass because there is nothing to compare."""
-        trainer = self._trainer
-        multi = found.state["trainer"].get("multi")
-        is_asked_for = trainer.config.fault_tolerance.verify_deterministic_resume
-        if not is_asked_for or multi is None or not found.manifest["step"]:
-            return
-        saved = 1 + len(found.state["trainer"].get("other_ranks", ()))
-        if multi.get("last_batches") and saved == trainer.world_size:
-            return
-        reason = (
-            f"{saved} ranks saved it, here are {trainer.world_size}"
-            if multi.get("last_batches")
-            else "it was saved without fault_tolerance.verify_deterministic_resume"
-        )
-        warnings.warn(
-            f"{found.path} holds no hashes of batches that this run could fetch again, because {reason}: this resume "
-            "is not verified, and there is nothing to do, because the next one will be",
-            CheckpointWarning,
-            stacklevel=5,
-        )
-
-    def finish(self) -> None:
-        """Returns when nothing is being written; errors of the writer surface here. A signal that came meanwhile, or
-        while there was nothing to do, is obeyed like any other."""
+    def wait(self) -> None:
+        """Returns when nothing is being written; errors of the writer surface here."""
         self._manager.wait()
-        self._ranks_save.wait()
-        self._commit_point(None, is_final=True)
+        self._writer.wait()
 
     def close(self) -> None:
         """Waits, and gives the directory's lock back."""
         self.guard = None
-        self.is_safe = True
+        self.can_save_now = True
         self._manager.close()
-        self._ranks_save.wait()
-        self._leaves = False
+        self._writer.wait()
+        self._exits = False
 
+    # Resuming
 
-def _setting(config: Any, place: tuple[str, ...]) -> list[Any]:
-    """A setting in a described configuration; empty where it has none of this name."""
-    for name in place:
-        if not isinstance(config, Mapping):
-            return []
-        if name == "lr_scale":  # of each loader whose rule has one
-            config = {loader: scale for loader, rule in config.items() if (scale := rule.get(name, 1.0)) != 1.0}
-        elif name in config:
-            config = config[name]
-        else:
-            return []
-    return [config]
+    def resume(self, source: str | None, parts: Any = None, *, is_new: bool) -> Resumed | None:
+        """Loads what ``fit`` was told to resume from, or some ``parts`` of it. A collective.
 
+        Args:
+            source: a checkpoint's path, ``"latest"``, or None: then only ``auto_resume``, in a run that is new.
+            is_new: whether nothing was trained or loaded so far.
 
-def _arithmetic(trainer: Trainer) -> dict[str, Any]:
-    """What changes the last bits of results besides the state."""
-    return {"num_threads": torch.get_num_threads(), "compile_model": trainer.config.performance.compile_model}
+        Raises:
+            CheckpointError: there is no such checkpoint, or another run writes into the directory.
+            StateMismatch: it doesn't fit this run.
+        """
+        require_path(source, parts)
+        found, is_own = self._directory.find(source, is_new=is_new, while_waiting=self._exit_while_waiting)
+        resumed = None if found is None else self._restore(found, None if is_own else parts)
+        self._directory.begin_run(self._run.global_step)
+        if self._ranks.rank == 0:
+            preemption.clear_marker(self._manager.root)
+        self._manager.frequency.start()
+        return resumed
+
+    def load(self, path: str | Path, parts: Any = None) -> Resumed:
+        """Verifies the checkpoint at ``path`` and loads it, or some ``parts`` of it."""
+        return self._restore(checkpoint.read(path, verify_shards=self._ranks.rank == 0), parts)
+
+    def go_back(self) -> Resumed | None:
+        """Loads the newest checkpoint that this run has saved; None where there is none. A collective."""
+        self.wait()
+        found = self._directory.newest_of_run()
+        return None if found is None else self._restore(found)
+
+    def forget(self) -> None:
+        """After another state was put in place: its position may be one at which another run was saved."""
+        self._deferred = []
+        self._best_is_due = False
+        self._saved_at = None
+
+    def _restore(self, found: Checkpoint, parts: Any = None) -> Resumed:
+        """Loads what every rank has read. A collective."""
+        run = self._run
+        resuming.require_of_a_trainer(found)
+        if parts is not None:
+            return self._restore_parts(found, ResumeParts(parts, self._registry.names, self._registry.registered))
+        resuming.warn_of_changes(found, self._config)
+        resuming.warn_if_unverifiable(found, self._config, self._ranks.world_size)
+        self._registry.load(self._writer.state_of(found))
+        self._loggers.load_state_dict(found.state["loggers"])
+        self._saved_at = None if run.pending.is_anything else (run.global_step, run.epoch)
+        _log.info("resumed from %s after update %d, in epoch %d", found.path, run.global_step, run.epoch)
+        self._on_loaded(str(found.path))
+        self._directory.continue_run(found.manifest.get("run"))
+        return Resumed(found.path, run.global_step, run.epoch)
+
+    def _restore_parts(self, found: Checkpoint, parts: ResumeParts) -> Resumed:
+        self._run.require_whole()
+        self._registry.load(self._writer.state_of(found), parts.entries)
+        left = ", ".join(parts.left_out) or "nothing"
+        _log.info("loaded %s from %s, and not: %s", ", ".join(parts.names), found.path, left)
+        if parts.continues_run:
+            self._loggers.load_state_dict(found.state["loggers"])
+            self._directory.continue_run(found.manifest.get("run"))
+        self.forget()
+        self._on_loaded(str(found.path))
+        return Resumed(found.path, self._run.global_step, self._run.epoch)

@@ -16,6 +16,7 @@ from mtf.config.trainer import TrainerConfig
 from mtf.data.agreed_lengths import check_same_schedule
 from mtf.data.batch import Batch
 from mtf.data.multi_loader import MultiLoader
+from mtf.data.steering.mixture_edit import OnOtherMixture
 from mtf.data.workers.supervision import collect_left_behind, end_kept_workers
 from mtf.distributed.ranks import SingleRank
 from mtf.enums import SamplingStrategy
@@ -72,6 +73,7 @@ class TrainingData:
         pending_state: state of a mixture that was loaded before there is one.
         given: the loaders of the first ``fit``, or those that replaced them.
         added: the loaders that were added during training.
+        on_other_mixture: what a state of another mixture is, see ``Trainer.fit``.
         is_announced: whether the other ranks' wrappers know how many loaders there are.
     """
 
@@ -92,6 +94,7 @@ class TrainingData:
         self.given: dict[str, Any] = {}
         self.added: dict[str, Any] = {}
         self.is_announced = False
+        self.on_other_mixture: OnOtherMixture = "refuse"
         self.config_when_made: dict[str, Any] = describe(config.multi)
 
     @property
@@ -140,11 +143,15 @@ class TrainingData:
             self.given = new
         return False
 
+    def record(self) -> dict[str, Any]:
+        """How the rows of the loaders are numbered, for a checkpoint's manifest."""
+        return {} if self.multi is None else self.multi.record()
+
     def load_pending(self) -> None:
         """Loads the state that came before the mixture into it, and commits its position."""
         multi = self.manager
         if self.pending_state is not None:
-            multi.load_state_dict(self.pending_state)
+            multi.load_state_dict(self.pending_state, on_other_mixture=self.on_other_mixture)
             self.pending_state = None
         multi.commit()
 
@@ -217,6 +224,8 @@ class TrainingData:
     def check(self, state: Mapping[str, Any] | None) -> list[str]:
         """Differences in words; the mixture itself compares the rest, and refuses a state as a whole."""
         if state is None or isinstance(state["sources"], Mapping):
+            if state is not None and self.multi is not None and self.on_other_mixture == "edit":
+                self.multi.edited_state(state)  # raises for what can't be edited, before anything is loaded
             return []
         return [f"multi: it is malformed: sources is {state['sources']!r}"]
 
@@ -230,7 +239,7 @@ class TrainingData:
         elif state is None:
             self.drop()
         else:
-            self.multi.load_state_dict(state)
+            self.multi.load_state_dict(state, on_other_mixture=self.on_other_mixture)
             self.multi.commit()
             self.pending_state = None
 
@@ -282,8 +291,7 @@ class TrainingData:
             self._seed,
             None if self._device.type == "cpu" else self._device,
             loader_factories=factories,
-            rank=self._ranks.rank,
-            world_size=self._ranks.world_size,
+            process_group=self._ranks.data,
             seed_each_batch=self._config.fault_tolerance.seed_each_batch,
             fetch_timeout_s=performance.fetch_timeout_s,
             pin_memory=performance.pin_memory,

@@ -2,43 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from mtf.config.convert import describe
 from mtf.config.trainer import TrainerConfig
 from mtf.enums import ValidationFrequency
 from mtf.errors import MtfError
 from mtf.trainer import data_setup, preflight
+from mtf.trainer.checkpointing import Checkpointer, Decision
 from mtf.trainer.data_setup import TrainingData
+from mtf.trainer.evaluation.sanity import check_monitors
 from mtf.trainer.evaluation.validator import ValidationLeft, Validator
 from mtf.trainer.hooks.registry import HookList
 from mtf.trainer.reporting.reporter import Reporter
-from mtf.trainer.run_state import Phase, RunState, StopCondition
+from mtf.trainer.state.run_state import Phase, RunState, StopCondition
+from mtf.trainer.steering.rollback import go_back
+from mtf.trainer.steering.skips import SkippedUpdates
+from mtf.trainer.steering.spike_guard import GoBack
 from mtf.trainer.step import TrainStep, windows
 
-
-class CommitPoints(Protocol):
-    """What saves, between two updates or two epochs, and leaves on signals."""
-
-    is_safe: bool
-
-    def after_update(self, *, is_final: bool) -> None: ...
-
-    def after_epoch(self) -> None: ...
-
-    def after_validation(self, row: dict[str, float]) -> None: ...
-
-    def at_end(self) -> None: ...
-
-    def save_what_was_asked_for(self) -> None: ...
-
-    def is_asked_to_leave(self) -> bool: ...
-
-    def leave(self) -> None: ...
+_log = logging.getLogger("mtf.trainer")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,7 +37,8 @@ class TrainLoop:
         run: where the run stands; shared with everything that looks at it.
         step: trains on one window.
         val_loaders: name -> validation loader; empty: no validation.
-        saves: saves at commit points.
+        checkpointer: decides at commit points, between two updates or two epochs, and saves.
+        skips: updates whose data are left out.
         warn_of_changes: warns of settings that were changed too late.
     """
 
@@ -60,62 +49,108 @@ class TrainLoop:
     validator: Validator
     val_loaders: dict[str, Any]
     reporter: Reporter
-    saves: CommitPoints
+    checkpointer: Checkpointer
     config: TrainerConfig
+    skips: SkippedUpdates
     warn_of_changes: Callable[[], None]
 
     def fit(self, limits: StopCondition) -> None:
         """Trains until ``limits``, a wish to stop, or a signal."""
         run = self.run
         if self._is_done(limits):
-            warnings.warn(
-                f"nothing to do: {limits.reason(run)}; both count from the beginning of training", stacklevel=3
-            )
+            reached = self.data.manager.why_over or f"{limits.reason(run)}; both count from the beginning of training"
+            warnings.warn(f"nothing to do: {reached}", stacklevel=3)
             return
         self._call("on_train_start")
+        if run.is_new:
+            self.reporter.show_model(self.step.model)
+        self._check_validation()
         run.is_stopping = self.step.ranks.any(run.stop_reason is not None)
         self.reporter.open()
-        self.saves.is_safe = False
+        self.checkpointer.can_save_now = False
+        if self.config.validation.at_start and run.is_new and self._validates:
+            self._validate(self.val_loaders)
         while not run.is_stopping and not self._is_done(limits):
             if run.pending.is_anything:  # after an error, or from a state taken in a hook
-                self._finish_update(self.data.manager.epoch != run.epoch, limits.steps_reached(run))
+                run.is_final = limits.steps_reached(run)
+                self._finish_update(self.data.manager.epoch != run.epoch, self.checkpointer.at_update)
                 continue
             if not run.epoch_is_open:
                 self._begin_epoch()
-            if not self.run_epoch(limits):
-                break
+            try:
+                if not self.run_epoch(limits, self.checkpointer.at_update):
+                    break
+            except GoBack as spike:
+                go_back(spike, run, self.step, self.reporter, self.checkpointer, self.skips)
+                continue
             self._end_epoch()
-        self.saves.is_safe = True
+        if (why := self.data.manager.why_over) is not None:
+            _log.info("training ends after update %d: %s", run.global_step, why)
+        self.checkpointer.can_save_now = True
         self.step.guard.window_is_finite()
         self.reporter.pause()
         self.step.schedulers.warn_of_missing(run.logged, validates=bool(self.val_loaders))
         self._call("on_train_end")
-        self.saves.at_end()
+        self._act(partial(self.checkpointer.at_train_end, may_have_changed=bool(self.hooks.on_train_end)))
 
-    def run_epoch(self, limits: StopCondition) -> bool:
-        """Trains to the end of the epoch; False when it stopped before."""
-        run, multi = self.run, self.data.manager
+    def finish(self) -> None:
+        """After the last update: waits for what is being written, and obeys a signal that came meanwhile."""
+        self.checkpointer.wait()
+        self._act(self.checkpointer.at_exit)
+        self.reporter.finish(self.checkpointer.saved_path)
+
+    def run_epoch(self, limits: StopCondition, at_update: Callable[[], Decision]) -> bool:
+        """Trains to the end of the epoch; False when it stopped before.
+
+        Args:
+            at_update: decides after each update whether to save, stop or exit.
+        """
+        run, multi, max_time_s = self.run, self.data.manager, self.config.preemption.max_time_s
         if multi.epoch == run.epoch:  # else all its batches were trained on when fit was left
             self.reporter.begin_epoch(multi)
         run.num_committed = run.num_batches
-        while multi.epoch == run.epoch:  # again where an edit in the last window made the epoch longer
+        # Again where an edit in the last window made the epoch longer.
+        while multi.epoch == run.epoch and multi.why_over is None:
+            if self._leave_out(limits):
+                return False
+            if multi.epoch != run.epoch:
+                break
+            next_skip = self.skips.next_begin(run.global_step)
             for window in windows(iter(multi), self.config.performance.gradient_accumulation_steps):
                 if not self.data.is_announced:
                     self.step.open_ranks()
                 self.step.run(run, window)
-                is_last, is_final = multi.epoch != run.epoch, limits.steps_reached(run)
-                self._after_update(window, is_last, is_final)
+                run.is_final = limits.steps_reached(run)
+                if limits.time_reached(max_time_s):
+                    self._stop_for_time()
+                self._after_update(window, multi.epoch != run.epoch, at_update)
                 # An edit between the windows may have made the epoch shorter, too.
-                if (run.is_stopping or is_final) and multi.epoch == run.epoch:
+                if (run.is_stopping or run.is_final) and multi.epoch == run.epoch:
                     return False
+                if run.global_step == next_skip:
+                    break
         self.step.items.require_a_loss()
         return True
+
+    def _stop_for_time(self) -> None:
+        run = self.run
+        run.is_out_of_time = True
+        run.stop_reason = run.stop_reason or f"preemption.max_time {self.config.preemption.max_time} has passed"
+        run.is_stopping = run.is_stopping or self.step.ranks.world_size == 1
+
+    def _leave_out(self, limits: StopCondition) -> bool:
+        """Passes over the data of updates that are to be left out; whether ``fit`` ends inside the epoch with them."""
+        run, window = self.run, self.config.performance.gradient_accumulation_steps
+        num_batches = self.skips.leave_out(run, self.data, window, limits)
+        self.reporter.advance(num_batches)
+        return num_batches > 0 and limits.steps_reached(run) and self.data.manager.epoch == run.epoch
 
     def _is_done(self, limits: StopCondition) -> bool:
         """Whether nothing is left to do; pending work is, and so is the end of an epoch that has begun."""
         run = self.run
-        is_ending = run.epoch_is_open and self.data.manager.epoch != run.epoch
-        return limits.reached(run) and not is_ending and not run.pending.is_anything
+        is_over = self.data.manager.why_over is not None
+        is_ending = run.epoch_is_open and (is_over or self.data.manager.epoch != run.epoch)
+        return (is_over or limits.reached(run)) and not is_ending and not run.pending.is_anything
 
     def _call(self, event: str, *args: Any) -> None:
         """Calls every hook between two windows. What they log stays when none of them raised."""
@@ -126,7 +161,7 @@ class TrainLoop:
         self._call("on_epoch_start", self.run.epoch)
         self._warn_of_edits()
         self.run.epoch_is_open = True
-        self.saves.save_what_was_asked_for()
+        self.checkpointer.save_deferred()
 
     def _warn_of_edits(self) -> None:
         """Edits of a configuration that nothing reads."""
@@ -136,15 +171,54 @@ class TrainLoop:
         preflight.warn_of_wrong_config(self.config.multi, self.data.config_when_made)
         self.data.config_when_made = describe(self.config.multi)  # said once
 
+    # Validation
+
+    @property
+    def _validates(self) -> bool:
+        return bool(self.val_loaders) and self.config.validation.frequency is not ValidationFrequency.NEVER
+
+    def _check_validation(self) -> None:
+        """Before the first update of a run: a few batches of each validation loader."""
+        if not (self.run.is_new and self._validates and self.config.validation.sanity_batches):
+            return
+        self.run.is_sanity_checking = True
+        monitors = partial(check_monitors, config=self.config, hooks=self.hooks, rates=self.step.schedulers.general)
+        try:
+            self.validator.sanity_check(self.val_loaders, monitors)
+        finally:
+            self.run.is_sanity_checking = False
+            self.step.metrics.roll_back()
+
+    def _loaders_of(self, number: int) -> list[str]:
+        """The loaders of the ``number``-th validation."""
+        every = self.config.validation.loader_every_n
+        return [name for name in self.val_loaders if number % every.get(name, 1) == 0]
+
+    def _validate(self, names: Collection[str]) -> None:
+        if not names:
+            return
+        run, before = self.run, self.run.phase
+        run.enter(Phase.VALIDATING)
+        some = None if len(names) == len(self.val_loaders) else list(names)
+        try:
+            row = self.validator.run(self.val_loaders, self.checkpointer.is_exit_requested, some)
+        except ValidationLeft:
+            run.enter(before)
+            self.checkpointer.save_deferred()
+            if self.checkpointer.agree_to_exit():
+                self.checkpointer.save_and_exit()
+            raise
+        run.enter(before)
+        self.step.metrics.commit()
+        run.logged.update(row)
+        self.reporter.write_validation(row)
+        self.step.schedulers.after_row(row)
+        self.checkpointer.after_validation(row)
+
     # After an update
 
-    def _after_update(self, window: list[Any], is_last: bool, is_final: bool) -> None:
-        """What happens between two windows.
-
-        Args:
-            is_last: the epoch's end follows, and saves after itself.
-            is_final: ``fit`` ends here.
-        """
+    def _after_update(self, window: list[Any], is_last: bool, at_update: Callable[[], Decision]) -> None:
+        """What happens between two windows; ``is_last``: the epoch's end follows, and saves after itself."""
         run, validation = self.run, self.config.validation
         if self.hooks.on_source_pass_end:
             run.pending.passes += data_setup.ended_passes(self.data.manager, window)
@@ -156,12 +230,12 @@ class TrainLoop:
             error, run.late_error = run.late_error, None
             run.pending.save = True
             raise error
-        self._finish_update(is_last, is_final)
+        self._finish_update(is_last, at_update)
 
-    def _finish_update(self, is_last: bool, is_final: bool) -> None:
+    def _finish_update(self, is_last: bool, at_update: Callable[[], Decision]) -> None:
         """Does the pending work of the last update, and saves. Parts that are done aren't done again after an error in
         a later one."""
-        run, pending = self.run, self.run.pending
+        pending = self.run.pending
         if pending.passes:
             self._notify_of_ended_passes()
         if pending.row:
@@ -170,26 +244,37 @@ class TrainLoop:
             pending.row = False
             self.step.schedulers.after_row(row)
         if pending.validation:
-            if self.val_loaders:
-                self._validate()
+            every = self.config.validation.every_n_steps
+            if self.val_loaders and every is not None:
+                self._validate(self._loaders_of(self.run.global_step // every))
             pending.validation = False
         if is_last:
             pending.save = False
-        elif pending.save and not run.epoch_is_open:
-            self._save(self.saves.after_epoch)
         else:
-            self._save(partial(self.saves.after_update, is_final=is_final))
+            self._commit(at_update)
 
-    def _save(self, save: Callable[[], None]) -> None:
+    def _commit(self, decide: Callable[[], Decision]) -> None:
         """A commit point. An error of a hook leaves it pending; what mtf refused it would refuse again."""
         self.run.pending.save = False  # not part of what is saved
         try:
-            save()
+            self._act(decide)
         except MtfError:
             raise
         except Exception:
             self.run.pending.save = True
             raise
+
+    def _act(self, decide: Callable[[], Decision]) -> None:
+        """Saves what was deferred, then does what ``decide`` says."""
+        self.checkpointer.save_deferred()
+        decision = decide()
+        self.run.is_stopping = self.run.is_stopping or decision.stop
+        if decision.exit:
+            self.checkpointer.save_and_exit()
+        elif decision.save:
+            self.checkpointer.save(required=False)
+        else:
+            self.checkpointer.poll()
 
     def _notify_of_ended_passes(self) -> None:
         passes = self.run.pending.passes
@@ -200,22 +285,6 @@ class TrainLoop:
             except BaseException:
                 passes.insert(0, notified)
                 raise
-
-    def _validate(self) -> None:
-        run, before = self.run, self.run.phase
-        run.enter(Phase.VALIDATING)
-        try:
-            row = self.validator.run(self.val_loaders, self.saves.is_asked_to_leave)
-        except ValidationLeft:
-            run.enter(before)
-            self.saves.leave()
-            raise
-        run.enter(before)
-        self.step.metrics.commit()
-        run.logged.update(row)
-        self.reporter.write_validation(row)
-        self.step.schedulers.after_row(row)
-        self.saves.after_validation(row)
 
     # The end of an epoch
 
@@ -242,14 +311,15 @@ class TrainLoop:
         run.epoch += 1
         run.epoch_is_open, run.epoch_end_parts = False, 0
         run.enter(Phase.BETWEEN_UPDATES)
-        self._save(self.saves.after_epoch)
+        self.checkpointer.after_epoch()
+        self._commit(self.checkpointer.at_update)
 
     def _step_epoch_schedulers(self) -> None:
         self.step.schedulers.after_epoch(self.run.logged, after_validation=False)
 
     def _validate_epoch(self) -> None:
         if self.config.validation.frequency is ValidationFrequency.PER_EPOCH and self.val_loaders:
-            self._validate()
+            self._validate(self._loaders_of(self.run.epoch + 1))
 
     def _step_monitoring_schedulers(self) -> None:
         self.step.schedulers.after_epoch(self.run.logged, after_validation=True)

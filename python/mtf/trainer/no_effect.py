@@ -29,7 +29,6 @@ _LOGGERS = {
 
 _FIXED = {
     "hooks": "call trainer.add_hook",
-    "config": "make a new trainer with it",
     "device": "make a new trainer on it",
 }
 _ELSEWHERE = {

@@ -17,7 +17,7 @@ from mtf.config.trainer import TrainerConfig
 from mtf.distributed.ranks import SingleRank
 from mtf.enums import ValidationFrequency
 from mtf.errors import ConfigError
-from mtf.trainer.run_state import RunState, StopCondition
+from mtf.trainer.state.run_state import RunState, StopCondition
 
 _INIT_ONLY = (
     "seed",
@@ -85,7 +85,8 @@ def warn_of_no_effect(
             )
     if not optimizers:
         _warn("there is no optimizer, so fit changes no parameter: pass optimizers= unless that is meant")
-    if config.checkpoint.save_best and (val_loaders is None or never):
+    is_validated = (config.checkpoint.monitor_metric or "").startswith("val/")
+    if config.checkpoint.save_best and is_validated and (val_loaders is None or never):
         _warn("checkpoint.save_best has no effect without validation: pass val_loaders to fit")
     validation = config.validation
     is_per_epoch = validation.frequency is ValidationFrequency.PER_EPOCH

@@ -28,7 +28,8 @@ from mtf.trainer.optimization.precision import Precision
 from mtf.trainer.optimization.rate_watch import RateWatch
 from mtf.trainer.reporting.reporter import Reporter
 from mtf.trainer.rng import StepRng
-from mtf.trainer.run_state import Phase, RunState
+from mtf.trainer.state.run_state import Phase, RunState
+from mtf.trainer.steering.spike_watch import SpikeWatch
 
 T = TypeVar("T")
 
@@ -116,6 +117,7 @@ class TrainStep:
     metrics: MetricTable
     ranks: SingleRank
     reporter: Reporter
+    spikes: SpikeWatch
     rates: RateWatch
     propagates: bool = False
 
@@ -124,6 +126,7 @@ class TrainStep:
         run.enter(Phase.ACCUMULATING)
         self.rng.begin_window()
         self.items.begin_window()
+        self.spikes.begin_window()
         is_mixed = len(window) > 1 and any(batch.name != window[0].name for batch in window)
         for batch in window:
             try:
@@ -143,7 +146,8 @@ class TrainStep:
         scaler, guard = self.precision.scaler, self.guard
         if not guard.every_window or window_is_finite(guard, self.ranks, self.model.parameters(), run.num_batches):
             clip = self.performance.clip_grad_norm
-            stepping = self.optimizers.prepare(window, self.hooks, self.ranks, scaler, clip, scale)
+            if not self.spikes.leaves_out(run, window, self.model.parameters(), scale, scaler):
+                stepping = self.optimizers.prepare(window, self.hooks, self.ranks, scaler, clip, scale)
         run.enter(Phase.STEPPING)
         self.optimizers.step(stepping, scaler)
         if self.hooks.on_after_optimizer_step:
@@ -153,6 +157,7 @@ class TrainStep:
         run.global_step += 1
         self.data.manager.commit()
         self.metrics.commit()
+        self.spikes.commit()
         run.num_committed = run.num_batches
         run.enter(Phase.BETWEEN_UPDATES)
 
@@ -198,6 +203,8 @@ class TrainStep:
         self.metrics.add_scalar(batch.name, "loss", value, metric_weight, num)
         is_bare = isinstance(result, Tensor) or len(result) == 1
         metrics = {} if is_bare else self._keep(batch, result, metric_weight, num)
+        if not is_bare:
+            self.reporter.throughput.add(count, result.get("num_tokens"))
         self.reporter.num_samples += num_samples(data)
         self.reporter.advance(1)
         for method in hooks.on_train_batch_end:
@@ -256,10 +263,14 @@ class TrainStep:
         self.ranks.open(len({*self.data.manager.names, *self.data.factories}))
         self.data.is_announced = True
 
-    def roll_back(self, run: RunState) -> None:
-        """After an error: the state is that of the last update, which weights never left."""
+    def roll_back(self, run: RunState, *, warns: bool = True) -> None:
+        """After an error: the state is that of the last update, which weights never left.
+
+        Args:
+            warns: of what can't be taken back.
+        """
         if run.is_in_window:
-            if any(getattr(module, "track_running_stats", False) for module in self.model.modules()):
+            if warns and any(getattr(module, "track_running_stats", False) for module in self.model.modules()):
                 with suppress(UserWarning):  # where warnings are errors, the one under way says more
                     warnings.warn(
                         "running statistics of the model's normalisation layers may hold a part of the window that "

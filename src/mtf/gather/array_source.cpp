@@ -60,13 +60,15 @@ ArraySource::ArraySource(std::vector<ArrayView> arrays, SamplerSpec spec, std::s
 }
 
 std::unique_ptr<Payload> ArraySource::fetch(std::uint64_t pass, std::uint64_t batch) {
-  if (batch >= sampler_.num_batches()) {
-    throw std::out_of_range(format_message("batch: must be in [0, {}), but is {}", sampler_.num_batches(), batch));
+  if (batch >= sampler_.num_batches_in(pass)) {
+    throw std::out_of_range(
+        format_message("batch: must be in [0, {}), but is {}", sampler_.num_batches_in(pass), batch));
   }
   const SamplerSpec& spec = sampler_.spec();
-  const ShardRange part = sampler_.part(batch);
+  const ShardRange whole = sampler_.places(pass, batch);
+  const ShardRange part = shard(whole.size(), spec.rank, spec.world_size);
   const std::uint64_t num_rows = std::max<std::uint64_t>(1, part.size());
-  const std::uint64_t begin = batch * spec.batch_size + (part.size() == 0 ? 0 : part.begin);
+  const std::uint64_t begin = whole.begin + (part.size() == 0 ? 0 : part.begin);
   const bool in_order = !spec.shuffle && !spec.indices;
 
   RowNumbers rows(in_order ? 0 : num_rows);

@@ -48,20 +48,33 @@ RowBatches::RowBatches(std::shared_ptr<const RowSource> rows, RowBatchSpec spec,
     : rows_(std::move(rows)),
       spec_(spec),
       pool_(std::move(pool)),
-      num_batches_(count_batches(rows_->num_rows(), spec)) {}
+      num_batches_(count_batches(rows_->num_rows(), spec)) {
+  if (spec_.rest && (spec_.rest->num_samples != rows_->num_rows() || spec_.rest->first_sample > rows_->num_rows())) {
+    throw ConfigError("rest: must be of as many samples as there are rows");
+  }
+}
 
-ShardRange RowBatches::places(std::uint64_t batch) const noexcept {
-  const std::uint64_t begin = batch * spec_.batch_size;
+ShardRange RowBatches::batches(std::uint64_t pass) const {
+  if (!is_rest(pass)) {
+    return {0, num_batches_};
+  }
+  const RestOfPass& rest = *spec_.rest;
+  return {rest.first_batch, rest.first_batch + count_batches(rest.num_samples - rest.first_sample, spec_)};
+}
+
+ShardRange RowBatches::places(std::uint64_t pass, std::uint64_t batch) const noexcept {
+  const std::uint64_t first = is_rest(pass) ? spec_.rest->first_sample : 0;
+  const std::uint64_t begin = first + (batch - (is_rest(pass) ? spec_.rest->first_batch : 0)) * spec_.batch_size;
   const ShardRange part = shard(std::min(spec_.batch_size, rows_->num_rows() - begin), spec_.rank, spec_.world_size);
   return part.size() == 0 ? ShardRange{begin, begin + 1} : ShardRange{begin + part.begin, begin + part.end};
 }
 
 std::unique_ptr<Payload> RowBatches::fetch(std::uint64_t pass, std::uint64_t batch) {
-  if (batch >= num_batches_) {
-    throw std::out_of_range("batch: must be in [0, " + std::to_string(num_batches_) + "), but is " +
-                            std::to_string(batch));
+  if (const ShardRange there = batches(pass); batch < there.begin || batch >= there.end) {
+    throw std::out_of_range("batch: must be in [" + std::to_string(there.begin) + ", " + std::to_string(there.end) +
+                            "), but is " + std::to_string(batch));
   }
-  const ShardRange range = places(batch);
+  const ShardRange range = places(pass, batch);
   if (range.size() > std::numeric_limits<std::uint32_t>::max()) {
     throw std::bad_alloc();
   }
@@ -107,7 +120,8 @@ std::size_t RowBatches::max_batch_bytes() const noexcept {
   if (num_batches_ == 0) {
     return 0;
   }
-  const std::uint64_t num_rows = places(0).size();
+  const std::uint64_t num_rows = std::max<std::uint64_t>(
+      1, shard(std::min(spec_.batch_size, rows_->num_rows()), spec_.rank, spec_.world_size).size());
   std::size_t sum = 0;
   for (const RowField& field : rows_->fields()) {
     std::size_t bytes = bytes_of(num_rows, field);

@@ -4,12 +4,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "mtf/gather/buffer_pool.hpp"
 #include "mtf/gather/row_source.hpp"
 #include "mtf/prefetch/native_source.hpp"
 #include "mtf/random/key.hpp"
+#include "mtf/sampling/sampler.hpp"
 #include "mtf/sampling/shard.hpp"
 
 namespace mtf {
@@ -33,6 +35,8 @@ struct RowBatchSpec {
   std::uint32_t rank = 0;
   std::uint32_t world_size = 1;
   Key key{};  ///< the source's
+  /// Of as many samples as there are rows: a pass that began with another batch size.
+  std::optional<RestOfPass> rest{};
 };
 
 /// Batch b of pass p has the rows at the places [b B, b B + B) of the pass, divided among the ranks. A rank whose part
@@ -53,7 +57,10 @@ class RowBatches : public NativeSource {
 
  private:
   /// The places of this rank's rows in a batch; never empty.
-  [[nodiscard]] ShardRange places(std::uint64_t batch) const noexcept;
+  [[nodiscard]] ShardRange places(std::uint64_t pass, std::uint64_t batch) const noexcept;
+  [[nodiscard]] bool is_rest(std::uint64_t pass) const noexcept { return spec_.rest && spec_.rest->pass == pass; }
+  /// The numbers of the batches that a pass has.
+  [[nodiscard]] ShardRange batches(std::uint64_t pass) const;
   void add_cu_seqlens(RowBatch& batch) const;
 
   const std::shared_ptr<const RowSource> rows_;

@@ -1,5 +1,6 @@
 #include "mtf/sampling/sampler.hpp"
 
+#include <algorithm>
 #include <numeric>
 #include <stdexcept>
 #include <string>
@@ -28,10 +29,33 @@ Sampler::Sampler(SamplerSpec spec) : spec_(std::move(spec)) {
     throw ConfigError(format_message("`num_samples` must be the number of `indices` ({}), but is {}.",
                                      spec_.indices->size(), spec_.num_samples));
   }
-  num_batches_ = spec_.num_samples / spec_.batch_size;
-  if (!spec_.drop_last && spec_.num_samples % spec_.batch_size != 0) {
-    ++num_batches_;
+  if (spec_.rest && (spec_.indices || spec_.rest->num_samples > spec_.num_samples ||
+                     spec_.rest->first_sample > spec_.rest->num_samples)) {
+    throw ConfigError("`rest` must lie within the samples, which must be numbered.");
   }
+  num_batches_ = count_batches(spec_.num_samples);
+}
+
+std::uint64_t Sampler::count_batches(std::uint64_t num_samples) const noexcept {
+  const bool has_short_batch = !spec_.drop_last && num_samples % spec_.batch_size != 0;
+  return num_samples / spec_.batch_size + (has_short_batch ? 1 : 0);
+}
+
+std::uint64_t Sampler::num_batches_in(std::uint64_t pass) const noexcept {
+  if (!is_rest(pass)) {
+    return num_batches_;
+  }
+  return spec_.rest->first_batch + count_batches(spec_.rest->num_samples - spec_.rest->first_sample);
+}
+
+ShardRange Sampler::places(std::uint64_t pass, std::uint64_t batch) const {
+  const RestOfPass rest = is_rest(pass) ? *spec_.rest : RestOfPass{pass, spec_.num_samples, 0, 0};
+  if (batch < rest.first_batch || batch >= num_batches_in(pass)) {
+    throw std::out_of_range(format_message("batch: must be in [{}, {}) in pass {}, but is {}", rest.first_batch,
+                                           num_batches_in(pass), pass, batch));
+  }
+  const std::uint64_t begin = rest.first_sample + (batch - rest.first_batch) * spec_.batch_size;
+  return {begin, std::min(begin + spec_.batch_size, rest.num_samples)};
 }
 
 std::uint64_t Sampler::global_batch_size(std::uint64_t batch) const noexcept {
@@ -43,21 +67,23 @@ ShardRange Sampler::part(std::uint64_t batch) const noexcept {
 }
 
 void Sampler::fill(std::uint64_t pass, std::uint64_t batch, std::span<std::int64_t> out) const {
-  if (batch >= num_batches_) {
-    throw std::out_of_range(format_message("a pass has {} batches, but batch {} is asked for.", num_batches_, batch));
+  if (batch >= num_batches_in(pass)) {
+    throw std::out_of_range(
+        format_message("a pass has {} batches, but batch {} is asked for.", num_batches_in(pass), batch));
   }
-  const ShardRange range = part(batch);
+  const ShardRange whole = places(pass, batch);
+  const ShardRange range = shard(whole.size(), spec_.rank, spec_.world_size);
   if (out.size() != range.size()) {
     throw std::out_of_range(format_message("batch {} has {} samples on this rank, but there is room for {}.", batch,
                                            range.size(), out.size()));
   }
-  fill_order(pass, batch * spec_.batch_size + range.begin, out);
+  fill_order(pass, whole.begin + range.begin, out);
 }
 
 void Sampler::fill_order(std::uint64_t pass, std::uint64_t begin, std::span<std::int64_t> out) const {
-  if (begin > spec_.num_samples || out.size() > spec_.num_samples - begin) {
+  if (begin > num_samples(pass) || out.size() > num_samples(pass) - begin) {
     throw std::out_of_range(format_message("the places [{}, {} + {}) do not lie within [0, {}).", begin, begin,
-                                           out.size(), spec_.num_samples));
+                                           out.size(), num_samples(pass)));
   }
   if (spec_.shuffle) {
     order_of(pass)->fill(begin, out);
@@ -78,7 +104,7 @@ std::shared_ptr<const Permutation> Sampler::order_of(std::uint64_t pass) const {
       return cached_order_;
     }
   }
-  auto order = std::make_shared<const Permutation>(spec_.num_samples, fold_in(spec_.key, pass));
+  auto order = std::make_shared<const Permutation>(num_samples(pass), fold_in(spec_.key, pass));
   const std::lock_guard lock(mutex_);
   cached_pass_ = pass;
   cached_order_ = order;

@@ -29,19 +29,19 @@ Epoch::Epoch(Key key, std::uint64_t first_step, Breakpoint opening, EventLog log
              std::optional<ResumePoint> resume_point)
     : key_(key), first_step_(first_step), opening_(std::move(opening)), log_(std::move(log)) {
   if (resume_point) {
-    push(std::move(resume_point->breakpoint), resume_point->num_events, resume_point->end);
+    push(std::move(resume_point->breakpoint), resume_point->num_events,
+         Segment::KnownSteps{.end = resume_point->end, .change = resume_point->change});
   } else {
     push(opening_, 0);
   }
 }
 
-void Epoch::push(Breakpoint breakpoint, std::uint64_t num_events, std::optional<std::uint64_t> known_end) {
+void Epoch::push(Breakpoint breakpoint, std::uint64_t num_events, std::optional<Segment::KnownSteps> known) {
   // A segment without steps is replaced; the log keeps what made it.
   if (!entries_.empty() && entries_.back().segment->start() == breakpoint.step) {
     entries_.pop_back();
   }
-  entries_.push_back(
-      {std::make_shared<const Segment>(std::move(breakpoint), key_, first_step_, known_end), num_events});
+  entries_.push_back({std::make_shared<const Segment>(std::move(breakpoint), key_, first_step_, known), num_events});
 }
 
 Breakpoint Epoch::apply(const Event& event, const Segment& segment, std::span<const std::uint64_t> counts) {
@@ -63,6 +63,11 @@ Breakpoint Epoch::apply(const Event& event, const Segment& segment, std::span<co
     }
     if (event.spec->config.burst != config.burst) {
       rescale_debts(breakpoint, config.burst, event.spec->config.burst);
+    }
+    // The pass under way continues with the numbers that leave it what it has left.
+    for (const RestLength& rest : event.rests) {
+      const auto i = static_cast<std::size_t>(rest.source);
+      breakpoint.sources[i].position.batch = event.spec->sources[i].pass_limit() - rest.num_batches;
     }
     breakpoint.spec = event.spec;
     breakpoint.ended = false;
@@ -142,8 +147,8 @@ std::uint64_t Epoch::num_steps() {
   while (true) {
     const SegmentEntry& last = entries_.back();
     // With a fixed number of steps no change of the weights moves the end: no need to compute them all.
-    const MixtureConfig& config = last.segment->breakpoint().spec->config;
-    const bool is_fixed = config.policy == EpochPolicy::fixed_num_steps && config.cycle;
+    const MixtureSpec& spec = *last.segment->breakpoint().spec;
+    const bool is_fixed = spec.config.policy == EpochPolicy::fixed_num_steps && spec.config.cycle && !spec.is_capped();
     if (is_fixed && last.num_events == log_.size()) {
       return last.segment->end();
     }
@@ -158,12 +163,13 @@ bool Epoch::may_end_early() {
   return entries_.back().segment->may_end_early();
 }
 
-bool Epoch::ends_by(std::uint64_t step) {
+std::optional<std::uint64_t> Epoch::end_by(std::uint64_t step) {
   if (step < entries_.front().segment->start()) {
-    return false;
+    return std::nullopt;
   }
   grow_to(step);
-  return entries_.back().segment->end() <= step;
+  const std::uint64_t end = entries_.back().segment->end();
+  return end <= step ? std::optional(end) : std::nullopt;
 }
 
 std::size_t Epoch::find_entry(std::uint64_t step) {
@@ -268,7 +274,9 @@ Epoch::ResumePoint Epoch::resume_point_at(std::uint64_t step) {
     return history().resume_point_at(step);
   }
   const SegmentEntry& entry = entries_[find_entry(step)];
-  return {entry.segment->breakpoint(), entry.segment->end(), entry.num_events};
+  const bool is_capped = entry.segment->breakpoint().spec->is_capped();
+  return {entry.segment->breakpoint(), entry.segment->end(), entry.num_events,
+          is_capped ? entry.segment->change() : kUnbounded};
 }
 
 Breakpoint Epoch::next_opening(std::uint64_t step, std::span<const std::uint64_t> counts) {

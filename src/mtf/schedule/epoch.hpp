@@ -20,7 +20,8 @@ class Epoch {
   struct ResumePoint {
     Breakpoint breakpoint;
     std::uint64_t end = kUnbounded;
-    std::uint64_t num_events = 0;  // events that led to it
+    std::uint64_t num_events = 0;       // events that led to it
+    std::uint64_t change = kUnbounded;  // of a mixture with largest numbers of passes: see Segment::change
   };
   /// Steps [begin, end) of a segment.
   struct SegmentRange {
@@ -46,8 +47,10 @@ class Epoch {
   [[nodiscard]] std::uint64_t num_steps();
   /// Whether a source of unknown length can still make that number smaller.
   [[nodiscard]] bool may_end_early();
-  /// Whether the epoch ends at `step` or before. Computes no segment behind `step`.
-  [[nodiscard]] bool ends_by(std::uint64_t step);
+  /// Whether the epoch ends at `step` or before.
+  [[nodiscard]] bool ends_by(std::uint64_t step) { return end_by(step).has_value(); }
+  /// Where the epoch ends, if that is at `step` or before. Computes no segment behind `step`.
+  [[nodiscard]] std::optional<std::uint64_t> end_by(std::uint64_t step);
   /// The segment that decides the draw at `step`, or that `step` ends.
   [[nodiscard]] std::shared_ptr<const Segment> segment_at(std::uint64_t step);
   /// The step below `end` that draws batch `draw.batch` of pass `draw.pass` of a source; kUnbounded if there is none.
@@ -79,7 +82,7 @@ class Epoch {
   [[nodiscard]] std::uint64_t entry_end(std::size_t entry) const noexcept;
   [[nodiscard]] std::size_t find_entry(std::uint64_t step);
   [[nodiscard]] Epoch& history();
-  void push(Breakpoint breakpoint, std::uint64_t num_events, std::optional<std::uint64_t> known_end = std::nullopt);
+  void push(Breakpoint breakpoint, std::uint64_t num_events, std::optional<Segment::KnownSteps> known = std::nullopt);
 
   Key key_;
   std::uint64_t first_step_;

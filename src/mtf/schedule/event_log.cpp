@@ -10,7 +10,8 @@ namespace mtf {
 
 bool operator==(const Event& a, const Event& b) {
   const bool same_spec = a.spec == b.spec || (a.spec && b.spec && *a.spec == *b.spec);
-  return same_spec && a.step == b.step && a.kind == b.kind && a.source == b.source && a.num_batches == b.num_batches;
+  return same_spec && a.step == b.step && a.kind == b.kind && a.source == b.source && a.num_batches == b.num_batches &&
+         a.rests == b.rests;
 }
 
 EventLog::EventLog(std::vector<Event> events) {

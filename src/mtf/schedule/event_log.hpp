@@ -11,6 +11,14 @@
 
 namespace mtf {
 
+/// A source whose pass under way has another number of batches left than its length says: it began before an edit.
+struct RestLength {
+  std::int32_t source = 0;
+  std::uint64_t num_batches = 0;
+
+  friend bool operator==(const RestLength&, const RestLength&) = default;
+};
+
 /// Something that happened at a step, before the draw of that step.
 struct Event {
   std::uint64_t step = 0;
@@ -18,6 +26,7 @@ struct Event {
   std::shared_ptr<const MixtureSpec> spec;  // edit: the spec from here on
   std::int32_t source = 0;                  // end_pass, extend_pass
   std::uint64_t num_batches = 0;            // end_pass, extend_pass
+  std::vector<RestLength> rests;            // edit
 };
 [[nodiscard]] bool operator==(const Event& a, const Event& b);
 

@@ -46,7 +46,8 @@ void validate_sources(std::span<const SourceSpec> sources) {
 }
 
 void validate_weights(const MixtureSpec& spec) {
-  const auto& [config, sources] = spec;
+  const MixtureConfig& config = spec.config;
+  const std::vector<SourceSpec>& sources = spec.sources;
   if (config.curve) {
     validate(*config.curve, sources.size());
   }
@@ -72,7 +73,8 @@ void validate_weights(const MixtureSpec& spec) {
 }
 
 void validate_pattern(const MixtureSpec& spec) {
-  const auto& [config, sources] = spec;
+  const MixtureConfig& config = spec.config;
+  const std::vector<SourceSpec>& sources = spec.sources;
   if (config.strategy == Strategy::alternating && config.pattern.empty()) {
     throw ConfigError("alternating_pattern must have at least one entry with ALTERNATING, got none");
   }
@@ -90,9 +92,46 @@ void validate_pattern(const MixtureSpec& spec) {
   }
 }
 
+/// The largest numbers of passes, and who gets a spent source's weight.
+void validate_caps(const MixtureSpec& spec) {
+  if (!spec.is_capped()) {
+    return;
+  }
+  const MixtureConfig& config = spec.config;
+  if (config.strategy != Strategy::weighted || config.policy != EpochPolicy::fixed_num_steps || !config.cycle ||
+      config.burst != 1) {
+    throw ConfigError(
+        "max_passes needs sampling_strategy=WEIGHTED, epoch_length_policy=FIXED_NUM_STEPS, cycle_short_loaders=True "
+        "and burst_size=1");
+  }
+  for (std::size_t i = 0; i < spec.sources.size(); ++i) {
+    const SourceSpec& source = spec.sources[i];
+    if (!std::isfinite(source.per_draw) || source.per_draw <= 0) {
+      throw ConfigError(format_message("a batch of {} must count more than 0 of what weights are of, got {}",
+                                       quoted(source.name), source.per_draw));
+    }
+    if (!source.max_passes) {
+      continue;
+    }
+    const std::string who = quoted(source.name);
+    if (*source.max_passes < 1 || multiply_steps(*source.max_passes, source.length.value_or(1)) == kUnbounded) {
+      throw ConfigError(format_message("max_passes[{}] must be at least 1 and give below 2^62 batches, got {}", who,
+                                       *source.max_passes));
+    }
+    if (!source.length) {
+      throw ConfigError(format_message("max_passes[{}] needs a source whose length is known", who));
+    }
+    if (source.heir && (*source.heir < 0 || static_cast<std::size_t>(*source.heir) >= spec.sources.size() ||
+                        static_cast<std::size_t>(*source.heir) == i)) {
+      throw ConfigError(format_message("when_spent[{}] must be another source", who));
+    }
+  }
+}
+
 /// Policies that must know every active length; the error names the source, the policy and the way out.
 void validate_lengths(const MixtureSpec& spec, const std::vector<bool>& active) {
-  const auto& [config, sources] = spec;
+  const MixtureConfig& config = spec.config;
+  const std::vector<SourceSpec>& sources = spec.sources;
   const bool blocks_of_shortest = config.strategy == Strategy::sequential && config.policy == EpochPolicy::min_length;
   const bool needs_lengths =
       blocks_of_shortest ||
@@ -122,6 +161,42 @@ void validate_lengths(const MixtureSpec& spec, const std::vector<bool>& active) 
 
 std::size_t MixtureSpec::num_present() const noexcept {
   return static_cast<std::size_t>(std::ranges::count(sources, true, &SourceSpec::present));
+}
+
+bool MixtureSpec::is_capped() const noexcept {
+  return std::ranges::any_of(sources, [](const SourceSpec& source) { return source.max_passes.has_value(); });
+}
+
+std::uint64_t MixtureSpec::num_left(std::size_t source, std::uint64_t pass, std::uint64_t batch) const noexcept {
+  const std::uint64_t length = sources[source].pass_limit();
+  if (const auto most = sources[source].max_passes) {
+    return pass >= *most ? 0 : (*most - pass) * length - std::min(length, batch);
+  }
+  return length == kUnbounded || is_capped() ? kUnbounded : length - std::min(length, batch);
+}
+
+std::optional<std::size_t> MixtureSpec::find_heir(std::size_t source, const std::vector<bool>& are_spent) const {
+  std::size_t i = source;
+  for (std::size_t steps = 0; steps < sources.size() && sources[i].heir; ++steps) {
+    i = static_cast<std::size_t>(*sources[i].heir);
+    if (sources[i].present && !are_spent[i]) {
+      return i;
+    }
+  }
+  return std::nullopt;
+}
+
+void MixtureSpec::pass_on(std::vector<double>& weights, const std::vector<bool>& are_spent) const {
+  const std::vector<double> before = weights;
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    if (!are_spent[i]) {
+      continue;
+    }
+    weights[i] = 0;
+    if (const auto heir = find_heir(i, are_spent)) {
+      weights[*heir] += before[i] * (sources[i].per_draw / sources[*heir].per_draw);
+    }
+  }
 }
 
 std::vector<double> MixtureSpec::weights_at(std::uint64_t training_step) const {
@@ -186,6 +261,7 @@ void validate(const MixtureSpec& spec) {
   }
   validate_weights(spec);
   validate_pattern(spec);
+  validate_caps(spec);
   if (config.policy == EpochPolicy::fixed_num_steps && !config.steps_per_epoch) {
     throw ConfigError("steps_per_epoch must be set with epoch_length_policy=FIXED_NUM_STEPS, got None");
   }

@@ -19,6 +19,9 @@ struct SourceSpec {
   std::string name;
   std::optional<std::uint64_t> length{};  // batches in one pass; none: unknown
   bool present = true;
+  std::optional<std::uint64_t> max_passes{};  // passes after which it is spent; none: any number
+  std::optional<std::int32_t> heir{};         // index of the source that gets its weight then; none: all others
+  double per_draw = 1.0;                      // what weights are of, per batch: an heir gets as much of it
 
   /// Batches after which a pass ends by itself: kUnbounded where that shows only at run time.
   [[nodiscard]] std::uint64_t pass_limit() const noexcept { return length.value_or(kUnbounded); }
@@ -51,6 +54,19 @@ struct MixtureConfig {
 struct MixtureSpec {
   MixtureConfig config;
   std::vector<SourceSpec> sources;
+  bool stops_when_spent = false;  // the epoch ends at the first demand for a source that is spent
+
+  /// Whether a source has a largest number of passes.
+  [[nodiscard]] bool is_capped() const noexcept;
+  /// Sources leave when they run out, or are spent.
+  [[nodiscard]] bool drops_out() const noexcept { return config.drops_out() || (is_capped() && !stops_when_spent); }
+  /// Batches that `source`, which stands at batch `batch` of pass `pass`, gives before it runs out or is spent.
+  [[nodiscard]] std::uint64_t num_left(std::size_t source, std::uint64_t pass, std::uint64_t batch) const noexcept;
+  /// Moves the weights of sources that `are_spent` to their heirs, in proportion to `per_draw`; a chain of heirs ends
+  /// at the first that isn't. The weights of those without an heir become 0.
+  void pass_on(std::vector<double>& weights, const std::vector<bool>& are_spent) const;
+  /// The first heir of `source`, of its heir and so on that is there and not spent; none where there is no such.
+  [[nodiscard]] std::optional<std::size_t> find_heir(std::size_t source, const std::vector<bool>& are_spent) const;
 
   [[nodiscard]] std::size_t num_present() const noexcept;
   /// The weight of each source in force at `training_step` (batches since the beginning of training); 0 if removed.

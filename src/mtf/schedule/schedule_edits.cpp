@@ -41,12 +41,14 @@ void Schedule::append(Event event) {
   move_to(epoch_, step_);
 }
 
-bool Schedule::change(MixtureSpec next) {
+bool Schedule::change(MixtureSpec next, std::vector<RestLength> rests) {
   validate(next);
-  if (without_idle_weights(next) == without_idle_weights(spec())) {
+  if (rests.empty() && without_idle_weights(next) == without_idle_weights(spec())) {
     return false;
   }
-  append({.kind = EventKind::edit, .spec = std::make_shared<const MixtureSpec>(std::move(next))});
+  append({.kind = EventKind::edit,
+          .spec = std::make_shared<const MixtureSpec>(std::move(next)),
+          .rests = std::move(rests)});
   return true;
 }
 
@@ -85,17 +87,21 @@ bool Schedule::set_weight(const std::string& name, double weight, bool keep_curv
   return change_weights(std::move(next), std::move(weights), keep_curve);
 }
 
-bool Schedule::add_source(const std::string& name, std::optional<std::uint64_t> length, std::optional<double> weight) {
+bool Schedule::add_source(const std::string& name, std::optional<std::uint64_t> length, std::optional<double> weight,
+                          std::optional<std::uint64_t> max_passes, double per_draw) {
   MixtureSpec next = spec();
   MixtureConfig& config = next.config;
   const auto known = std::ranges::find(next.sources, name, &SourceSpec::name);
   const auto index = static_cast<std::size_t>(known - next.sources.begin());
   if (known == next.sources.end()) {
-    next.sources.push_back({name, length, true});
+    next.sources.push_back({.name = name, .length = length, .max_passes = max_passes, .per_draw = per_draw});
   } else if (known->present) {
     throw ConfigError(format_message("there is already a dataloader '{}' (index {})", name, index));
   } else {
-    *known = {name, length, true};
+    known->length = length;
+    known->present = true;
+    known->max_passes = max_passes;
+    known->per_draw = per_draw;
   }
   const bool has_weights = !config.weights.empty() || config.curve;
   if (!weight && has_weights && config.strategy == Strategy::weighted) {
@@ -134,6 +140,28 @@ bool Schedule::set_config(MixtureConfig config) {
   MixtureSpec next = spec();
   next.config = std::move(config);
   return change(std::move(next));
+}
+
+bool Schedule::edit(MixtureSpec next, std::vector<RestLength> rests, MixtureSpec declared) {
+  validate(declared);
+  const std::vector<SourceSpec>& known = spec().sources;
+  for (std::size_t i = 0; i < known.size(); ++i) {
+    if (i >= next.sources.size() || next.sources[i].name != known[i].name) {
+      throw ConfigError(format_message("an edit must keep dataloader '{}' at index {}", known[i].name, i));
+    }
+  }
+  for (const RestLength& rest : rests) {
+    const auto i = static_cast<std::size_t>(rest.source);
+    if (rest.source < 0 || i >= known.size() || rest.num_batches > next.sources[i].length.value_or(0)) {
+      throw ConfigError(
+          format_message("an edit leaves {} batches of the pass under way of source {}, which is more "
+                         "than a pass has",
+                         rest.num_batches, rest.source));
+    }
+  }
+  const bool changed = change(std::move(next), std::move(rests));
+  initial_ = std::move(declared);
+  return changed;
 }
 
 void Schedule::end_pass(std::int32_t source, std::uint64_t num_batches) {

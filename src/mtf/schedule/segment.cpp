@@ -14,7 +14,7 @@ using Wide = __int128;
 
 /// A source that is drawn again only after another pass of its own has begun: removed, or exhausted.
 bool is_gone(const Breakpoint& breakpoint, std::size_t source) {
-  const bool is_exhausted = breakpoint.spec->config.drops_out() && breakpoint.sources[source].limit == 0;
+  const bool is_exhausted = breakpoint.spec->drops_out() && breakpoint.sources[source].limit == 0;
   return is_exhausted || !breakpoint.spec->sources[source].present;
 }
 
@@ -28,17 +28,14 @@ Wide owed_units(Wide numerator, Wide denominator) {
 
 }  // namespace
 
-Segment::Segment(Breakpoint breakpoint, Key key, std::uint64_t first_step, std::optional<std::uint64_t> known_end)
+Segment::Segment(Breakpoint breakpoint, Key key, std::uint64_t first_step, std::optional<KnownSteps> known)
     : breakpoint_(std::move(breakpoint)) {
   const bool is_fresh = breakpoint_.origin == breakpoint_.step;
   if (is_fresh) {
     for (std::size_t i = 0; i < breakpoint_.sources.size(); ++i) {
       SourceState& state = breakpoint_.sources[i];
-      const std::uint64_t length = breakpoint_.spec->sources[i].pass_limit();
       state.origin_count = state.count;
-      state.limit = state.exhausted        ? 0
-                    : length == kUnbounded ? kUnbounded
-                                           : length - std::min(length, state.position.batch);
+      state.limit = state.exhausted ? 0 : breakpoint_.spec->num_left(i, state.position.pass, state.position.batch);
     }
   }
   choose_sources(first_step + breakpoint_.origin);
@@ -53,12 +50,80 @@ Segment::Segment(Breakpoint breakpoint, Key key, std::uint64_t first_step, std::
   if (!active_.empty()) {
     make_pattern(key);
   }
-  if (known_end && is_counted()) {
-    const std::uint64_t length = std::visit([](const auto& p) { return p.length(); }, *pattern_);
-    end_ = std::clamp(*known_end, start(), std::max(start(), add_steps(breakpoint_.origin, length)));
-  } else {
-    end_ = find_epoch_end(breakpoint_, active_, pattern());
+  find_end(known);
+}
+
+/// The step at which `slot` is drawn for the `index`-th time (from 0), kUnbounded if that isn't before `before`.
+std::uint64_t Segment::step_of_draw(std::size_t slot, std::uint64_t index, std::uint64_t before) const {
+  const std::uint64_t most = before == kUnbounded ? kUnbounded : before - breakpoint_.origin;
+  const auto* random = std::get_if<WeightedRandom>(&*pattern_);
+  const auto number = static_cast<std::int32_t>(slot);
+  const std::uint64_t position = random != nullptr
+                                     ? random->turns().position(number, index, most)
+                                     : std::visit([&](const auto& p) { return p.position(number, index); }, *pattern_);
+  const std::uint64_t step = add_steps(breakpoint_.origin, position);
+  return step < before ? step : kUnbounded;
+}
+
+/// The step before which a source that has an heir is spent, if that is at most `before`.
+std::uint64_t Segment::find_succession(std::uint64_t before) const {
+  if (breakpoint_.spec->stops_when_spent) {
+    return kUnbounded;
   }
+  std::uint64_t found = before;
+  bool is_found = false;
+  for (std::size_t slot = 0; slot < active_.size(); ++slot) {
+    const auto i = static_cast<std::size_t>(active_[slot]);
+    const std::uint64_t limit = breakpoint_.sources[i].limit;
+    if (breakpoint_.spec->sources[i].heir && breakpoint_.spec->sources[i].max_passes && limit != kUnbounded) {
+      const std::uint64_t last = step_of_draw(slot, limit - 1, found);
+      is_found = is_found || last != kUnbounded;
+      found = last == kUnbounded ? found : last + 1;
+    }
+  }
+  return is_found ? found : kUnbounded;
+}
+
+/// Finds the end, and where a source that is spent hands its weight on, unless that is `known`.
+void Segment::find_end(const std::optional<KnownSteps>& known) {
+  const MixtureSpec& spec = *breakpoint_.spec;
+  if (!spec.is_capped() || !pattern_ || breakpoint_.ended) {
+    if (known && is_counted()) {
+      const std::uint64_t length = std::visit([](const auto& p) { return p.length(); }, *pattern_);
+      end_ = std::clamp(known->end, start(), std::max(start(), add_steps(breakpoint_.origin, length)));
+    } else {
+      end_ = find_epoch_end(breakpoint_, active_, pattern());
+    }
+    return;
+  }
+  if (known && is_counted()) {
+    change_ = std::max(known->change, start());
+    end_ = std::max(known->end, start());
+    return;
+  }
+  const auto num_steps = std::max(start(), static_cast<std::uint64_t>(*spec.config.steps_per_epoch));
+  const std::uint64_t succession = find_succession(std::min(change_, num_steps));
+  change_ = std::min(change_, succession);
+  if (change_ < num_steps && succession == change_) {
+    end_ = num_steps;  // the heir may have no weight yet, so the pattern's own end isn't the epoch's
+    return;
+  }
+  end_ = std::min(num_steps, find_epoch_end(breakpoint_, active_, pattern()));
+  for (std::size_t slot = 0; slot < active_.size() && spec.stops_when_spent; ++slot) {
+    const std::uint64_t limit = breakpoint_.sources[static_cast<std::size_t>(active_[slot])].limit;
+    if (limit != kUnbounded) {
+      end_ = std::min(end_, std::max(start(), step_of_draw(slot, limit, std::min(change_, end_))));
+    }
+  }
+}
+
+/// Sources of a mixture with largest numbers of passes that have made them.
+std::vector<bool> Segment::spent_sources() const {
+  std::vector<bool> are_spent(breakpoint_.sources.size());
+  for (std::size_t i = 0; i < are_spent.size(); ++i) {
+    are_spent[i] = breakpoint_.spec->sources[i].max_passes && breakpoint_.sources[i].limit == 0;
+  }
+  return are_spent;
 }
 
 bool Segment::may_end_early() const noexcept {
@@ -109,12 +174,22 @@ std::optional<double> Segment::deviation_bound() const noexcept {
 
 void Segment::choose_sources(std::uint64_t training_step) {
   const MixtureSpec& spec = *breakpoint_.spec;
-  const std::vector<bool> is_active = spec.active_at(training_step);
+  std::vector<bool> is_active = spec.active_at(training_step);
+  std::vector<double> weights;
+  if (spec.config.strategy == Strategy::weighted) {
+    weights = spec.weights_at(training_step);
+    if (spec.is_capped() && !spec.stops_when_spent) {
+      spec.pass_on(weights, spent_sources());
+      for (std::size_t i = 0; i < weights.size(); ++i) {
+        is_active[i] = weights[i] > 0;
+      }
+    }
+  }
   for (std::size_t i = 0; i < is_active.size(); ++i) {
     if (!is_active[i]) {
       continue;
     }
-    if (spec.config.drops_out() && breakpoint_.sources[i].limit == 0) {
+    if (spec.drops_out() && breakpoint_.sources[i].limit == 0) {
       continue;
     }
     active_.push_back(static_cast<std::int32_t>(i));
@@ -122,7 +197,6 @@ void Segment::choose_sources(std::uint64_t training_step) {
   if (spec.config.strategy != Strategy::weighted) {
     return;
   }
-  const std::vector<double> weights = spec.weights_at(training_step);
   double sum = 0;
   for (const std::int32_t source : active_) {
     slot_weights_.push_back(weights[static_cast<std::size_t>(source)]);
@@ -142,7 +216,7 @@ void Segment::make_pattern(Key key) {
   const auto burst = static_cast<std::uint64_t>(config.burst);
   const auto num_slots = static_cast<std::uint32_t>(active_.size());
   std::vector<std::uint64_t> limits;
-  if (config.drops_out()) {
+  if (spec.drops_out()) {
     for (const std::int32_t source : active_) {
       limits.push_back(breakpoint_.sources[static_cast<std::size_t>(source)].limit);
     }
@@ -351,27 +425,32 @@ void Segment::settle_debts() {
   }
   Wide left_behind = 0;
   std::vector<bool> is_active(breakpoint_.sources.size());
+  std::vector<Wide> inherited(breakpoint_.sources.size());
+  const std::vector<bool> are_spent = spent_sources();
   for (const std::int32_t source : active_) {
     is_active[static_cast<std::size_t>(source)] = true;
   }
   for (std::size_t i = 0; i < is_active.size(); ++i) {
-    if (!is_active[i] && is_gone(breakpoint_, i)) {
-      left_behind += breakpoint_.sources[i].owed;
+    if (is_active[i] || !is_gone(breakpoint_, i)) {
+      continue;
     }
+    is_certain_ = is_certain_ && breakpoint_.sources[i].owed == 0;
+    const auto heir = are_spent[i] ? breakpoint_.spec->find_heir(i, are_spent) : std::nullopt;
+    (heir && is_active[*heir] ? inherited[*heir] : left_behind) += breakpoint_.sources[i].owed;
   }
-  is_certain_ = left_behind == 0;
   // Above 0 wherever there is a slot, whose weight is.
   const Wide total = std::max(Wide{1}, std::accumulate(slot_units_.begin(), slot_units_.end(), Wide{0}));
   for (std::size_t slot = 0; slot < active_.size(); ++slot) {
-    const std::int64_t owed = breakpoint_.sources[static_cast<std::size_t>(active_[slot])].owed;
-    slot_owed_.push_back(owed + static_cast<std::int64_t>(left_behind * slot_units_[slot] / total));
+    const auto i = static_cast<std::size_t>(active_[slot]);
+    const Wide owed = breakpoint_.sources[i].owed + inherited[i] + left_behind * slot_units_[slot] / total;
+    slot_owed_.push_back(static_cast<std::int64_t>(std::clamp<Wide>(owed, -kMaxOwed, kMaxOwed)));
   }
 }
 
 /// Steps since the pattern began after which slots have left, and which, in order.
 std::vector<std::pair<std::uint64_t, std::size_t>> Segment::exhaustions(std::span<const std::uint64_t> drawn) const {
   std::vector<std::pair<std::uint64_t, std::size_t>> out;
-  if (!breakpoint_.spec->config.drops_out()) {
+  if (!breakpoint_.spec->drops_out()) {
     return out;
   }
   for (std::size_t slot = 0; slot < active_.size(); ++slot) {

@@ -75,10 +75,13 @@ struct Draw {
 /// Immutable; const methods may be called from several threads at once.
 class Segment {
  public:
-  /// `key`: of the epoch. `first_step`: batches drawn in training before the epoch began. `known_end`: the result of an
-  /// earlier computation of `end()`, which some patterns can only repeat in O(steps).
-  Segment(Breakpoint breakpoint, Key key, std::uint64_t first_step,
-          std::optional<std::uint64_t> known_end = std::nullopt);
+  /// `key`: of the epoch. `first_step`: batches drawn in training before the epoch began. `known`: the results of
+  /// earlier computations of `end()` and `change()`, which some patterns can only repeat in O(steps).
+  struct KnownSteps {
+    std::uint64_t end = kUnbounded;
+    std::uint64_t change = kUnbounded;
+  };
+  Segment(Breakpoint breakpoint, Key key, std::uint64_t first_step, std::optional<KnownSteps> known = std::nullopt);
 
   [[nodiscard]] const Breakpoint& breakpoint() const noexcept { return breakpoint_; }
   [[nodiscard]] std::uint64_t start() const noexcept { return breakpoint_.step; }
@@ -86,7 +89,8 @@ class Segment {
   [[nodiscard]] std::uint64_t end() const noexcept { return end_; }
   /// Whether a source of unknown length can end the epoch before end(), or make it shorter.
   [[nodiscard]] bool may_end_early() const noexcept;
-  /// The step at which the weights change by themselves; kUnbounded if they don't.
+  /// The step at which the weights change by themselves, by a curve or because a source that has an heir is spent;
+  /// kUnbounded if they don't.
   [[nodiscard]] std::uint64_t change() const noexcept { return change_; }
   /// Index of each slot's source.
   [[nodiscard]] std::span<const std::int32_t> active() const noexcept { return active_; }
@@ -130,7 +134,11 @@ class Segment {
   [[nodiscard]] PassPosition pass_position(std::size_t source, std::uint64_t count) const noexcept;
 
  private:
+  [[nodiscard]] std::vector<bool> spent_sources() const;
   void choose_sources(std::uint64_t training_step);
+  [[nodiscard]] std::uint64_t step_of_draw(std::size_t slot, std::uint64_t index, std::uint64_t before) const;
+  [[nodiscard]] std::uint64_t find_succession(std::uint64_t before) const;
+  void find_end(const std::optional<KnownSteps>& known);
   void settle_debts();
   [[nodiscard]] std::vector<std::pair<std::uint64_t, std::size_t>> exhaustions(
       std::span<const std::uint64_t> drawn) const;

@@ -111,20 +111,57 @@ MixtureConfig read_config(const Field& field) {
   return config;
 }
 
+/// Largest numbers of passes, and what happens after them.
+ValueMap to_value_of_caps(const MixtureSpec& spec) {
+  return {{"stop", spec.stops_when_spent},
+          {"max_passes", list_of(spec.sources, [](const SourceSpec& s) { return unbounded_or(s.max_passes); })},
+          {"heir",
+           list_of(spec.sources,
+                   [](const SourceSpec& s) { return s.heir ? Value(static_cast<std::uint64_t>(*s.heir)) : Value(); })},
+          {"per_draw", list_of(spec.sources, [](const SourceSpec& s) { return s.per_draw; })}};
+}
+
+void read_caps(const Field& field, MixtureSpec& spec) {
+  spec.stops_when_spent = field["stop"].boolean();
+  const auto each = [&](std::string_view name, auto set) {
+    const std::vector<Field> items = field[name].list();
+    if (items.size() != spec.sources.size()) {
+      field[name].fail(format_message("a list of {}, one per source", spec.sources.size()));
+    }
+    for (std::size_t i = 0; i < items.size(); ++i) {
+      set(spec.sources[i], items[i]);
+    }
+  };
+  each("max_passes", [](SourceSpec& source, const Field& f) { source.max_passes = known_or_none(f); });
+  each("per_draw", [](SourceSpec& source, const Field& f) { source.per_draw = f.number(); });
+  each("heir", [](SourceSpec& source, const Field& f) {
+    source.heir = f.is_none() ? std::nullopt : std::optional(static_cast<std::int32_t>(f.integer(kMaxIndex)));
+  });
+}
+
 Value to_value(const MixtureSpec& spec) {
-  return ValueMap{{"config", to_value(spec.config)}, {"sources", list_of(spec.sources, [](const SourceSpec& source) {
+  ValueMap fields{{"config", to_value(spec.config)}, {"sources", list_of(spec.sources, [](const SourceSpec& source) {
                                                         return ValueMap{{"name", source.name},
                                                                         {"length", unbounded_or(source.length)},
                                                                         {"present", source.present}};
                                                       })}};
+  if (spec.is_capped()) {
+    fields.emplace_back("caps", to_value_of_caps(spec));
+  }
+  return fields;
 }
 
 std::shared_ptr<const MixtureSpec> read_spec(const Field& field) {
   MixtureSpec spec;
   spec.config = read_config(field["config"]);
   spec.sources = read_list<SourceSpec>(field["sources"], [](const Field& source) {
-    return SourceSpec{source["name"].string(), known_or_none(source["length"]), source["present"].boolean()};
+    return SourceSpec{.name = source["name"].string(),
+                      .length = known_or_none(source["length"]),
+                      .present = source["present"].boolean()};
   });
+  if (field.has("caps")) {
+    read_caps(field["caps"], spec);
+  }
   try {
     validate(spec);
   } catch (const ConfigError& error) {
@@ -244,6 +281,12 @@ Value to_value(const Event& event, SpecTable& specs) {
   ValueMap out{{"step", event.step}, {"kind", std::string(name_of(event.kind))}};
   if (event.kind == EventKind::edit) {
     out.emplace_back("setup", specs.index_of(*event.spec));
+    if (!event.rests.empty()) {
+      out.emplace_back("rests", list_of(event.rests, [](const RestLength& rest) {
+                         return ValueMap{{"source", static_cast<std::uint64_t>(rest.source)},
+                                         {"num_batches", rest.num_batches}};
+                       }));
+    }
   } else {
     out.emplace_back("source", static_cast<std::uint64_t>(event.source));
     out.emplace_back("num_batches", event.num_batches);
@@ -257,6 +300,13 @@ Event read_event(const Field& field, const Specs& specs) {
   event.kind = read_enum<EventKind>(field["kind"]);
   if (event.kind == EventKind::edit) {
     event.spec = read_spec_index(field["setup"], specs);
+    if (field.has("rests")) {
+      event.rests = read_list<RestLength>(field["rests"], [&](const Field& rest) {
+        const std::uint64_t source = rest["source"].integer(event.spec->sources.size() - 1);
+        const std::uint64_t length = event.spec->sources[source].length.value_or(0);
+        return RestLength{static_cast<std::int32_t>(source), rest["num_batches"].integer(length)};
+      });
+    }
     return event;
   }
   event.source = static_cast<std::int32_t>(field["source"].integer(kMaxIndex));
@@ -296,9 +346,20 @@ void check_extends(const Field& field, const MixtureSpec& before, const MixtureS
   }
 }
 
+/// The initial setup is what a configuration is compared with. After an edit at a resume it is the edited one, whose
+/// sources may have another order.
+void check_declared(const Field& field, const MixtureSpec& declared, const MixtureSpec& now) {
+  for (const SourceSpec& source : declared.sources) {
+    if (std::ranges::find(now.sources, source.name, &SourceSpec::name) == now.sources.end()) {
+      throw StateMismatch(
+          format_message("{} has a source '{}' that the setup in force hasn't", field.path(), source.name));
+    }
+  }
+}
+
 void check_log(const Field& root, const ScheduleState& state) {
   const MixtureSpec* spec = state.opening.spec.get();
-  check_extends(root["opening"], state.initial, *spec);
+  check_declared(root["setups"].list().front(), state.initial, *state.resume_point.breakpoint.spec);
   std::uint64_t step = 0;
   const std::vector<Event>& events = state.log.events();
   for (std::size_t i = 0; i < events.size(); ++i) {
@@ -385,6 +446,18 @@ ValueMap by_name(const MixtureSpec& spec, const std::set<std::string>& names) {
   return fields;
 }
 
+/// What a source's cap is, in words, so that two can be compared.
+std::string cap_of(const MixtureSpec& spec, const std::string& name) {
+  const SourceSpec& source = *std::ranges::find(spec.sources, name, &SourceSpec::name);
+  if (!source.max_passes) {
+    return "none";
+  }
+  const std::string then = spec.stops_when_spent ? "stop"
+                           : source.heir         ? spec.sources[static_cast<std::size_t>(*source.heir)].name
+                                                 : "others";
+  return format_message("{}, then {}", *source.max_passes, then);
+}
+
 }  // namespace
 
 Value to_value(const ScheduleState& state) {
@@ -409,10 +482,25 @@ Value to_value(const ScheduleState& state) {
     fields.emplace_back("num_events", state.log.size());
     fields.emplace_back("log_hash", state.log.hash());
   }
+  if (version_of(state) >= 3) {
+    fields.emplace_back("tail_change", unbounded_or(state.resume_point.change));
+  }
   return fields;
 }
 
-std::uint32_t version_of(const ScheduleState& state) noexcept { return state.opening.carries ? kScheduleVersion : 1; }
+MixtureSpec mixture_spec_from(const Value& value) { return *read_spec(Field(value, "setup")); }
+
+std::uint32_t version_of(const ScheduleState& state) noexcept {
+  if (!state.opening.carries) {
+    return 1;
+  }
+  // Later specs have the sources of earlier ones; an event in between may have had a cap that was lifted.
+  const auto is_capped = [](const Event& event) { return event.spec && event.spec->is_capped(); };
+  const bool any = state.initial.is_capped() || state.opening.spec->is_capped() ||
+                   state.resume_point.breakpoint.spec->is_capped() ||
+                   std::ranges::any_of(state.log.events(), is_capped);
+  return any ? 3 : 2;
+}
 
 std::uint64_t hash_of(const Event& event) {
   SpecTable specs;
@@ -450,8 +538,8 @@ ScheduleState schedule_state_from(const Value& value, std::optional<std::uint32_
     root["opening"]["step"].fail("0");
   }
   state.log = read_log(root, specs, version);
-  state.resume_point = {read_breakpoint(root["tail"], specs, version), unbounded_or(root["tail_end"]),
-                        state.log.size()};
+  state.resume_point = {read_breakpoint(root["tail"], specs, version), unbounded_or(root["tail_end"]), state.log.size(),
+                        version < 3 ? kUnbounded : unbounded_or(root["tail_change"])};
   if (state.resume_point.breakpoint.step > state.step) {
     root["tail"]["step"].fail("at most the step");
   }
@@ -503,6 +591,9 @@ std::vector<std::string> find_differences(std::uint64_t my_seed, const MixtureSp
     if (ours->second != theirs) {
       differ("length of '" + name + "'", length(theirs), length(ours->second));
     }
+    if (const auto a = cap_of(other.initial, name), b = cap_of(mine, name); a != b) {
+      differ("max_passes and when_spent of '" + name + "'", a, b);
+    }
   }
   for (const auto& [name, ours] : my_lengths) {
     // A source that was added later may be there from the start in the script that resumes.
@@ -529,15 +620,20 @@ std::map<std::string, std::uint64_t> find_fingerprints(const ScheduleState& stat
     events = list_of(state.log.events(), [&](const Event& event) { return to_value(event, specs); });
   }
   const auto& sources = state.initial.sources;
-  return {{"config", hash(to_value(state.initial.config))},
-          {"names", hash(list_of(sources, [](const SourceSpec& source) { return source.name; }))},
-          {"lengths", hash(list_of(sources, [](const SourceSpec& source) { return unbounded_or(source.length); }))},
-          {"seed", hash(state.seed)},
-          {"log", hash(ValueMap{{"epoch", state.epoch},
-                                {"first_step", state.first_step},
-                                {"opening", std::move(opening)},
-                                {"events", std::move(events)},
-                                {"setups", specs.values()}})}};
+  std::map<std::string, std::uint64_t> found{
+      {"config", hash(to_value(state.initial.config))},
+      {"names", hash(list_of(sources, [](const SourceSpec& source) { return source.name; }))},
+      {"lengths", hash(list_of(sources, [](const SourceSpec& source) { return unbounded_or(source.length); }))},
+      {"seed", hash(state.seed)},
+      {"log", hash(ValueMap{{"epoch", state.epoch},
+                            {"first_step", state.first_step},
+                            {"opening", std::move(opening)},
+                            {"events", std::move(events)},
+                            {"setups", specs.values()}})}};
+  if (state.initial.is_capped()) {
+    found.emplace("max_passes", hash(to_value_of_caps(state.initial)));
+  }
+  return found;
 }
 
 }  // namespace mtf

@@ -15,7 +15,8 @@ namespace mtf {
 inline constexpr std::string_view kScheduleKind = "SCHD";
 /// The newest format. A schedule whose state is of format 1 writes format 1: under it a change of weights starts EVEN
 /// and SHUFFLED afresh, and a run that was resumed continues as it would have.
-inline constexpr std::uint32_t kScheduleVersion = 2;
+/// Format 3 is written where a source has a largest number of passes.
+inline constexpr std::uint32_t kScheduleVersion = 3;
 
 /// A state of format 2 holds the events of its epoch as long as they cost at most this much (EventLog::cost), and else
 /// only their number and a hash: its size doesn't grow with edits. What was drawn before its resume point is then out
@@ -24,7 +25,7 @@ inline constexpr std::uint64_t kMaxLoggedCost = 256;
 
 struct ScheduleState {
   std::uint64_t seed = 0;
-  MixtureSpec initial;  // as configured, before any edit
+  MixtureSpec initial;  // as configured, before any edit but those of a resume with another configuration
   std::uint64_t epoch = 0;
   std::uint64_t first_step = 0;     // batches drawn in training before the epoch
   Breakpoint opening;               // of the epoch
@@ -38,6 +39,9 @@ struct ScheduleState {
 [[nodiscard]] std::uint32_t version_of(const ScheduleState& state) noexcept;
 
 [[nodiscard]] Value to_value(const ScheduleState& state);
+
+/// A setup of a state. Throws StateMismatch, naming the field, for one that no schedule could have.
+[[nodiscard]] MixtureSpec mixture_spec_from(const Value& value);
 
 /// Depends on all that an event says.
 [[nodiscard]] std::uint64_t hash_of(const Event& event);

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -89,6 +90,11 @@ def test_writing_it_again_gives_the_same_files(tmp_path: Path) -> None:
         assert (tmp_path / "c" / name).read_bytes() == (GOLDEN / f"checkpoint_v{FORMAT}" / name).read_bytes(), name
 
 
+def _fields(config: dict[str, Any]) -> set[tuple[str, str]]:
+    """Part and name of every setting."""
+    return {(part, name) for part, fields in config.items() if isinstance(fields, dict) for name in fields}
+
+
 @pytest.mark.filterwarnings("ignore:.*was saved with num_threads")
 def test_a_trainers_checkpoint_of_the_first_format_is_resumed(tmp_path: Path) -> None:
     """It had the schedule twice, and another word for work that follows an update."""
@@ -108,15 +114,15 @@ def test_a_trainers_checkpoint_of_the_first_format_is_resumed(tmp_path: Path) ->
     whole.save_checkpoint(str(tmp_path / "now"))
     places = [entry.place for entry in diff_checkpoints(path, tmp_path / "now").entries]
     # What later versions have more, and the format in which new schedules write their states.
+    before, now = (layout.read(place).manifest["config"] for place in (path, tmp_path / "now"))
+    parts = ("requires_grad", "hyperparameters", "item_counts", "scheduler_settings", "skips")
     added = [
-        "manifest['config']['fault_tolerance']['optimizer_settings']",
-        "manifest['config']['checkpoint']['keep_every_n_steps']",
-        "manifest['config']['logging']['console_fields']",
-        "manifest['config']['logging']['trackio_project']",
-        *(f"state['trainer']['{name}']" for name in ("requires_grad", "hyperparameters", "item_counts")),
+        *(f"manifest['config']['{part}']['{name}']" for part, name in _fields(now) - _fields(before)),
+        *(f"state['trainer']['{name}']" for name in parts),
+        "state['trainer']['multi']['cuts']",
         "schedule",
     ]
-    assert set(places) <= {"manifest['format']", "manifest['num_threads']", *added}, places
+    assert set(places) <= {"manifest['format']", "manifest['num_threads']", "manifest['data']", *added}, places
 
 
 def test_the_schedule_stands_in_a_checkpoint_once(tmp_path: Path) -> None:

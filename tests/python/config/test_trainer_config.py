@@ -61,6 +61,7 @@ def test_no_field_is_without_a_case_and_no_case_without_a_field() -> None:
     assert sorted(CASES) == FIELDS
 
 
+@pytest.mark.filterwarnings("ignore:.*held the log of another run")
 @pytest.mark.parametrize(("owner", "name"), FIELDS)
 def test_every_field_changes_something(owner: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -314,6 +315,16 @@ def _(_: Path) -> None:
     assert "b" not in curve(interpolation=mtf.Interpolation.LINEAR, every=20)[:20]
 
 
+@case(mtf.WeightCurve, "unit")
+def _(_: Path) -> None:
+    rows = {"a": torch.arange(50), "b": torch.arange(50)}
+    for unit, first in (("batches", 20), ("samples", 5)):
+        points = mtf.WeightCurve([(0, [1, 0]), (20, [0, 1])], unit=unit)
+        blend = mtf.Blend(rows, weight_curve=points, global_batch_size=4)
+        assert blend.samples(first).source.tolist() == [1] * 4
+        assert blend.samples(first - 1).source.tolist() == [0] * 4
+
+
 @case(mtf.MultiDataLoaderConfig, "seed")
 def _(_: Path) -> None:
     assert weighted(seed=1) != weighted(seed=2)
@@ -485,6 +496,30 @@ def _(_: Path) -> None:
     every = mtf.ValidationConfig(frequency=mtf.ValidationFrequency.EVERY_N_STEPS, every_n_steps=3)
     trainer(config(["a", "b"], validation=every), hooks=[Watch()]).fit(two(), [loader(4, 1)])
     assert seen == [3, 6]
+
+
+@case(mtf.ValidationConfig, "at_start", "sanity_batches", "loader_every_n", "limit_batches")
+def _(_: Path) -> None:
+    """More in ``test_sanity.py``."""
+    seen: list[tuple[int, str, int]] = []
+
+    def validation_step(trainer: Any, batch: Any, batch_idx: int, dataloader_idx: int, name: str) -> Any:
+        seen.append((trainer.global_step, name, batch_idx))
+        return step(trainer, batch, batch_idx, dataloader_idx, name)
+
+    def run(**settings: Any) -> list[tuple[int, str, int]]:
+        seen.clear()
+        given = {"x": loader(8, 1), "y": loader(12, 2)}
+        made = trainer(config(validation=mtf.ValidationConfig(**settings)), validation_step=validation_step)
+        made.fit([loader(4, 3)], given, max_epochs=2)
+        return list(seen)
+
+    whole = [("x", 0), ("x", 1), ("y", 0), ("y", 1), ("y", 2)]
+    assert run(sanity_batches=0) == [(k, *place) for k in (1, 2) for place in whole]
+    assert run(sanity_batches=0, at_start=True) == [(k, *place) for k in (0, 1, 2) for place in whole]
+    assert run(sanity_batches=1)[:3] == [(0, "x", 0), (0, "y", 0), (1, "x", 0)]
+    assert run(sanity_batches=0, limit_batches=1) == [(k, name, 0) for k in (1, 2) for name in "xy"]
+    assert run(sanity_batches=0, loader_every_n={"y": 2}) == [(1, "x", 0), (1, "x", 1), *((2, *p) for p in whole)]
 
 
 @case(mtf.ValidationConfig, "aggregation")
@@ -703,6 +738,28 @@ def _(path: Path) -> None:
         assert left.value.code == code
 
 
+@case(mtf.PreemptionConfig, "max_time")
+def _(path: Path) -> None:
+    """Resumed starts of limited length give what one start gives."""
+    straight = trainer(config())
+    straight.fit([loader(40, 1)], max_steps=12)
+    saving = mtf.CheckpointConfig(root_dir=str(path / "run"))
+    limited: Any = {"checkpoint": saving, "fault_tolerance": mtf.FaultToleranceConfig(auto_resume=True)}
+    with pytest.MonkeyPatch.context() as patch:
+        now = iter(range(1000))
+        patch.setattr("mtf.trainer.state.run_state.time.monotonic", lambda: float(next(now)))
+        for updates in (5, 10, 12):
+            run = trainer(config(preemption=mtf.PreemptionConfig(max_time="00:00:05"), **limited))
+            run.fit([loader(40, 1)], max_steps=12)
+            assert run.global_step == updates
+            assert (run.stop_reason is None) == (updates == 12)
+    assert run.get_state() == straight.get_state()
+    for wrong in ("1:30", "soon", -1, 0.0):
+        with pytest.raises(mtf.ConfigError, match=r"preemption\.max_time"):
+            mtf.PreemptionConfig(max_time=wrong)
+    assert mtf.PreemptionConfig(max_time="1:02:03:04").max_time_s == 93784
+
+
 @case(mtf.PreemptionConfig, "requeue_job")
 def _(path: Path) -> None:
     asked: list[bool] = []
@@ -717,6 +774,47 @@ def _(path: Path) -> None:
 
 
 # Logging ---------------------------------------------------------------------------------------------------------
+
+
+@case(mtf.LoggingConfig, "model_summary")
+def _(_: Path) -> None:
+    """Where a run begins, and not where fit is called again."""
+
+    def printed(**settings: Any) -> str:
+        net = model()
+        net[0].requires_grad_(False)
+        run = trainer(config(logging=mtf.LoggingConfig(logger_type="none", progress_bar=False, **settings)), model=net)
+        with contextlib.redirect_stderr(io.StringIO()) as shown:
+            run.fit([loader(16, 1)], max_steps=1)
+            run.fit([loader(16, 1)], max_steps=2)
+        return shown.getvalue()
+
+    assert "parameters" not in printed()
+    lines = [line.split() for line in printed(model_summary=1).splitlines()]
+    assert lines[1] == ["module", "class", "parameters", "trained", "optimizer", "dtype"]
+    assert ["(model)", "Sequential", "26", "6", "0", "float32"] in lines
+    assert ["0", "Linear", "20", "0", "0", "float32"] in lines
+    assert ["1", "Tanh", "0", "0", "-", "-"] in lines
+    assert len(lines) == 7
+
+
+@case(mtf.LoggingConfig, "log_memory", "peak_flops")
+def _(_: Path) -> None:
+    """More in ``test_throughput.py``."""
+
+    def row(**settings: Any) -> dict[str, float]:
+        net: Any = model()
+        net.flops_per_sample = 1e6
+        logging = mtf.LoggingConfig(logger_type="none", progress_bar=False, log_scalars_every_n_steps=2, **settings)
+        run = trainer(config(logging=logging), model=net)
+        run.fit([loader(16, 1)], max_steps=4)
+        return run.metrics
+
+    assert "memory/rss_bytes" not in row()
+    assert row(log_memory=True)["memory/rss_bytes"] > 1e7
+    assert "throughput/mfu" not in row()
+    found = row(peak_flops=1e9)
+    assert found["throughput/mfu"] == pytest.approx(found["throughput/flops_per_s"] / 1e9)
 
 
 def logged(path: Path, **fields: Any) -> list[dict[str, Any]]:
@@ -761,7 +859,7 @@ def _(path: Path) -> None:
         settings = mtf.LoggingConfig("tensorboard", tensorboard_log_dir=str(path / str(draw)), progress_bar=False)
         settings.log_pictures = draw
         run = fitted(logging=settings)
-        run._reporter._logger.close()  # type: ignore[union-attr]
+        run._parts.reporter._logger.close()  # type: ignore[union-attr]
         images = events.EventAccumulator(str(path / str(draw)))
         found[draw] = images.Reload().Tags()["images"]
     assert found[False] == []
@@ -789,7 +887,7 @@ def _(path: Path) -> None:
     pytest.importorskip("tensorboard", reason="an extra")
     settings = {"logger_type": "tensorboard", "tensorboard_log_dir": str(path / "events"), "progress_bar": False}
     run = fitted(logging=mtf.LoggingConfig(**settings))  # type: ignore[arg-type]
-    run._reporter._logger.close()  # type: ignore[union-attr]
+    run._parts.reporter._logger.close()  # type: ignore[union-attr]
     assert list((path / "events").glob("events.*"))
 
 

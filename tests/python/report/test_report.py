@@ -153,7 +153,7 @@ def test_other_files_say_the_same(kind: str, tmp_path: Path) -> None:
         pytest.importorskip("tensorboard", reason="an extra")
     made = run(tmp_path / kind, kind=kind)
     if kind == "tensorboard":
-        made._reporter._logger.close()  # type: ignore[union-attr]
+        made._parts.reporter._logger.close()  # type: ignore[union-attr]
     run(tmp_path / "jsonl")
     one, two = read_run(tmp_path / kind), read_run(tmp_path / "jsonl")
     same = {name for name in two.metrics.series if not name.startswith("throughput/")}
@@ -172,9 +172,9 @@ def test_pictures_in_tensorboard(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"kind": "tensorboard", "log_pictures": True}
     made = run(tmp_path, [Edit()], fit={"max_steps": 30}, **settings)
     made.save_checkpoint(str(tmp_path / "here"))
-    made._reporter._logger.close()  # type: ignore[union-attr]
+    made._parts.reporter._logger.close()  # type: ignore[union-attr]
     made = run(tmp_path, [Edit()], fit={"max_steps": 65, "resume_from": str(tmp_path / "here")}, **settings)
-    made._reporter._logger.close()  # type: ignore[union-attr]
+    made._parts.reporter._logger.close()  # type: ignore[union-attr]
     found = events.EventAccumulator(str(tmp_path / "logs" / "trial"), size_guidance={events.IMAGES: 0})
     found.Reload()
     names = ["pictures/data_wait", "pictures/passes", "pictures/schedule", "pictures/shares"]
@@ -186,7 +186,7 @@ def test_pictures_in_tensorboard(tmp_path: Path) -> None:
         assert pixels.shape[1] == 1000
         assert pixels.std() > 10, "it isn't blank"
     # The whole run is shown, also what was drawn before the resume.
-    assert mtf.Schedule.from_bytes(made._reporter._recorder._states[0]).position == (0, 0)  # type: ignore[union-attr]
+    assert mtf.Schedule.from_bytes(made._parts.reporter._recorder._states[0]).position == (0, 0)  # type: ignore[union-attr]
 
 
 def test_a_picture_that_fails_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +197,7 @@ def test_a_picture_that_fails_is_a_warning(tmp_path: Path, monkeypatch: pytest.M
         made = run(tmp_path, save=None, kind="tensorboard", log_pictures=True)
     assert len(caught) == 1
     assert made.global_step == 70
-    made._reporter._logger.close()  # type: ignore[union-attr]
+    made._parts.reporter._logger.close()  # type: ignore[union-attr]
 
 
 def test_a_run_log_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:

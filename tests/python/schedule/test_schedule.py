@@ -875,7 +875,7 @@ def test_state_errors_name_the_field() -> None:
     refuses("state.counts[0] must be an integer in [0, 3], got 7", counts=[7, 1])
     refuses("state.counts must be draws that add up to the step (3)", counts=[1, 1])
     refuses("its schedule drew other counts than the state says", counts=[3, 0])
-    refuses("format version 3, this mtf reads 1 to 2; a newer mtf wrote it", version=3)
+    refuses("format version 4, this mtf reads 1 to 3; a newer mtf wrote it", version=4)
     refuses("state.format must be 'mtf.schedule'", format="x")
     refuses("state.setups must be a list", setups={})
     refuses("state.events must be plain data", events={1, 2})

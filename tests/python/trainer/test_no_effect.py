@@ -106,7 +106,6 @@ def test_a_setting_that_a_hook_changes_too_late_is_named_once(change: Any, name:
     ("name", "value", "words"),
     [
         ("hooks", [], "call trainer.add_hook"),
-        ("config", mtf.TrainerConfig(), "make a new trainer with it"),
         ("device", torch.device("meta"), "make a new trainer on it"),
     ],
 )

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from trainer_tools import loader, trainer
 
 import mtf
-from mtf.trainer.run_state import TRANSITIONS, Phase, RunState, StopCondition
+from mtf.trainer.state.run_state import TRANSITIONS, Phase, RunState, StopCondition
 
 
 def test_every_phase_is_reached_and_left() -> None:
@@ -72,7 +72,7 @@ def test_a_whole_run_walks_the_table() -> None:
     seen: dict[str, set[Phase]] = {}
 
     def note(event: str) -> Any:
-        return lambda self, trainer, *rest: seen.setdefault(event, set()).add(trainer.run_state.phase)
+        return lambda self, trainer, *rest: seen.setdefault(event, set()).add(trainer._run.phase)
 
     events = ("on_train_start", "on_before_backward", "on_after_optimizer_step", "on_validation_start", "on_epoch_end")
     run = trainer(hooks=[type("Notes", (mtf.TrainerHooks,), {event: note(event) for event in events})()])
@@ -84,7 +84,7 @@ def test_a_whole_run_walks_the_table() -> None:
         "on_validation_start": {Phase.VALIDATING},
         "on_epoch_end": {Phase.EPOCH_END},
     }
-    assert run.run_state.phase is Phase.IDLE
+    assert run._run.phase is Phase.IDLE
 
 
 def test_a_stop_condition_says_what_was_reached() -> None:

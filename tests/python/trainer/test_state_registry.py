@@ -12,7 +12,7 @@ import torch
 
 import mtf
 from mtf.distributed.ranks import SingleRank
-from mtf.trainer.state_registry import StateRegistry
+from mtf.trainer.state.registry import StateRegistry
 
 
 class Counter:

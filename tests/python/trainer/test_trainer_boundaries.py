@@ -175,9 +175,9 @@ def test_an_error_after_the_last_update_of_an_epoch_leaves_its_end_to_the_next_f
     run = make(at("on_validation_end", 4, fail), frequency="EVERY_N_STEPS")
     with pytest.raises(KeyError, match="once"):
         run.fit(loaders(), validation(), max_steps=15)
-    assert (run.global_step, run.epoch, run.run_state.epoch_is_open) == (15, 2, True)
+    assert (run.global_step, run.epoch, run._run.epoch_is_open) == (15, 2, True)
     run.fit(loaders(), validation(), max_steps=15)
-    assert (run.global_step, run.epoch, run.run_state.epoch_is_open) == (15, 3, False)
+    assert (run.global_step, run.epoch, run._run.epoch_is_open) == (15, 3, False)
 
 
 @pytest.mark.parametrize("window", [1, 3])
@@ -323,11 +323,11 @@ def test_what_an_update_owes_after_an_error_is_done_first(
         run.save_checkpoint(str(tmp_path / "owing"))
         run = make(frequency="EVERY_N_STEPS")
         run.load_checkpoint(str(tmp_path / "owing"))
-    assert run.run_state.pending.is_anything
+    assert run._run.pending.is_anything
     seen = []
     run.add_hook(at("on_validation_end", 0, lambda trainer: seen.append(trainer.global_step)))
     run.fit(loaders(), validation(), max_steps=step)
-    assert not run.run_state.pending.is_anything
+    assert not run._run.pending.is_anything
     assert run.global_step == step, "what is owed makes no update"
     assert seen == ([step] if step % 3 == 0 else []), "a validation that follows is owed as well"
     run.fit(loaders(), validation(), max_steps=17)
@@ -414,7 +414,7 @@ def test_an_epochs_start_that_raised_is_called_again(is_fresh: bool, number: int
     run = weighted(at("on_epoch_start", number, fail))
     with pytest.raises(KeyError, match="once"):
         run.fit(loaders(), max_epochs=3)
-    assert (run.epoch, run.run_state.epoch_is_open) == (number, False)
+    assert (run.epoch, run._run.epoch_is_open) == (number, False)
     if is_fresh:
         state = run.get_state()
         run = weighted()

@@ -200,7 +200,7 @@ def test_a_bad_loss_that_nobody_had_looked_at_is_forgotten_with_what_was_abandon
         return loss * float("nan") if trainer.num_batches in bad else loss
 
     whole, run, given = tools.trainer(), tools.trainer(training_step=sometimes), tools.loader(32, 1)
-    run._nonfinite.every_window = False
+    run._parts.nonfinite.every_window = False
     whole.fit(tools.loader(32, 1), max_steps=6)
     run.fit(given, max_steps=1)
     state = run.get_state()
@@ -365,7 +365,7 @@ def test_a_save_that_a_hook_broke_comes_next(tmp_path: Path, every: str, where: 
 
     assert sorted(path.name for path in (tmp_path / "run").glob("step-*")) == names
     assert told == [(who, name) for name in names for who in ("first", "second")]
-    assert not run.run_state.pending.is_anything
+    assert not run._run.pending.is_anything
 
 
 @pytest.mark.parametrize("event", ["on_after_optimizer_step", "on_validation_end"])
@@ -387,7 +387,7 @@ def test_a_save_asked_for_in_an_update_comes_though_an_error_follows_it(tmp_path
     with pytest.raises(Fail):
         run.fit(tools.loader(16, 1), tools.loader(4, 2), max_steps=4)
     assert not path.exists()
-    run.fit(run._data.given, tools.loader(4, 2), max_steps=4)
+    run.fit(run._parts.data.given, tools.loader(4, 2), max_steps=4)
     fresh = tools.trainer(tools.config(validation=validation), hooks=hooks)
     fresh.load_checkpoint(str(path))
     assert fresh.global_step == 2

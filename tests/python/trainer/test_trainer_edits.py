@@ -66,7 +66,7 @@ def test_an_edit_after_the_last_update_asked_for_may_end_its_epoch() -> None:
     multi = mtf.MultiDataLoaderConfig(dataloader_names=["a", "c"], sampling_strategy=mtf.SamplingStrategy.SEQUENTIAL)
     run = make(shorter, multi=multi, validation=validation)
     run.fit({"a": tools.loader(16, 1), "c": tools.loader(8, 3)}, tools.loader(4, 4), max_steps=4)
-    assert (run.epoch, run.run_state.epoch_is_open) == (1, False)
+    assert (run.epoch, run._run.epoch_is_open) == (1, False)
 
 
 # Settings that name loaders -----------------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ def test_settings_of_a_loader_that_was_removed_do_not_stop_the_next_fit() -> Non
     fresh = make(removed, **settings)
     fresh.load_state(parts.get_state())
     for run in (parts, fresh):
-        run.fit(run._data.given or given(), max_steps=8)
+        run.fit(run._parts.data.given or given(), max_steps=8)
         assert run.get_state().diff(whole.get_state()) == []
 
 

@@ -322,7 +322,7 @@ def test_another_thread_gives_the_same_run_and_says_that_signals_do_not_save(tmp
     run = make()
     run.fit(loaders(), validation(), max_steps=2)
     with pytest.warns(UserWarning, match="fit runs outside the main thread, so SIGTERM, SIGUSR1, SIGINT") as caught:
-        assert in_thread(lambda: run.fit(run._data.given, validation(), max_steps=4)) is None
+        assert in_thread(lambda: run.fit(run._parts.data.given, validation(), max_steps=4)) is None
     assert len(caught) == 1
     assert in_thread(lambda: run.save_checkpoint(str(tmp_path / "saved"))) is None
     fresh = make(preemption=mtf.PreemptionConfig(signals=()))

@@ -40,5 +40,5 @@ def test_a_run_in_parts_is_the_same(precision: Any, cut: int) -> None:
     rest.fit(loaders, max_steps=7)
     assert rest.get_state().diff(whole.get_state()) == []
     if precision == "fp16":
-        assert whole._precision.scaler is not None
-        assert whole._precision.scaler.get_scale() < 2.0**16, "it was halved"
+        assert whole._parts.precision.scaler is not None
+        assert whole._parts.precision.scaler.get_scale() < 2.0**16, "it was halved"

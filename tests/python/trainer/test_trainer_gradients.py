@@ -356,7 +356,7 @@ def test_fp16_overflow_skips_the_window_for_all_optimizers() -> None:
         schedulers=[{"scheduler": scheduler, "interval": "step"}],
         training_step=huge,
     )
-    scaler = run._precision.scaler
+    scaler = run._parts.precision.scaler
     assert scaler is not None
     scale = scaler.get_scale()
     run.fit(two_loaders(), max_steps=1)
@@ -382,7 +382,7 @@ def test_a_parameter_of_two_optimizers_in_one_window_under_fp16(clip: float | No
     )
     run = trainer(settings, model=net, optimizers=optimizers(net), hooks=[trace])
     scale = 256.0
-    run._precision.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    run._parts.precision.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
     run.fit(two_loaders())
     by_hand = optimizers(hand)
     for begin in range(0, 8, 2):

@@ -81,10 +81,10 @@ def test_fp16_and_large_counts_agree() -> None:
         optimizers=torch.optim.SGD(net.parameters(), lr=0.1),
         training_step=many,
     )
-    run._precision.scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    run._parts.precision.scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
     run.fit([batches()], max_epochs=1)
     assert distance(run.model, by_hand(2)) < 1e-2
-    assert run._precision.scaler.get_scale() == 64.0, "counts of 400,000 overflow nothing"
+    assert run._parts.precision.scaler.get_scale() == 64.0, "counts of 400,000 overflow nothing"
 
 
 def test_logged_means_are_over_items() -> None:

@@ -338,11 +338,11 @@ def test_a_loss_that_is_not_finite_is_never_saved(tmp_path: Path) -> None:
 
     settings = config(["a", "b"], performance=mtf.PerformanceConfig(on_nonfinite="raise"))
     run = trainer(settings, training_step=broken)
-    run._nonfinite.every_window = False  # as on a GPU, where looking would synchronise
+    run._parts.nonfinite.every_window = False  # as on a GPU, where looking would synchronise
     with pytest.raises(mtf.NonFiniteLoss, match="loss of loader 'a' is inf at batch 0"):
         run.fit([loader(8, 1), loader(8, 2)])
     run = trainer(settings, training_step=broken)
-    run._nonfinite.every_window = False
+    run._parts.nonfinite.every_window = False
 
     class Save(mtf.TrainerHooks):
         def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
@@ -363,12 +363,12 @@ def test_logger_state_is_kept_in_checkpoints_but_is_no_state(tmp_path: Path) -> 
             return {"run_id": "abc"}
 
     run = make(tmp_path / "run")
-    run._reporter._logger = Ids()
+    run._parts.reporter._logger = Ids()
     run.fit(loaders(), max_steps=1)
     run.save_checkpoint(str(tmp_path / "one"))
     fresh = make(tmp_path / "run")
     fresh.load_checkpoint(str(tmp_path / "one"))
-    assert fresh._reporter.state_dict() == {"run_id": "abc"}
+    assert fresh._parts.reporter.state_dict() == {"run_id": "abc"}
     assert "abc" not in repr(run.get_state().tree)
 
 
@@ -455,7 +455,7 @@ def test_an_interrupt_while_fit_leaves_gives_the_directory_back(tmp_path: Path) 
         raise KeyboardInterrupt
 
     run = make(tmp_path, checkpoint={"save_every_n_steps": 1})
-    run._reporter.close = interrupted  # type: ignore[method-assign]  # a second Ctrl-C, there
+    run._parts.reporter.close = interrupted  # type: ignore[method-assign]  # a second Ctrl-C, there
     with pytest.raises(KeyboardInterrupt):
         run.fit(loaders(), max_steps=1)
     make(tmp_path, checkpoint={"save_every_n_steps": 1}).fit(loaders(), max_steps=1)

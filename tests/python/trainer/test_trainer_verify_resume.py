@@ -217,7 +217,7 @@ def test_each_of_the_last_batches_is_compared(kind: str, num: int, cut: int) -> 
 def test_what_is_remembered_is_bounded() -> None:
     run = trainer(config(fault_tolerance=VERIFY))
     for step in range(1, 30):
-        run.fit({"a": loader(16, 1), "e": Stateful()} if step == 1 else run._data.given, max_steps=2 * step)
+        run.fit({"a": loader(16, 1), "e": Stateful()} if step == 1 else run._parts.data.given, max_steps=2 * step)
         for entries in run.get_state()["multi"]["last_batches"].values():
             assert min(step, 5) <= len(entries) <= 8
             assert sum(entry["before"] is not None for entry in entries) <= 2

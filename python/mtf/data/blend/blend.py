@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from mtf import _core
-from mtf.config.mixture import WeightCurve
+from mtf.config.mixture import MultiDataLoaderConfig, WeightCurve
 from mtf.data.blend.columns import columns_of
 from mtf.data.blend.items import BlendCollate, BlendOrder, Collate, ItemStream, SampleDataset, make_loader
 from mtf.data.blend.mixture import require_one_structure, sample_mixture
@@ -19,17 +22,21 @@ from mtf.data.blend.run import BlendRun, SampleTable, require_names
 from mtf.data.blend.sizes import BatchSizes
 from mtf.data.blend.weights_count import RowWeights, WeightsCount
 from mtf.data.prefetch.engine import NativeStream
-from mtf.data.provenance import BatchTrace, SamplePlace
 from mtf.data.sources.base import Snapshot, Source, Stream
 from mtf.data.sources.threaded import ThreadLoader
 from mtf.data.sources.torch_map import TorchSource
+from mtf.data.tracing.samples import BatchTrace, SamplePlace, Sought
+from mtf.distributed.data_group import make_data_group
 from mtf.enums import WeightedOrder
 from mtf.errors import ConfigError, StateMismatch
+from mtf.schedule.caps import PassCaps, WhenSpent, check_max_passes, parse_caps
 from mtf.schedule.schedule import Schedule
 
 if TYPE_CHECKING:
     from mtf.data.blend.plan import BlendPlan
     from mtf.data.blend.views import BlendBatchSampler, BlendDataset
+
+_log = logging.getLogger("mtf.data")
 
 Transform = Callable[[Any, np.random.Generator], Any]
 
@@ -55,13 +62,18 @@ class Blend(Source):
             ``[(first batch, samples), ...]``, from batch 0 on.
         order: SHUFFLED: a random order with exact shares in every 64 samples. EVEN: as even as can be, within two
             times 1.68 samples of the share in any interval. RANDOM: independent draws.
-        weight_curve: Weights that change by themselves; its steps count batches. Replaces ``weights``.
+        weight_curve: Weights that change by themselves; its steps count batches, or samples or tokens as its ``unit``
+            says. Replaces ``weights``.
         weights_count: What shares are of. ``"rows"``: of the samples. ``"tokens"``: of the tokens in them, padding left
             out; ``"supervised_tokens"``: of the labels that a loss counts: a source whose rows hold half as many gets
             twice the rows. Token rows know both; other data have an attribute ``tokens_per_row`` or
             ``supervised_tokens_per_row``. Edits of weights count the same.
+        max_passes: Name -> how often each row of a source is drawn at most. It is spent after that many passes.
+        when_spent: What happens then. ``"others"``: the other sources take its share, in proportion to their weights;
+            where none is left the run ends. ``"stop"``: the run ends with the last whole batch before a row of a spent
+            source is wanted. A dict, as ``{"math": "code"}``: that source takes its share, also where it had none.
         batches_per_pass: Batches that make up one pass of the blend, for epochs. None: as many as have the samples of
-            all sources' rows together.
+            all sources' rows together; fewer where the run ends before.
         by_source: Batches are ``{name: part}``, for sources of unlike structure; a source without a sample in a batch
             isn't in it. Else the sources have one structure, and their samples are stacked.
         transform: ``transform(batch, rng)`` makes the batch that is handed out, on the thread that takes it; ``rng`` is
@@ -92,6 +104,8 @@ class Blend(Source):
         order: WeightedOrder | str = WeightedOrder.SHUFFLED,
         weight_curve: WeightCurve | None = None,
         weights_count: WeightsCount = "rows",
+        max_passes: Mapping[str, int] | None = None,
+        when_spent: WhenSpent = "others",
         batches_per_pass: int | None = None,
         by_source: bool = False,
         transform: Transform | None = None,
@@ -120,7 +134,13 @@ class Blend(Source):
             weights = self._row_weights.given(list(sources), weights)
         weights = self._row_weights.of(list(sources), weights)
         curve = self._row_weights.of_curve(list(sources), weight_curve)
-        self._config = sample_mixture(list(sources), weights, curve, order, self._sizes)
+        self._caps = parse_caps(max_passes, when_spent, list(sources))
+        if self._caps is not None and weight_curve is not None and weight_curve.unit == "tokens":
+            raise ConfigError(
+                "weight_curve.unit='tokens' can't be used with max_passes: how many tokens a sample holds changes when "
+                "a source is spent; count samples or batches"
+            )
+        self._config = sample_mixture(self._rows, weights, curve, order, self._sizes)
         self._seed = seed
         self._key: int | None = (
             None if seed is None else _core.fold_in(_core.fold_in(_checked_seed(seed), "source"), "")
@@ -131,7 +151,7 @@ class Blend(Source):
         self._current = [self._new_run(self._key_alone())]
         total = sum(length for length in self._run.schedule.lengths if length is not None)
         self._batches_per_pass = (
-            self._sizes.num_batches_of(total)
+            max(1, self._run.num_batches(self._sizes.num_batches_of(total)))
             if batches_per_pass is None
             else _positive("batches_per_pass", batches_per_pass)
         )
@@ -185,6 +205,16 @@ class Blend(Source):
 
     def __len__(self) -> int:
         return self._batches_per_pass
+
+    @property
+    def has_end(self) -> bool:  # type: ignore[override]
+        return self._run.caps is not None
+
+    def is_over(self, pass_: int, batch: int) -> bool:
+        return self._run.is_over(self._number(pass_, batch))
+
+    def why_over(self, pass_: int, batch: int) -> str:
+        return self._run.why_over(self._number(pass_, batch))
 
     @property
     def is_native(self) -> bool:
@@ -287,6 +317,8 @@ class Blend(Source):
         """
         if step < 0:
             raise ConfigError(f"step must be at least 0, but is {step}")
+        if self._run.is_over(step):
+            raise ConfigError(f"there is no batch {step}: {self._run.why_over(step)}")
         return self._run.samples(self._sizes.start(step), self._sizes.size(step))
 
     def sources_of(self, pass_: int, batch: int) -> torch.Tensor:
@@ -298,19 +330,38 @@ class Blend(Source):
         sources = self._run.draws(begin, share + (self._rank < num_greater))[0]
         return torch.from_numpy((np.sort(sources) if self._by_source else sources).astype(np.int64))
 
-    def plan(self, batches: int | None = None, *, start: int | None = None) -> BlendPlan:
-        """What will be drawn, in rows, and in tokens where sources say how many a row has.
+    def plan(
+        self,
+        batches: int | None = None,
+        *,
+        tokens: int | None = None,
+        start: int | None = None,
+        batches_per_update: int = 1,
+    ) -> BlendPlan:
+        """What will be drawn: rows and passes of each source, and tokens where sources say how many a row has.
 
         Args:
             batches: How many batches to count; None: one pass of the blend.
+            tokens: Instead, as many batches as draw so many tokens, padding left out.
             start: The first of them; None: the one after the batch taken last.
+            batches_per_update: Batches of an accumulation window, for the number of updates.
+
+        Raises:
+            ConfigError: A number is wrong, both ``batches`` and ``tokens`` are given, or a source doesn't say how many
+                tokens a row has.
         """
-        from mtf.data.blend.plan import make_plan
+        from mtf.data.blend.plan import batches_of_tokens, make_plan
 
         run = self._run
         self._mark_taken(run)
         first = run.next_batch if start is None else start
-        return make_plan(run, first, self._batches_per_pass if batches is None else _positive("batches", batches))
+        if tokens is not None:
+            if batches is not None:
+                raise ConfigError(f"give either batches or tokens, but they are {batches} and {tokens}")
+            num = batches_of_tokens(run, first, _positive("tokens", tokens))
+        else:
+            num = self._batches_per_pass if batches is None else _positive("batches", batches)
+        return make_plan(run, first, num, _positive("batches_per_update", batches_per_update))
 
     def trace(self, step: int, *, world_size: int | None = None) -> BatchTrace:
         """Where each sample of batch ``step`` comes from: rank and row in its batch, source, pass and row; for token
@@ -371,6 +422,39 @@ class Blend(Source):
         layout = Layout(self._world_size if world_size is None else world_size, self._by_source)
         return find_samples(run, source, row, document, (start, stop), layout)
 
+    def trace_batch(self, pass_: int, batch: int, key: int) -> BatchTrace:
+        self._run_of(key)
+        return self.trace(self._number(pass_, batch))
+
+    def find_batches(self, sought: Sought, passes: range, key: int) -> list[SamplePlace]:
+        self._run_of(key)
+        if sought.within is None:
+            raise ConfigError(f"source {self.name!r} is a blend: name the source in it, one of {list(self.names)}")
+        first, last = self._number(passes.start, 0), self._number(passes.stop, 0)
+        return self.find(sought.within, row=sought.row, document=sought.document, start=first, stop=last)
+
+    def follow_record(self, record: Mapping[str, Any]) -> None:
+        """Becomes the run that ``record`` described, at its first batch."""
+        self._config = MultiDataLoaderConfig.from_dict(record["config"])
+        if record["caps"] is not None:
+            self._caps = PassCaps(**record["caps"])
+            self._row_weights.hold(self._caps.per_draw)
+        self.begin_run(int(record["key"]))
+
+    def record(self) -> dict[str, Any]:
+        from mtf.data.blend.trace import record_of
+
+        return {
+            "kind": "blend",
+            "key": str(self._run.key),
+            "config": self._config.to_dict(),
+            "caps": None if self._caps is None else asdict(self._with_counts(self._caps)),
+            "sizes": self._sizes.stages,
+            "batches_per_pass": self._batches_per_pass,
+            "by_source": self._by_source,
+            "sources": {name: record_of(rows) for name, rows in self._run.rows.items()},
+        }
+
     def dataset(self) -> BlendDataset:
         """The samples of the run as a map-style dataset, for another framework's loader; see ``batch_sampler``."""
         from mtf.data.blend.views import BlendDataset
@@ -381,7 +465,13 @@ class Blend(Source):
         )
 
     def batch_sampler(
-        self, consumed_samples: int = 0, micro_batch_size: int | None = None, rank: int = 0, world_size: int = 1
+        self,
+        consumed_samples: int = 0,
+        micro_batch_size: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        *,
+        process_group: Any = None,
     ) -> BlendBatchSampler:
         """Indices into ``dataset()`` for each batch of one rank, from any position on.
 
@@ -390,18 +480,48 @@ class Blend(Source):
             micro_batch_size: Samples of a batch on one rank; None: the rank's part of the global batch.
             rank: This process among ``world_size`` that train together.
             world_size: Number of processes.
+            process_group: The processes that train together, instead of ``rank`` and ``world_size``: a ``ProcessGroup``
+                or a ``DeviceMesh`` of one dimension, as ``mesh["dp"]``.
 
         Raises:
             ConfigError: Numbers that don't fit each other.
         """
         from mtf.data.blend.views import BlendBatchSampler
 
+        ranks = make_data_group(process_group, rank, world_size)
         return BlendBatchSampler(
-            self._sizes, self._batches_per_pass, consumed_samples, micro_batch_size, rank, world_size
+            self._sizes,
+            self._run.num_batches,
+            self._batches_per_pass,
+            consumed_samples,
+            micro_batch_size,
+            ranks.rank,
+            ranks.world_size,
         )
 
     def _number(self, pass_: int, batch: int) -> int:
         return pass_ * self._batches_per_pass + batch
+
+    @property
+    def weight_curve(self) -> WeightCurve | None:
+        """The weight curve in force, its points in samples of the run; None where the weights are fixed."""
+        return self._run.schedule.config.weight_curve
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The shares in force for the next batch, of what ``weights_count`` says; they sum to 1."""
+        run = self._run
+        self._mark_taken(run)
+        schedule = run.schedule
+        rows = schedule.mixture.weights or [1.0] * len(schedule.names)
+        if schedule.mixture.curve is not None:
+            at = self._sizes.start(run.next_batch)
+            before, after = (schedule.expected_counts(position, 0) for position in (at, at + 1))
+            rows = [b - a for a, b in zip(before, after, strict=True)]
+        present = zip(schedule.names, rows, schedule.present, strict=True)
+        counted = {name: share * self._row_weights.per_row(name) for name, share, here in present if here}
+        total = math.fsum(counted.values())
+        return {name: share / total for name, share in counted.items()}
 
     # Edits -----------------------------------------------------------------------------------------------------------
 
@@ -421,8 +541,15 @@ class Blend(Source):
         in_rows = self._row_weights.one(name, weight)
         self._edit(lambda schedule: schedule.set_weight(name, in_rows))
 
-    def add_source(self, name: str, data: Any, weight: float | None = None) -> None:
+    def add_source(self, name: str, data: Any, weight: float | None = None, *, max_passes: int | None = None) -> None:
         """Adds a source from the next batch on. A resume needs it again: as ``source_factories``.
+
+        Args:
+            name: Of the source.
+            data: As in ``sources``.
+            weight: Relative to those of the others; needed where these have weights.
+            max_passes: How often each of its rows is drawn at most. Passes that a removed source of this name has begun
+                count.
 
         Raises:
             ConfigError: A name that is there, or data whose rows can't be stacked with those of the others.
@@ -435,7 +562,12 @@ class Blend(Source):
         self._check_addition(run, name, rows)
         self._row_weights.add(name, rows)
         self._mark_taken(run)
-        run.add_source(name, rows, None if weight is None else self._row_weights.one(name, weight))
+        self._check_cap(run, name, max_passes)
+        per_draw = self._row_weights.per_row(name)
+        run.add_source(
+            name, rows, None if weight is None else self._row_weights.one(name, weight), max_passes, per_draw
+        )
+        run.set_cap(name, max_passes)
 
     def remove_source(self, name: str) -> None:
         """Takes a source out from the next batch on."""
@@ -444,6 +576,16 @@ class Blend(Source):
     def _edit(self, change: Callable[[Schedule], Any]) -> None:
         self._mark_taken(self._run)
         self._run.edit(change)
+
+    def _check_cap(self, run: BlendRun, name: str, max_passes: int | None) -> None:
+        if max_passes is None:
+            return
+        check_max_passes(name, max_passes)
+        if run.caps is None:
+            raise ConfigError(
+                f"max_passes of {name!r}: this blend was made without max_passes, so that it has no rule for what "
+                "happens when a source is spent: give max_passes and when_spent to Blend"
+            )
 
     def _check_addition(self, run: BlendRun, name: str, rows: Rows) -> None:
         if self._gathers and not isinstance(rows, NativeRows):
@@ -467,6 +609,9 @@ class Blend(Source):
         try:
             stream.request(ahead)
             for number in range(batch, self._batches_per_pass):
+                if run.is_over(self._number(pass_, number)):
+                    _log.info("%r: the run ends: %s", self, run.why_over(self._number(pass_, number)))
+                    return
                 data = next(stream)
                 if number + ahead < self._batches_per_pass:
                     stream.request(1)
@@ -497,6 +642,12 @@ class Blend(Source):
         place = divmod(run.next_batch - pending, self._batches_per_pass)
         return Snapshot(*place, run.state_dict(pending), is_global=True)
 
+    def skip_to(self, pass_: int, batch: int) -> None:
+        run = self._run
+        run.next_batch = self._number(pass_, batch)
+        for native in run.natives.values():
+            native.num_taken = run.next_batch
+
     def check_run_state(self, snapshot: Snapshot | None) -> None:
         if snapshot is not None:
             self._run.check(snapshot.data)
@@ -515,6 +666,7 @@ class Blend(Source):
             table = before.schedule.source_table
             self._rows = {name: before.rows[name] for name, _, present in table if present}
             self._config = before.schedule.config
+            self._caps = before.caps
         self._current[:] = [self._new_run(key if self._key is None else self._key)]
 
     @property
@@ -539,7 +691,11 @@ class Blend(Source):
 
     def _new_run(self, key: int) -> BlendRun:
         factories = {name: lambda name=name, make=make: as_rows(make(), name) for name, make in self._factories.items()}
-        return BlendRun(self._config, self._rows, self._sizes, key, factories, self._native_parts)
+        caps = None if self._caps is None else self._with_counts(self._caps)
+        return BlendRun(self._config, self._rows, self._sizes, key, factories, self._native_parts, caps)
+
+    def _with_counts(self, caps: PassCaps) -> PassCaps:
+        return replace(caps, per_draw={name: self._row_weights.per_row(name) for name in self._rows})
 
     def _native_parts(self, run: BlendRun) -> tuple[list[Any], list[Any]]:
         parts: list[Any] = []

@@ -127,6 +127,8 @@ class BlendOrder(IndexOrder):
     def open(self, pass_: int, key: int, batch: int) -> Iterator[list[Index]]:
         run, sizes = self.run(), self.run().sizes
         for number in range(pass_ * self.batches_per_pass + batch, (pass_ + 1) * self.batches_per_pass):
+            if run.is_over(number):
+                return
             size = sizes.size(number)
             share, num_greater = divmod(size, self.world_size)
             begin = sizes.start(number) + self.rank * share + min(self.rank, num_greater)

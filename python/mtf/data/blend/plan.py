@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mtf.data.blend.rows import NativeRows
 from mtf.data.blend.run import BlendRun
+from mtf.errors import ConfigError
 from mtf.formatting import html_table
 
 _COLUMNS = ("source", "rows of a pass", "rows drawn", "share", "weight", "rows per batch", "passes", "tokens")
@@ -25,6 +26,8 @@ class BlendSourcePlan:
         rows_per_batch: ``num_drawn`` over the batches.
         passes: Runs through the source since the beginning of the run, up to the last batch.
         num_tokens: Real tokens in the rows drawn, on average; None where the source doesn't say.
+        max_passes: Passes after which it is spent; None: any number.
+        spent_in: The batch with the last row that it may give; None where that is behind the plan's last batch.
     """
 
     name: str
@@ -35,6 +38,8 @@ class BlendSourcePlan:
     rows_per_batch: float
     passes: float
     num_tokens: int | None
+    max_passes: int | None = None
+    spent_in: int | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,11 @@ class BlendPlan:
         num_batches: How many.
         num_samples: Their samples, on all ranks together.
         sources: One entry per source that is present.
-        warnings: Sources that give nothing, or whose rows are repeated often.
+        warnings: Sources that give nothing or are spent on the way, or whose rows are repeated often.
+        ends_because: Why the run ends with the last of these batches, in words; None where it doesn't, or isn't known
+            to.
+        num_updates: Updates that they make.
+        num_tokens: Real tokens in the rows drawn, on average; None where a source doesn't say.
     """
 
     start: int
@@ -54,6 +63,9 @@ class BlendPlan:
     num_samples: int
     sources: list[BlendSourcePlan]
     warnings: list[str]
+    ends_because: str | None = None
+    num_updates: int = 0
+    num_tokens: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data."""
@@ -74,7 +86,12 @@ class BlendPlan:
 
     def _headline(self) -> str:
         last = self.start + self.num_batches - 1
-        return f"batches {self.start} to {last}: {self.num_samples} samples"
+        if not self.num_batches:
+            return f"no batch from {self.start} on; {self.ends_because}"
+        ends = "" if self.ends_because is None else f"; then the run ends: {self.ends_because}"
+        tokens = "" if self.num_tokens is None else f", {self.num_tokens:,} tokens"
+        updates = "" if self.num_updates == self.num_batches else f" in {self.num_updates} updates"
+        return f"batches {self.start} to {last}{updates}: {self.num_samples} samples{tokens}{ends}"
 
 
 _MANY_PASSES = 10
@@ -82,8 +99,41 @@ _MANY_PASSES = 10
 al., "Scaling Data-Constrained Language Models", NeurIPS 2023), and small sources are often meant to be repeated."""
 
 
-def make_plan(run: BlendRun, start: int, num_batches: int) -> BlendPlan:
+def batches_of_tokens(run: BlendRun, start: int, num_tokens: int) -> int:
+    """The fewest batches from ``start`` on that draw ``num_tokens`` tokens, on average.
+
+    Raises:
+        ConfigError: A source doesn't say how many tokens a row has.
+    """
+    per_row: list[float] = []
+    for name, _, present in run.schedule.source_table:
+        tokens = getattr(run.rows[name], "tokens_per_row", None) if present else 0.0
+        if tokens is None:
+            raise ConfigError(
+                f"tokens can't be planned: source {name!r} doesn't say how many a row holds; give its object an "
+                "attribute tokens_per_row, or plan batches"
+            )
+        per_row.append(tokens)
+
+    def drawn(batches: int) -> int:
+        before, after = (run.schedule.counts(run.sizes.start(at), 0) for at in (start, start + batches))
+        return int(((after - before) * per_row).sum())
+
+    most = 1
+    while (last := run.num_batches(start + most) - start) == most and drawn(most) < num_tokens:
+        most *= 2
+    if last < most and (last < 1 or drawn(last) < num_tokens):
+        return most  # the run ends before: the plan says so
+    return bisect_left(range(1, min(last, most)), num_tokens, key=drawn) + 1
+
+
+def make_plan(run: BlendRun, start: int, num_batches: int, batches_per_update: int = 1) -> BlendPlan:
     """Counts batches ``[start, start + num_batches)``; costs nothing per batch unless the order is RANDOM."""
+    planned = max(start, run.num_batches(start + num_batches)) - start
+    ends_because = run.why_over(start + planned) if planned < num_batches else None
+    if planned == 0:
+        return BlendPlan(start, 0, 0, [], [], ends_because)
+    num_batches = planned
     begin, end = run.sizes.start(start), run.sizes.start(start + num_batches)
     schedule = run.schedule
     counts, before = schedule.counts(end, 0), schedule.counts(begin, 0)
@@ -95,8 +145,9 @@ def make_plan(run: BlendRun, start: int, num_batches: int) -> BlendPlan:
         if not present and not drawn:
             continue
         rows = run.rows[name]
-        tokens = rows.tokens_per_row if isinstance(rows, NativeRows) else None
+        tokens = getattr(rows, "tokens_per_row", None)
         passes = int(counts[index]) / length
+        max_passes, spent_in = _spent_in(run, index, name, start + num_batches)
         sources.append(
             BlendSourcePlan(
                 name=name,
@@ -107,13 +158,35 @@ def make_plan(run: BlendRun, start: int, num_batches: int) -> BlendPlan:
                 rows_per_batch=drawn / num_batches,
                 passes=passes,
                 num_tokens=None if tokens is None else round(tokens * drawn),
+                max_passes=max_passes,
+                spent_in=spent_in,
             )
         )
-        if drawn == 0:
+        if spent_in is not None and run.caps is not None:
+            passes_made = f"{max_passes} pass{'es' * (max_passes != 1)}"
+            warnings.append(f"{name!r} is spent after {passes_made}, in batch {spent_in}: {run.caps.then(name)}")
+        elif drawn == 0:
             warnings.append(f"{name!r} is starved: it gives no row")
         elif passes > _MANY_PASSES:
             warnings.append(f"each of the {length} rows of {name!r} is drawn {passes:.1f} times")
-    return BlendPlan(start, num_batches, end - begin, sources, warnings)
+    every_tokens = [source.num_tokens for source in sources]
+    num_tokens = None if None in every_tokens else sum(tokens or 0 for tokens in every_tokens)
+    num_updates = -(-num_batches // batches_per_update)
+    return BlendPlan(start, num_batches, end - begin, sources, warnings, ends_because, num_updates, num_tokens)
+
+
+def _spent_in(run: BlendRun, index: int, name: str, stop: int) -> tuple[int | None, int | None]:
+    """A source's largest number of passes, and the batch before ``stop`` in which it gives its last row."""
+    most = None if run.caps is None else run.caps.max_passes.get(name)
+    if most is None or name not in run.spent(stop):
+        return most, None
+    schedule, sizes = run.schedule, run.sizes
+    total = int(schedule.counts(sizes.start(stop), 0)[index])
+    low = sizes.batch_of(schedule.known_from(0))
+    begin = bisect_left(
+        range(low, stop), total, key=lambda batch: int(schedule.counts(sizes.start(batch + 1), 0)[index])
+    )
+    return most, low + begin if total else None
 
 
 def _row(source: BlendSourcePlan) -> tuple[str, ...]:

@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from mtf import _core
 from mtf.data.blend.columns import columns_of
-from mtf.data.provenance import Provenance
 from mtf.data.sources.array import ArrayLoader, common_rows, flatten_arrays
 from mtf.data.sources.base import Source
 from mtf.data.sources.resolve import refuse_wrapped
+from mtf.data.tracing.samples import Provenance
 from mtf.errors import ConfigError
 from mtf.formatting import plain_repr, shortened
 

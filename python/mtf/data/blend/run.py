@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from mtf.data.blend.rows import NativeRows, Rows, RowSource, num_rows_of
 from mtf.data.blend.sizes import BatchSizes
 from mtf.errors import ConfigError, StateMismatch
 from mtf.random import Permutation
+from mtf.schedule.caps import PassCaps
 from mtf.schedule.schedule import Schedule
 
 _STATE_VERSION = 1
@@ -69,6 +70,7 @@ class BlendRun:
         key: Key of the run's random numbers.
         factories: Make sources that a loaded state has and ``rows`` hasn't.
         native_parts: What the core needs to follow an edit: parts and columns.
+        caps: How often sources may be passed through; None: any number.
 
     Attributes:
         natives: The core's sources that fetch for this run, by (rank, world size).
@@ -84,11 +86,15 @@ class BlendRun:
         key: int,
         factories: Mapping[str, Callable[[], Rows]],
         native_parts: Callable[[BlendRun], tuple[list[Any], list[Any]]],
+        caps: PassCaps | None = None,
     ) -> None:
         self.key = key
         self.sizes = sizes
         self.rows = dict(rows)
-        self.schedule = Schedule(config, {name: num_rows_of(r) for name, r in rows.items()}, seed=schedule_seed(key))
+        lengths = {name: num_rows_of(r) for name, r in rows.items()}
+        self.schedule = Schedule(config, lengths, seed=schedule_seed(key), caps=caps)
+        self.caps = caps
+        self._num_known: tuple[int, int, bool] = (-1, 0, False)  # version, batches there are, whether these are all
         self.version = 0
         self.next_batch = 0
         self._factories = factories
@@ -108,7 +114,8 @@ class BlendRun:
     def draws(self, begin: int, num: int) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
         """Source, pass and place of the samples ``[begin, begin + num)`` of the run."""
         here = self.schedule.step  # at the last edit or behind it, where the names in force are known
-        self.schedule.seek(0, begin)
+        end = None if self.caps is None else self.schedule.end_by(begin, 0)
+        self.schedule.seek(0, begin if end is None else end)
         try:
             return self.schedule.draws(num)
         finally:
@@ -117,7 +124,7 @@ class BlendRun:
     def samples(self, begin: int, num: int) -> SampleTable:
         """The samples ``[begin, begin + num)`` of the run; reads no data."""
         source, passes, places = self.draws(begin, num)
-        rows = np.empty(num, np.int64)
+        rows = np.empty(len(source), np.int64)
         names = self.schedule.names
         for index, name in enumerate(names):
             of_source = np.flatnonzero(source == index)
@@ -125,6 +132,46 @@ class BlendRun:
                 at = of_source[passes[of_source] == pass_]
                 rows[at] = self.find_rows(name, int(pass_), places[at])
         return SampleTable(source, passes, places, rows, tuple(names))
+
+    def num_batches(self, limit: int) -> int:
+        """How many of the first ``limit`` batches there are. The run ends with the last whole batch before a sample
+        that no source gives, because sources are spent."""
+        if self.caps is None or limit == 0:
+            return limit
+        version, num, is_all = self._num_known
+        if version == self.version and (is_all or limit <= num):
+            return min(limit, num)
+        end = self.schedule.end_by(self.sizes.start(limit) - 1, 0)
+        self._num_known = self.version, limit if end is None else self.sizes.batch_of(end), end is not None
+        return min(limit, self._num_known[1])
+
+    def is_over(self, batch: int) -> bool:
+        """Whether the run ends before batch ``batch``."""
+        return self.caps is not None and self.num_batches(batch + 1) <= batch
+
+    def spent(self, batch: int) -> list[str]:
+        """Names of the sources that are spent before batch ``batch``."""
+        if self.caps is None:
+            return []
+        places, table = self.schedule.places(self.sizes.start(batch), 0), self.schedule.source_table
+        found = []
+        for (name, length, _), (pass_, given) in zip(table, places, strict=False):
+            most = self.caps.max_passes.get(name)
+            if most is not None and length is not None and pass_ * length + given >= most * length:
+                found.append(name)
+        return found
+
+    def why_over(self, batch: int) -> str:
+        """Why the run ends before batch ``batch``, in words."""
+        caps = self.caps
+        assert caps is not None
+        num = self.num_batches(batch + 1)
+        if caps.stops:
+            wanted = "a source that is spent is wanted in the next one"
+        else:
+            wanted = "no source with a weight has rows left"
+        listed = ", ".join(f"{name!r}: {number}" for name, number in caps.max_passes.items())
+        return f"it has {num} batches with max_passes={{{listed}}}, because {wanted}"
 
     def rows_of(self, name: str) -> Rows:
         """What the rows of a source are taken from.
@@ -158,22 +205,34 @@ class BlendRun:
 
     def edit(self, change: Callable[[Schedule], Any]) -> None:
         """Applies ``change`` to the schedule from the next batch on."""
-        self.schedule.seek(0, self.sizes.start(self.next_batch))
+        self.schedule.seek(0, self.sizes.start(self.num_batches(self.next_batch)))
         change(self.schedule)
         self._changed()
 
-    def add_source(self, name: str, rows: Rows, weight: float | None) -> None:
+    def add_source(
+        self, name: str, rows: Rows, weight: float | None, max_passes: int | None = None, per_draw: float = 1.0
+    ) -> None:
         """One more source, from the next batch on."""
         known = self.rows.get(name)
         self.rows[name] = rows
         try:
-            self.edit(lambda schedule: schedule.add_source(name, num_rows_of(rows), weight))
+            self.edit(
+                lambda schedule: schedule.add_source(
+                    name, num_rows_of(rows), weight, max_passes=max_passes, per_draw=per_draw
+                )
+            )
         except BaseException:
             if known is None:
                 del self.rows[name]
             else:
                 self.rows[name] = known
             raise
+
+    def set_cap(self, name: str, max_passes: int | None) -> None:
+        """What ``add_source`` said of a source's passes."""
+        if self.caps is not None:
+            others = {other: number for other, number in self.caps.max_passes.items() if other != name}
+            self.caps = replace(self.caps, max_passes={**others, **({} if max_passes is None else {name: max_passes})})
 
     def _changed(self) -> None:
         self._edits = self.schedule.state_dict()
@@ -192,7 +251,7 @@ class BlendRun:
         taken last where that is ``pending``."""
         edits = self._edits
         if self._counts_steps:
-            self.schedule.seek(0, self.sizes.start(self.next_batch - pending))
+            self.schedule.seek(0, self.sizes.start(self.num_batches(self.next_batch - pending)))
             edits = self.schedule.state_dict()
         return {"version": _STATE_VERSION, "fingerprints": self._fingerprints, "schedule": edits}
 
@@ -205,7 +264,8 @@ class BlendRun:
         if state.get("version") != _STATE_VERSION:
             raise StateMismatch(f"a blend's state of version {state.get('version')!r} can't be loaded here")
         saved = state["fingerprints"]
-        differences = [name for name in self._fingerprints if saved.get(name) != self._fingerprints[name]]
+        mine = self._fingerprints
+        differences = [name for name in {**mine, **saved} if saved.get(name) != mine.get(name)]
         if differences:
             raise StateMismatch(
                 f"the state belongs to another blend: its {', '.join(differences)} differ, so its batches would be "

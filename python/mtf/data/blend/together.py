@@ -10,6 +10,7 @@ from mtf.config.mixture import MultiDataLoaderConfig
 from mtf.data.multi_loader import MultiLoader
 from mtf.data.sources.base import ResumeMode, Snapshot, Source, Stream
 from mtf.data.sources.resolve import as_source
+from mtf.distributed.data_group import DataGroup
 from mtf.enums import EpochLengthPolicy, SamplingStrategy
 from mtf.errors import ConfigError, StateMismatch
 from mtf.random import fold_in
@@ -38,6 +39,7 @@ class Together(Source):
     """
 
     has_run_state = True
+    reads_loaders = True
 
     def __init__(
         self,
@@ -62,6 +64,7 @@ class Together(Source):
         )
         self._seed = seed
         self._rank, self._world_size = 0, 1
+        self._ranks: DataGroup | None = None
         self._next = 0
         self._run: _Run | None = None
 
@@ -83,7 +86,7 @@ class Together(Source):
             run = self._run
         assert run is not None
         run.go_to(pass_ * self._num_batches + batch)
-        return _TogetherStream(run, batch, self._num_batches)
+        return _TogetherStream(run, batch, self._num_batches, self.has_end)
 
     def shard(self, rank: int, world_size: int) -> Together:
         if self._world_size > 1:
@@ -105,6 +108,30 @@ class Together(Source):
             sum_ += 1.0 if not length else source.weight(*divmod(number, length))
         return sum_ / len(self._sources)
 
+    @property
+    def has_end(self) -> bool:  # type: ignore[override]
+        return any(source.has_end for source in self._sources.values())
+
+    def is_over(self, pass_: int, batch: int) -> bool:
+        return self._ended(pass_, batch) is not None
+
+    def why_over(self, pass_: int, batch: int) -> str:
+        found = self._ended(pass_, batch)
+        assert found is not None
+        return found
+
+    def _ended(self, pass_: int, batch: int) -> str | None:
+        """Which source has no batch for a step, and why."""
+        run = self._run
+        number = pass_ * self._num_batches + batch
+        if run is not None and run.number == number:
+            return run.why_over
+        for name, source in self._sources.items():
+            length = source.num_batches()
+            if source.has_end and length and source.is_over(*divmod(number, length)):
+                return f"source {name!r}: {source.why_over(*divmod(number, length))}"
+        return None
+
     def order(self) -> str:
         return "together: " + ", ".join(f"{name} {source.order()}" for name, source in self._sources.items())
 
@@ -117,7 +144,11 @@ class Together(Source):
 
     def begin_run(self, key: int) -> None:
         self.close()
-        self._run = _Run(self._loaders, self._config, key, self._rank, self._world_size)
+        ranks = DataGroup(self._rank, self._world_size) if self._ranks is None else self._ranks
+        self._run = _Run(self._loaders, self._config, key, ranks)
+
+    def join_ranks(self, ranks: DataGroup) -> None:
+        self._ranks = ranks
 
     def run_state(self, pending: bool = False) -> Snapshot:
         run = self._run
@@ -182,13 +213,11 @@ class _Run:
         number: Of the next batch, counted over all passes.
     """
 
-    def __init__(
-        self, loaders: Mapping[str, Any], config: MultiDataLoaderConfig, key: int, rank: int, world_size: int
-    ) -> None:
+    def __init__(self, loaders: Mapping[str, Any], config: MultiDataLoaderConfig, key: int, ranks: DataGroup) -> None:
         self.key = key
         self.number = 0
         self._loaders, self._config = loaders, config
-        self._rank, self._world_size = rank, world_size
+        self._ranks = ranks
         self._num_sources = len(loaders)
         self._multi: MultiLoader | None = None
         self._saved: Mapping[str, Any] | None = None  # of the mixture that was closed
@@ -197,14 +226,17 @@ class _Run:
     def multi(self) -> MultiLoader:
         """The mixture, behind the batches handed out."""
         if self._multi is None:
-            self._multi = MultiLoader(
-                self._loaders, self._config, seed=self.key, rank=self._rank, world_size=self._world_size
-            )
+            self._multi = MultiLoader(self._loaders, self._config, seed=self.key, process_group=self._ranks)
             if self._saved is not None:
                 self._multi.load_state_dict(self._saved)
                 self._saved = None
             self._multi.commit()
         return self._multi
+
+    @property
+    def why_over(self) -> str | None:
+        """Why a source has no batch for step ``number``, in words."""
+        return self.multi().why_over_within(self._num_sources)
 
     def go_to(self, number: int) -> None:
         """Makes ``number`` the next batch."""
@@ -262,14 +294,14 @@ class _Run:
 class _TogetherStream(Stream):
     """The rest of one pass."""
 
-    def __init__(self, run: _Run, batch: int, num_batches: int) -> None:
-        self._run, self._batch, self._num_batches = run, batch, num_batches
+    def __init__(self, run: _Run, batch: int, num_batches: int, has_end: bool) -> None:
+        self._run, self._batch, self._num_batches, self._has_end = run, batch, num_batches, has_end
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return self
 
     def __next__(self) -> dict[str, Any]:
-        if self._batch >= self._num_batches:
+        if self._batch >= self._num_batches or (self._has_end and self._run.why_over is not None):
             raise StopIteration
         data = self._run.take()
         self._batch += 1

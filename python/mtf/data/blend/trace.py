@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mtf.config.checks import nearest
-from mtf.data.blend.rows import NativeRows, RowSource
+from mtf.data.blend.rows import NativeRows, Rows, RowSource, num_rows_of
 from mtf.data.blend.run import BlendRun, SampleTable
-from mtf.data.provenance import BatchTrace, SamplePlace, TokenOrigin
+from mtf.data.tracing.samples import BatchTrace, SamplePlace, TokenOrigin, rank_of
 from mtf.errors import ConfigError
 from mtf.random import Permutation, fold_in
 
@@ -37,17 +38,13 @@ class Layout:
 
     def part_of(self, place: int, size: int) -> tuple[int, int]:
         """The rank that has a place of a batch of ``size`` samples, and the first place that this rank has."""
-        share, num_greater = divmod(size, self.world_size)
-        in_greater = num_greater * (share + 1)
-        if place < in_greater:
-            rank = place // (share + 1)
-            return rank, rank * (share + 1)
-        rank = num_greater + (place - in_greater) // share
-        return rank, in_greater + (rank - num_greater) * share
+        return rank_of(place, size, self.world_size)
 
 
 def trace_batch(run: BlendRun, step: int, layout: Layout) -> BatchTrace:
     """The samples of batch ``step``. Costs about a microsecond each, at any step."""
+    if run.is_over(step):
+        raise ConfigError(f"there is no batch {step}: {run.why_over(step)}")
     table = run.samples(run.sizes.start(step), run.sizes.size(step))
     samples, seen = [], [0] * len(table.names)
     part = -1
@@ -70,6 +67,14 @@ def _tokens_of(run: BlendRun, table: SampleTable, place: int) -> list[TokenOrigi
     return rows.provenance.trace(int(table.pass_[place]), int(table.place[place]), key=run.source_key(name))
 
 
+def record_of(rows: Rows) -> dict[str, Any]:
+    """How the rows of a source are numbered, as plain data."""
+    if isinstance(rows, NativeRows) and rows.provenance is not None:
+        return rows.provenance.record()
+    # A RowSource numbers its rows by their places; arrays and datasets are shuffled by the blend.
+    return {"kind": "rows", "rows": num_rows_of(rows), "shuffle": not isinstance(rows, RowSource)}
+
+
 def find_samples(
     run: BlendRun,
     source: str,
@@ -89,7 +94,8 @@ def find_samples(
     if (row is None) == (document is None):
         raise ConfigError(f"give either row or document, but they are {row!r} and {document!r}")
     index = names.index(source)
-    begin, end = run.sizes.start(batches[0]), run.sizes.start(batches[1])
+    stop = run.num_batches(batches[1])
+    begin, end = run.sizes.start(batches[0]), run.sizes.start(stop)
     if begin >= end:
         return []
     # A source that is at the end of its pass before `begin` gives the next one: the pass before is looked at in vain.

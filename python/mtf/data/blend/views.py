@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -49,6 +49,8 @@ class BlendDataset(torch.utils.data.Dataset[Any]):
             if positions[begin] < 0:
                 raise IndexError(f"positions of samples are at least 0, but one is {positions[begin]}")
             table = self._run.samples(positions[begin], end - begin)
+            if len(table) < end - begin:
+                raise IndexError(f"there is no sample {positions[begin] + len(table)}: sources of the blend are spent")
             columns = (table.source.tolist(), table.pass_.tolist(), table.place.tolist(), table.row.tolist())
             indices += [(table.names[source], *where) for source, *where in zip(*columns, strict=True)]
             begin = end
@@ -68,6 +70,7 @@ class BlendBatchSampler(Sampler[list[int]]):
     def __init__(
         self,
         sizes: BatchSizes,
+        num_batches: Callable[[int], int],
         batches_per_pass: int,
         consumed_samples: int,
         micro_batch_size: int | None,
@@ -88,7 +91,7 @@ class BlendBatchSampler(Sampler[list[int]]):
                         f"micro_batch_size times world_size must divide the global batch of {size} samples, but is "
                         f"{micro_batch_size} x {world_size}"
                     )
-        self._sizes, self._batches_per_pass = sizes, batches_per_pass
+        self._sizes, self._num_batches, self._batches_per_pass = sizes, num_batches, batches_per_pass
         self._rank, self._world_size = rank, world_size
         if consumed_samples < 0:
             raise ConfigError(f"consumed_samples must be at least 0, but is {consumed_samples}")
@@ -130,7 +133,8 @@ class BlendBatchSampler(Sampler[list[int]]):
 
     def _end(self) -> int:
         batch = self._sizes.batch_of(self.consumed_samples)
-        return self._sizes.start((batch // self._batches_per_pass + 1) * self._batches_per_pass)
+        end = self._num_batches((batch // self._batches_per_pass + 1) * self._batches_per_pass)
+        return max(self.consumed_samples, self._sizes.start(end))
 
     def _batches(self) -> Iterator[tuple[int, int]]:
         """(position, samples) of all ranks' batches up to the pass's end."""

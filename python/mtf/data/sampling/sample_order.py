@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -13,6 +14,7 @@ from torch.utils.data.distributed import DistributedSampler
 from mtf._core import Permutation, fold_in
 from mtf.data.protocols import length_of
 from mtf.data.sampling.sampler_replay import ReplayedDraws, SamplerReplay
+from mtf.data.sources.rest_of_pass import PassCut, RestOfPass
 from mtf.errors import ConfigError
 
 _MAX_CHUNK = 64  # batches of indices drawn at once: bounds memory, and spreads the cost of swapping generators (100 us)
@@ -48,7 +50,7 @@ class IndexOrder(ABC):
     def shard(self, rank: int, world_size: int) -> IndexOrder:
         """The part of every global batch that rank ``rank`` reads."""
 
-    def weight(self, batch: int) -> float:
+    def weight(self, batch: int, pass_: int | None = None) -> float:
         """This rank's share of a global batch, times the number of ranks: 1.0 where all have equally many samples,
         0.0 where it has none left and repeats one of another rank."""
         return 1.0
@@ -82,6 +84,7 @@ class FlatOrder(IndexOrder):
         self.incomplete = not drop_last
         self.rank, self.world_size = rank, world_size
         self.replays_indices = samples.replays_indices
+        self._rest: RestOfPass | None = None
 
     @property
     def replay(self) -> SamplerReplay | None:
@@ -106,8 +109,25 @@ class FlatOrder(IndexOrder):
             return self
         return FlatOrder(self.samples, self.batch_size, not self.incomplete, rank, world_size)
 
-    def weight(self, batch: int) -> float:
+    def pass_cut(self) -> PassCut | None:
+        """How the samples are cut into global batches; None where a place costs a replay."""
+        num = self.samples.num_samples()
+        if self.replays_indices or num is None or self.samples.divides(self.rank, self.world_size):
+            return None
+        return PassCut(num, (self.batch_size or 1) * self.world_size, not self.incomplete, self.samples.may_grow)
+
+    def finish_pass(self, rest: RestOfPass) -> FlatOrder:
+        """The order with the rest of a pass that began otherwise."""
+        other = copy.copy(self)
+        other._rest = rest
+        return other
+
+    def weight(self, batch: int, pass_: int | None = None) -> float:
         num, size = self.samples.num_samples(), (self.batch_size or 1) * self.world_size
+        if self._rest is not None and self._rest.pass_ == pass_:
+            num_here = len(self._rest.places(batch, size))
+            share, num_greater = divmod(num_here, self.world_size)
+            return (share + (self.rank < num_greater)) * self.world_size / num_here
         if self.world_size == 1 or num is None or num >= (batch + 1) * size:
             return 1.0
         share, num_greater = divmod(num - batch * size, self.world_size)
@@ -129,7 +149,11 @@ class FlatOrder(IndexOrder):
         per_step = (self.batch_size or 1) * self.world_size
         num_batches = self.num_batches()
         block = max(1, 4096 // per_step) * per_step
-        take = self.samples.open(pass_, key, batch * per_step)
+        if self._rest is not None and self._rest.pass_ == pass_:
+            first = self._rest.places(batch, per_step).start
+            take = self.samples.first(self._rest.num_samples).open(pass_, key, first)
+        else:
+            take = self.samples.open(pass_, key, batch * per_step)
         return self._batches(take, batch, num_batches, block)
 
     def _batches(
@@ -230,6 +254,8 @@ class SampleOrder(ABC):
 
     replays_indices: bool = False
     replay: SamplerReplay | None = None
+    may_grow: bool = False
+    """Whether the order of the samples there were is known once there are more."""
 
     @abstractmethod
     def num_samples(self) -> int | None:
@@ -243,6 +269,10 @@ class SampleOrder(ABC):
     def describe(self) -> str:
         """What decides which sample comes when, in words."""
 
+    def first(self, num_samples: int) -> SampleOrder:
+        """The order as it was with so many samples."""
+        return self
+
     def divides(self, rank: int, world_size: int) -> bool:
         """Whether the order is already the part of one rank."""
         return False
@@ -251,11 +281,17 @@ class SampleOrder(ABC):
 class SequentialOrder(SampleOrder):
     """0, 1, 2 ... up to the length that the dataset has when a pass is opened."""
 
-    def __init__(self, sampler: SequentialSampler) -> None:
+    may_grow = True
+
+    def __init__(self, sampler: SequentialSampler, num_samples: int | None = None) -> None:
         self._sampler = sampler
+        self._num_samples = num_samples
 
     def num_samples(self) -> int:
-        return len(self._sampler)
+        return len(self._sampler) if self._num_samples is None else self._num_samples
+
+    def first(self, num_samples: int) -> SequentialOrder:
+        return SequentialOrder(self._sampler, num_samples)
 
     def describe(self) -> str:
         return "in order"
@@ -273,12 +309,17 @@ class PermutedOrder(SampleOrder):
         indices: What is permuted; None for 0 ... n-1.
     """
 
-    def __init__(self, sampler: Any, indices: Any | None) -> None:
+    def __init__(self, sampler: Any, indices: Any | None, num_samples: int | None = None) -> None:
         self._sampler = sampler
         self._indices = indices
+        self._num_samples = num_samples
+        self.may_grow = indices is None
 
     def num_samples(self) -> int:
-        return len(self._sampler)
+        return len(self._sampler) if self._num_samples is None else self._num_samples
+
+    def first(self, num_samples: int) -> PermutedOrder:
+        return PermutedOrder(self._sampler, self._indices, num_samples)
 
     def describe(self) -> str:
         generator = getattr(self._sampler, "generator", None)

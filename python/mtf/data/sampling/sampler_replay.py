@@ -98,7 +98,7 @@ class SamplerReplay:
         for text, entry in state["passes"].items():
             start = state["now"] if entry["start"] is None else entry["start"]
             self._starts[int(text)] = start
-            copied = _copy_sampler(self.sampler, 0, {})
+            copied = copy_sampler(self.sampler, 0, {})
             holder: Any = _state_holder(copied)
             holder.load_state_dict(copy_state(start))
             held = _attributes(copied)
@@ -106,7 +106,7 @@ class SamplerReplay:
 
     def _copy(self, pass_: int, key: int) -> Any:
         """The sampler as it is at the start of a pass, before ``set_epoch``."""
-        copied = _copy_sampler(self.sampler, fold_in(key, pass_), {})
+        copied = copy_sampler(self.sampler, fold_in(key, pass_), {})
         if pass_ in self._starts and self._holder is not None:
             holder: Any = _state_holder(copied)
             holder.load_state_dict(copy_state(self._starts[pass_]))
@@ -140,7 +140,7 @@ class SamplerReplay:
         self._remember(self._left, pass_ + 1, left)
 
     def _copy_with(self, left: dict[_Path, Any], key: int, pass_: int) -> Any:
-        copied = _copy_sampler(self.sampler, fold_in(key, pass_), {})
+        copied = copy_sampler(self.sampler, fold_in(key, pass_), {})
         _overlay(copied, left)
         _set_epoch(copied, pass_)
         return copied
@@ -227,7 +227,7 @@ def _set_epoch(sampler: Any, pass_: int) -> None:
         sampler = getattr(sampler, "sampler", None)
 
 
-def _copy_sampler(value: Any, key: int, copies: dict[int, Any]) -> Any:
+def copy_sampler(value: Any, key: int, copies: dict[int, Any]) -> Any:
     """A copy of a sampler and of the samplers inside it, each with generators seeded from ``key``.
 
     An object met twice is copied once, so that what is shared stays shared. Containers and small objects of a sampler
@@ -243,7 +243,7 @@ def _copy_sampler(value: Any, key: int, copies: dict[int, Any]) -> Any:
         if replaced is None and (
             isinstance(inner, Sampler) or (attribute.endswith("sampler") and _is_reiterable(inner))
         ):
-            replaced = _copy_sampler(inner, inner_key, copies)
+            replaced = copy_sampler(inner, inner_key, copies)
         if replaced is None:
             replaced = _copied_part(inner, inner_key, copies, 0)
         if replaced is not None:

@@ -162,6 +162,7 @@ class ArrayLoader(RowLoader):
             rank=rank,
             world_size=world_size,
             windows=self._window,
+            rest=None if self._rest is None else self._rest.to_list(),
         )
 
     def __repr__(self) -> str:

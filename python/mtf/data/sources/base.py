@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from mtf.data.sources.rest_of_pass import PassCut, RestOfPass
 from mtf.errors import ConfigError
 from mtf.formatting import plain_repr
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mtf._core import NativeSource
+    from mtf.data.tracing.samples import BatchTrace, SamplePlace, Sought
+    from mtf.distributed.data_group import DataGroup
 
 
 class ResumeMode(Enum):
@@ -103,6 +106,10 @@ class Source(ABC):
             ``begin_run`` before it reads, and saves ``run_state`` with its own state.
         names_rows: Whether ``sources_of(pass_, batch)`` gives the index of each row's source and ``source_names`` their
             names, for ``mtf.sources_of``.
+        reads_loaders: Whether it reads loaders of its own, whose lengths the ranks have to agree on. It then gets
+            ``join_ranks(ranks)`` before it is read, with the ranks that divide its batches.
+        has_end: Whether its passes may come to an end for good. A loop then asks ``is_over`` before it takes a batch,
+            and ends with the run where there is none.
     """
 
     name: str = ""
@@ -114,6 +121,8 @@ class Source(ABC):
     ahead_bytes: int | None = None
     has_run_state: bool = False
     names_rows: bool = False
+    reads_loaders: bool = False
+    has_end: bool = False
 
     @abstractmethod
     def num_batches(self) -> int | None:
@@ -153,11 +162,43 @@ class Source(ABC):
         ``pending``, taken and not handed out. For sources with ``has_run_state``."""
         return None
 
+    def skip_to(self, pass_: int, batch: int) -> None:
+        """The batches before (pass, batch) are left out: edits made before the next one is taken hold from there. For
+        sources with ``has_run_state``."""
+
+    def edited_run_state(self, snapshot: Any, batches_left: int) -> tuple[Any, int | None, list[str]]:
+        """What a saved run state becomes where the run continues with this source, which may be described otherwise
+        than the one that was saved. For sources with ``has_run_state``; changes nothing.
+
+        Args:
+            snapshot: What ``run_state`` gave, as plain data.
+            batches_left: Batches that the pass under way had left.
+
+        Returns:
+            The snapshot to continue from, the batches that the pass has left now (None: as many as before), and what
+            was changed, in words.
+
+        Raises:
+            StateMismatch: Something differs that can't be edited.
+        """
+        return snapshot, None, []
+
     def check_run_state(self, snapshot: Snapshot | None) -> None:
         """Raises ``StateMismatch`` if ``load_run_state`` can't load ``snapshot``; changes nothing."""
 
     def load_run_state(self, snapshot: Snapshot | None) -> None:
         """Goes to a snapshot of ``run_state``."""
+
+    def join_ranks(self, ranks: DataGroup) -> None:
+        """The ranks that divide its batches. For sources with ``reads_loaders``."""
+
+    def is_over(self, pass_: int, batch: int) -> bool:
+        """Whether the run ends before batch ``batch`` of pass ``pass_``. For sources with ``has_end``."""
+        return False
+
+    def why_over(self, pass_: int, batch: int) -> str:
+        """Why ``is_over``, in words."""
+        return "its data have come to an end"
 
     @property
     def source_names(self) -> tuple[str, ...]:
@@ -167,6 +208,33 @@ class Source(ABC):
     def sources_of(self, pass_: int, batch: int) -> Tensor:
         """Index of the source of each row of a batch, int64 ``[rows]``. For sources with ``names_rows``."""
         raise NotImplementedError
+
+    def trace_batch(self, pass_: int, batch: int, key: int) -> BatchTrace:
+        """Which rows a global batch has, with its number over all passes as ``step``.
+
+        Raises:
+            ConfigError: The source can't say.
+        """
+        raise ConfigError(
+            f"source {self.name!r} ({type(self).__name__}) can't say which rows a batch has: that is for mtf.Blend, "
+            "mtf.ArrayLoader and token rows"
+        )
+
+    def find_batches(self, sought: Sought, passes: range, key: int) -> list[SamplePlace]:
+        """Where a row or document comes in some passes: the inverse of ``trace_batch``.
+
+        Raises:
+            ConfigError: There is no such row or document, or the source can't say.
+        """
+        raise ConfigError(
+            f"source {self.name!r} ({type(self).__name__}) can't say in which batches a row comes: that is for "
+            "mtf.Blend, mtf.ArrayLoader and token rows"
+        )
+
+    def record(self) -> dict[str, Any] | None:
+        """How its rows are numbered, as plain data that a checkpoint's manifest keeps for ``mtf trace``; None if it
+        can't say."""
+        return None
 
     def initial_state(self) -> Any:
         """The state before the first batch, for sources with ``ResumeMode.STATEFUL``; None if there is none to save."""
@@ -219,6 +287,16 @@ class Source(ABC):
     def global_batch_size_on(self, world_size: int) -> int | None:
         """Samples in a full batch of all ranks together; None where that isn't known."""
         return None
+
+    def pass_cut(self, world_size: int) -> PassCut | None:
+        """How the samples of a pass are cut into batches; None where a pass can't be opened at any sample, so that its
+        batches can't be cut otherwise on the way."""
+        return None
+
+    def finish_pass(self, rest: RestOfPass) -> Source:
+        """The source with what is left of a pass that began with other batches or fewer samples. For sources with a
+        ``pass_cut``."""
+        raise NotImplementedError
 
     def order(self) -> str | None:
         """How the samples of a pass are ordered, in words; None where the source doesn't say. A state needs

@@ -10,14 +10,16 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from mtf._core import fold_in
 from mtf.data.protocols import length_of, set_epoch
 from mtf.data.rng.generators import fresh_torch_generator, seeded
+from mtf.data.sampling.sampler_replay import copy_sampler
 from mtf.data.sources.base import ResumeMode, Snapshot, Source, Stream
 from mtf.data.sources.iterator_stream import IteratorStream
 from mtf.data.sources.stateful import compare_again
+from mtf.data.sources.torch_map import iterates_as_torchs
 from mtf.data.workers.pool import WorkerInit
 from mtf.data.workers.supervision import end_kept_workers, forget_ended, iterate
 from mtf.errors import ConfigError
@@ -52,7 +54,8 @@ class IterableSource(Source):
             )
         self.loader = loader
         self._num_workers = loader.num_workers if isinstance(loader, DataLoader) else 0
-        self._seed_inline = seed_each_batch and self._num_workers == 0
+        # torch's own iterator draws nothing here where workers fetch; that of a subclass may draw an order, or augment.
+        self._seed_inline = seed_each_batch and not (self._num_workers and iterates_as_torchs(loader))
         self._num_taken = 0  # of a one-shot iterator
         self._is_over = False  # a generator that has raised gives nothing more
 
@@ -101,13 +104,23 @@ class IterableSource(Source):
     def _prepared(self, pass_key: int) -> Any:
         """The loader with a generator of its own, from which torch seeds workers, and with their signals ignored."""
         loader = self.loader
-        if not isinstance(loader, DataLoader) or loader.persistent_workers:
+        if not isinstance(loader, DataLoader):
             return loader
         prepared = copy.copy(loader)
         if loader.generator is not None:
             prepared.generator = fresh_torch_generator(loader.generator, pass_key)
+        changed = vars(prepared)  # a DataLoader lets some be set only by its constructor
+        if not isinstance(loader.dataset, IterableDataset):
+            # A subclass with an iteration of its own: its samplers' generators begin anew in each pass, too.
+            copies: dict[int, Any] = {}
+            for attribute in ("batch_sampler", "sampler"):
+                if changed.get(attribute) is not None:
+                    changed[attribute] = copy_sampler(changed[attribute], pass_key, copies)
         if self._num_workers:
             prepared.worker_init_fn = WorkerInit(loader.worker_init_fn, unwrap=False)
+            # New workers in each pass: those of the pass before have a dataset that knows nothing of ``set_epoch`` and
+            # has counted what no resume could count again.
+            changed.update(persistent_workers=False, _iterator=None)
         return prepared
 
     def _replay(self, stream: Stream, pass_: int, num_batches: int, snapshot: Snapshot | None) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from mtf.data.sources import iterable, sequence, stateful, torch_map
+from mtf.data.sources import iterable, sequence, state_adapters, stateful, torch_map
 from mtf.data.sources.base import Source
 from mtf.errors import ConfigError
 from mtf.formatting import shortened
@@ -37,8 +37,9 @@ def as_source(loader: Any, name: str, *, seed_each_batch: bool = True) -> Source
         return torch_map.TorchSource(loader, name, seed_each_batch=seed_each_batch)
     if sequence.is_sequence(loader):
         return sequence.SequenceSource(loader, name, seed_each_batch=seed_each_batch)
-    if stateful.has_state(loader):
-        return stateful.StatefulSource(loader, name, seed_each_batch=seed_each_batch)
+    loader_with_state = state_adapters.with_state_methods(loader)
+    if loader_with_state is not None:
+        return stateful.StatefulSource(loader_with_state, name, seed_each_batch=seed_each_batch)
     return iterable.IterableSource(loader, name, seed_each_batch=seed_each_batch)
 
 

@@ -9,8 +9,11 @@ from typing import Any, TypeVar
 from mtf._core import NativeSource
 from mtf.data.prefetch.engine import NativeStream
 from mtf.data.sources.base import ResumeMode, Snapshot, Source, Stream
+from mtf.data.sources.rest_of_pass import PassCut, RestOfPass
 from mtf.data.sources.standalone import StandaloneSource
+from mtf.data.tracing.samples import BatchTrace, SamplePlace, Sought, TokenOrigin, rank_of
 from mtf.errors import ConfigError
+from mtf.random import Permutation, fold_in
 
 _Rows = TypeVar("_Rows", bound="RowLoader")
 
@@ -24,6 +27,8 @@ class RowLoader(StandaloneSource):
     resume_mode = ResumeMode.SEEK
     # Rows copied ahead that leave the cache before they are used are copied from memory twice: more would cost time.
     ahead_bytes = 16 << 20
+    may_grow = True  # more rows leave those there were where they are in the order of a pass
+    _rest: RestOfPass | None = None
 
     def _prepare_rows(
         self,
@@ -117,10 +122,88 @@ class RowLoader(StandaloneSource):
     def spread(self, rank: int, world_size: int) -> Source:
         return _Spread(self, rank, world_size)
 
+    def pass_cut(self, world_size: int) -> PassCut | None:
+        return PassCut(self._num_rows, self.global_batch_size, self._drop_last, self.may_grow)
+
+    def finish_pass(self: _Rows, rest: RestOfPass) -> _Rows:
+        other = copy.copy(self)
+        other._rest = rest
+        return other
+
     def weight(self, pass_: int, batch: int) -> float:
-        rows = min(self.global_batch_size, self._num_rows - batch * self.global_batch_size)
+        if self._rest is not None and self._rest.pass_ == pass_:
+            rows = len(self._rest.places(batch, self.global_batch_size))
+        else:
+            rows = min(self.global_batch_size, self._num_rows - batch * self.global_batch_size)
         share, num_greater = divmod(rows, self._world_size)
         return (share + (self._rank < num_greater)) * self._world_size / rows
+
+    def trace_batch(self, pass_: int, batch: int, key: int) -> BatchTrace:
+        size = self.global_batch_size
+        if not 0 <= batch < self.num_batches():
+            raise ConfigError(f"source {self.name!r}: batch must be in [0, {self.num_batches()}), but is {batch}")
+        begin, end = batch * size, min((batch + 1) * size, self._num_rows)
+        rows: Any = range(begin, end)
+        if self._shuffle:
+            rows = self._pass_order(pass_, key).fill(begin, end).tolist()
+        samples = [self._sample_at(pass_, begin + place, row) for place, row in enumerate(rows)]
+        step = pass_ * self.num_batches() + batch
+        return BatchTrace(step, self._world_size, samples, lambda place: self.tokens_at(pass_, begin + place, key))
+
+    def find_batches(self, sought: Sought, passes: range, key: int) -> list[SamplePlace]:
+        if sought.within is not None:
+            raise ConfigError(f"source {self.name!r} isn't a blend and has no source {sought.within!r}")
+        found = []
+        for pass_ in passes:
+            if sought.document is not None:
+                places = self.places_of_document(sought.document, pass_, key)
+            elif sought.row is None or not 0 <= sought.row < self._num_rows:
+                raise ConfigError(f"source {self.name!r}: row must be in [0, {self._num_rows}), but is {sought.row}")
+            else:
+                places = [self._pass_order(pass_, key).inverse(sought.row) if self._shuffle else sought.row]
+            for place in places:
+                if place < self.num_batches() * self.global_batch_size:  # else drop_last leaves it out
+                    row = self._pass_order(pass_, key)[place] if self._shuffle else place
+                    found.append(self._sample_at(pass_, place, row))
+        return found
+
+    def tokens_at(self, pass_: int, place: int, key: int) -> list[TokenOrigin]:
+        """Where the tokens of the row at a place of a pass come from; empty where rows have no tokens."""
+        return []
+
+    def places_of_document(self, document: int, pass_: int, key: int) -> list[int]:
+        """The places of a pass whose rows have a token of a document.
+
+        Raises:
+            ConfigError: The rows have no documents, or not this one.
+        """
+        raise ConfigError(
+            f"source {self.name!r} has no documents, so that document={document} can't be found; give row, the row's "
+            "number in the source"
+        )
+
+    def record(self) -> dict[str, Any]:
+        return {
+            "kind": "rows",
+            "rows": self._num_rows,
+            "shuffle": self._shuffle,
+            "global_batch_size": self.global_batch_size if self._has_batches else None,
+            "drop_last": self._drop_last,
+        }
+
+    @property
+    def _has_batches(self) -> bool:
+        return self._batch_size is not None or self._global_batch_size is not None
+
+    def _pass_order(self, pass_: int, key: int) -> Permutation:
+        return Permutation(self._num_rows, fold_in(key, pass_))
+
+    def _sample_at(self, pass_: int, place: int, row: int) -> SamplePlace:
+        batch, in_batch = divmod(place, self.global_batch_size)
+        size = min(self.global_batch_size, self._num_rows - batch * self.global_batch_size)
+        rank, first = rank_of(in_batch, size, self._world_size)
+        step = pass_ * self.num_batches() + batch
+        return SamplePlace(step, in_batch, rank, in_batch - first, self.name, pass_, row)
 
     def global_batch_size_on(self, world_size: int) -> int:
         return self.global_batch_size

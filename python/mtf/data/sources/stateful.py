@@ -8,74 +8,33 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from mtf._core import fold_in
 from mtf.data.determinism.content_hash import short_hash
 from mtf.data.protocols import copy_state, has_state_methods, length_of, set_epoch
 from mtf.data.rng.generators import BatchSeed, seeded
 from mtf.data.sources.base import ResumeMode, Snapshot, Source, Stream
-from mtf.data.sources.torch_map import is_stateful_data_loader
 from mtf.data.workers.pool import WorkerInit
 from mtf.data.workers.supervision import end_kept_workers, end_workers, forget_ended, has_workers, iterate, supervise
+from mtf.data.workers.worker_states import WorkerStateLoader
 from mtf.errors import ConfigError
 
 
-def has_state(loader: Any) -> bool:
-    """Whether a loader saves its position exactly: by itself, or by its dataset where that is in this process."""
-    holder = _holder(loader)
-    if holder is None:
-        return False
-    dataset = getattr(loader, "dataset", loader)
-    if any(map(is_stateful_data_loader, type(loader).__mro__)) and not _keeps_state(dataset):
-        return False  # it counts what it has given, and counts twice after a resume
-    return not _loses_its_buffer(holder if holder is not loader else dataset)
-
-
-def _keeps_state(dataset: Any) -> bool:
-    """Whether an iterable dataset, or the iterator that it gives, has a state of its own."""
-    if has_state_methods(dataset):
-        return True
-    made = getattr(type(dataset), "__iter__", None)
-    returned = getattr(made, "__annotations__", {}).get("return")
-    return isinstance(returned, type) and callable(getattr(returned, "load_state_dict", None))
-
-
-def _holder(loader: Any) -> Any | None:
-    if has_state_methods(loader):
-        return loader
-    if isinstance(loader, DataLoader) and loader.num_workers == 0 and isinstance(loader.dataset, IterableDataset):
-        return loader.dataset if has_state_methods(loader.dataset) else None
-    return None
-
-
-def _loses_its_buffer(dataset: Any) -> bool:
-    """Whether this is a dataset of HF ``datasets`` with a shuffle buffer, whose content isn't in its state.
-
-    The buffer may be anywhere in the tree of stages that ``interleave_datasets`` and ``concatenate_datasets`` make.
-    """
-    stages = [getattr(dataset, "_ex_iterable", None)]
-    while stages:
-        stage = stages.pop()
-        if stage is None:
-            continue
-        if type(stage).__name__.startswith("BufferShuffled"):
-            return True
-        stages.append(getattr(stage, "ex_iterable", None))
-        several = getattr(stage, "ex_iterables", None)
-        stages.extend(several if isinstance(several, (list, tuple)) else ())
-    return False
+def _holder(loader: Any) -> Any:
+    """What has the state of a loader: itself, or its dataset where that is in this process."""
+    return loader if has_state_methods(loader) else loader.dataset
 
 
 class StatefulSource(Source):
     """A loader whose own snapshot travels with each batch; a resume gives the last one back to it.
 
     Args:
-        loader: It, or its dataset, has ``state_dict`` and ``load_state_dict``.
+        loader: What ``with_state_methods`` gives: it, or its dataset, has ``state_dict`` and ``load_state_dict``.
         name: The source's name.
         seed_each_batch: Seed torch, numpy and random from the batch's position when it is fetched in this process.
     """
@@ -132,24 +91,40 @@ class StatefulSource(Source):
                     f"loader {self.name!r} can't go back to its beginning, because its state there isn't known: it was "
                     "resumed before anything was read from it. Pass a new loader"
                 )
-            set_epoch(self.loader, pass_)
+            self._set_epoch(pass_)
             if self._initial is not None:
                 self._load(self._initial)
         return self._iterate(pass_, 0, key)
 
     def _restore(self, snapshot: Snapshot, key: int) -> _StatefulStream:
         """The pass of a snapshot, after the batch that the snapshot was taken at."""
-        set_epoch(self.loader, snapshot.pass_)
+        # litdata's loader counts epochs by itself; its state says which this is.
+        own = snapshot.data.get("current_epoch") if isinstance(snapshot.data, Mapping) else None
+        self._set_epoch(own if isinstance(own, int) else snapshot.pass_)
         if snapshot.data is not None:
             self._load(snapshot.data)
         elif not self._is_new and self._initial is not None:  # the loader was new there
             self._load(self._initial)
         if snapshot.digest is None:  # taken after the batch
-            return self._iterate(snapshot.pass_, snapshot.batch, key)
-        stream = self._iterate(snapshot.pass_, snapshot.batch - 1, key, may_be_over=snapshot.batch == 1)
+            return self._iterate(snapshot.pass_, snapshot.batch, key, is_loaded=snapshot.data is not None)
+        stream = self._iterate(
+            snapshot.pass_,
+            snapshot.batch - 1,
+            key,
+            may_be_over=snapshot.batch == 1,
+            is_loaded=snapshot.data is not None,
+        )
+        stream.known_state = snapshot.data
         place = f"loader {self.name!r}, pass {snapshot.pass_}, batch {snapshot.batch - 1}"
         compare_again(place, snapshot.digest, stream)
         return stream
+
+    def _set_epoch(self, epoch: int) -> None:
+        """Gives the loader its epoch. litdata's dataset takes none while it holds a loaded state."""
+        reset = getattr(getattr(self.loader, "dataset", None), "reset_state_dict", None)
+        if callable(reset):
+            reset()
+        set_epoch(self.loader, epoch)
 
     def _load(self, state: Any) -> None:
         self._is_new = False
@@ -157,7 +132,14 @@ class StatefulSource(Source):
         holder.load_state_dict(copy_state(state))
 
     def _iterate(
-        self, pass_: int, batch: int, key: int, *, was_left: bool = False, may_be_over: bool = False
+        self,
+        pass_: int,
+        batch: int,
+        key: int,
+        *,
+        was_left: bool = False,
+        may_be_over: bool = False,
+        is_loaded: bool = False,
     ) -> _StatefulStream:
         """A new iterator of the loader, whose next batch is ``batch`` of ``pass_``.
 
@@ -167,17 +149,20 @@ class StatefulSource(Source):
             key: Key of the source's random numbers.
             was_left: The pass before was left before its end.
             may_be_over: The loader may still stand at the end of the pass before.
+            is_loaded: The loader was given a state, which ``set_epoch`` would change in some of them.
         """
-        stream = _StatefulStream(self, self._iterator(pass_, key), pass_, batch, fold_in(key, pass_))
+        iterator = self._iterator(pass_, key, is_loaded=is_loaded)
+        stream = _StatefulStream(self, iterator, pass_, batch, fold_in(key, pass_))
         stream.follows_left = was_left
         if may_be_over:
             stream.make_again = lambda: self._iterator(pass_, key)
         return stream
 
-    def _iterator(self, pass_: int, key: int) -> Iterator[Any]:
+    def _iterator(self, pass_: int, key: int, *, is_loaded: bool = False) -> Iterator[Any]:
         pass_key = fold_in(key, pass_)
         with seeded(pass_key):
-            set_epoch(self.loader, pass_)
+            if not is_loaded:
+                self._set_epoch(pass_)
             forget_ended(self.loader)
             if self._worker_seed is not None:
                 # The workers' seed, which is part of their state, mustn't depend on how many iterators were made.
@@ -192,6 +177,11 @@ class StatefulSource(Source):
         end_kept_workers(self.loader)
 
     def notes(self) -> list[str]:
+        if isinstance(self.loader, WorkerStateLoader):
+            return [
+                f"{self._num_workers} worker processes fetch ahead by themselves, outside the prefetch budget; what "
+                "each reads depends on how many there are"
+            ]
         if not self._num_workers:
             return []
         return [
@@ -206,6 +196,8 @@ class _StatefulStream(Stream):
     Attributes:
         follows_left: Whether the pass before was left before its end. Loaders that begin a pass at its first batch then
             still have the state of that pass before it, so the state after it is the one to save.
+        known_state: The state before the first batch, where one was just loaded. The loader isn't asked for it, because
+            asking changes a loaded state in some of them.
         make_again: Makes the iterator once more, should it be at the end of the pass before; None where it can't be.
     """
 
@@ -218,6 +210,7 @@ class _StatefulStream(Stream):
         self._pass_key = pass_key
         self._seed = BatchSeed() if source._seed_inline else None
         self.follows_left = False
+        self.known_state: Any = None
         self.make_again: Callable[[], Iterator[Any]] | None = None
         self._before: Any = None
         self._digest: str | None = None
@@ -227,7 +220,8 @@ class _StatefulStream(Stream):
             raise StopIteration
         # Many loaders can't be given the state that they had when they were new: they take it for one inside a pass.
         was_new = self._source._is_new
-        before = self._state()
+        before = self._state() if self.known_state is None else self.known_state
+        self.known_state = None
         self._source._is_new = False  # also where Ctrl-C comes during the fetch
         try:
             data = self._fetch()

@@ -85,17 +85,7 @@ class ThreadLoader(StandaloneSource, TorchSource):
             ConfigError: An iterable-style dataset, a one-shot sampler or a number out of range.
             ValueError: Arguments that a DataLoader refuses as well.
         """
-        if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
-            raise ConfigError(
-                f"dataset must be map-style (have __getitem__), but is {shortened(repr(dataset))}; pass an iterable "
-                "to MultiLoader as it is"
-            )
-        if num_threads < 0:
-            raise ConfigError(f"num_threads must be at least 0, but is {num_threads}")
-        if prefetch_batches is None:
-            prefetch_batches = max(1, 2 * num_threads)
-        if prefetch_batches < 1:
-            raise ConfigError(f"prefetch_batches must be at least 1, but is {prefetch_batches}")
+        ahead = _checked_prefetch(dataset, num_threads, prefetch_batches)
         loader: DataLoader[Any] = DataLoader(
             dataset,
             batch_size,
@@ -108,7 +98,7 @@ class ThreadLoader(StandaloneSource, TorchSource):
         )
         TorchSource.__init__(self, loader, "")
         self.resume_mode = ResumeMode.SEEK
-        self._prepare_alone(seed, num_threads, prefetch_batches, prefetch_bytes)
+        self._prepare_alone(seed, num_threads, ahead, prefetch_bytes)
 
     def __len__(self) -> int:
         num = self.num_batches()
@@ -135,6 +125,22 @@ class ThreadLoader(StandaloneSource, TorchSource):
         other = copy.copy(self)
         other._order = order
         return other
+
+
+def _checked_prefetch(dataset: Any, num_threads: int, prefetch_batches: int | None) -> int:
+    """Batches held ahead, after a look at what a DataLoader wouldn't refuse."""
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
+        raise ConfigError(
+            f"dataset must be map-style (have __getitem__), but is {shortened(repr(dataset))}; pass an iterable "
+            "to MultiLoader as it is"
+        )
+    if num_threads < 0:
+        raise ConfigError(f"num_threads must be at least 0, but is {num_threads}")
+    if prefetch_batches is None:
+        return max(1, 2 * num_threads)
+    if prefetch_batches < 1:
+        raise ConfigError(f"prefetch_batches must be at least 1, but is {prefetch_batches}")
+    return prefetch_batches
 
 
 class _ThreadSource(PreparedSource):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -14,8 +15,9 @@ from mtf._core import fold_in
 from mtf.data.protocols import copy_state, has_state_methods, length_of
 from mtf.data.rng.generators import BatchSeed
 from mtf.data.rng.seeded_dataset import SeededDataset
-from mtf.data.sampling.sample_order import EveryNth, IndexOrder, index_order
+from mtf.data.sampling.sample_order import EveryNth, FlatOrder, IndexOrder, index_order
 from mtf.data.sources.base import ResumeMode, Snapshot, Source, Stream
+from mtf.data.sources.rest_of_pass import PassCut, RestOfPass
 from mtf.data.workers.pool import WorkerPool, Workers
 from mtf.errors import ConfigError
 
@@ -31,8 +33,26 @@ def can_rebuild(loader: Any) -> bool:
     cls = type(loader)  # some wrappers fake __class__
     if not issubclass(cls, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return False
+    return iterates_as_torchs(loader, but=("_get_iterator",) if _filter_of(loader) else ())
+
+
+def _filter_of(loader: Any) -> Callable[[Any], Any] | None:
+    """What PyG's loaders of nodes, links and zips do to a batch in the training process."""
+    owner = next((base for base in type(loader).__mro__ if "_get_iterator" in base.__dict__), None)
+    if owner is None or not owner.__module__.startswith("torch_geometric.loader."):
+        return None
+    if owner.__name__ not in ("NodeLoader", "LinkLoader", "ZipLoader"):
+        return None
+    function: Callable[[Any], Any] = (lambda data: data) if loader.filter_per_worker else loader.filter_fn
+    return function
+
+
+def iterates_as_torchs(loader: DataLoader[Any], but: tuple[str, ...] = ()) -> bool:
+    """Whether its iteration is torch's or torchdata's own, and not changed by a subclass in other methods than
+    ``but``."""
+    cls = type(loader)
     usual = next((base for base in cls.__mro__ if is_stateful_data_loader(base)), DataLoader)
-    return all(getattr(cls, name) is getattr(usual, name) for name in _ITERATION)
+    return all(getattr(cls, name) is getattr(usual, name) for name in _ITERATION if name not in but)
 
 
 def is_stateful_data_loader(cls: type) -> bool:
@@ -54,6 +74,7 @@ class TorchSource(Source):
 
     Attributes:
         dataset: The user's, as workers get it.
+        filter: What is done in the training process to a batch that a worker made; None: nothing.
         workers: Processes shared with other sources, in place of the loader's own; None: it has its own.
     """
 
@@ -71,6 +92,8 @@ class TorchSource(Source):
         self.seed_each_batch = seed_each_batch
         self._order = order or index_order(loader.batch_sampler, loader.sampler, name, loader.generator)
         self.dataset = SeededDataset(loader.dataset, loader.collate_fn)
+        filter_batch = _filter_of(loader)
+        self.filter = None if filter_batch is None else _Filter(filter_batch, self.dataset)
         self._pool: WorkerPool | None = None
         self.opens_ahead = loader.num_workers > 0 and loader.persistent_workers
         self.max_in_flight = loader.num_workers * int(loader.prefetch_factor or 2) if loader.num_workers else 0
@@ -148,8 +171,20 @@ class TorchSource(Source):
         """Key of a batch's random numbers: of its number among the batches of all ranks."""
         return fold_in(pass_key, batch * self._world_size + self._rank)
 
+    def pass_cut(self, world_size: int) -> PassCut | None:
+        if self.resume_mode is not ResumeMode.SEEK or not isinstance(self._order, FlatOrder):
+            return None
+        return self._order.pass_cut()
+
+    def finish_pass(self, rest: RestOfPass) -> Source:
+        other = copy.copy(self)
+        assert isinstance(self._order, FlatOrder)
+        other._order = self._order.finish_pass(rest)
+        other._pool = None
+        return other
+
     def weight(self, pass_: int, batch: int) -> float:
-        return self._order.weight(batch)
+        return self._order.weight(batch, pass_)
 
     def global_batch_size_on(self, world_size: int) -> int | None:
         return self._order.global_batch_size(world_size)
@@ -186,6 +221,28 @@ class TorchSource(Source):
         return other
 
 
+class _Filter:
+    """A function that is called with every batch in the training process, under generators of the batch."""
+
+    def __init__(self, function: Callable[[Any], Any], dataset: SeededDataset) -> None:
+        self._function = function
+        self._dataset = dataset
+        self._seed = BatchSeed()
+
+    def __call__(self, data: Any, key: int | None) -> Any:
+        if key is None:
+            return self._function(data)
+        key, owned = fold_in(key, "filter"), self._dataset.owned
+        states = owned.states()
+        self._seed.enter(key)
+        owned.seed(key)
+        try:
+            return self._function(data)
+        finally:
+            self._seed.exit()
+            owned.restore(states)
+
+
 class _InlineStream(Stream):
     """A pass fetched in the training process, each batch when it is asked for."""
 
@@ -202,10 +259,11 @@ class _InlineStream(Stream):
         self._collate = self._dataset.collate
         self._pin = loader.pin_memory and torch.accelerator.is_available()
         self._stateful = source.resume_mode is ResumeMode.STATEFUL
+        self._filter = source.filter
 
     def __next__(self) -> Any:
         index = next(self._indices)
-        seed = self._seed
+        seed, key = self._seed, None
         try:
             if seed is None:
                 data = self._collate(self._fetch((None, self._pass, index)))
@@ -220,6 +278,8 @@ class _InlineStream(Stream):
                     seed.exit()
                     if states:
                         owned.restore(states)
+            if self._filter is not None:
+                data = self._filter(data, key)
         except StopIteration as error:
             raise RuntimeError(f"the dataset or collate function raised StopIteration for {index!r}") from error
         finally:
@@ -254,6 +314,7 @@ class _WorkerStream(Stream):
         self._in_flight = 0
         self._pass_key = pass_key
         self._batch_key = source.batch_key if source.seed_each_batch else None
+        self._filter = source.filter
 
     def request(self, num_batches: int) -> None:
         for _ in range(num_batches):
@@ -271,8 +332,11 @@ class _WorkerStream(Stream):
             if self._in_flight == 0:
                 self.close()
                 raise StopIteration
+        batch = self._batch - self._in_flight
         self._in_flight -= 1
         data = self._workers.take(self._tag)
+        if self._filter is not None:
+            data = self._filter(data, self._batch_key(self._pass_key, batch) if self._batch_key else None)
         if self._in_flight == 0 and self._batch == self._num_batches:
             self.close()  # the last batch of the pass: without persistent_workers the processes end with it
         return data

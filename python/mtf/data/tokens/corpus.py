@@ -27,6 +27,7 @@ from mtf.errors import ConfigError
 
 PathLike = str | os.PathLike[str]
 
+_MOST_NAMES = 64  # in a checkpoint's manifest; a pattern is one name
 _ARROW_SUFFIXES = (".arrow", ".feather", ".ipc")
 
 
@@ -69,6 +70,15 @@ class TokenCorpus(TokenStream):
         named = list(_items(data))
         parts = [part for number, item in enumerate(named) for part in _open_item(item, number, dtype, column)]
         super().__init__(parts, eos, documents, max_open_files)
+        self._given = {
+            "files": _names_of(data) if documents is None else None,
+            "dtype": None if dtype is None else np.dtype(dtype).name,
+            "eos": eos,
+            "column": column,
+        }
+
+    def recipe(self) -> dict[str, Any]:
+        return {**super().recipe(), **self._given}
 
     @classmethod
     def megatron(
@@ -94,6 +104,7 @@ class TokenCorpus(TokenStream):
         corpus = cls.__new__(cls)
         parts = [part for prefix in found for part in open_megatron(prefix)]
         TokenStream.__init__(corpus, parts, eos, None, max_open_files)
+        corpus._given = {"files": _names_of(prefixes), "megatron": True, "eos": eos}
         return corpus
 
     def windows(
@@ -190,6 +201,16 @@ class TokenCorpus(TokenStream):
             global_batch_size=global_batch_size,
             **options,
         )
+
+
+def _names_of(data: Any) -> list[str] | None:
+    """Absolute names or patterns of files; None if there are arrays among them, or more than ``_MOST_NAMES``."""
+    items: list[Any] = [data] if isinstance(data, (str, os.PathLike)) else [None]
+    if isinstance(data, Sequence) and not isinstance(data, str):
+        items = list(data)
+    if len(items) > _MOST_NAMES or not all(isinstance(item, (str, os.PathLike)) for item in items):
+        return None
+    return [os.path.abspath(item) for item in items]
 
 
 def _items(data: Any) -> Iterable[Path | NDArray[Any]]:

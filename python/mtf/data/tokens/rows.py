@@ -9,9 +9,9 @@ from typing import Any
 from mtf import _core
 from mtf.data.blend.columns import columns_of
 from mtf.data.blend.rows import NativeRows
-from mtf.data.provenance import TokenOrigin
 from mtf.data.sources.row_loader import RowLoader, positive
 from mtf.data.tokens.stream import TokenStream
+from mtf.data.tracing.samples import TokenOrigin
 from mtf.errors import ConfigError
 
 
@@ -108,7 +108,25 @@ class TokenRows(RowLoader):
             drop_last=self._drop_last,
             rank=self._rank,
             world_size=self._world_size,
+            rest=None if self._rest is None else self._rest.to_list(),
         )
+
+    def tokens_at(self, pass_: int, place: int, key: int) -> list[TokenOrigin]:
+        return self.trace(pass_, place, key=key)
+
+    def places_of_document(self, document: int, pass_: int, key: int) -> list[int]:
+        try:
+            return self.find(document, pass_, key=key)
+        except IndexError as error:
+            raise ConfigError(f"source {self.name!r}: {error}") from None
+
+    @abstractmethod
+    def how(self) -> dict[str, Any]:
+        """The method of ``TokenCorpus`` that makes these rows, and its arguments."""
+
+    def record(self) -> dict[str, Any]:
+        tokens = {**self.how(), "length": self.length, "shuffle": self._shuffle, "corpus": self.corpus.recipe()}
+        return {**super().record(), "tokens": tokens}
 
     def _supervised_per_row(self) -> float:
         return self.supervised_tokens_per_row
@@ -158,7 +176,7 @@ class TokenRows(RowLoader):
 
     def _batches(self) -> str:
         """The batches of a pass in words; nothing where the rows are for a blend."""
-        if self._batch_size is None and self._global_batch_size is None:
+        if not self._has_batches:
             return ""
         return f", {self.num_batches():,} batches of {self.global_batch_size:,}"
 
@@ -183,6 +201,9 @@ class WindowRows(TokenRows):
             shuffle=self._shuffle,
             end_token=self.corpus.eos,
         )
+
+    def how(self) -> dict[str, Any]:
+        return {"rows": "windows", "moving": self._moving, "boundaries": self._boundaries}
 
     @property
     def num_row_tokens(self) -> int:
@@ -247,6 +268,9 @@ class PackedRows(TokenRows):
             pad_token=self._pad,
             shuffle=self._shuffle,
         )
+
+    def how(self) -> dict[str, Any]:
+        return {"rows": "packed", "long": self._long, "pad": self._pad}
 
     @property
     def num_row_tokens(self) -> int:

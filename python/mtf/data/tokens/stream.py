@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtf import _core
-from mtf.data.provenance import TokenOrigin
 from mtf.data.tokens.formats import TokenPart
+from mtf.data.tracing.samples import TokenOrigin
 from mtf.errors import ConfigError
 
 
@@ -48,6 +48,11 @@ class TokenStream:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_made": None}
+
+    def recipe(self) -> dict[str, Any]:
+        """How the corpus is opened again, as plain data: ``files`` is None where it isn't of files alone, or of more
+        than a manifest should name."""
+        return {"files": None, "num_tokens": self.num_tokens}
 
     @property
     def core(self) -> _core.TokenCorpus:

@@ -36,6 +36,28 @@ class WorkerInit:
             self._user_init(worker_id)
 
 
+class RenumberedWorkers:
+    """Prepares worker processes whose numbers begin with ``first``, so that torch takes its batch first.
+
+    Args:
+        user_init: The loader's own ``worker_init_fn``.
+        first: The number of the first worker.
+        num_workers: How many there are.
+        unwrap: As for ``WorkerInit``.
+    """
+
+    def __init__(
+        self, user_init: Callable[[int], Any] | None, first: int, num_workers: int, *, unwrap: bool = False
+    ) -> None:
+        self._init = WorkerInit(user_init, unwrap=unwrap)
+        self._first, self._num_workers = first, num_workers
+
+    def __call__(self, worker_id: int) -> None:
+        number = (worker_id + self._first) % self._num_workers
+        object.__setattr__(get_worker_info(), "id", number)
+        self._init(number)
+
+
 class _Feed:
     """What is to be sent to the workers next. Unlike other iterators it continues after it was empty."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from mtf.config.checks import nearest
 from mtf.config.validation import ValidationConfig
@@ -24,11 +25,15 @@ def check_validation(config: ValidationConfig, names: Sequence[str]) -> None:
             f"validation.validation_weights must have one weight per validation loader ({list(names)}), "
             f"it has {len(weights)}: {weights}"
         )
-    for name in config.primary_metrics:
+    for parameter in ("primary_metrics", "loader_every_n"):
+        _check_names(f"validation.{parameter}", getattr(config, parameter), names)
+
+
+def _check_names(parameter: str, used: Iterable[str], names: Sequence[str]) -> None:
+    for name in used:
         if name not in names:
             raise ConfigError(
-                f"validation.primary_metrics: no validation loader is called {name!r}, there are {list(names)}"
-                f"{nearest(name, names)}"
+                f"{parameter}: no validation loader is called {name!r}, there are {list(names)}{nearest(name, names)}"
             )
 
 
@@ -71,6 +76,12 @@ def aggregate(
             combined = _weighted(_weights(config, names, samples), means)
         row.update({f"val/{m}": float(value) for m, value in combined.items()})
     return row
+
+
+def per_loader(config: ValidationConfig, names: Sequence[str], means: PerLoader) -> dict[str, float]:
+    """The row of a validation of some of the loaders: ``val/<loader>/<metric>`` only, as what is meant by a metric over
+    all loaders must not depend on which of them took part."""
+    return aggregate(replace(config, global_metrics=False), names, means, {})
 
 
 def _primary(config: ValidationConfig, name: str, metrics: Mapping[str, float]) -> str:

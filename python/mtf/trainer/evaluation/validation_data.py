@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import count
+from itertools import count, islice
 from typing import Any
 
 from mtf.data.batch import located
@@ -17,8 +17,25 @@ from mtf.errors import ConfigError, SourceError
 from mtf.trainer.evaluation.leaving import Leaving
 
 
+def limit_of(loader: Any, name: str, limit: float | None) -> int | None:
+    """Batches of ``loader`` that ``limit``, a number or a share of its length, allows; None: all.
+
+    Raises:
+        ConfigError: a share of a loader without a length.
+    """
+    if limit is None or isinstance(limit, int):
+        return limit
+    length = length_of(loader)
+    if length is None:
+        raise ConfigError(
+            f"validation.limit_batches={limit} is a share, and validation loader {name!r} has no length: give a number "
+            "of batches"
+        )
+    return max(1, int(length * limit))
+
+
 def validation_batches(
-    loader: Any, name: str, ranks: SingleRank, guard: FetchGuard | None, leaving: Leaving
+    loader: Any, name: str, ranks: SingleRank, guard: FetchGuard | None, leaving: Leaving, limit: int | None = None
 ) -> Iterator[tuple[Any, bool]]:
     """This rank's batches of one validation, each with whether it counts.
 
@@ -26,15 +43,20 @@ def validation_batches(
     else, loaders with a DistributedSampler among them, is taken as each rank has it. Where the model is sharded, all
     ranks must run equally many forward passes: a rank that has no batch left runs one more that doesn't count.
     There are no more batches once ``leaving`` is due.
+
+    Args:
+        limit: batches of all ranks together, or, where each rank has batches of its own, of each. None: all.
     """
     if ranks.world_size == 1:
-        for batch in _located(one_pass(loader), name, guard):
+        for batch in islice(_located(one_pass(loader), name, guard), limit):
             if leaving.is_due():
                 return
             yield batch, True
         return
     source = _divided(loader, name, ranks)
-    batches = _located(one_pass(loader) if source is None else _first_pass(source), name, guard)
+    if source is not None and limit is not None:
+        limit = len(range(ranks.rank, limit, ranks.world_size))
+    batches = islice(_located(one_pass(loader) if source is None else _first_pass(source), name, guard), limit)
     try:
         if ranks.is_sharded:
             yield from _together(iter(batches), ranks, leaving)
@@ -75,7 +97,7 @@ def _divided(loader: Any, name: str, ranks: SingleRank) -> Source | None:
     """This rank's part; None where the loader isn't divided by mtf."""
     try:
         whole = as_source(loader, name)
-        part = whole.spread(ranks.rank, ranks.world_size)
+        part = whole.spread(ranks.data.rank, ranks.data.world_size) if ranks.data.world_size > 1 else whole
     except ConfigError:
         return None
     return None if part.num_batches() is None else part

@@ -43,6 +43,19 @@ def _metric(metrics: Mapping[str, float], name: str, hook: TrainerHooks) -> floa
     return metrics[name]
 
 
+def is_of_validation(monitor: str) -> bool:
+    """Whether a monitored metric is a validation's, by its name."""
+    return monitor.startswith("val/")
+
+
+def _is_given(trainer: Trainer, metrics: Mapping[str, float], monitor: str) -> bool:
+    """Whether a validation gives the metric: one outside of ``fit``, one that was left, and one without all loaders
+    needn't."""
+    if not trainer.is_fitting or not metrics:
+        return False
+    return monitor in metrics or (is_of_validation(monitor) and not trainer.config.validation.loader_every_n)
+
+
 class EarlyStopping(TrainerHooks):
     """Stops when a metric hasn't improved for ``patience`` validations.
 
@@ -50,14 +63,13 @@ class EarlyStopping(TrainerHooks):
     ``patience`` lets it go on.
 
     Args:
-        monitor: metric of the validation's row, such as ``val/loss``.
-        patience: the validation without improvement that stops the run, counted from the best one, as in Lightning
-            and transformers.
+        monitor: metric of the validation's row, such as ``val/loss``, or of training, such as ``train/loss``, which
+            is looked at where an epoch ends.
+        patience: the validation (or epoch) without improvement that stops the run, counted from the best one, as in
+            Lightning and transformers.
         min_delta: what counts as an improvement must be larger.
         mode: whether a smaller or a larger value is better.
     """
-
-    needs_validation = True
 
     def __init__(
         self,
@@ -72,6 +84,11 @@ class EarlyStopping(TrainerHooks):
         self._best = _Best(mode, min_delta)
 
     @property
+    def needs_validation(self) -> bool:
+        """Whether ``fit`` must validate for it."""
+        return is_of_validation(self.monitor)
+
+    @property
     def best(self) -> float | None:
         """The best value so far."""
         return self._best.value
@@ -82,8 +99,15 @@ class EarlyStopping(TrainerHooks):
 
     def on_validation_end(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
         """Looks at the metric of a validation inside ``fit``."""
-        if not trainer.is_fitting or not metrics:
-            return
+        if _is_given(trainer, metrics, self.monitor):
+            self._look(trainer, metrics)
+
+    def on_epoch_end(self, trainer: Trainer, epoch: int) -> None:
+        """Looks at a metric of training."""
+        if not is_of_validation(self.monitor):
+            self._look(trainer, trainer.metrics)
+
+    def _look(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
         value = _metric(metrics, self.monitor, self)
         self.num_bad = 0 if self._best.improves(value) else self.num_bad + 1
         self._stop_if_due(trainer)
@@ -173,16 +197,19 @@ class BestCheckpoint(TrainerHooks):
 
     Args:
         path: of the checkpoint; replaced atomically.
-        monitor: metric of the validation's row.
+        monitor: metric of the validation's row, or of training, which is looked at where an epoch ends.
         mode: whether a smaller or a larger value is better.
     """
-
-    needs_validation = True
 
     def __init__(self, path: str, monitor: str = "val/loss", mode: Literal["min", "max"] = "min") -> None:
         self.path = path
         self.monitor = monitor
         self._best = _Best(mode)
+
+    @property
+    def needs_validation(self) -> bool:
+        """Whether ``fit`` must validate for it."""
+        return is_of_validation(self.monitor)
 
     @property
     def best(self) -> float | None:
@@ -191,7 +218,16 @@ class BestCheckpoint(TrainerHooks):
 
     def on_validation_end(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
         """Looks at the metric of a validation inside ``fit``."""
-        if trainer.is_fitting and metrics and self._best.improves(_metric(metrics, self.monitor, self)):
+        if _is_given(trainer, metrics, self.monitor):
+            self._look(trainer, metrics)
+
+    def on_epoch_end(self, trainer: Trainer, epoch: int) -> None:
+        """Looks at a metric of training."""
+        if not is_of_validation(self.monitor):
+            self._look(trainer, trainer.metrics)
+
+    def _look(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+        if self._best.improves(_metric(metrics, self.monitor, self)):
             trainer.save_checkpoint(self.path)
 
     def state_dict(self) -> dict[str, Any]:
@@ -218,15 +254,15 @@ class ThroughputMonitor(TrainerHooks):
 
     def on_train_start(self, trainer: Trainer) -> None:
         """Starts the clock, for an epoch that continues."""
-        self._start = trainer._reporter.totals()
+        self._start = trainer._parts.reporter.totals()
 
     def on_epoch_start(self, trainer: Trainer, epoch: int) -> None:
         """Starts the clock."""
-        self._start = trainer._reporter.totals()
+        self._start = trainer._parts.reporter.totals()
 
     def on_epoch_end(self, trainer: Trainer, epoch: int) -> None:
         """Notes seconds, samples and seconds waited of the epoch, or of its part in this ``fit``, and warns."""
-        seconds, waited, samples = (b - a for a, b in zip(self._start, trainer._reporter.totals(), strict=True))
+        seconds, waited, samples = (b - a for a, b in zip(self._start, trainer._parts.reporter.totals(), strict=True))
         share = waited / seconds if seconds > 0 else 0.0
         self.epochs.append({"seconds": seconds, "samples_per_s": samples / max(seconds, 1e-9), "wait_share": share})
         if share > self.max_wait_share:

@@ -416,6 +416,11 @@ class SchedulerSet:
             if rate.interval == "epoch" and (rate.monitor or "").startswith("val/") == after_validation:
                 rate.step(metrics)
 
+    def by_place(self) -> dict[str, Any]:
+        """Each scheduler by its place, as messages name it."""
+        general = {f"schedulers[{i}]": rate.scheduler for i, rate in enumerate(self.general)}
+        return {**general, **{f"per_loader_schedulers[{name!r}]": s for name, s in self.per_loader.items()}}
+
     def describe(self) -> dict[str, str]:
         """What each scheduler is, by its place."""
         general = {f"schedulers[{i}]": _kind(rate.scheduler, rate.interval) for i, rate in enumerate(self.general)}

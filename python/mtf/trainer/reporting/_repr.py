@@ -10,7 +10,7 @@ from torch import nn
 
 from mtf.formatting import html_table
 from mtf.trainer.optimization.optimizers import learning_rates
-from mtf.trainer.run_state import RunState
+from mtf.trainer.state.run_state import RunState
 
 _MAX_METRICS = 20
 

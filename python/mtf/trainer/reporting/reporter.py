@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from mtf.config.trainer import TrainerConfig
 from mtf.data.multi_loader import MultiLoader
@@ -24,9 +25,11 @@ from mtf.loggers.run_log import log_directories, run_log_directory
 from mtf.trainer.data_setup import TrainingData
 from mtf.trainer.metrics import MetricTable, proportions
 from mtf.trainer.optimization.optimizers import learning_rates
+from mtf.trainer.reporting.model_summary import model_summary
 from mtf.trainer.reporting.progress_bar import Progress, print_line
 from mtf.trainer.reporting.schedule_recorder import ScheduleRecorder
-from mtf.trainer.run_state import RunState
+from mtf.trainer.reporting.throughput import Throughput
+from mtf.trainer.state.run_state import RunState
 
 _log = logging.getLogger("mtf.trainer")
 _NUM_RESULTS = 4
@@ -43,7 +46,9 @@ class Reporter:
         metrics: MetricTable,
         optimizers: Sequence[torch.optim.Optimizer],
         ranks: SingleRank,
+        throughput: Throughput,
     ) -> None:
+        self.throughput = throughput
         self._config = config
         self._run = run
         self._data = data
@@ -94,6 +99,14 @@ class Reporter:
         title = f"epoch {self._run.epoch}"
         self._progress = Progress(title, total, multi.step, self._facts, is_shown=shown)
         self.advance = self._progress.advance
+
+    def show_model(self, model: nn.Module) -> None:
+        """The model's table, where a run begins."""
+        levels = self._config.logging.model_summary
+        if levels and self._ranks.rank == 0:
+            table = model_summary(model, self._optimizers, levels)
+            _log.info("%s", table)
+            print_line(table)
 
     def record_schedule(self) -> None:
         """Before the schedule leaves an epoch: keeps what was drawn in it, for the run's report."""
@@ -172,7 +185,7 @@ class Reporter:
         place = f"validation after update {self._run.global_step} (epoch {self._run.epoch})"
         print_line(f"{place}: {' · '.join(overall) or 'no metric over all loaders'}")
 
-    def finish(self, checkpoint: Path | None) -> None:
+    def finish(self, checkpoint: Path | str | None) -> None:
         """``fit`` has reached its end: one line says what came out and where to look.
 
         Args:
@@ -260,6 +273,7 @@ class Reporter:
             "throughput/samples_per_s": samples / elapsed_s,
             "throughput/data_wait_s": waited_s,
             "throughput/data_wait_share": waited_s / elapsed_s,
+            **self.throughput.row(elapsed_s, samples),
         }
         stats = self._data.manager.stats()
         engine = stats["engine"]

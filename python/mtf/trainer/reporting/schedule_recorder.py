@@ -12,7 +12,7 @@ from mtf.loggers.base import Logger, RunInfo
 from mtf.loggers.run_log import RUN_LOG_NAME, RunLog, run_log_directory
 from mtf.schedule.schedule import Schedule
 from mtf.trainer.data_setup import TrainingData
-from mtf.trainer.run_state import RunState
+from mtf.trainer.state.run_state import RunState
 
 
 class ScheduleRecorder:

@@ -186,7 +186,7 @@ std::uint64_t RandomDraws::count(std::int32_t slot, std::uint64_t turn) const {
   return cursor_at(turn).counts[static_cast<std::size_t>(slot)];
 }
 
-std::uint64_t RandomDraws::position(std::int32_t slot, std::uint64_t index) const {
+std::uint64_t RandomDraws::position(std::int32_t slot, std::uint64_t index, std::uint64_t before) const {
   const auto s = static_cast<std::size_t>(slot);
   if (!limits_.empty() && index >= limits_[s]) {
     return kUnbounded;
@@ -200,11 +200,11 @@ std::uint64_t RandomDraws::position(std::int32_t slot, std::uint64_t index) cons
   DrawCursor& cursor = *cache_->cursor;
   std::array<std::int32_t, kBlock> slots;
   // Short stretches first: most draws that are looked for are near.
-  for (std::size_t stretch = kShortestStretch; cursor.turn < kMaxSteps; stretch = std::min(2 * stretch, kBlock)) {
+  const std::uint64_t end = std::min({before, kMaxSteps, length_});
+  for (std::size_t stretch = kShortestStretch; cursor.turn < end; stretch = std::min(2 * stretch, kBlock)) {
     std::uint64_t num_left = index - cursor.counts[s];
     const std::uint64_t begin = cursor.turn;
-    const auto part =
-        std::span(slots).first(std::min<std::uint64_t>({stretch, length_ - begin, turns_to_keep(cursor)}));
+    const auto part = std::span(slots).first(std::min<std::uint64_t>({stretch, end - begin, turns_to_keep(cursor)}));
     advance(cursor, part);
     keep(cursor);
     if (cursor.counts[s] > index) {

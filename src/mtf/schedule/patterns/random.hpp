@@ -40,7 +40,8 @@ class RandomDraws {
   void fill(std::uint64_t begin, std::span<std::int32_t> slots) const;
   void counts(std::uint64_t turn, std::span<std::uint64_t> out) const;
   [[nodiscard]] std::uint64_t count(std::int32_t slot, std::uint64_t turn) const;
-  [[nodiscard]] std::uint64_t position(std::int32_t slot, std::uint64_t index) const;
+  /// Draws no turn from `before` on: what isn't found below it is kUnbounded.
+  [[nodiscard]] std::uint64_t position(std::int32_t slot, std::uint64_t index, std::uint64_t before = kMaxSteps) const;
 
   /// The slot of a turn, without counting. Only without limits. Complexity: O(1).
   [[nodiscard]] std::int32_t slot_at(std::uint64_t turn) const noexcept;

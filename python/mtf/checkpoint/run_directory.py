@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any, Protocol
 
+from mtf.checkpoint.manager import CheckpointManager
 from mtf.checkpoint.storage.local import CheckpointWarning, host_name
 from mtf.config.checkpoint import CheckpointConfig
 from mtf.distributed.ranks import SingleRank
@@ -17,28 +17,13 @@ _SEEN_WITHIN_S = 10.0
 _POLL_S = 0.1
 
 
-class RunDirectory(Protocol):
-    """What is used of ``CheckpointManager``."""
-
-    root: Any
-
-    def waiting_for(self) -> str | None:
-        """Why the folder can't be claimed yet; None if ``claim`` should be called."""
-
-    def claim(self) -> str:
-        """Takes the folder's lock; returns its token."""
-
-    def seen_token(self) -> str:
-        """The token in the folder's lock, as this rank sees it."""
-
-
 def is_used(config: CheckpointConfig, auto_resume: bool) -> bool:
     """Whether a run writes checkpoints by itself, or looks for those of an earlier start."""
     every = (config.save_every_n_steps, config.save_every_n_epochs, config.save_every_n_minutes)
     return auto_resume or config.save_at_end or config.save_best or any(value is not None for value in every)
 
 
-def claim(directory: RunDirectory, ranks: SingleRank, may_leave: Callable[[], None], timeout_s: float) -> None:
+def claim(directory: CheckpointManager, ranks: SingleRank, may_leave: Callable[[], None], timeout_s: float) -> None:
     """Takes the folder's lock on rank 0, and sees that every rank has the same folder. A collective.
 
     A run that was killed on another machine leaves a lock that counts as dead two minutes after its last heartbeat:
@@ -80,7 +65,7 @@ def claim(directory: RunDirectory, ranks: SingleRank, may_leave: Callable[[], No
         _require_shared(directory, ranks, token, timeout_s)
 
 
-def _try(directory: RunDirectory) -> tuple[str, str | None]:
+def _try(directory: CheckpointManager) -> tuple[str, str | None]:
     try:
         return directory.claim(), None
     except CheckpointError as error:
@@ -89,7 +74,7 @@ def _try(directory: RunDirectory) -> tuple[str, str | None]:
         return "", None  # the first save says what the system refuses
 
 
-def _require_shared(directory: RunDirectory, ranks: SingleRank, token: str, timeout_s: float) -> None:
+def _require_shared(directory: CheckpointManager, ranks: SingleRank, token: str, timeout_s: float) -> None:
     # A network file system may show an older state of a folder for some seconds.
     limit = time.monotonic() + min(_SEEN_WITHIN_S, timeout_s / 2)
     while not (sees := directory.seen_token() == token) and time.monotonic() < limit:

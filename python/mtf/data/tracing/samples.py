@@ -38,6 +38,9 @@ class Provenance(Protocol):
     def find(self, document: int, pass_: int, *, key: int | None = None) -> list[int]:
         """The places of a pass whose rows have a token of a document, sorted."""
 
+    def record(self) -> dict[str, Any]:
+        """How the rows are numbered, as plain data, so that another process can trace them."""
+
 
 class SamplePlace(NamedTuple):
     """One sample of a run: the batch that it is in, and the row that it is.
@@ -59,6 +62,45 @@ class SamplePlace(NamedTuple):
     source: str
     pass_: int
     row: int
+
+
+class DrawnSample(NamedTuple):
+    """A sample of a mixture of loaders: the step that trains on it, and its place in that step's batch.
+
+    Attributes:
+        epoch: The epoch.
+        step: The step within the epoch.
+        sample: Its place in the batch.
+    """
+
+    epoch: int
+    step: int
+    sample: SamplePlace
+
+
+class Sought(NamedTuple):
+    """What is looked for: a row of a source, or a document of its corpus; one of them is None.
+
+    Attributes:
+        row: A row's number in the source.
+        document: A document, counted in the corpus.
+        within: In a blend, the name of its source; None elsewhere.
+    """
+
+    row: int | None
+    document: int | None
+    within: str | None = None
+
+
+def rank_of(place: int, size: int, world_size: int) -> tuple[int, int]:
+    """The rank that has a place of a global batch of ``size`` samples, and the first place that this rank has."""
+    share, num_greater = divmod(size, world_size)
+    in_greater = num_greater * (share + 1)
+    if place < in_greater:
+        rank = place // (share + 1)
+        return rank, rank * (share + 1)
+    rank = num_greater + (place - in_greater) // share
+    return rank, in_greater + (rank - num_greater) * share
 
 
 class BatchTrace(Sequence[SamplePlace]):

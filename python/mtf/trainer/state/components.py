@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from mtf.checkpoint.compare import CLOCK_METRICS
 from mtf.distributed.ranks import SingleRank
-from mtf.trainer.run_state import RunState
-from mtf.trainer.state_registry import OTHER_RANKS
+from mtf.trainer.state.registry import OTHER_RANKS
+from mtf.trainer.state.run_state import RunState
 
 _log = logging.getLogger("mtf")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -88,7 +89,10 @@ class RunState:
         is_resumed: whether a state was loaded since the last ``fit`` began.
         stop_reason: why this rank wants ``fit`` to return; None: it doesn't.
         is_stopping: whether ``fit`` returns after this update, on all ranks.
+        is_final: whether the last update is the one at which ``fit`` ends by ``max_steps``.
         late_error: of a hook, raised while its update had to be completed.
+        is_out_of_time: whether ``preemption.max_time`` has passed.
+        is_sanity_checking: whether the sanity validation before the first update is under way.
     """
 
     epoch: int = 0
@@ -104,8 +108,16 @@ class RunState:
     is_resumed: bool = False
     stop_reason: str | None = None
     is_stopping: bool = False
+    is_final: bool = False
     late_error: BaseException | None = None
+    is_out_of_time: bool = False
+    is_sanity_checking: bool = False
     _is_broken: bool = False
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing was trained on yet."""
+        return self.num_batches == 0 and self.epoch == 0 and not self.epoch_is_open
 
     def enter(self, phase: Phase) -> None:
         """Goes to another phase.
@@ -117,11 +129,21 @@ class RunState:
             raise UsageError(f"a run that is {self.phase.value} can't become {phase.value}")
         self.phase = phase
 
+    def begin_fit(self) -> None:
+        """A call of ``fit`` begins: no wish to stop is left of an earlier one."""
+        self.stop_reason, self.late_error = None, None
+        self.is_stopping = self.is_final = self.is_out_of_time = False
+
     def interrupt(self) -> None:
         """After an error: between two updates again; an optimizer that had begun to step leaves half an update."""
         self._is_broken = self.is_mid_update
         if self.phase not in (Phase.IDLE, Phase.BETWEEN_UPDATES):
             self.enter(Phase.BETWEEN_UPDATES)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The latest value of every metric."""
+        return {**self.logged, **self.partial_row}
 
     @property
     def is_fitting(self) -> bool:
@@ -191,6 +213,7 @@ class StopCondition:
         for name, value in (("max_epochs", max_epochs), ("max_steps", max_steps)):
             if value is not None and (not isinstance(value, int) or value < 0):
                 raise ConfigError(f"{name} must be an int of at least 0, it is {value!r}")
+        self._began_s = time.monotonic()
         self._epochs = epoch + 1 if max_epochs is None and max_steps is None else max_epochs
         self._steps = max_steps
 
@@ -198,9 +221,17 @@ class StopCondition:
         """Both numbers, by name."""
         return {"max_epochs": self._epochs, "max_steps": self._steps}
 
+    def time_reached(self, max_time_s: float | None) -> bool:
+        """Whether ``fit`` has taken as long as it may."""
+        return max_time_s is not None and time.monotonic() - self._began_s >= max_time_s
+
     def steps_reached(self, run: RunState) -> bool:
         """Whether ``run`` has all its updates."""
         return self._steps is not None and run.global_step >= self._steps
+
+    def steps_left(self, run: RunState) -> int | None:
+        """Updates up to ``max_steps``; None without it."""
+        return None if self._steps is None else max(0, self._steps - run.global_step)
 
     def reached(self, run: RunState) -> bool:
         """Whether ``run`` has all its updates or epochs."""

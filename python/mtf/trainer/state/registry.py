@@ -74,6 +74,11 @@ class StateRegistry:
         self._upgrade = upgrade
         self._on_loaded = on_loaded
         self._entries: dict[str, _Entry] = {}
+        self._num_own = 0
+
+    def close_own(self) -> None:
+        """Components that are registered from here on are a user's."""
+        self._num_own = len(self._entries)
 
     def register(
         self,
@@ -114,6 +119,11 @@ class StateRegistry:
         """Names of the components, in the order in which they were registered."""
         return list(self._entries)
 
+    @property
+    def registered(self) -> list[str]:
+        """Names of the components that a user registered."""
+        return self.names[self._num_own :]
+
     def collect(self) -> dict[str, Any]:
         """The state of all components, the same on all ranks. Its tensors are the live ones, not copies."""
         state = {name: entry.component.state_dict() for name, entry in self._entries.items()}
@@ -127,14 +137,14 @@ class StateRegistry:
         """What makes ``state`` unusable here, in words; the same on all ranks, empty where it fits."""
         return self._compare(state)[1]
 
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Loads ``state`` into all components.
+    def load(self, state: Mapping[str, Any], only: Collection[str] | None = None) -> None:
+        """Loads ``state`` into all components, or into ``only`` some.
 
         Raises:
             StateMismatch: on all ranks, where a component of any rank refuses it; each difference is named, and
                 nothing has changed.
         """
-        own, differences = self._compare(state)
+        own, differences = self._compare(state, only)
         if differences:
             raise StateMismatch("the state doesn't fit this trainer:\n  " + "\n  ".join(differences))
         entries = {name: entry for name, entry in self._entries.items() if name in own}
@@ -166,7 +176,9 @@ class StateRegistry:
         first = next(words for words in failures if words)
         raise StateMismatch(f"the state is malformed, nothing of it is used: {first}") from failure
 
-    def _compare(self, state: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    def _compare(
+        self, state: Mapping[str, Any], only: Collection[str] | None = None
+    ) -> tuple[dict[str, Any], list[str]]:
         """This rank's state of each component, and the differences that any rank found."""
         state = self._upgrade(state)
         own: dict[str, Any] = {}
@@ -175,6 +187,8 @@ class StateRegistry:
             lines.append(f"it is malformed: a state is a mapping, this is {type(state).__name__}")
         else:
             for name, entry in self._entries.items():
+                if only is not None and name not in only:
+                    continue
                 if name not in state:
                     lines += [] if entry.is_optional else [f"the state has no {name!r}{nearest(name, list(state))}"]
                     continue

@@ -1,0 +1,100 @@
+"""What hooks and steps use of a run: they read where it stands, log, and ask it to stop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from mtf.distributed.ranks import SingleRank
+from mtf.trainer.metrics import MetricTable
+from mtf.trainer.state.run_state import RunState
+
+
+class RunView:
+    """Position, metrics and ranks of a run.
+
+    Attributes:
+        ranks: the ranks that train together.
+        device: where this rank trains.
+    """
+
+    ranks: SingleRank
+    device: torch.device
+    _run: RunState
+    _metrics: MetricTable
+
+    def log(self, name: str, value: Any) -> None:
+        """Notes a value under its own name; the mean since the last row is logged. Nothing is read from the device."""
+        self._metrics.add("", name, value)
+
+    def request_stop(self, reason: str = "requested") -> None:
+        """Makes ``fit`` return after the current window; on several ranks at the next look of
+        ``preemption.agree_every``, when one rank at least has asked for it."""
+        self._run.stop_reason = reason
+        self._run.is_stopping = self._run.is_stopping or self.world_size == 1
+
+    def print(self, *args: Any) -> None:
+        """``print`` on rank 0 only."""
+        if self.rank == 0:
+            print(*args)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The latest value of every metric."""
+        return self._run.metrics
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that is under way, or the next one between two epochs."""
+        return self._run.epoch
+
+    @property
+    def global_step(self) -> int:
+        """Updates since the beginning of training."""
+        return self._run.global_step
+
+    @property
+    def num_batches(self) -> int:
+        """Batches (training steps) since the beginning of training."""
+        return self._run.num_batches
+
+    @property
+    def stop_reason(self) -> str | None:
+        """Why this rank wants ``fit`` to return; None: it doesn't."""
+        return self._run.stop_reason
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether a stop was requested. Setting it to True is :meth:`request_stop`, as in Lightning."""
+        return self._run.stop_reason is not None
+
+    @should_stop.setter
+    def should_stop(self, value: bool) -> None:
+        if value:
+            self.request_stop("should_stop was set")
+        else:
+            self._run.stop_reason, self._run.is_stopping = None, False
+
+    @property
+    def is_fitting(self) -> bool:
+        """Whether ``fit`` is running: tells its validations from those that ``validate`` was called for outside."""
+        return self._run.is_fitting
+
+    @property
+    def is_sanity_checking(self) -> bool:
+        """Whether the step is called for the sanity validation before the first update."""
+        return self._run.is_sanity_checking
+
+    @property
+    def rank(self) -> int:
+        """Number of this process among all ranks."""
+        return self.ranks.rank
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self.ranks.world_size
+
+    def _place(self) -> str:
+        return str(self.device) + (f", rank {self.rank} of {self.world_size}" if self.world_size > 1 else "")
