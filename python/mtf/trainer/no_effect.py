@@ -88,7 +88,7 @@ def _of_checkpoints(config: CheckpointConfig) -> Iterator[str]:
     every = (config.save_every_n_steps, config.save_every_n_epochs, config.save_every_n_minutes)
     if config.save_at_end or config.save_best or any(value is not None for value in every):
         return
-    changed = _changed(config, ("max_checkpoints", "asynchronous", "filename_template", "monitor_metric"))
+    changed = _changed(config, ("max_checkpoints", "asynchronous", "filename_template"))
     if changed:
         yield (
             f"checkpoint: {changed} have no effect, because nothing is saved until a signal comes: set "
