@@ -159,7 +159,6 @@ _IMPORT_COST = (
     "mtf's own modules, safetensors and numpy.random take 26 ms after torch; the rest is a full garbage collection "
     "among torch's objects, which falls due meanwhile."
 )
-_LOADER_ALONE = "by hand, the loader alone"
 _MIXING_COST = (
     "Each sample is drawn from the schedule and dealt out among the others, 4 to 6 ns beside 6 to 8 for finding and "
     "copying a row of 64 B; a whole batch of one source is one draw."
@@ -241,9 +240,9 @@ TARGETS = (
         Target("C", "memory of a blend.*", "mtf Blend", at_most(n * 8 * 2**10, "8 KiB per source"), f"n={n}")
         for n in (4, 64, 1024)
     ),
-    Target("C", "batches of a DataLoader with a custom.*", "mtf", over(_LOADER_ALONE, 30 * _US, "+ 30 us")),
-    Target("C", "batches of a StatefulDataLoader", "mtf", rate_of(_LOADER_ALONE, 0.9)),
     Target("D", r"first batch of a blend at sample 10\^9", "mtf Blend", at_most(1 * _MS, "1 ms")),
+    Target("C", "a batch sampler of one's own", "mtf", over("torch DataLoader", 30 * _US, "and 30 us")),
+    Target("C", "map-style data in a StatefulDataLoader", "mtf", rate_of("torchdata StatefulDataLoader", 0.9)),
     # D. Overhead of the trainer.
     Target("D", "one training step.*", "mtf, minimal", over(_RAW, 15 * _US, "+ 15 us"), in_the_way=_STEP_COST),
     Target("D", "one training step.*", "mtf, seeded", over(_RAW, 45 * _US, "+ 45 us"), in_the_way=_STEP_COST),

@@ -161,7 +161,7 @@ def test_distance_under_changing_weights(hand_on: HandOn, pick: Any, path: str, 
         steps_per_epoch=num_changes,
     )
     schedule = Schedule(config, [10**9] * 5, seed=0)
-    owed, largest, spent_s = np.zeros(5), 0.0, 0.0
+    deficits, largest, spent_s = np.zeros(5), 0.0, 0.0
     for step in range(num_changes):
         if path == "random walk":
             logs += 0.015 * rng.standard_normal(5)
@@ -176,10 +176,10 @@ def test_distance_under_changing_weights(hand_on: HandOn, pick: Any, path: str, 
         source = schedule.at(step).source
         schedule.advance(1)
         spent_s += time.perf_counter() - begin
-        owed += weights / weights.sum()
-        owed[source] -= 1
+        deficits += weights / weights.sum()
+        deficits[source] -= 1
         if order == "EVEN" or step % 64 == 63:
-            largest = max(largest, float(np.abs(owed).max()))
+            largest = max(largest, float(np.abs(deficits).max()))
     tool = "mtf" if order == "EVEN" else "mtf SHUFFLED, at the ends of blocks"
     hand_on(Measurement("A", DRIFT, path, tool, largest, 2.0, "count"))
     hand_on(Measurement("A", EDIT, path, tool, spent_s / num_changes * 1e9))
