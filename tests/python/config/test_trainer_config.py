@@ -61,6 +61,7 @@ def test_no_field_is_without_a_case_and_no_case_without_a_field() -> None:
     assert sorted(CASES) == FIELDS
 
 
+@pytest.mark.filterwarnings("ignore:.*held the log of another run")
 @pytest.mark.parametrize(("owner", "name"), FIELDS)
 def test_every_field_changes_something(owner: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
