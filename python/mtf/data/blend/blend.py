@@ -116,7 +116,8 @@ class Blend(Source):
         if not isinstance(sources, Mapping):
             raise ConfigError(f"sources must be a dict of name and data, but is a {type(sources).__name__}")
         require_names(list(sources))
-        self._sizes = BatchSizes(global_batch_size)
+        self._own_sizes = BatchSizes(global_batch_size)
+        self._own_batches_per_pass = 1
         self._rows = {name: as_rows(data, name) for name, data in sources.items()}
         self._by_source = by_source
         self._transform, self._collate_fn = transform, collate_fn
@@ -132,7 +133,7 @@ class Blend(Source):
         weights = self._row_weights.of(list(sources), weights)
         curve = self._row_weights.of_curve(list(sources), weight_curve)
         self._caps = parse_caps(max_passes, when_spent, list(sources))
-        self._config = sample_mixture(list(sources), weights, curve, order, self._sizes)
+        self._config = sample_mixture(list(sources), weights, curve, order, self._own_sizes)
         self._seed = seed
         self._key: int | None = (
             None if seed is None else _core.fold_in(_core.fold_in(_checked_seed(seed), "source"), "")
@@ -142,11 +143,12 @@ class Blend(Source):
         # The run that edits and questions mean; the parts of ranks share it. It refuses weights that can't be.
         self._current = [self._new_run(self._key_alone())]
         total = sum(length for length in self._run.schedule.lengths if length is not None)
-        self._batches_per_pass = (
+        self._own_batches_per_pass = (
             max(1, self._run.num_batches(self._sizes.num_batches_of(total)))
             if batches_per_pass is None
             else _positive("batches_per_pass", batches_per_pass)
         )
+        self._run.batches_per_pass = self._own_batches_per_pass
         self._inner: TorchSource | None = None
         if not self._gathers:
             self._prepare_items(num_threads)
@@ -170,7 +172,7 @@ class Blend(Source):
     def _prepare_items(self, num_threads: int | None) -> None:
         dataset = SampleDataset(self._rows)
         loader = make_loader(dataset, BlendCollate(self._collate_fn, self._by_source), self._options)
-        order = BlendOrder(lambda: self._run, self._batches_per_pass, self.order())
+        order = BlendOrder(lambda: self._run, self.order())
         if num_threads:
             threaded = ThreadLoader(dataset, batch_sampler=[[]], collate_fn=loader.collate_fn, num_threads=num_threads)
             self._inner = threaded._with_order(order)
@@ -587,13 +589,25 @@ class Blend(Source):
         for native in run.natives.values():
             native.num_taken = run.next_batch
 
+    def edited_run_state(self, snapshot: Any) -> tuple[Any, list[str]]:
+        from mtf.data.blend.resume_edit import edited_run
+
+        state, run = snapshot["state"], self._new_run(self._run.key)
+        number = snapshot["pass"] * state.get("batches_per_pass", run.batches_per_pass) + snapshot["batch"]
+        edited, lines = edited_run(run, state, number)
+        return {**snapshot, "state": edited}, lines
+
+    def run_layout(self) -> Any:
+        return self._run.layout
+
     def check_run_state(self, snapshot: Snapshot | None) -> None:
         if snapshot is not None:
             self._run.check(snapshot.data)
 
     def load_run_state(self, snapshot: Snapshot | None) -> None:
         if snapshot is not None:
-            self._run.load(snapshot.data, self._number(snapshot.pass_, snapshot.batch))
+            per_pass = snapshot.data.get("batches_per_pass", self._batches_per_pass)
+            self._run.load(snapshot.data, snapshot.pass_ * per_pass + snapshot.batch)
 
     # The run ---------------------------------------------------------------------------------------------------------
 
@@ -611,6 +625,15 @@ class Blend(Source):
     @property
     def _run(self) -> BlendRun:
         return self._current[0]
+
+    @property
+    def _sizes(self) -> BatchSizes:
+        """Samples of each batch of the run, which a resume with another blend may have changed on the way."""
+        return self._run.sizes
+
+    @property
+    def _batches_per_pass(self) -> int:
+        return self._run.batches_per_pass
 
     def _run_of(self, key: int) -> BlendRun:
         """The run of a loop with ``key``: the current one, or a new one in its place."""
@@ -633,7 +656,9 @@ class Blend(Source):
         caps = self._caps
         if caps is not None:
             caps = replace(caps, per_draw={name: self._row_weights.per_row(name) for name in self._rows})
-        return BlendRun(self._config, self._rows, self._sizes, key, factories, self._native_parts, caps)
+        run = BlendRun(self._config, self._rows, self._own_sizes, key, factories, self._native_parts, caps)
+        run.batches_per_pass = self._own_batches_per_pass
+        return run
 
     def _native_parts(self, run: BlendRun) -> tuple[list[Any], list[Any]]:
         parts: list[Any] = []

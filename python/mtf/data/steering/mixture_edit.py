@@ -17,7 +17,7 @@ from mtf.schedule.schedule import Schedule
 _log = logging.getLogger("mtf")
 
 State = dict[str, Any]
-RunEdit = Callable[[Any, int], "tuple[Any, int | None, list[str]]"]
+RunEdit = Callable[[Any], "tuple[Any, list[str]]"]
 
 OnOtherMixture = Literal["refuse", "edit"]
 
@@ -137,7 +137,12 @@ def edit_state(state: Mapping[str, Any], target: Setup, seed: int, sources: Mapp
             "can't be edited: give the seed that the run began with"
         )
     declared, now = schedule["setups"][0], schedule["setups"][schedule["tail"]["setup"]]
-    return apply_setup(state, merge(declared, now, target), target, sources)
+    after, lengths = merge(declared, now, target), lengths_in(now)
+    for source in after["sources"]:  # a pass of a blend is as many batches as it was
+        name = source["name"]
+        if name in lengths and name in sources and sources[name].edit_run is not None and state["sources"].get(name):
+            source["length"] = lengths[name]
+    return apply_setup(state, after, target, sources)
 
 
 def apply_setup(state: Mapping[str, Any], after: Setup, declared: Setup, sources: Mapping[str, GivenSource]) -> State:
@@ -180,11 +185,8 @@ def _edit_source(
     """Notes what an edit means for one source that stays."""
     snapshot = state["sources"].get(name)
     if given.edit_run is not None and snapshot is not None:
-        left = 0 if length is None else length - place[1]
-        edited.snapshots[name], rest, lines = given.edit_run(snapshot, left)
+        edited.snapshots[name], lines = given.edit_run(snapshot)
         edited.lines += [f"{name}: {line}" for line in lines]
-        if rest is not None and given.length is not None and (given.length != length or rest != left):
-            edited.rests[name] = rest
         return
     before = cut_from(state.get("cuts", {}).get(name))
     if before is None or given.cut is None:
