@@ -7,8 +7,8 @@ import warnings
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from mtf.distributed import collectives
 from mtf.distributed.consistency import name_ranks, require_equal
+from mtf.distributed.data_group import DataGroup
 from mtf.distributed.failure_detection import place
 from mtf.errors import ConfigError
 
@@ -25,6 +25,7 @@ def agree_on_lengths(
     rank: int,
     world_size: int,
     sizes: list[int | None] | None = None,
+    group: DataGroup | None = None,
 ) -> list[int | None]:
     """The lengths that every rank can give: the shortest of each source. Collective when there are several ranks.
 
@@ -38,6 +39,7 @@ def agree_on_lengths(
         rank: This process among ``world_size``.
         world_size: Number of processes.
         sizes: Samples of what mtf divides over the ranks, None where each rank's data is its own.
+        group: These ranks; None: those of the default process group.
 
     Raises:
         ConfigError: The ranks have different sources; a source that ends at an unknown place, differently on each
@@ -51,14 +53,15 @@ def agree_on_lengths(
                 f"source {name!r} has no known length, so {world_size} ranks could end it at different steps: set "
                 "cycle_short_loaders=True, or give it a length"
             )
-    if not collectives.is_joined():
+    group = DataGroup(rank, world_size) if group is None else group
+    if not group.can_ask:
         return lengths
-    require_equal("the sources", {"names": names}, collectives.largest, collectives.gather)
+    require_equal("the sources", {"names": names}, group.largest, group.gather)
     sizes = sizes or [None] * len(names)
     known = [_UNKNOWN if length is None else length for length in (*lengths, *sizes)]
-    reduced = collectives.largest([*known, *(-length for length in known)])
+    reduced = group.largest([*known, *(-length for length in known)])
     if reduced[len(names) : len(known)] != [-size for size in reduced[len(known) + len(names) :]]:
-        _refuse_other_data(names, sizes)
+        _refuse_other_data(names, sizes, group)
     agreed: list[int | None] = []
     bounds = zip(names, reduced[: len(names)], reduced[len(known) : len(known) + len(names)], strict=True)
     for name, longest, shortest in bounds:
@@ -75,8 +78,8 @@ def agree_on_lengths(
     return agreed
 
 
-def _refuse_other_data(names: list[str], sizes: list[int | None]) -> None:
-    everywhere = collectives.gather((sizes, place()["host"]))
+def _refuse_other_data(names: list[str], sizes: list[int | None], group: DataGroup) -> None:
+    everywhere = group.gather((sizes, place()["host"]))
     hosts = [host for _, host in everywhere]
     lines = []
     for i, name in enumerate(names):
@@ -92,20 +95,21 @@ def _refuse_other_data(names: list[str], sizes: list[int | None]) -> None:
     )
 
 
-def check_same_schedule(schedule: Schedule, world_size: int, state: Any = None) -> None:
+def check_same_schedule(schedule: Schedule, world_size: int, state: Any = None, group: DataGroup | None = None) -> None:
     """Raises if the ranks would draw from different schedules. Collective when there are several ranks.
 
     Args:
         schedule: This rank's.
         world_size: Number of processes.
         state: Of the schedule, where the position and the edits so far are compared as well.
+        group: These ranks; None: those of the default process group.
 
     Raises:
         ConfigError: On every rank; names the ranks and fields that differ.
     """
-    if world_size > 1 and collectives.is_joined():
-        fields = describe(schedule, state)
-        require_equal("the schedule", fields, collectives.largest, collectives.gather)
+    group = DataGroup(0, world_size) if group is None else group
+    if group.can_ask:
+        require_equal("the schedule", describe(schedule, state), group.largest, group.gather)
 
 
 def describe(schedule: Schedule, state: Any = None) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from mtf.data.tracing.samples import BatchTrace, DrawnSample, Sought
 from mtf.data.tracing.steps import find_steps
 from mtf.data.transfer import mover_to
 from mtf.data.workers.fetch_timeout import FetchGuard
+from mtf.distributed.data_group import make_data_group
 from mtf.errors import ConfigError, MtfError, StateMismatch
 from mtf.formatting import html_table
 from mtf.random import fold_in
@@ -49,6 +50,10 @@ class MultiLoader:
             hasn't.
         rank: This process among ``world_size`` that train together.
         world_size: Number of processes.
+        process_group: The ranks that divide the batches, instead of ``rank`` and ``world_size``: a
+            ``torch.distributed.ProcessGroup``, or a ``DeviceMesh`` of one dimension, as ``mesh["dp"]``. Ranks that are
+            equal in it, the peers in a tensor or context dimension, get the same rows; ranks that load nothing make no
+            MultiLoader, and nothing waits for them.
         seed_each_batch: Produce every batch under generators seeded from its position.
         fetch_timeout_s: Seconds after which a fetch is given up, None for no limit.
         pin_memory: Copy to the device from pinned memory; None: where the device is CUDA.
@@ -73,6 +78,7 @@ class MultiLoader:
         loader_factories: Mapping[str, Callable[[], Any]] | None = None,
         rank: int = 0,
         world_size: int = 1,
+        process_group: Any = None,
         seed_each_batch: bool = True,
         fetch_timeout_s: float | None = None,
         pin_memory: bool | None = None,
@@ -84,19 +90,19 @@ class MultiLoader:
         self._seed = seed if self.config.seed is None else self.config.seed
         self._guard = None if fetch_timeout_s is None else FetchGuard(fetch_timeout_s)
         self._lifetime = Lifetime()
+        ranks = make_data_group(process_group, rank, world_size)
         self._sources = SourceSet(
             name_loaders(loaders, self.config.dataloader_names),
             self.config,
             self._seed,
             factories=loader_factories or {},
-            rank=rank,
-            world_size=world_size,
+            ranks=ranks,
             seed_each_batch=seed_each_batch,
             fetch_timeout_s=fetch_timeout_s,
         )
         lengths = self._sources.agreed_lengths(self._sources.initial)
         self._cursor = Cursor(Schedule(self.config, lengths, seed=self._seed))
-        check_same_schedule(self._cursor.schedule, world_size)
+        check_same_schedule(self._cursor.schedule, ranks.world_size, group=ranks)
         self._declared = self._cursor.schedule.state_dict()["setups"][0], self._cursor.schedule.seed
         self._edits: list[Any] = []  # in words, of resumes with another mixture
         self._recent_batches = RecentBatches() if remember_batches else None
@@ -106,7 +112,7 @@ class MultiLoader:
             guard=self._guard,
             mover=mover_to(device, pin_memory, device_prefetch),
             recent_batches=self._recent_batches,
-            world_size=world_size,
+            world_size=ranks.world_size,
             lifetime=self._lifetime,
         )
 
@@ -398,7 +404,7 @@ class MultiLoader:
             assert step is not None
             draw = self._cursor.schedule.at(step, self.epoch if epoch is None else epoch)
             name, pass_, number = self._cursor.names[draw.source], draw.pass_, draw.batch
-        return self._source(name).trace_batch(pass_, number, self._key_of(name))
+        return self.source(name).trace_batch(pass_, number, self._key_of(name))
 
     def find(
         self, source: str, *, row: int | None = None, document: int | None = None, epoch: int | None = None
@@ -423,7 +429,7 @@ class MultiLoader:
         end = schedule.num_steps(number)
         if end is None:
             raise ConfigError(f"epoch {number} can't be searched: how many steps it has isn't known yet")
-        found = self._source(name)
+        found = self.source(name)
         index = schedule.names.index(name)
         first, last = (schedule.places(at, number)[index][0] for at in (0, end))
         sought = Sought(row, document, within or None)
@@ -434,7 +440,12 @@ class MultiLoader:
         say."""
         return {name: reader.source.record() for name, reader in self._sources.readers.items()}
 
-    def _source(self, name: str) -> Source:
+    def source(self, name: str) -> Source:
+        """What reads a loader: the loader itself, where that is a source, or this rank's part of it.
+
+        Raises:
+            ConfigError: There is no loader of this name.
+        """
         if name not in self._sources.readers:
             known = list(self._sources.readers)
             raise ConfigError(f"there is no source {name!r}{nearest(name, known)} (sources: {known})")

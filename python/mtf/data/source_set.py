@@ -16,6 +16,7 @@ from mtf.data.sources.base import ResumeMode, Snapshot, Source
 from mtf.data.sources.resolve import as_source
 from mtf.data.sources.rest_of_pass import RestOfPass, rest_from
 from mtf.data.steering.mixture_edit import WAY_OUT, GivenSource, given_source
+from mtf.distributed.data_group import DataGroup
 from mtf.errors import ConfigError, StateMismatch
 
 if TYPE_CHECKING:
@@ -33,8 +34,7 @@ class SourceSet:
         config: Of the mixture; its prefetch and worker settings are used here.
         seed: Of the mixture; each source's random numbers depend on it and on the source's name.
         factories: Name -> function that makes a loader that a state has and ``loaders`` hasn't.
-        rank: This process among ``world_size``.
-        world_size: Number of processes.
+        ranks: The processes that divide the batches among themselves.
         seed_each_batch: Produce every batch under generators seeded from its position.
         fetch_timeout_s: Seconds that a native fetch may take, None for no limit.
 
@@ -53,15 +53,15 @@ class SourceSet:
         seed: int,
         *,
         factories: Mapping[str, Callable[[], Any]],
-        rank: int,
-        world_size: int,
+        ranks: DataGroup,
         seed_each_batch: bool,
         fetch_timeout_s: float | None,
     ) -> None:
         self._config = config
         self._seed = seed
         self.factories = dict(factories)
-        self._rank, self._world_size = rank, world_size
+        self._ranks = ranks
+        self._world_size = ranks.world_size
         self._seed_each_batch = seed_each_batch
         self.initial = {name: self.adapt(loader, name) for name, loader in loaders.items()}
         self._given = dict(self.initial)
@@ -88,14 +88,20 @@ class SourceSet:
         source = as_source(loader, name, seed_each_batch=self._seed_each_batch)
         if self._config.drop_last:
             source = source.drop_last()
-        return source if self._world_size == 1 else source.shard(self._rank, self._world_size)
+        if self._world_size > 1:
+            source = source.shard(self._ranks.rank, self._world_size)
+        if source.reads_loaders:
+            source.join_ranks(self._ranks)
+        return source
 
     def agreed_lengths(self, sources: Mapping[str, Source]) -> dict[str, int | None]:
         """Batches that every rank can give in a pass. Collective when there are several ranks."""
         lengths = [source.num_batches() for source in sources.values()]
         cycling = self._config.cycle_short_loaders
         sizes = [source.size_to_divide() for source in sources.values()]
-        agreed = agree_on_lengths(list(sources), lengths, cycling, self._rank, self._world_size, sizes)
+        agreed = agree_on_lengths(
+            list(sources), lengths, cycling, self._ranks.rank, self._world_size, sizes, self._ranks
+        )
         return dict(zip(sources, agreed, strict=True))
 
     def _share_workers(self, sources: Sequence[Source]) -> SharedWorkers | None:

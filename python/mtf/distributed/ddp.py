@@ -16,6 +16,7 @@ from mtf.config.distributed import DDPConfig
 from mtf.distributed import collectives
 from mtf.distributed.forward_wrapper import run_as_forward
 from mtf.distributed.process_group import ProcessGroup
+from mtf.errors import ConfigError
 
 # Newer releases of torch warn about the older name.
 _NAMES = inspect.signature(DistributedDataParallel.__init__).parameters
@@ -40,7 +41,17 @@ class DDPStrategy:
         self._trained: list[str] = []
 
     def wrap(self, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        """Notes the model; DDP itself comes with ``open``, as it depends on the number of loaders."""
+        """Notes the model; DDP itself comes with ``open``, as it depends on the number of loaders.
+
+        Raises:
+            ConfigError: parameters that are sharded already, as by tensor parallelism.
+        """
+        for name, parameter in model.named_parameters():
+            if hasattr(parameter, "device_mesh"):
+                raise ConfigError(
+                    f"parameter {name!r} is a DTensor, and DDP would average different shards: apply "
+                    'fully_shard(model, mesh=mesh["dp"]) to it as well, and set ddp.strategy="fsdp"'
+                )
         self._model = model
 
     def open(self, num_loaders: int) -> None:

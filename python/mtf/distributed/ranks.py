@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from mtf.config.distributed import DDPConfig
+from mtf.distributed.data_group import DataGroup, make_data_group
+from mtf.errors import ConfigError
 
 if TYPE_CHECKING:
     from mtf.distributed.ddp import DDPStrategy
@@ -30,6 +32,8 @@ class SingleRank:
 
     rank = 0
     world_size = 1
+    data = DataGroup()
+    """The ranks that divide batches among themselves; peers that are equal in it get the same rows."""
     is_sharded = False
     """Whether each rank holds a part of the model only."""
 
@@ -115,13 +119,17 @@ class MultiRank(SingleRank):
     Args:
         group: the process group.
         strategy: how the model is spread over it.
+        data: the ranks that divide batches; None: all.
     """
 
-    def __init__(self, group: ProcessGroup, strategy: DDPStrategy | FSDPStrategy) -> None:
+    def __init__(
+        self, group: ProcessGroup, strategy: DDPStrategy | FSDPStrategy, data: DataGroup | None = None
+    ) -> None:
         self.group = group
         self.strategy = strategy
         self.rank = group.rank
         self.world_size = group.world_size
+        self.data = DataGroup(group.rank, group.world_size) if data is None else data
         self.is_sharded = strategy.is_sharded
         self._union: tuple[frozenset[str], list[str]] | None = None
 
@@ -213,29 +221,36 @@ def local_gpu() -> torch.device | None:
     return process_group.local_device()
 
 
-def make_ranks(config: DDPConfig, device_type: str) -> SingleRank:
+def make_ranks(config: DDPConfig, device_type: str, process_group: Any = None) -> SingleRank:
     """Joins the other ranks of this launch; ``SingleRank`` for a process that was started alone.
 
     Args:
         config: strategy, backend, timeout.
         device_type: where the model is going to be.
+        process_group: the ranks that divide batches, as ``make_data_group`` takes them; None: all.
+
+    Raises:
+        ConfigError: ``process_group`` can't be.
     """
     from mtf.distributed.launch import find_launch
 
     if find_launch() is None and not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        if process_group is not None:
+            raise ConfigError("process_group was given, but this process was started alone: there are no other ranks")
         return SingleRank()
-    from mtf.distributed import process_group
+    from mtf.distributed.process_group import join
 
-    group = process_group.join(config, device_type)
+    group = join(config, device_type)
     if group is None:
         return SingleRank()
+    data = None if process_group is None else make_data_group(process_group)
     if config.strategy == "fsdp":
         from mtf.distributed.fsdp import FSDPStrategy
 
-        return MultiRank(group, FSDPStrategy(group, config))
+        return MultiRank(group, FSDPStrategy(group, config), data)
     from mtf.distributed.ddp import DDPStrategy
 
-    return MultiRank(group, DDPStrategy(group, config))
+    return MultiRank(group, DDPStrategy(group, config), data)
 
 
 @contextmanager

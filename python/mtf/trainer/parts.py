@@ -171,7 +171,7 @@ def make_parts(
         loss_weights=loss_weights,
         items=ItemCounts(ranks),
         precision=Precision(config.performance.precision, device),
-        rng=StepRng(config.seed, config.step_rng, device, ranks.rank),
+        rng=StepRng(config.seed, config.step_rng, device, ranks.data.rank),
         nonfinite=NonFiniteGuard(config.performance.on_nonfinite, device),
         metrics=metrics,
         data=data,

@@ -48,6 +48,9 @@ class Trainer(RunView):
         loader_factories: name -> function without arguments that makes the loader again, for loaders that were
             added during training.
         device: None: where the model's parameters are, or the GPU if they are on the CPU and there is one.
+        process_group: on several ranks, those that divide batches among themselves: a ``ProcessGroup``, or a
+            ``DeviceMesh`` of one dimension, as ``mesh["dp"]``; None: all. Peers in a tensor or context dimension get
+            the same rows and the same random numbers. All ranks take part in ``fit``.
 
     Raises:
         ConfigError: arguments that contradict each other; nothing has been changed.
@@ -64,6 +67,7 @@ class Trainer(RunView):
         hooks: TrainerHooks | Iterable[TrainerHooks] = (),
         loader_factories: Mapping[str, Callable[[], Any]] | None = None,
         device: torch.device | str | None = None,
+        process_group: Any = None,
         **unknown: Any,
     ) -> None:
         preflight.refuse_unknown_arguments(Trainer, unknown)
@@ -80,7 +84,7 @@ class Trainer(RunView):
         self.device = choose_device(model, device)
         self.optimizers = as_list(optimizers)
         self.model.to(self.device)
-        self.ranks = make_ranks(self.config.ddp, self.device.type)
+        self.ranks = make_ranks(self.config.ddp, self.device.type, process_group)
         with self.ranks.failures(lambda: "while the trainer was made"):
             self.ranks.wrap(self.model, self.optimizers)
         given = [hooks] if isinstance(hooks, TrainerHooks) else hooks

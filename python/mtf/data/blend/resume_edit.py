@@ -53,7 +53,8 @@ def edited_run(run: BlendRun, saved: Mapping[str, Any], number: int) -> tuple[di
     declared, target = saved["initial"]["setups"][0], run.initial["setups"][0]
     setup = merge(declared, now, target)
     is_kept = setup["config"]["weight_curve"] == now["config"]["weight_curve"]
-    _move_curve(setup, before if is_kept else given, after)
+    if run.curve_counts_batches:
+        _move_curve(setup, before if is_kept else given, after)
     places = dict(zip(inner.names, inner.places(here), strict=True))
     lines = describe_changes(now, setup, lambda name: "rows")
     rests, lefts = _grow(run, saved, now, setup, places)

@@ -101,6 +101,7 @@ class BlendRun:
         self.version = 0
         self.next_batch = 0
         self.batches_per_pass = 1  # of the blend; whoever makes the run sets it
+        self.curve_counts_batches = False
         self.rests: dict[str, RestOfPass] = {}
         self._declared_stages = sizes.stages
         self._given_rows = dict(rows)

@@ -10,6 +10,7 @@ from mtf.config.mixture import MultiDataLoaderConfig
 from mtf.data.multi_loader import MultiLoader
 from mtf.data.sources.base import ResumeMode, Snapshot, Source, Stream
 from mtf.data.sources.resolve import as_source
+from mtf.distributed.data_group import DataGroup
 from mtf.enums import EpochLengthPolicy, SamplingStrategy
 from mtf.errors import ConfigError, StateMismatch
 from mtf.random import fold_in
@@ -38,6 +39,7 @@ class Together(Source):
     """
 
     has_run_state = True
+    reads_loaders = True
 
     def __init__(
         self,
@@ -62,6 +64,7 @@ class Together(Source):
         )
         self._seed = seed
         self._rank, self._world_size = 0, 1
+        self._ranks: DataGroup | None = None
         self._next = 0
         self._run: _Run | None = None
 
@@ -141,7 +144,11 @@ class Together(Source):
 
     def begin_run(self, key: int) -> None:
         self.close()
-        self._run = _Run(self._loaders, self._config, key, self._rank, self._world_size)
+        ranks = DataGroup(self._rank, self._world_size) if self._ranks is None else self._ranks
+        self._run = _Run(self._loaders, self._config, key, ranks)
+
+    def join_ranks(self, ranks: DataGroup) -> None:
+        self._ranks = ranks
 
     def run_state(self, pending: bool = False) -> Snapshot:
         run = self._run
@@ -206,13 +213,11 @@ class _Run:
         number: Of the next batch, counted over all passes.
     """
 
-    def __init__(
-        self, loaders: Mapping[str, Any], config: MultiDataLoaderConfig, key: int, rank: int, world_size: int
-    ) -> None:
+    def __init__(self, loaders: Mapping[str, Any], config: MultiDataLoaderConfig, key: int, ranks: DataGroup) -> None:
         self.key = key
         self.number = 0
         self._loaders, self._config = loaders, config
-        self._rank, self._world_size = rank, world_size
+        self._ranks = ranks
         self._num_sources = len(loaders)
         self._multi: MultiLoader | None = None
         self._saved: Mapping[str, Any] | None = None  # of the mixture that was closed
@@ -221,9 +226,7 @@ class _Run:
     def multi(self) -> MultiLoader:
         """The mixture, behind the batches handed out."""
         if self._multi is None:
-            self._multi = MultiLoader(
-                self._loaders, self._config, seed=self.key, rank=self._rank, world_size=self._world_size
-            )
+            self._multi = MultiLoader(self._loaders, self._config, seed=self.key, process_group=self._ranks)
             if self._saved is not None:
                 self._multi.load_state_dict(self._saved)
                 self._saved = None

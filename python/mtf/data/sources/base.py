@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from mtf._core import NativeSource
     from mtf.data.tracing.samples import BatchTrace, SamplePlace, Sought
+    from mtf.distributed.data_group import DataGroup
 
 
 class ResumeMode(Enum):
@@ -101,6 +102,8 @@ class Source(ABC):
             ``begin_run`` before it reads, and saves ``run_state`` with its own state.
         names_rows: Whether ``sources_of(pass_, batch)`` gives the index of each row's source and ``source_names`` their
             names, for ``mtf.sources_of``.
+        reads_loaders: Whether it reads loaders of its own, whose lengths the ranks have to agree on. It then gets
+            ``join_ranks(ranks)`` before it is read, with the ranks that divide its batches.
         has_end: Whether its passes may come to an end for good. A loop then asks ``is_over`` before it takes a batch,
             and ends with the run where there is none.
     """
@@ -114,6 +117,7 @@ class Source(ABC):
     ahead_bytes: int | None = None
     has_run_state: bool = False
     names_rows: bool = False
+    reads_loaders: bool = False
     has_end: bool = False
 
     @abstractmethod
@@ -182,6 +186,9 @@ class Source(ABC):
 
     def load_run_state(self, snapshot: Snapshot | None) -> None:
         """Goes to a snapshot of ``run_state``."""
+
+    def join_ranks(self, ranks: DataGroup) -> None:
+        """The ranks that divide its batches. For sources with ``reads_loaders``."""
 
     def is_over(self, pass_: int, batch: int) -> bool:
         """Whether the run ends before batch ``batch`` of pass ``pass_``. For sources with ``has_end``."""

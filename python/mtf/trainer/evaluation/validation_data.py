@@ -91,7 +91,7 @@ def _divided(loader: Any, name: str, ranks: SingleRank) -> Source | None:
     """This rank's part; None where the loader isn't divided by mtf."""
     try:
         whole = as_source(loader, name)
-        part = whole.spread(ranks.rank, ranks.world_size)
+        part = whole.spread(ranks.data.rank, ranks.data.world_size) if ranks.data.world_size > 1 else whole
     except ConfigError:
         return None
     return None if part.num_batches() is None else part
