@@ -161,6 +161,21 @@ def parser() -> argparse.ArgumentParser:
     text = "the page (default: report.html in the run's folder, or comparison.html here; with --json only where given)"
     report.add_argument("--out", type=Path, metavar="FILE", help=text)
 
+    text = "Write a new checkpoint that continues with another mixture, or leaves data out; the old one stays."
+    edit = command("edit", _edit, text)
+    edit.add_argument("checkpoint", help="the checkpoint's folder, or its URL")
+    edit.add_argument("--weights", nargs="+", action="extend", default=[], metavar="NAME=WEIGHT", help=text)
+    text = "a new loader; batches per pass, else the script's loader says"
+    edit.add_argument("--add", action="append", default=[], metavar="NAME[=BATCHES]", help=text)
+    edit.add_argument("--remove", action="append", default=[], metavar="NAME", help="a loader to take out")
+    edit.add_argument("--steps", type=_positive, metavar="BATCHES", help="steps_per_epoch: batches of an epoch")
+    text = "samples of a global batch, of loaders that open at any sample"
+    edit.add_argument("--batch-size", nargs="+", action="extend", default=[], metavar="NAME=SAMPLES", help=text)
+    text = "leave out the data of this many updates from the checkpoint on, or of updates FIRST to END - 1"
+    edit.add_argument("--skip", action="append", default=[], metavar="UPDATES|FIRST:END", help=text)
+    edit.add_argument("--out", metavar="FOLDER", help="the new checkpoint (default: NAME-edited beside the old one)")
+    edit.add_argument("--show-plan", action="store_true", help="say what would change, and write nothing")
+
     diff = command("diff", _diff, "Show what differs between two checkpoints.")
     diff.add_argument("left", type=Path, help="a checkpoint's folder")
     diff.add_argument("right", type=Path, help="the other one's")
@@ -391,6 +406,43 @@ def _report(arguments: argparse.Namespace) -> int:
         print(found)
         print(f"report: {page}")
     return OK
+
+
+def _edit(arguments: argparse.Namespace) -> int:
+    from mtf.edit import edit_checkpoint
+
+    def numbers(given: Sequence[str], option: str, kind: Any) -> dict[str, Any]:
+        pairs = [_pair(text, option) for text in given]
+        try:
+            return {name: kind(value) for name, value in pairs}
+        except ValueError:
+            raise ConfigError(f"{option} must be NAME=NUMBER, but is {' '.join(given)!r}") from None
+
+    open_ones = {name: None for name in arguments.add if "=" not in name}
+    found = edit_checkpoint(
+        arguments.checkpoint if "://" in arguments.checkpoint else _checkpoint(Path(arguments.checkpoint)),
+        arguments.out,
+        weights=numbers(arguments.weights, "--weights", float),
+        add={**open_ones, **numbers([text for text in arguments.add if "=" in text], "--add", int)},
+        remove=arguments.remove,
+        steps=arguments.steps,
+        batch_size=numbers(arguments.batch_size, "--batch-size", int),
+        skip=[_updates(text) for text in arguments.skip],
+        only_plan=arguments.show_plan,
+    )
+    if arguments.json:
+        _print_json(found.to_dict())
+    else:
+        print(found)
+    return OK
+
+
+def _updates(text: str) -> int | tuple[int, int]:
+    first, separator, end = text.partition(":")
+    try:
+        return (int(first), int(end)) if separator else int(first)
+    except ValueError:
+        raise ConfigError(f"--skip must be a number of updates, or FIRST:END, but is {text!r}") from None
 
 
 def _diff(arguments: argparse.Namespace) -> int:
