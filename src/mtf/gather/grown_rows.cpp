@@ -47,13 +47,9 @@ std::uint64_t GrownRows::place_of(Key key, std::uint64_t pass, std::uint64_t row
   return row < then_->num_rows() ? then_->place_of(key, pass, row) + shift() : num_rows();
 }
 
-void GrownRows::write(Key key, std::uint64_t pass, std::span<const std::uint64_t> places,
-                      std::span<const std::uint32_t> slots, std::span<std::byte* const> buffers) const {
-  if (pass != pass_) {
-    now_->write(key, pass, places, slots, buffers);
-    return;
-  }
-  then_->write(key, pass, shifted(places, shift()), slots, buffers);
+void GrownRows::write_rows(Key key, std::uint64_t pass, std::span<const std::uint64_t> rows,
+                           std::span<const std::uint32_t> slots, std::span<std::byte* const> buffers) const {
+  (pass == pass_ ? then_ : now_)->write_rows(key, pass, rows, slots, buffers);
 }
 
 }  // namespace mtf

@@ -24,8 +24,9 @@ class GrownRows : public RowSource {
                  std::span<std::uint64_t> rows) const override;
   /// num_rows(), which no draw has, for a row that the pass under way hadn't.
   [[nodiscard]] std::uint64_t place_of(Key key, std::uint64_t pass, std::uint64_t row) const override;
-  void write(Key key, std::uint64_t pass, std::span<const std::uint64_t> places, std::span<const std::uint32_t> slots,
-             std::span<std::byte* const> buffers) const override;
+  void write_rows(Key key, std::uint64_t pass, std::span<const std::uint64_t> rows,
+                  std::span<const std::uint32_t> slots, std::span<std::byte* const> buffers) const override;
+  [[nodiscard]] std::span<const ArrayView> arrays() const noexcept override { return now_->arrays(); }
 
  private:
   [[nodiscard]] std::uint64_t shift() const noexcept { return now_->num_rows() - then_->num_rows(); }
