@@ -240,6 +240,7 @@ class SourceSet:
     def state_dict(self, names: Sequence[str], *, is_committed: bool) -> dict[str, Any]:
         """State of the sources ``names``, those in the mixture at the position that is saved."""
         present = {name: self.readers[name].source for name in names}
+        # guard: committed positions
         if is_committed:
             snapshots: Mapping[str, Snapshot | None] = self._committed_snapshots
             additions = self._committed_additions
@@ -302,6 +303,7 @@ class SourceSet:
                 if reader.source.run_layout() != layout:
                     self._renew_reader(name)
             elif isinstance(reader, SourceReader):
+                # guard: state of a source
                 reader.snapshot = prepared.snapshots.get(name)
             if name in prepared.order_states:
                 reader.source.load_order_state(prepared.order_states[name])
@@ -363,6 +365,7 @@ class SourceSet:
         """Raises if a source would cut its samples into other global batches than those of the state."""
         for name, source in sources.items():
             here, there = source.global_batch_size_on(self._world_size), saved.get(name)
+            # guard: global batch
             if here is None or there is None or here == there:
                 continue
             size, rest = divmod(there, self._world_size)
