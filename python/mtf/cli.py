@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -161,6 +161,20 @@ def parser() -> argparse.ArgumentParser:
     text = "the page (default: report.html in the run's folder, or comparison.html here; with --json only where given)"
     report.add_argument("--out", type=Path, metavar="FILE", help=text)
 
+    _add_edit(command)
+
+    diff = command("diff", _diff, "Show what differs between two checkpoints.")
+    diff.add_argument("left", type=_place, help="a checkpoint's folder or URL")
+    diff.add_argument("right", type=_place, help="the other one's")
+
+    check = command("check-source", _check_source, "Check that a loader gives the same batches again after a resume.")
+    check.add_argument("loader", help="module:name of a loader, or of a function without arguments that makes one")
+    check.add_argument("--batches", type=_positive, default=6, help="batches to read of each pass (default 6)")
+    return parser
+
+
+def _add_edit(command: Callable[[str, Any, str], argparse.ArgumentParser]) -> None:
+    """The arguments of `edit`."""
     text = "Write a new checkpoint that continues with another mixture, or leaves data out; the old one stays."
     edit = command("edit", _edit, text)
     edit.add_argument("checkpoint", help="the checkpoint's folder, or its URL")
@@ -175,15 +189,6 @@ def parser() -> argparse.ArgumentParser:
     edit.add_argument("--skip", action="append", default=[], metavar="UPDATES|FIRST:END", help=text)
     edit.add_argument("--out", metavar="FOLDER", help="the new checkpoint (default: NAME-edited beside the old one)")
     edit.add_argument("--show-plan", action="store_true", help="say what would change, and write nothing")
-
-    diff = command("diff", _diff, "Show what differs between two checkpoints.")
-    diff.add_argument("left", type=_place, help="a checkpoint's folder or URL")
-    diff.add_argument("right", type=_place, help="the other one's")
-
-    check = command("check-source", _check_source, "Check that a loader gives the same batches again after a resume.")
-    check.add_argument("loader", help="module:name of a loader, or of a function without arguments that makes one")
-    check.add_argument("--batches", type=_positive, default=6, help="batches to read of each pass (default 6)")
-    return parser
 
 
 def _positive(text: str) -> int:

@@ -16,10 +16,10 @@ from mtf.checkpoint.storage.registry import open_storage
 from mtf.config.checks import nearest
 from mtf.data.sources.rest_of_pass import cut_from, with_batch_size
 from mtf.data.steering.mixture_edit import GivenSource, apply_setup
+from mtf.data.steering.update_ranges import UpdateRanges, check_ranges
 from mtf.errors import CheckpointError, ConfigError
 from mtf.schedule.edit import Setup, names_in, set_weights, weights_in
 from mtf.schedule.schedule import Schedule
-from mtf.trainer.steering.skips import SkippedUpdates, check_ranges
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def edit_checkpoint(
     new = _edited(multi, weights or {}, add or {}, remove, steps, batch_size or {})
     step = int(found.manifest["step"])
     ranges = check_ranges([(step, step + entry) if isinstance(entry, int) else entry for entry in skip])
-    skips = SkippedUpdates()
+    skips = UpdateRanges()
     skips.load_state_dict(trainer.get("skips") or {"ranges": []})
     skips.add(ranges, step)
     changes = new["edits"][-1]["changes"] if new.get("edits") != multi.get("edits") else []
@@ -222,7 +222,7 @@ def _plan(schedule: Any) -> Any:
 
 
 def _write(
-    found: Checkpoint, trainer: Mapping[str, Any], multi: dict[str, Any], skips: SkippedUpdates, out: str | Path | None
+    found: Checkpoint, trainer: Mapping[str, Any], multi: dict[str, Any], skips: UpdateRanges, out: str | Path | None
 ) -> str:
     place = str(out) if out is not None else f"{str(found.path).rstrip('/')}-edited"
     folder = open_storage(place)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from mtf.data.sources.base import Source
 from mtf.data.sources.rest_of_pass import PassCut, RestOfPass, cut_again, cut_from, rest_from
-from mtf.errors import ConfigError, StateMismatch
+from mtf.errors import ConfigError, MtfError, StateMismatch
 from mtf.schedule.edit import Setup, describe_changes, lengths_in, merge, names_in
 from mtf.schedule.schedule import Schedule
 
@@ -23,6 +23,9 @@ OnOtherMixture = Literal["refuse", "edit"]
 
 WAY_OUT = "on_other_mixture='edit', of fit and load_state_dict, continues with what is given here as an edit"
 """What messages about another mixture at a resume end with."""
+
+STATE_VERSION = 1
+"""Of a MultiLoader's state."""
 
 MAX_RECORDS = 32
 """Edits that a state describes in words, the latest ones."""
@@ -78,8 +81,7 @@ def resumed_state(
     target: Setup,
     seed: int,
     sources: Callable[[Mapping[str, int | None]], dict[str, GivenSource]],
-    *,
-    is_edit: bool,
+    on_other_mixture: OnOtherMixture,
 ) -> Mapping[str, Any]:
     """The state that a resume loads.
 
@@ -88,11 +90,35 @@ def resumed_state(
         target: The configuration here, as the initial setup of a schedule.
         seed: Of the schedule here.
         sources: Given lengths by name, says what an edit has to know of the sources here.
-        is_edit: Whether differences become an edit. Else only lengths are filled in that ``mtf edit --add`` left open.
+        on_other_mixture: ``"edit"``: differences become an edit. ``"refuse"``: only lengths are filled in that
+            ``mtf edit --add`` left open.
 
     Raises:
-        StateMismatch: Something differs that no edit can bring about.
+        StateMismatch: The state is of another kind, or something differs that no edit can bring about.
+        ConfigError: ``on_other_mixture`` is neither of both.
     """
+    is_edit = check_on_other_mixture(on_other_mixture) == "edit"
+    if state.get("version") != STATE_VERSION:
+        raise StateMismatch(
+            f"a MultiLoader's state of version {state.get('version')!r} can't be loaded here, where it is "
+            f"{STATE_VERSION}"
+        )
+    try:
+        return _edited_or_measured(state, target, seed, sources, is_edit=is_edit)
+    except MtfError:
+        raise
+    except Exception as error:  # whatever a look into something of another kind raises
+        raise StateMismatch(f"the loaders' state is malformed: {type(error).__name__}: {error}") from error
+
+
+def _edited_or_measured(
+    state: Mapping[str, Any],
+    target: Setup,
+    seed: int,
+    sources: Callable[[Mapping[str, int | None]], dict[str, GivenSource]],
+    *,
+    is_edit: bool,
+) -> Mapping[str, Any]:
     if is_edit:
         return edit_state(state, target, seed, sources(lengths_in(target)))
     left_open = [name for name in state.get("unmeasured", ()) if name in names_in(target)]
