@@ -1,5 +1,6 @@
 # Every target has one line of help: `make help`. On a fresh clone python3, a C++20 compiler and make are enough.
-# Variables: VENV (environment to use), PYTHON (interpreter it is made from), PRESET (native-test), PYTEST_ARGS, FORM (cluster).
+# Variables: VENV (environment to use), PYTHON (interpreter it is made from), PRESET (native-test), PYTEST_ARGS, FORM (cluster),
+# LOADERS_FORM (loaders).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
@@ -8,6 +9,7 @@ PYTHON ?= python3
 PRESET ?= dev
 PYTEST_ARGS ?= -n 2 --dist loadfile
 FORM ?= short
+LOADERS_FORM ?= long
 FUZZ_SECONDS ?= 30
 FUZZ_SEED ?= 0
 FUZZ_RUNS ?= -1
@@ -19,7 +21,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 SOURCES := $(shell find src csrc -name '*.[ch]pp' 2>/dev/null) $(shell find . -maxdepth 2 -name CMakeLists.txt -not -path './build/*' 2>/dev/null)
 
-.PHONY: help loaders demo gpu-check cluster test native-test asan-python bench bench-quick bench-docs lint wheel wheels docs docs-check faults coverage guards fuzz clean
+.PHONY: help loaders loaders-table demo gpu-check cluster test native-test asan-python bench bench-quick bench-docs lint wheel wheels docs docs-check faults coverage guards fuzz clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +44,12 @@ $(VENV)/.built: $(VENV)/.tools pyproject.toml $(SOURCES)
 
 $(VENV)/.bench: $(VENV)/.built
 	$(PIP) --no-build-isolation -e ".[bench]"
+	@touch $@
+
+# MosaicML Streaming and litdata ask for torchvision, which would replace torch; what they import is in the extra.
+$(VENV)/.loaders: $(VENV)/.built
+	$(PIP) --no-build-isolation -e ".[loaders]"
+	$(PIP) --no-deps mosaicml-streaming litdata
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.tools pyproject.toml $(SOURCES)  # without the rest of what developers need
@@ -107,8 +115,11 @@ docs-check: $(VENV)/.built $(VENV)/.docs  ## Run every block of the README and d
 faults: $(VENV)/.built  ## Kills, full disks, damaged files: the long form of the fault tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest tests/faults $(PYTEST_ARGS)
 
-loaders: $(VENV)/.built  ## Resume loaders of other libraries that are installed
-	OMP_NUM_THREADS=1 $(PY) -m pytest tests/loaders $(PYTEST_ARGS)
+loaders: $(VENV)/.loaders  ## Resume loaders of 15 other libraries (LOADERS_FORM=short: one interruption each)
+	OMP_NUM_THREADS=1 LOADERS_REQUIRED=1 LOADERS_FORM=$(LOADERS_FORM) $(PY) -m pytest tests/loaders $(PYTEST_ARGS)
+
+loaders-table:  ## Write the table of docs/loaders.md anew from the rows in tests/loaders/matrix.py
+	$(PYTHON) tests/loaders/matrix.py
 
 coverage: $(VENV)/.built  ## Lines of the core and the package that the tests run; many minutes
 	$(PY) scripts/measure_coverage.py --holes
