@@ -39,7 +39,7 @@ def test_every_benchmark_runs_and_becomes_a_page(tmp_path: Path) -> None:
     shown = call("-m", "pytest", BENCHMARKS, *options)
     assert "mtf against bounds and peers" in shown
     measured = from_run(json.loads(run.read_text(encoding="utf-8")))
-    assert {m.row for m in measured} == set("ABCDEFG")
+    assert {m.row for m in measured} == set("ABCDEFGH")
     call(BENCHMARKS / "report.py", run, "--docs", tmp_path)
     page = (tmp_path / "benchmarks.md").read_text(encoding="utf-8")
     assert "A smoke run" in page
