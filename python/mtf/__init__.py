@@ -88,6 +88,8 @@ _PUBLIC: dict[str, str] = {
     "BestCheckpoint": "mtf.trainer.hooks.builtin",
     "ThroughputMonitor": "mtf.trainer.hooks.builtin",
     "Curriculum": "mtf.trainer.hooks.builtin",
+    "OnlineMixing": "mtf.trainer.hooks.online_mixing",
+    "MixingRound": "mtf.trainer.hooks.online_mixing",
     "Logger": "mtf.loggers.base",
     "RunInfo": "mtf.loggers.base",
     "register_logger": "mtf.loggers.registry",

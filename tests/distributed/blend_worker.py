@@ -40,11 +40,23 @@ def step(trainer: Any, batch: Any, batch_idx: int, dataloader_idx: int, dataload
 
 def make_source(kind: str) -> Any:
     rows = {"a": models.data(90, 1), "b": models.data(31, 2), "c": models.data(5, 3)}
-    if kind == "blend":
+    if kind in ("blend", "mixing"):
         return mtf.Blend(rows, {"a": 0.6, "b": 0.3, "c": 0.1}, global_batch_size=[(0, 12), (5, 24)], order="SHUFFLED")
     del rows["c"]
     loaders = {n: mtf.ArrayLoader(d, global_batch_size=12, shuffle=True, drop_last=True) for n, d in rows.items()}
     return mtf.Together(loaders)
+
+
+def mix(found: mtf.MixingRound) -> dict[str, float]:
+    """More of what loses more."""
+    return {name: weight * (0.1 + found.means.get(name, 0.0)) for name, weight in found.weights.items()}
+
+
+def mixing_step(trainer: Any, batch: Any, batch_idx: int, dataloader_idx: int, dataloader_name: str) -> dict[str, Any]:
+    """Each row loses its number modulo 7, so that the means are known."""
+    losses = (batch["id"] % 7).double()
+    loss = sum(models.loss(trainer.model, batch, name) for name in ("a", "b"))
+    return {"loss": loss, "row_loss": mtf.sources_of(batch).means(losses)}
 
 
 def train(kind: str, updates: int, resume: str | None = None) -> dict[str, Any]:
@@ -55,7 +67,10 @@ def train(kind: str, updates: int, resume: str | None = None) -> dict[str, Any]:
         logging=mtf.LoggingConfig(logger_type="none", progress_bar=False),
         seed=11,
     )
-    trainer = mtf.Trainer(config, net, optimizer, training_step=step)
+    is_mixing = kind == "mixing"
+    trainer = mtf.Trainer(config, net, optimizer, training_step=mixing_step if is_mixing else step)
+    if is_mixing:
+        trainer.add_hook(mtf.OnlineMixing(mix, every=3, metric="row_loss"))
     seen = Seen()
     trainer.add_hook(seen)
     source = make_source(kind)
@@ -72,6 +87,7 @@ def train(kind: str, updates: int, resume: str | None = None) -> dict[str, Any]:
     weights = models.whole_weights(trainer.model)
     return {
         "batches": [[i for part in same for i in part] for same in zip(*parts, strict=True)],
+        "shares": source.weights if is_mixing else {},
         "weights": {name: value.flatten().tolist() for name, value in weights.items()},
     }
 

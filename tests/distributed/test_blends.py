@@ -17,7 +17,8 @@ Results = dict[int, list[dict[str, Any]]]
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Results:
     folder = tmp_path_factory.mktemp("blends")
     found = {}
-    for world_size, cases in ((1, ["blend", "together"]), (2, ["blend", "together", "blend from 1", "together from 1"]),
+    for world_size, cases in ((1, ["blend", "together", "mixing"]),
+                              (2, ["blend", "together", "blend from 1", "together from 1", "mixing", "mixing from 1"]),
                               (3, ["blend", "blend from 2", "together", "together from 2"])):  # fmt: skip
         run = launch.run(world_size, folder / str(world_size), "blend_worker.py", *cases, SHARED=str(folder))
         for result in run.results:
@@ -49,6 +50,15 @@ def test_a_resume_on_another_number_of_ranks_continues_exactly(
     assert [sorted(batch) for batch in resumed["batches"]] == [sorted(batch) for batch in whole["batches"][8:]]
     for name, value in whole["weights"].items():
         assert resumed["weights"][name] == pytest.approx(value, abs=1e-5), name
+
+
+def test_online_mixing_decides_the_same_on_all_ranks_and_after_a_resume_on_others(runs: Results) -> None:
+    one = runs[1][0]["mixing"]
+    assert one["shares"]["a"] != pytest.approx(0.6, abs=0.01)
+    for result in runs[2]:
+        for case in ("mixing", "mixing from 1"):
+            assert result[case]["shares"] == one["shares"]
+            assert result[case]["batches"] == one["batches"][-len(result[case]["batches"]) :]
 
 
 def test_ramps_hold_on_ranks(runs: Results) -> None:

@@ -166,6 +166,14 @@ EXAMPLES: dict[str, tuple[Callable[[], Any], str] | None] = {
     "LearningRateMonitor": (mtf.LearningRateMonitor, "LearningRateMonitor()"),
     "BestCheckpoint": (lambda: mtf.BestCheckpoint("best"), "BestCheckpoint(path='best', monitor='val/loss')"),
     "ThroughputMonitor": (mtf.ThroughputMonitor, "ThroughputMonitor(max_wait_share=0.3)"),
+    "OnlineMixing": (
+        lambda: mtf.OnlineMixing(lambda found: None),
+        "OnlineMixing(every=16, floor=0.01, metric='loss', blend=None)",
+    ),
+    "MixingRound": (
+        lambda: mtf.MixingRound(0, 16, {"a": 0.5}, {"a": 8}, {"a": 1.0}),
+        "MixingRound(number=0, update=16, means={'a': 0.5}, counts={'a': 8}, weights={'a': 1.0}, memory={})",
+    ),
     "Curriculum": (lambda: mtf.Curriculum({0: [1.0, 2.0]}), "Curriculum("),
     "AveragedWeights": (
         lambda: mtf.AveragedWeights("swa"),

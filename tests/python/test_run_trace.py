@@ -156,6 +156,18 @@ def test_edits_of_the_run_are_followed(tmp_path: Path, capsys: pytest.CaptureFix
         assert [sample["row"] + 100 * (sample["source"] == "c") for sample in batch["rows"]] == rows
 
 
+def test_caps_and_counts_of_weights_are_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    blend = mtf.Blend(
+        corpora(tmp_path), WEIGHTS, global_batch_size=5, weights_count="supervised_tokens", max_passes={"help": 2},
+        batches_per_pass=40,
+    )  # fmt: skip
+    seen = train(tmp_path / "run", blend)
+    for number in (0, 20, 39):
+        (batch,) = asked(capsys, tmp_path / "run" / "step-00000003", "--batch", number)
+        assert [sample["row"] for sample in batch["rows"]] == [sample.row for sample in blend.trace(number)]
+    assert len(seen) == 80
+
+
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_a_mixture_of_batches_is_traced(tmp_path: Path, drop_last: bool, capsys: pytest.CaptureFixture[str]) -> None:
     rows = corpora(tmp_path)

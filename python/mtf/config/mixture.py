@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from mtf.config.base import Config
-from mtf.config.checks import parse_enum
+from mtf.config.checks import nearest, parse_enum
 from mtf.enums import EpochLengthPolicy, Interpolation, SamplingStrategy, WeightedOrder
 from mtf.errors import ConfigError
+
+Unit = Literal["batches", "samples", "tokens"]
+_UNITS: tuple[str, ...] = get_args(Unit)
 
 
 @dataclass
@@ -17,19 +20,26 @@ class WeightCurve(Config):
     """Weights that change during training, as data, so that a resume needs none of the user's code.
 
     Attributes:
-        points: ``(step, weights)`` pairs with increasing steps; steps count batches since the beginning of training.
+        points: ``(step, weights)`` pairs with increasing steps, which count ``unit`` since the beginning of training.
             Before the first point its weights hold, after the last point the last ones.
         interpolation: STEP keeps a point's weights until the next point, LINEAR goes there in a straight line.
-        every: with LINEAR, the number of steps for which the weights are held constant.
+        every: with LINEAR, the number of batches for which the weights are held constant.
+        unit: what the steps of points count: ``"batches"``, or in an ``mtf.Blend`` ``"samples"`` or ``"tokens"``.
+            Tokens are those that rows hold on average, padding left out; a point takes effect at the first sample
+            before which so many were drawn. With LINEAR and ``"tokens"`` the weights of each point should have one sum.
     """
 
     points: list[tuple[int, list[float]]]
     interpolation: Interpolation = Interpolation.STEP
     every: int = 100
+    unit: Unit = "batches"
 
     def require_valid(self) -> None:
         """Accepts enums by name and points as any sequences."""
         self.interpolation = parse_enum(Interpolation, self.interpolation, "weight_curve.interpolation")
+        if self.unit not in _UNITS:
+            near = nearest(self.unit, _UNITS)
+            raise ConfigError(f"weight_curve.unit must be one of {', '.join(_UNITS)}, but is {self.unit!r}{near}")
         points = []
         for i, point in enumerate(self.points):
             try:

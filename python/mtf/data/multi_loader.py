@@ -404,7 +404,7 @@ class MultiLoader:
             assert step is not None
             draw = self._cursor.schedule.at(step, self.epoch if epoch is None else epoch)
             name, pass_, number = self._cursor.names[draw.source], draw.pass_, draw.batch
-        return self._source(name).trace_batch(pass_, number, self._key_of(name))
+        return self.source(name).trace_batch(pass_, number, self._key_of(name))
 
     def find(
         self, source: str, *, row: int | None = None, document: int | None = None, epoch: int | None = None
@@ -429,7 +429,7 @@ class MultiLoader:
         end = schedule.num_steps(number)
         if end is None:
             raise ConfigError(f"epoch {number} can't be searched: how many steps it has isn't known yet")
-        found = self._source(name)
+        found = self.source(name)
         index = schedule.names.index(name)
         first, last = (schedule.places(at, number)[index][0] for at in (0, end))
         sought = Sought(row, document, within or None)
@@ -440,7 +440,12 @@ class MultiLoader:
         say."""
         return {name: reader.source.record() for name, reader in self._sources.readers.items()}
 
-    def _source(self, name: str) -> Source:
+    def source(self, name: str) -> Source:
+        """What reads a loader: the loader itself, where that is a source, or this rank's part of it.
+
+        Raises:
+            ConfigError: There is no loader of this name.
+        """
         if name not in self._sources.readers:
             known = list(self._sources.readers)
             raise ConfigError(f"there is no source {name!r}{nearest(name, known)} (sources: {known})")

@@ -405,6 +405,11 @@ def _to_core(config: MultiDataLoaderConfig, num_sources: int, kept: Sequence[int
     curve = None
     if config.weight_curve is not None:
         given = config.weight_curve
+        if given.unit != "batches":
+            raise ConfigError(
+                f"weight_curve.unit must be 'batches' in a mixture of batches, but is {given.unit!r}: samples and "
+                "tokens are known to mtf.Blend(weight_curve=...)"
+            )
         points = []
         for i, (step, point_weights) in enumerate(given.points):
             where = f"weight_curve.points[{i}]"

@@ -314,6 +314,16 @@ def _(_: Path) -> None:
     assert "b" not in curve(interpolation=mtf.Interpolation.LINEAR, every=20)[:20]
 
 
+@case(mtf.WeightCurve, "unit")
+def _(_: Path) -> None:
+    rows = {"a": torch.arange(50), "b": torch.arange(50)}
+    for unit, first in (("batches", 20), ("samples", 5)):
+        points = mtf.WeightCurve([(0, [1, 0]), (20, [0, 1])], unit=unit)
+        blend = mtf.Blend(rows, weight_curve=points, global_batch_size=4)
+        assert blend.samples(first).source.tolist() == [1] * 4
+        assert blend.samples(first - 1).source.tolist() == [0] * 4
+
+
 @case(mtf.MultiDataLoaderConfig, "seed")
 def _(_: Path) -> None:
     assert weighted(seed=1) != weighted(seed=2)

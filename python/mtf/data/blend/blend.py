@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from mtf.data.tracing.samples import BatchTrace, SamplePlace, Sought
 from mtf.distributed.data_group import make_data_group
 from mtf.enums import WeightedOrder
 from mtf.errors import ConfigError, StateMismatch
-from mtf.schedule.caps import WhenSpent, check_max_passes, parse_caps
+from mtf.schedule.caps import PassCaps, WhenSpent, check_max_passes, parse_caps
 from mtf.schedule.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ class Blend(Source):
             ``[(first batch, samples), ...]``, from batch 0 on.
         order: SHUFFLED: a random order with exact shares in every 64 samples. EVEN: as even as can be, within two
             times 1.68 samples of the share in any interval. RANDOM: independent draws.
-        weight_curve: Weights that change by themselves; its steps count batches. Replaces ``weights``.
+        weight_curve: Weights that change by themselves; its steps count batches, or samples or tokens as its ``unit``
+            says. Replaces ``weights``.
         weights_count: What shares are of. ``"rows"``: of the samples. ``"tokens"``: of the tokens in them, padding left
             out; ``"supervised_tokens"``: of the labels that a loss counts: a source whose rows hold half as many gets
             twice the rows. Token rows know both; other data have an attribute ``tokens_per_row`` or
@@ -136,7 +138,12 @@ class Blend(Source):
         weights = self._row_weights.of(list(sources), weights)
         curve = self._row_weights.of_curve(list(sources), weight_curve)
         self._caps = parse_caps(max_passes, when_spent, list(sources))
-        self._config = sample_mixture(list(sources), weights, curve, order, self._sizes)
+        if self._caps is not None and weight_curve is not None and weight_curve.unit == "tokens":
+            raise ConfigError(
+                "weight_curve.unit='tokens' can't be used with max_passes: how many tokens a sample holds changes when "
+                "a source is spent; count samples or batches"
+            )
+        self._config = sample_mixture(self._rows, weights, curve, order, self._sizes)
         self._seed = seed
         self._key: int | None = (
             None if seed is None else _core.fold_in(_core.fold_in(_checked_seed(seed), "source"), "")
@@ -352,19 +359,38 @@ class Blend(Source):
         sources = self._run.draws(begin, share + (self._rank < num_greater))[0]
         return torch.from_numpy((np.sort(sources) if self._by_source else sources).astype(np.int64))
 
-    def plan(self, batches: int | None = None, *, start: int | None = None) -> BlendPlan:
-        """What will be drawn, in rows, and in tokens where sources say how many a row has.
+    def plan(
+        self,
+        batches: int | None = None,
+        *,
+        tokens: int | None = None,
+        start: int | None = None,
+        batches_per_update: int = 1,
+    ) -> BlendPlan:
+        """What will be drawn: rows and passes of each source, and tokens where sources say how many a row has.
 
         Args:
             batches: How many batches to count; None: one pass of the blend.
+            tokens: Instead, as many batches as draw so many tokens, padding left out.
             start: The first of them; None: the one after the batch taken last.
+            batches_per_update: Batches of an accumulation window, for the number of updates.
+
+        Raises:
+            ConfigError: A number is wrong, both ``batches`` and ``tokens`` are given, or a source doesn't say how many
+                tokens a row has.
         """
-        from mtf.data.blend.plan import make_plan
+        from mtf.data.blend.plan import batches_of_tokens, make_plan
 
         run = self._run
         self._mark_taken(run)
         first = run.next_batch if start is None else start
-        return make_plan(run, first, self._batches_per_pass if batches is None else _positive("batches", batches))
+        if tokens is not None:
+            if batches is not None:
+                raise ConfigError(f"give either batches or tokens, but they are {batches} and {tokens}")
+            num = batches_of_tokens(run, first, _positive("tokens", tokens))
+        else:
+            num = self._batches_per_pass if batches is None else _positive("batches", batches)
+        return make_plan(run, first, num, _positive("batches_per_update", batches_per_update))
 
     def trace(self, step: int, *, world_size: int | None = None) -> BatchTrace:
         """Where each sample of batch ``step`` comes from: rank and row in its batch, source, pass and row; for token
@@ -436,10 +462,13 @@ class Blend(Source):
         first, last = self._number(passes.start, 0), self._number(passes.stop, 0)
         return self.find(sought.within, row=sought.row, document=sought.document, start=first, stop=last)
 
-    def follow_record(self, config: MultiDataLoaderConfig, key: int) -> None:
+    def follow_record(self, record: Mapping[str, Any]) -> None:
         """Becomes the run that ``record`` described, at its first batch."""
-        self._config = config
-        self.begin_run(key)
+        self._config = MultiDataLoaderConfig.from_dict(record["config"])
+        if record["caps"] is not None:
+            self._caps = PassCaps(**record["caps"])
+            self._row_weights.hold(self._caps.per_draw)
+        self.begin_run(int(record["key"]))
 
     def record(self) -> dict[str, Any]:
         from mtf.data.blend.trace import record_of
@@ -448,6 +477,7 @@ class Blend(Source):
             "kind": "blend",
             "key": str(self._run.key),
             "config": self._config.to_dict(),
+            "caps": None if self._caps is None else asdict(self._with_counts(self._caps)),
             "sizes": self._sizes.stages,
             "batches_per_pass": self._batches_per_pass,
             "by_source": self._by_source,
@@ -500,6 +530,27 @@ class Blend(Source):
 
     def _number(self, pass_: int, batch: int) -> int:
         return pass_ * self._batches_per_pass + batch
+
+    @property
+    def weight_curve(self) -> WeightCurve | None:
+        """The weight curve in force, its points in samples of the run; None where the weights are fixed."""
+        return self._run.schedule.config.weight_curve
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The shares in force for the next batch, of what ``weights_count`` says; they sum to 1."""
+        run = self._run
+        self._mark_taken(run)
+        schedule = run.schedule
+        rows = schedule.mixture.weights or [1.0] * len(schedule.names)
+        if schedule.mixture.curve is not None:
+            at = self._sizes.start(run.next_batch)
+            before, after = (schedule.expected_counts(position, 0) for position in (at, at + 1))
+            rows = [b - a for a, b in zip(before, after, strict=True)]
+        present = zip(schedule.names, rows, schedule.present, strict=True)
+        counted = {name: share * self._row_weights.per_row(name) for name, share, here in present if here}
+        total = math.fsum(counted.values())
+        return {name: share / total for name, share in counted.items()}
 
     # Edits -----------------------------------------------------------------------------------------------------------
 
@@ -669,10 +720,11 @@ class Blend(Source):
 
     def _new_run(self, key: int) -> BlendRun:
         factories = {name: lambda name=name, make=make: as_rows(make(), name) for name, make in self._factories.items()}
-        caps = self._caps
-        if caps is not None:
-            caps = replace(caps, per_draw={name: self._row_weights.per_row(name) for name in self._rows})
+        caps = None if self._caps is None else self._with_counts(self._caps)
         return BlendRun(self._config, self._rows, self._sizes, key, factories, self._native_parts, caps)
+
+    def _with_counts(self, caps: PassCaps) -> PassCaps:
+        return replace(caps, per_draw={name: self._row_weights.per_row(name) for name in self._rows})
 
     def _native_parts(self, run: BlendRun) -> tuple[list[Any], list[Any]]:
         parts: list[Any] = []

@@ -7,6 +7,7 @@ from typing import Any
 
 from mtf.config.checks import nearest, parse_enum
 from mtf.config.mixture import MultiDataLoaderConfig, WeightCurve
+from mtf.data.blend.curve_points import in_samples
 from mtf.data.blend.rows import NativeRows, Rows
 from mtf.data.blend.sizes import BatchSizes
 from mtf.enums import EpochLengthPolicy, SamplingStrategy, WeightedOrder
@@ -16,13 +17,14 @@ _NUM_STEPS = 1 << 60  # of the schedule's only epoch: a blend has no end of its 
 
 
 def sample_mixture(
-    names: list[str],
+    rows: Mapping[str, Rows],
     weights: Any,
     curve: WeightCurve | None,
     order: WeightedOrder | str,
     sizes: BatchSizes,
 ) -> MultiDataLoaderConfig:
     """The mixture of samples: the schedule of a blend has one sample per step."""
+    names = list(rows)
     if weights is not None and curve is not None:
         raise ConfigError("give either weights or weight_curve, not both")
     if isinstance(weights, Mapping):
@@ -36,8 +38,7 @@ def sample_mixture(
     if weights is not None and len(weights) != len(names):
         raise ConfigError(f"weights must have one entry per source ({len(names)}: {names}), but has {len(weights)}")
     if curve is not None:
-        points = [(sizes.start(int(step)), values) for step, values in curve.points]
-        curve = WeightCurve(points, curve.interpolation, curve.every * sizes.smallest)
+        curve = in_samples(curve, rows, sizes)
     return MultiDataLoaderConfig(
         sampling_strategy=SamplingStrategy.WEIGHTED,
         dataloader_weights=None if curve is not None else [1.0] * len(names) if weights is None else list(weights),

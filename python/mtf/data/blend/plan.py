@@ -6,8 +6,8 @@ from bisect import bisect_left
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mtf.data.blend.rows import NativeRows
 from mtf.data.blend.run import BlendRun
+from mtf.errors import ConfigError
 from mtf.formatting import html_table
 
 _COLUMNS = ("source", "rows of a pass", "rows drawn", "share", "weight", "rows per batch", "passes", "tokens")
@@ -54,6 +54,8 @@ class BlendPlan:
         warnings: Sources that give nothing or are spent on the way, or whose rows are repeated often.
         ends_because: Why the run ends with the last of these batches, in words; None where it doesn't, or isn't known
             to.
+        num_updates: Updates that they make.
+        num_tokens: Real tokens in the rows drawn, on average; None where a source doesn't say.
     """
 
     start: int
@@ -62,6 +64,8 @@ class BlendPlan:
     sources: list[BlendSourcePlan]
     warnings: list[str]
     ends_because: str | None = None
+    num_updates: int = 0
+    num_tokens: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data."""
@@ -85,7 +89,9 @@ class BlendPlan:
         if not self.num_batches:
             return f"no batch from {self.start} on; {self.ends_because}"
         ends = "" if self.ends_because is None else f"; then the run ends: {self.ends_because}"
-        return f"batches {self.start} to {last}: {self.num_samples} samples{ends}"
+        tokens = "" if self.num_tokens is None else f", {self.num_tokens:,} tokens"
+        updates = "" if self.num_updates == self.num_batches else f" in {self.num_updates} updates"
+        return f"batches {self.start} to {last}{updates}: {self.num_samples} samples{tokens}{ends}"
 
 
 _MANY_PASSES = 10
@@ -93,7 +99,35 @@ _MANY_PASSES = 10
 al., "Scaling Data-Constrained Language Models", NeurIPS 2023), and small sources are often meant to be repeated."""
 
 
-def make_plan(run: BlendRun, start: int, num_batches: int) -> BlendPlan:
+def batches_of_tokens(run: BlendRun, start: int, num_tokens: int) -> int:
+    """The fewest batches from ``start`` on that draw ``num_tokens`` tokens, on average.
+
+    Raises:
+        ConfigError: A source doesn't say how many tokens a row has.
+    """
+    per_row: list[float] = []
+    for name, _, present in run.schedule.source_table:
+        tokens = getattr(run.rows[name], "tokens_per_row", None) if present else 0.0
+        if tokens is None:
+            raise ConfigError(
+                f"tokens can't be planned: source {name!r} doesn't say how many a row holds; give its object an "
+                "attribute tokens_per_row, or plan batches"
+            )
+        per_row.append(tokens)
+
+    def drawn(batches: int) -> int:
+        before, after = (run.schedule.counts(run.sizes.start(at), 0) for at in (start, start + batches))
+        return int(((after - before) * per_row).sum())
+
+    most = 1
+    while (last := run.num_batches(start + most) - start) == most and drawn(most) < num_tokens:
+        most *= 2
+    if last < most and (last < 1 or drawn(last) < num_tokens):
+        return most  # the run ends before: the plan says so
+    return bisect_left(range(1, min(last, most)), num_tokens, key=drawn) + 1
+
+
+def make_plan(run: BlendRun, start: int, num_batches: int, batches_per_update: int = 1) -> BlendPlan:
     """Counts batches ``[start, start + num_batches)``; costs nothing per batch unless the order is RANDOM."""
     planned = max(start, run.num_batches(start + num_batches)) - start
     ends_because = run.why_over(start + planned) if planned < num_batches else None
@@ -111,7 +145,7 @@ def make_plan(run: BlendRun, start: int, num_batches: int) -> BlendPlan:
         if not present and not drawn:
             continue
         rows = run.rows[name]
-        tokens = rows.tokens_per_row if isinstance(rows, NativeRows) else None
+        tokens = getattr(rows, "tokens_per_row", None)
         passes = int(counts[index]) / length
         max_passes, spent_in = _spent_in(run, index, name, start + num_batches)
         sources.append(
@@ -135,7 +169,10 @@ def make_plan(run: BlendRun, start: int, num_batches: int) -> BlendPlan:
             warnings.append(f"{name!r} is starved: it gives no row")
         elif passes > _MANY_PASSES:
             warnings.append(f"each of the {length} rows of {name!r} is drawn {passes:.1f} times")
-    return BlendPlan(start, num_batches, end - begin, sources, warnings, ends_because)
+    every_tokens = [source.num_tokens for source in sources]
+    num_tokens = None if None in every_tokens else sum(tokens or 0 for tokens in every_tokens)
+    num_updates = -(-num_batches // batches_per_update)
+    return BlendPlan(start, num_batches, end - begin, sources, warnings, ends_because, num_updates, num_tokens)
 
 
 def _spent_in(run: BlendRun, index: int, name: str, stop: int) -> tuple[int | None, int | None]:

@@ -43,6 +43,8 @@ class Layout:
 
 def trace_batch(run: BlendRun, step: int, layout: Layout) -> BatchTrace:
     """The samples of batch ``step``. Costs about a microsecond each, at any step."""
+    if run.is_over(step):
+        raise ConfigError(f"there is no batch {step}: {run.why_over(step)}")
     table = run.samples(run.sizes.start(step), run.sizes.size(step))
     samples, seen = [], [0] * len(table.names)
     part = -1
@@ -92,7 +94,8 @@ def find_samples(
     if (row is None) == (document is None):
         raise ConfigError(f"give either row or document, but they are {row!r} and {document!r}")
     index = names.index(source)
-    begin, end = run.sizes.start(batches[0]), run.sizes.start(batches[1])
+    stop = run.num_batches(batches[1])
+    begin, end = run.sizes.start(batches[0]), run.sizes.start(stop)
     if begin >= end:
         return []
     # A source that is at the end of its pass before `begin` gives the next one: the pass before is looked at in vain.

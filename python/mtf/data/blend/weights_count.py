@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
@@ -64,6 +65,10 @@ class RowWeights:
         per_row = self._per_row.get(name, 1.0)
         return weight if per_row == 1.0 else weight / per_row
 
+    def hold(self, per_row: Mapping[str, float]) -> None:
+        """Takes what rows hold from a record of another process."""
+        self._per_row.update(per_row)
+
     def of(self, names: list[str], weights: Any) -> Any:
         """The weights in rows, in the form in which they were given: by name or in the order of ``names``."""
         if self.kind == "rows" or weights is None:
@@ -83,4 +88,4 @@ class RowWeights:
         if curve is None or self.kind == "rows":
             return curve
         points = [(step, self.of(names, weights)) for step, weights in curve.points]
-        return WeightCurve(points, curve.interpolation, curve.every)
+        return dataclasses.replace(curve, points=points)

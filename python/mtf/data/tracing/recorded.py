@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mtf.config.mixture import MultiDataLoaderConfig
 from mtf.data.blend.blend import Blend
 from mtf.data.blend.rows import RowSource
 from mtf.data.sources.base import Source
@@ -64,8 +63,7 @@ def source_from(name: str, record: Mapping[str, Any], corpora: Mapping[str, str]
             return tokens
         return RecordedRows(name, record)
     rows = {inner: _rows_in_blend(inner, entry, corpora, notes) for inner, entry in record["sources"].items()}
-    config = MultiDataLoaderConfig.from_dict(record["config"])
-    began_with = config.dataloader_names
+    began_with = record["config"]["dataloader_names"]
     blend = Blend(
         {inner: rows[inner] for inner in began_with},
         global_batch_size=[(first, size) for first, size in record["sizes"]],
@@ -74,7 +72,7 @@ def source_from(name: str, record: Mapping[str, Any], corpora: Mapping[str, str]
         source_factories={inner: partial(rows.get, inner) for inner in rows if inner not in began_with},
     )
     blend.name = name
-    blend.follow_record(config, int(record["key"]))
+    blend.follow_record(record)
     return blend
 
 

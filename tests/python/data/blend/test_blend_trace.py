@@ -97,6 +97,20 @@ def test_find_is_the_inverse_of_trace_for_every_sample(kind: str, order: str, by
     ]
 
 
+@pytest.mark.parametrize("order", ["EVEN", "SHUFFLED", "RANDOM"])
+@pytest.mark.parametrize("when_spent", ["others", "stop", {"math": "code"}])
+def test_sources_that_are_spent_are_found_where_they_were_drawn(order: str, when_spent: Any) -> None:
+    source = blend(order=order, max_passes={"web": 2, "code": 3, "math": 4}, when_spent=when_spent)
+    steps = source.plan(1000).num_batches
+    assert 5 < steps < 25
+    drawn = Counter(sample for step in range(steps) for sample in source.trace(step))
+    rows = [(name, row) for name, num in LENGTHS.items() for row in range(num)]
+    found = Counter(sample for name, row in rows for sample in source.find(name, row=row, stop=99))
+    assert found == drawn
+    with pytest.raises(mtf.ConfigError, match=f"there is no batch {steps}: it has {steps} batches with max_passes"):
+        source.trace(steps)
+
+
 @settings(max_examples=150)
 @given(
     step=st.integers(0, 10**9),

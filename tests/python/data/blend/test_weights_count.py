@@ -89,3 +89,116 @@ def test_weights_keep_their_form() -> None:
     assert weights.of(["a", "b"], {"b": 2.0}) == {"b": 0.5}
     assert weights.of(["a", "b"], [2.0, 4.0]) == [0.5, 1.0]
     assert RowWeights("rows", {"a": object()}).of(["a"], [3]) == [3]
+
+
+class Ten(torch.utils.data.Dataset[torch.Tensor]):
+    """Rows that say how many tokens they hold."""
+
+    def __init__(self, tokens_per_row: float | None) -> None:
+        if tokens_per_row is not None:
+            self.tokens_per_row = tokens_per_row
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, row: int) -> torch.Tensor:
+        return torch.tensor(row)
+
+
+def curve_of(blend: mtf.Blend) -> list[int]:
+    curve = blend._run.schedule.mixture.curve
+    assert curve is not None
+    return [step for step, _ in curve[0]]
+
+
+@pytest.mark.parametrize(
+    ("unit", "interpolation", "points", "expected"),
+    [
+        ("batches", "STEP", [0, 5, 20], [0, 20, 140]),  # four samples, from batch 10 on eight
+        ("samples", "STEP", [0, 21, 22], [0, 21, 22]),
+        # A sample holds 0.5 * 10 + 0.5 * 30 = 20 tokens, then 15, then 30.
+        ("tokens", "STEP", [0, 200, 350, 10_000_000_000_000], [0, 10, 20, 20 + 333_333_333_322]),
+        ("tokens", "STEP", [0, 201, 350], [0, 11, 20]),
+        ("tokens", "STEP", [100, 200], [5, 10]),
+        ("tokens", "LINEAR", [0, 175, 175 + 225], [0, 10, 20]),  # 17.5 on average, then 22.5
+    ],
+)
+def test_points_of_a_curve_are_exact_samples(unit: Any, interpolation: Any, points: Any, expected: Any) -> None:
+    weights = [[0.5, 0.5], [0.75, 0.25], [0.0, 1.0], [1.0, 0.0]]
+    curve = mtf.WeightCurve(list(zip(points, weights, strict=False)), interpolation, every=1, unit=unit)
+    sources = {"short": Ten(10), "long": Ten(30)}
+    blend = mtf.Blend(sources, weight_curve=curve, global_batch_size=[(0, 4), (10, 8)], order="EVEN")
+    assert curve_of(blend) == expected if unit != "batches" else curve_of(blend) == [0, 20, 40 + 10 * 8]
+
+
+def test_a_curve_in_tokens_takes_effect_where_so_many_were_drawn() -> None:
+    curve = mtf.WeightCurve([(0, [0.9, 0.05, 0.05]), (100_000, [0.05, 0.05, 0.9])], unit="tokens")
+    sources = token_sources()
+    blend = mtf.Blend(
+        sources, weight_curve=curve, global_batch_size=16, weights_count="tokens", batches_per_pass=10_000, order="EVEN"
+    )
+    change = curve_of(blend)[1]
+    drawn = blend._run.schedule.counts(change, 0)
+    tokens = sum(int(n) * rows.tokens_per_row for n, rows in zip(drawn, sources.values(), strict=True))
+    assert 100_000 - 64 * 3 < tokens < 100_000 + 64 * 3
+    plan = blend.plan(tokens=100_000)
+    assert abs(plan.start + plan.num_batches - change / 16) < 1.5
+    record = mtf.WeightCurve.from_dict(curve.to_dict())
+    assert record == curve
+
+
+def test_plans_of_tokens() -> None:
+    blend = mtf.Blend(token_sources(), WEIGHTS, global_batch_size=16, weights_count="tokens")
+    for tokens in (1, 900, 12_345, 10**12):
+        plan = blend.plan(tokens=tokens, batches_per_update=3)
+        assert plan.num_tokens is not None
+        assert plan.num_tokens >= tokens
+        assert plan.num_updates == -(-plan.num_batches // 3)
+        assert plan.num_tokens == pytest.approx(sum(source.num_tokens or 0 for source in plan.sources), abs=2)
+        if plan.num_batches > 1:
+            fewer = blend.plan(plan.num_batches - 1)
+            assert fewer.num_tokens is not None
+            assert fewer.num_tokens < tokens
+    assert "updates: " in str(plan)
+    assert "tokens" in str(plan)
+    later = blend.plan(tokens=5000, start=10**6)
+    assert later.num_batches == pytest.approx(blend.plan(tokens=5000).num_batches, abs=1)
+    assert [source.passes for source in later.sources] > [10.0] * 3
+
+
+def test_tokens_that_are_not_known_are_refused() -> None:
+    sources = {"a": Ten(10), "b": Ten(None)}
+    curve = mtf.WeightCurve([(0, [1, 1]), (100, [1, 0])], unit="tokens")
+    with pytest.raises(mtf.ConfigError, match=r"source 'b' doesn't say how many tokens a row holds.*unit='tokens'"):
+        mtf.Blend(sources, weight_curve=curve, global_batch_size=2)
+    with pytest.raises(mtf.ConfigError, match="tokens can't be planned: source 'b'"):
+        mtf.Blend(sources, global_batch_size=2).plan(tokens=5)
+    blend = mtf.Blend({"a": Ten(10)}, global_batch_size=2)
+    with pytest.raises(mtf.ConfigError, match="either batches or tokens, but they are 3 and 5"):
+        blend.plan(3, tokens=5)
+    for wrong, message in (
+        ([(0, [1, 1]), (1.5, [1, 0])], r"points\[1\]: tokens must be a whole number of at least 0, but are 1.5"),
+        ([(0, [1, 1]), (-1, [1, 0])], r"points\[1\]: tokens must be a whole number of at least 0, but are -1"),
+        ([(0, [1, 1]), (0, [1, 0])], r"points\[1\] lies less than one sample behind the point before, at 0 tokens"),
+        ([(0, [0, 0])], r"points\[0\] must have one weight per source \(2\), none negative and not all zero"),
+    ):
+        with pytest.raises(mtf.ConfigError, match=message):
+            mtf.Blend(
+                {"a": Ten(10), "b": Ten(20)},
+                weight_curve=mtf.WeightCurve(wrong, unit="tokens"),  # type: ignore[arg-type]
+                global_batch_size=2,
+            )
+    with pytest.raises(mtf.ConfigError, match="can't be used with max_passes"):
+        mtf.Blend({"a": Ten(10), "b": Ten(20)}, weight_curve=curve, global_batch_size=2, max_passes={"a": 2})
+    capped = mtf.Blend({"a": Ten(10), "b": Ten(20)}, global_batch_size=2, max_passes={"a": 2, "b": 1})
+    assert capped.plan(tokens=10**9).num_tokens == 2 * 10 * 10 + 10 * 20
+    assert capped.plan(tokens=100).num_batches < 6
+    with pytest.raises(mtf.ConfigError, match="unit must be 'batches' in a mixture of batches, but is 'samples'"):
+        mtf.Schedule(
+            mtf.MultiDataLoaderConfig(
+                sampling_strategy="WEIGHTED", weight_curve=mtf.WeightCurve([(0, [1, 1])], unit="samples")
+            ),
+            [3, 4],
+        )
+    with pytest.raises(mtf.ConfigError, match="unit"):
+        mtf.WeightCurve([(0, [1, 1])], unit="token")  # type: ignore[arg-type]
