@@ -16,6 +16,7 @@ from mtf.data.batch import Batch
 from mtf.data.cursor import Cursor
 from mtf.data.delivery import Delivery, EpochIterator, Lifetime
 from mtf.data.determinism.recent_batches import RecentBatches
+from mtf.data.mixture_plan import with_row_shares, with_windows
 from mtf.data.source_set import SourceSet, name_loaders
 from mtf.data.sources.base import Source
 from mtf.data.steering.mixture_edit import OnOtherMixture, check_on_other_mixture, log_edit, resumed_state, with_way_out
@@ -31,6 +32,8 @@ from mtf.schedule.schedule import Schedule
 
 if TYPE_CHECKING:
     import torch
+
+    from mtf.schedule.plan import Plan
 
 _STATE_VERSION = 1
 
@@ -61,6 +64,8 @@ class MultiLoader:
         remember_batches: Keep hashes of each source's last batches in the state, for ``verify_recent_batches``.
 
     Attributes:
+        accumulation: Batches of an accumulation window, and the weights of losses, where a trainer has them; ``plan``
+            reads it.
         config: A copy of what was given, kept up to date with edits and loaded states. ``rebuild_schedule`` reads what
             was changed in it.
 
@@ -90,6 +95,7 @@ class MultiLoader:
         self._seed = seed if self.config.seed is None else self.config.seed
         self._guard = None if fetch_timeout_s is None else FetchGuard(fetch_timeout_s)
         self._lifetime = Lifetime()
+        self.accumulation: tuple[int, Mapping[str, float]] = (1, {})
         ranks = make_data_group(process_group, rank, world_size)
         self._sources = SourceSet(
             name_loaders(loaders, self.config.dataloader_names),
@@ -381,9 +387,27 @@ class MultiLoader:
         for field in fields(current):
             setattr(self.config, field.name, getattr(current, field.name))
 
-    def plan(self, epochs: int = 1) -> Any:
-        """What will be drawn; see ``Schedule.plan``."""
-        return self._cursor.schedule.plan(epochs)
+    def plan(
+        self,
+        epochs: int = 1,
+        *,
+        gradient_accumulation_steps: int | None = None,
+        loss_weights: Mapping[str, float] | None = None,
+    ) -> Plan:
+        """What will be drawn; see ``Schedule.plan``. It also warns of sources whose share of the rows is smaller than
+        that of the batches, and of a last accumulation window that is short under loss weights.
+
+        Args:
+            epochs: How many, from the current one on.
+            gradient_accumulation_steps: Batches of an accumulation window; None: the trainer's, or 1.
+            loss_weights: What each loader's loss is multiplied by; None: the trainer's, or 1 each.
+        """
+        schedule, ranks = self._cursor.schedule, self._sources.world_size
+        length = self.accumulation[0] if gradient_accumulation_steps is None else gradient_accumulation_steps
+        weights = self.accumulation[1] if loss_weights is None else loss_weights
+        rows = {name: reader.source.mean_batch_size(ranks) for name, reader in self._sources.readers.items()}
+        plan = with_row_shares(schedule.plan(epochs), rows)
+        return with_windows(plan, schedule, length, weights)
 
     def trace(self, batch: Batch | None = None, *, epoch: int | None = None, step: int | None = None) -> BatchTrace:
         """Which rows a batch has, on all ranks together: of a blend, an array loader or token rows. Reads no data.

@@ -276,7 +276,7 @@ class TrainingData:
             **self.factories,
             **{name: partial(_itself, loader) for name, loader in {**self.added, **added}.items()},
         }
-        return MultiLoader(
+        multi = MultiLoader(
             {name: new[name] for name in configured},
             copy.deepcopy(config),
             self._seed,
@@ -289,6 +289,8 @@ class TrainingData:
             device_prefetch=performance.device_prefetch,
             remember_batches=self._config.fault_tolerance.verify_deterministic_resume,
         )
+        multi.accumulation = performance.gradient_accumulation_steps, self._config.loss_weights_per_loader or {}
+        return multi
 
 
 def _itself(loader: Any) -> Any:

@@ -308,6 +308,9 @@ class Blend(Source):
         share, num_greater = divmod(size, self._world_size)
         return (share + (self._rank < num_greater)) * self._world_size / size
 
+    def mean_batch_size(self, world_size: int) -> float:
+        return float(self.global_batch_size)
+
     def order(self) -> str:
         return f"blended {self._config.weighted_order.name}"
 
