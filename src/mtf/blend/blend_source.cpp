@@ -14,35 +14,36 @@ namespace mtf {
 
 namespace {
 
-// Draws computed at once where one rank takes them all: the fixed cost of a look into the schedule is shared by them.
-constexpr std::size_t kDrawsAhead = 1024;
+// Samples found at once where one rank takes them all: the fixed cost of a look into the schedule and into each source
+// is shared by them.
+constexpr std::uint64_t kSamplesPerBlock = 2048;
 
 /// The samples of a batch sorted by source, stably, each with the slot that it goes to. Kept for the next batch of the
 /// thread, so that it costs no memory.
 struct BySource {
   std::vector<std::size_t> begins;  // one more than sources
   std::vector<std::size_t> next;
-  std::vector<std::uint64_t> places;
+  std::vector<std::uint64_t> rows;
   std::vector<std::uint64_t> passes;
   std::vector<std::uint32_t> slots;
 
-  void sort(const SampleDraws& draws, std::size_t num_sources, bool own_slots) {
+  void sort(const SampleSpan& samples, std::size_t num_sources, bool own_slots) {
     begins.assign(num_sources + 1, 0);
-    places.resize(draws.size());
-    passes.resize(draws.size());
-    slots.resize(draws.size());
-    for (const std::int32_t source : draws.sources) {
+    rows.resize(samples.size());
+    passes.resize(samples.size());
+    slots.resize(samples.size());
+    for (const std::int32_t source : samples.sources) {
       ++begins[static_cast<std::size_t>(source) + 1];
     }
     for (std::size_t i = 0; i < num_sources; ++i) {
       begins[i + 1] += begins[i];
     }
     next.assign(begins.begin(), begins.end() - 1);
-    for (std::size_t k = 0; k < draws.size(); ++k) {
-      const auto source = static_cast<std::size_t>(draws.sources[k]);
+    for (std::size_t k = 0; k < samples.size(); ++k) {
+      const auto source = static_cast<std::size_t>(samples.sources[k]);
       const std::size_t at = next[source]++;
-      places[at] = static_cast<std::uint64_t>(draws.places[k]);
-      passes[at] = static_cast<std::uint64_t>(draws.passes[k]);
+      rows[at] = samples.rows[k];
+      passes[at] = samples.passes[k];
       slots[at] = static_cast<std::uint32_t>(own_slots ? at - begins[source] : k);
     }
   }
@@ -56,12 +57,31 @@ struct BySource {
       while (end < begins[source + 1] && passes[end] == passes[begin]) {
         ++end;
       }
-      part.rows->write(part.key, passes[begin], std::span(places).subspan(begin, end - begin),
-                       std::span(slots).subspan(begin, end - begin), buffers);
+      part.rows->write_rows(part.key, passes[begin], std::span(rows).subspan(begin, end - begin),
+                            std::span(slots).subspan(begin, end - begin), buffers);
       begin = end;
     }
   }
 };
+
+/// Per field where each source's rows lie; empty if a source's rows aren't those of arrays, or not dense.
+std::vector<std::vector<RowBase>> find_bases(std::span<const BlendPart> parts) {
+  std::vector<std::vector<RowBase>> bases;
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    if (!parts[i].rows) {
+      continue;
+    }
+    const std::span<const ArrayView> arrays = parts[i].rows->arrays();
+    if (arrays.empty() || std::ranges::any_of(arrays, [](const ArrayView& view) { return !view.axes.empty(); })) {
+      return {};
+    }
+    bases.resize(arrays.size(), std::vector<RowBase>(parts.size()));
+    for (std::size_t field = 0; field < arrays.size(); ++field) {
+      bases[field][i] = {.data = arrays[field].data, .stride_bytes = arrays[field].row_stride_bytes};
+    }
+  }
+  return bases;
+}
 
 /// As fill_cu_seqlens, for positions of 64 bits.
 std::size_t fill_from_wide(const std::byte* positions, std::size_t num_items, std::int32_t* out) noexcept {
@@ -159,7 +179,7 @@ std::shared_ptr<BlendSource::Plan> BlendSource::make_plan(Schedule schedule, std
   if (first == nullptr) {
     throw ConfigError("parts: must be at least one source, but there is none");
   }
-  return std::make_shared<Plan>(std::move(schedule), std::move(parts), version);
+  return std::make_shared<Plan>(std::move(schedule), std::move(parts), version, spec_.by_source);
 }
 
 std::shared_ptr<BlendSource::Plan> BlendSource::plan() const {
@@ -171,41 +191,17 @@ void BlendSource::follow(Schedule schedule, std::vector<BlendPart> parts) {
   std::shared_ptr<Plan> next = make_plan(std::move(schedule), std::move(parts), version() + 1);
   const std::lock_guard lock(mutex_);
   plan_ = std::move(next);
+  version_.store(plan_->version, std::memory_order_release);
 }
 
-std::uint64_t BlendSource::version() const { return plan()->version; }
-
-void BlendSource::Plan::draw(std::uint64_t begin, std::size_t size, std::size_t block, SampleDraws& out) {
-  if (begin > BatchSizes::kMaxSamples - size) {
-    throw std::out_of_range("samples are numbered below 2^61, but " + std::to_string(size) + " are asked for from " +
-                            std::to_string(begin) + " on");
-  }
-  out.resize(size);
-  const std::lock_guard lock(mutex);
-  if (begin < ahead_begin || begin + size > ahead_begin + ahead.size()) {
-    ahead.resize(std::max(size, block));
-    ahead_begin = begin;
-    try {
-      schedule.seek(0, begin);
-      ahead.resize(schedule.draws(ahead.sources, ahead.passes, ahead.places));
-    } catch (...) {
-      ahead.resize(0);
-      throw;
-    }
-    if (ahead.size() < size) {
-      throw std::out_of_range("the schedule ends before sample " + std::to_string(begin + size));
-    }
-  }
-  const auto at = static_cast<std::ptrdiff_t>(begin - ahead_begin);
-  std::copy_n(ahead.sources.begin() + at, size, out.sources.begin());
-  std::copy_n(ahead.passes.begin() + at, size, out.passes.begin());
-  std::copy_n(ahead.places.begin() + at, size, out.places.begin());
-}
+BlendSource::Plan::Plan(Schedule schedule, std::vector<BlendPart> of, std::uint64_t number, bool by_source)
+    : parts(std::move(of)),
+      version(number),
+      bases(by_source ? std::vector<std::vector<RowBase>>() : find_bases(parts)),
+      finder(std::move(schedule), parts, bases.empty()) {}
 
 SampleDraws BlendSource::draws(std::uint64_t begin, std::size_t size) {
-  SampleDraws out;
-  plan()->draw(begin, size, 0, out);
-  return out;
+  return plan()->finder.draws({.begin = begin, .size = size});
 }
 
 ShardRange BlendSource::samples_of(std::uint64_t batch) const {
@@ -226,9 +222,9 @@ StackedRows BlendSource::make_stack(const Plan& plan, std::int32_t source, std::
   return stack;
 }
 
-void BlendSource::gather(const Plan& plan, const SampleDraws& draws, BlendBatch& batch) const {
+void BlendSource::gather_by_source(const Plan& plan, const SampleSpan& samples, BlendBatch& batch) const {
   thread_local BySource sorted;
-  sorted.sort(draws, plan.parts.size(), spec_.by_source);
+  sorted.sort(samples, plan.parts.size(), spec_.by_source);
   std::vector<std::byte*> buffers;
   for (std::size_t i = 0; i < plan.parts.size(); ++i) {
     if (sorted.num_rows(i) == 0) {
@@ -236,13 +232,27 @@ void BlendSource::gather(const Plan& plan, const SampleDraws& draws, BlendBatch&
     }
     if (batch.stacks.empty() || spec_.by_source) {
       batch.stacks.push_back(
-          make_stack(plan, static_cast<std::int32_t>(i), spec_.by_source ? sorted.num_rows(i) : draws.size()));
+          make_stack(plan, static_cast<std::int32_t>(i), spec_.by_source ? sorted.num_rows(i) : samples.size()));
       buffers.clear();
       for (const Buffer& buffer : batch.stacks.back().buffers) {
         buffers.push_back(buffer.data());
       }
     }
     sorted.write(plan.parts[i], i, buffers);
+  }
+}
+
+void BlendSource::gather(const Plan& plan, const SampleSpan& samples, BlendBatch& batch) const {
+  if (plan.bases.empty()) {
+    gather_by_source(plan, samples, batch);
+  } else if (samples.size() > 0) {
+    const std::int32_t source = samples.sources[0];
+    const std::span<const RowField> fields = plan.parts[static_cast<std::size_t>(source)].rows->fields();
+    const StackedRows& stack = batch.stacks.emplace_back(make_stack(plan, source, samples.size()));
+    for (std::size_t field = 0; field < fields.size(); ++field) {
+      gather_mixed(plan.bases[field], fields[field].row_bytes(), samples.sources, samples.rows,
+                   stack.buffers[field].data());
+    }
   }
   for (StackedRows& stack : batch.stacks) {
     const std::span<const RowField> fields = plan.parts[static_cast<std::size_t>(stack.source)].rows->fields();
@@ -259,35 +269,45 @@ std::unique_ptr<Payload> BlendSource::fetch(std::uint64_t pass, std::uint64_t ba
   if (number >= BatchSizes::kMaxSamples) {
     throw std::out_of_range("batch: must be below 2^61");
   }
-  const ShardRange range = samples_of(static_cast<std::uint64_t>(number));
   const std::shared_ptr<Plan> plan = this->plan();
-  thread_local SampleDraws draws;
-  plan->draw(range.begin, range.size(), spec_.world_size == 1 ? kDrawsAhead : 0, draws);
   auto made = std::make_unique<BlendBatch>();
   made->pass = pass;
   made->batch = batch;
   made->version = plan->version;
-  gather(*plan, draws, *made);
+  gather(*plan, find(*plan, static_cast<std::uint64_t>(number)), *made);
   return made;
+}
+
+SampleSpan BlendSource::find(Plan& plan, std::uint64_t batch) const {
+  const ShardRange part = samples_of(batch);
+  const SampleRange range{.begin = part.begin, .size = part.size()};
+  if (spec_.world_size > 1) {
+    thread_local SampleRows memory;
+    return plan.finder.find(range, memory);
+  }
+  // Batches of one size that lie in one block, whichever of them is asked for first.
+  const std::uint64_t num_batches = std::max<std::uint64_t>(1, kSamplesPerBlock / range.size);
+  const std::uint64_t num_before = std::min(range.begin, batch % num_batches * range.size);
+  return plan.finder.find_in_block(range, {.begin = range.begin - num_before, .size = num_batches * range.size});
 }
 
 std::unique_ptr<BlendBatch> BlendSource::fetch_samples(std::span<const std::uint64_t> positions) {
   const std::shared_ptr<Plan> plan = this->plan();
-  SampleDraws draws, run;
+  SampleRows all, memory;
   for (std::size_t begin = 0; begin < positions.size();) {
     std::size_t end = begin + 1;
     while (end < positions.size() && positions[end] == positions[end - 1] + 1) {
       ++end;
     }
-    plan->draw(positions[begin], end - begin, 0, run);
-    draws.sources.insert(draws.sources.end(), run.sources.begin(), run.sources.end());
-    draws.passes.insert(draws.passes.end(), run.passes.begin(), run.passes.end());
-    draws.places.insert(draws.places.end(), run.places.begin(), run.places.end());
+    const SampleSpan run = plan->finder.find({.begin = positions[begin], .size = end - begin}, memory);
+    all.sources.insert(all.sources.end(), run.sources.begin(), run.sources.end());
+    all.passes.insert(all.passes.end(), run.passes.begin(), run.passes.end());
+    all.rows.insert(all.rows.end(), run.rows.begin(), run.rows.end());
     begin = end;
   }
   auto made = std::make_unique<BlendBatch>();
   made->version = plan->version;
-  gather(*plan, draws, *made);
+  gather(*plan, {.sources = all.sources, .passes = all.passes, .rows = all.rows, .block = nullptr}, *made);
   return made;
 }
 

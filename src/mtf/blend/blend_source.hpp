@@ -6,6 +6,7 @@
 /// rank's part of a batch is a range of numbers, and the global batch doesn't depend on how many ranks there are.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -14,35 +15,15 @@
 #include <vector>
 
 #include "mtf/blend/batch_sizes.hpp"
+#include "mtf/blend/sample_finder.hpp"
 #include "mtf/gather/buffer_pool.hpp"
+#include "mtf/gather/gather.hpp"
 #include "mtf/gather/row_source.hpp"
 #include "mtf/prefetch/native_source.hpp"
-#include "mtf/random/key.hpp"
 #include "mtf/sampling/shard.hpp"
 #include "mtf/schedule/schedule.hpp"
 
 namespace mtf {
-
-/// A source of a blend. `rows` is null for one that was removed.
-struct BlendPart {
-  std::shared_ptr<const RowSource> rows;
-  Key key;
-};
-
-/// Samples, one per entry: its source, and the pass and place in which it stands there. `places` are below the source's
-/// number of rows.
-struct SampleDraws {
-  std::vector<std::int32_t> sources;
-  std::vector<std::int64_t> passes;
-  std::vector<std::int64_t> places;
-
-  [[nodiscard]] std::size_t size() const noexcept { return sources.size(); }
-  void resize(std::size_t size) {
-    sources.resize(size);
-    passes.resize(size);
-    places.resize(size);
-  }
-};
 
 /// Rows that lie together: all of a batch, or those of one source.
 struct StackedRows {
@@ -97,7 +78,7 @@ class BlendSource : public NativeSource {
   /// consumer fetches those again. Throws, with nothing changed: as the constructor.
   void follow(Schedule schedule, std::vector<BlendPart> parts);
 
-  [[nodiscard]] std::uint64_t version() const;
+  [[nodiscard]] std::uint64_t version() const noexcept { return version_.load(std::memory_order_acquire); }
 
   [[nodiscard]] std::size_t max_batch_bytes() const noexcept override;
 
@@ -105,26 +86,23 @@ class BlendSource : public NativeSource {
   [[nodiscard]] ShardRange samples_of(std::uint64_t batch) const;
 
  private:
-  /// A schedule with the sources that it draws from. Threads share it; its schedule is used by one at a time.
+  /// A schedule with the sources that it draws from. Threads share it.
   struct Plan {
-    Plan(Schedule given, std::vector<BlendPart> of, std::uint64_t number)
-        : schedule(std::move(given)), parts(std::move(of)), version(number) {}
+    Plan(Schedule schedule, std::vector<BlendPart> of, std::uint64_t number, bool by_source);
 
-    /// Writes samples [begin, begin + size), computing at least `block` of them at once.
-    void draw(std::uint64_t begin, std::size_t size, std::size_t block, SampleDraws& out);
-
-    std::mutex mutex;
-    Schedule schedule;
-    SampleDraws ahead;  // samples from `ahead_begin` on: neighbouring batches take theirs from one block
-    std::uint64_t ahead_begin = 0;
     const std::vector<BlendPart> parts;
     const std::uint64_t version;
+    /// Per field where each source's rows lie, if all are rows of arrays that are copied as they lie; else empty.
+    const std::vector<std::vector<RowBase>> bases;
+    SampleFinder finder;
   };
 
   [[nodiscard]] std::shared_ptr<Plan> make_plan(Schedule schedule, std::vector<BlendPart> parts,
                                                 std::uint64_t version) const;
   [[nodiscard]] std::shared_ptr<Plan> plan() const;
-  void gather(const Plan& plan, const SampleDraws& draws, BlendBatch& batch) const;
+  [[nodiscard]] SampleSpan find(Plan& plan, std::uint64_t batch) const;
+  void gather(const Plan& plan, const SampleSpan& samples, BlendBatch& batch) const;
+  void gather_by_source(const Plan& plan, const SampleSpan& samples, BlendBatch& batch) const;
   [[nodiscard]] StackedRows make_stack(const Plan& plan, std::int32_t source, std::uint64_t num_rows) const;
 
   const BatchSizes sizes_;
@@ -132,6 +110,7 @@ class BlendSource : public NativeSource {
   const std::shared_ptr<BufferPool> pool_;
   mutable std::mutex mutex_;
   std::shared_ptr<Plan> plan_;
+  std::atomic<std::uint64_t> version_{0};
 };
 
 }  // namespace mtf

@@ -1,6 +1,5 @@
 #include "mtf/gather/array_rows.hpp"
 
-#include <array>
 #include <string>
 #include <utility>
 
@@ -49,15 +48,8 @@ void ArrayRows::find_rows(Key key, std::uint64_t pass, std::span<const std::uint
   order_.find(key, pass, places, rows);
 }
 
-void ArrayRows::write(Key key, std::uint64_t pass, std::span<const std::uint64_t> places,
-                      std::span<const std::uint32_t> slots, std::span<std::byte* const> buffers) const {
-  std::array<std::uint64_t, 512> near;
-  std::vector<std::uint64_t> far;
-  if (places.size() > near.size()) {
-    far.resize(places.size());
-  }
-  const std::span<std::uint64_t> rows(far.empty() ? near.data() : far.data(), places.size());
-  order_.find(key, pass, places, rows);
+void ArrayRows::write_rows(Key, std::uint64_t, std::span<const std::uint64_t> rows,
+                           std::span<const std::uint32_t> slots, std::span<std::byte* const> buffers) const {
   for (std::size_t k = 0; k < arrays_.size(); ++k) {
     gather_into(arrays_[k], rows, slots, buffers[k]);
   }

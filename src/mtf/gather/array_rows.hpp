@@ -26,8 +26,9 @@ class ArrayRows : public RowSource {
   [[nodiscard]] std::uint64_t place_of(Key key, std::uint64_t pass, std::uint64_t row) const override {
     return order_.place_of(key, pass, row);
   }
-  void write(Key key, std::uint64_t pass, std::span<const std::uint64_t> places, std::span<const std::uint32_t> slots,
-             std::span<std::byte* const> buffers) const override;
+  void write_rows(Key key, std::uint64_t pass, std::span<const std::uint64_t> rows,
+                  std::span<const std::uint32_t> slots, std::span<std::byte* const> buffers) const override;
+  [[nodiscard]] std::span<const ArrayView> arrays() const noexcept override { return arrays_; }
 
  private:
   const std::vector<ArrayView> arrays_;

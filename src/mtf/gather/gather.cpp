@@ -22,10 +22,12 @@ constexpr std::size_t kLinesAhead = 128;
 // The head of a long row is requested ahead; the processor's own prefetcher follows the rest.
 constexpr std::size_t kMaxLinesPerRow = 64;
 
-void request_row(const std::byte* row, std::size_t num_lines) noexcept {
+/// The last byte, too: a row that doesn't begin at a line ends in one more.
+void request_row(const std::byte* row, std::size_t num_lines, std::size_t num_bytes) noexcept {
   for (std::size_t line = 0; line < num_lines; ++line) {
     __builtin_prefetch(row + line * kLineBytes);
   }
+  __builtin_prefetch(row + num_bytes - 1);
 }
 
 /// Slots that don't follow one another start a new stream of writes each, which the processor doesn't see coming.
@@ -37,26 +39,50 @@ void request_slot(const std::byte* slot, std::size_t num_lines) noexcept {
 
 constexpr auto in_order = [](std::size_t k) { return k; };
 
-/// Rows of `kBytes` bytes known to the compiler, which then copies with a few vector moves; 0 = `row_bytes`.
-template <std::size_t kBytes, typename RowAt, typename SlotAt>
-void copy_dense(const ArrayView& view, std::size_t num_rows, RowAt row_at, SlotAt slot_at, std::byte* out) {
-  const std::size_t row_bytes = kBytes == 0 ? view.row_bytes : kBytes;
+/// Rows of `kBytes` bytes known to the compiler, which then copies with a few vector moves; 0 = `num_bytes`. Row k
+/// begins at `at(k)`.
+template <std::size_t kBytes, typename At, typename SlotAt>
+void copy_sized(std::size_t num_bytes, std::size_t num_rows, At at, SlotAt slot_at, std::byte* out) {
+  const std::size_t row_bytes = kBytes == 0 ? num_bytes : kBytes;
   const std::size_t num_lines = std::min(kMaxLinesPerRow, (row_bytes + kLineBytes - 1) / kLineBytes);
-  const std::size_t ahead = std::clamp<std::size_t>(kLinesAhead / num_lines, 1, 16);
-  const std::byte* const data = view.data;
-  const std::ptrdiff_t stride = view.row_stride_bytes;
-  const auto at = [&](std::size_t k) { return data + static_cast<std::ptrdiff_t>(row_at(k)) * stride; };
+  const std::size_t ahead = std::clamp<std::size_t>(kLinesAhead / num_lines, 1, 32);
   for (std::size_t k = 0; k < std::min(ahead, num_rows); ++k) {
-    request_row(at(k), num_lines);
+    request_row(at(k), num_lines, row_bytes);
   }
   for (std::size_t k = 0; k < num_rows; ++k) {
     if (k + ahead < num_rows) {
-      request_row(at(k + ahead), num_lines);
+      request_row(at(k + ahead), num_lines, row_bytes);
       if constexpr (!std::is_same_v<SlotAt, std::remove_const_t<decltype(in_order)>>) {
         request_slot(out + slot_at(k + ahead) * row_bytes, num_lines);
       }
     }
     std::memcpy(out + slot_at(k) * row_bytes, at(k), row_bytes);
+  }
+}
+
+template <typename At, typename SlotAt>
+void copy_dense(std::size_t row_bytes, std::size_t num_rows, At at, SlotAt slot_at, std::byte* out) {
+  switch (row_bytes) {
+    case 1:
+      return copy_sized<1>(row_bytes, num_rows, at, slot_at, out);
+    case 2:
+      return copy_sized<2>(row_bytes, num_rows, at, slot_at, out);
+    case 4:
+      return copy_sized<4>(row_bytes, num_rows, at, slot_at, out);
+    case 8:
+      return copy_sized<8>(row_bytes, num_rows, at, slot_at, out);
+    case 16:
+      return copy_sized<16>(row_bytes, num_rows, at, slot_at, out);
+    case 32:
+      return copy_sized<32>(row_bytes, num_rows, at, slot_at, out);
+    case 64:
+      return copy_sized<64>(row_bytes, num_rows, at, slot_at, out);
+    case 128:
+      return copy_sized<128>(row_bytes, num_rows, at, slot_at, out);
+    case 256:
+      return copy_sized<256>(row_bytes, num_rows, at, slot_at, out);
+    default:
+      return copy_sized<0>(row_bytes, num_rows, at, slot_at, out);
   }
 }
 
@@ -101,28 +127,8 @@ void copy_rows(const ArrayView& view, std::size_t num_rows, RowAt row_at, SlotAt
     }
     return;
   }
-  switch (view.row_bytes) {
-    case 1:
-      return copy_dense<1>(view, num_rows, row_at, slot_at, out);
-    case 2:
-      return copy_dense<2>(view, num_rows, row_at, slot_at, out);
-    case 4:
-      return copy_dense<4>(view, num_rows, row_at, slot_at, out);
-    case 8:
-      return copy_dense<8>(view, num_rows, row_at, slot_at, out);
-    case 16:
-      return copy_dense<16>(view, num_rows, row_at, slot_at, out);
-    case 32:
-      return copy_dense<32>(view, num_rows, row_at, slot_at, out);
-    case 64:
-      return copy_dense<64>(view, num_rows, row_at, slot_at, out);
-    case 128:
-      return copy_dense<128>(view, num_rows, row_at, slot_at, out);
-    case 256:
-      return copy_dense<256>(view, num_rows, row_at, slot_at, out);
-    default:
-      return copy_dense<0>(view, num_rows, row_at, slot_at, out);
-  }
+  const auto at = [&](std::size_t k) { return view.row(static_cast<std::uint64_t>(row_at(k))); };
+  copy_dense(view.row_bytes, num_rows, at, slot_at, out);
 }
 
 }  // namespace
@@ -146,6 +152,18 @@ void gather_into(const ArrayView& view, std::span<const std::uint64_t> rows, std
   copy_rows(
       view, rows.size(), [&](std::size_t k) { return rows[k]; }, [&](std::size_t k) { return std::size_t{slots[k]}; },
       out);
+}
+
+void gather_mixed(std::span<const RowBase> bases, std::size_t row_bytes, std::span<const std::int32_t> arrays,
+                  std::span<const std::uint64_t> rows, std::byte* out) {
+  if (row_bytes == 0) {
+    return;
+  }
+  const auto at = [&](std::size_t k) {
+    const RowBase& base = bases[static_cast<std::size_t>(arrays[k])];
+    return base.data + static_cast<std::ptrdiff_t>(rows[k]) * base.stride_bytes;
+  };
+  copy_dense(row_bytes, rows.size(), at, in_order, out);
 }
 
 void gather_range(const ArrayView& view, std::uint64_t begin, std::uint64_t count, std::byte* out) {

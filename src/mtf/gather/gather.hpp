@@ -20,6 +20,17 @@ void gather(const ArrayView& view, std::span<const std::int64_t> rows, std::byte
 void gather_into(const ArrayView& view, std::span<const std::uint64_t> rows, std::span<const std::uint32_t> slots,
                  std::byte* out);
 
+/// Where an array's dense rows lie: row i begins at data + i * stride_bytes.
+struct RowBase {
+  const std::byte* data = nullptr;
+  std::ptrdiff_t stride_bytes = 0;
+};
+
+/// out[k] = row `rows[k]` of array `arrays[k]`, all arrays having dense rows of `row_bytes` bytes.
+/// Requires arrays[k] in [0, bases.size()) and rows within their arrays. Complexity and thread safety: as `gather`.
+void gather_mixed(std::span<const RowBase> bases, std::size_t row_bytes, std::span<const std::int32_t> arrays,
+                  std::span<const std::uint64_t> rows, std::byte* out);
+
 /// As `gather` for the rows [begin, begin + count).
 void gather_range(const ArrayView& view, std::uint64_t begin, std::uint64_t count, std::byte* out);
 

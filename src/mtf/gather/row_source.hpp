@@ -1,7 +1,8 @@
 /// Rows that can be written anywhere in a batch: what a blend gathers from.
 ///
 /// A pass takes every row once, in an order that depends on the key and the pass only. Place j of that order is what a
-/// blend asks for: its draw d of a source of n rows is place d mod n of pass d / n.
+/// blend asks for: its draw d of a source of n rows is place d mod n of pass d / n. Finding rows and writing them are
+/// two steps, because rows are found in longer runs than a batch has.
 #pragma once
 
 #include <cstddef>
@@ -10,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "mtf/gather/array_view.hpp"
 #include "mtf/random/key.hpp"
 
 namespace mtf {
@@ -60,12 +62,23 @@ class RowSource {
   /// no such row. Complexity: O(1), up to 2 us.
   [[nodiscard]] virtual std::uint64_t place_of(Key key, std::uint64_t pass, std::uint64_t row) const = 0;
 
-  /// Writes the row at `places[i]` of pass `pass` to slot `slots[i]` of every field's buffer, for all i. `buffers` has
-  /// one entry per field; slot s of field f begins at s * fields()[f].row_bytes(). Every byte of a slot is written.
-  /// Threads may write to other slots of the same buffers meanwhile. Complexity: O(bytes written), in the first row of
-  /// a pass as well.
-  virtual void write(Key key, std::uint64_t pass, std::span<const std::uint64_t> places,
-                     std::span<const std::uint32_t> slots, std::span<std::byte* const> buffers) const = 0;
+  /// Writes row `rows[i]` of pass `pass`, as `find_rows` gives it, to slot `slots[i]` of every field's buffer, for all
+  /// i. `buffers` has one entry per field; slot s of field f begins at s * fields()[f].row_bytes(). Every byte of a
+  /// slot is written. Threads may write to other slots of the same buffers meanwhile. Complexity: O(bytes written), in
+  /// the first row of a pass as well.
+  virtual void write_rows(Key key, std::uint64_t pass, std::span<const std::uint64_t> rows,
+                          std::span<const std::uint32_t> slots, std::span<std::byte* const> buffers) const = 0;
+
+  /// The same for the rows at `places` of the pass.
+  void write(Key key, std::uint64_t pass, std::span<const std::uint64_t> places, std::span<const std::uint32_t> slots,
+             std::span<std::byte* const> buffers) const {
+    std::vector<std::uint64_t> rows(places.size());
+    find_rows(key, pass, places, rows);
+    write_rows(key, pass, rows, slots, buffers);
+  }
+
+  /// The arrays whose rows these are, as they stand and in every pass, one per field; none where rows are made.
+  [[nodiscard]] virtual std::span<const ArrayView> arrays() const noexcept { return {}; }
 };
 
 }  // namespace mtf

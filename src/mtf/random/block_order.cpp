@@ -64,20 +64,31 @@ void BlockOrder::shuffle(std::uint64_t number, std::span<std::int32_t> blocks) c
   assert(blocks.size() % kMaxSize == 0);
   constexpr std::size_t kBlocksAtOnce = 16;
   std::array<std::uint32_t, 2 * kWordsPerBlock * kBlocksAtOnce> halves;
-  Offsets offsets;
+  std::array<Offsets, kBlocksAtOnce> offsets;
   while (!blocks.empty()) {
     const std::size_t num_blocks = std::min(kBlocksAtOnce, blocks.size() / kMaxSize);
     const std::uint64_t first_word = number * kWordsPerBlock;
     const std::size_t num_words = num_blocks * kWordsPerBlock;
     philox_fill(key_, 2 * first_word, std::span(halves).first(2 * num_words));
-    std::int32_t* items = blocks.data();
     for (std::size_t q = 0; q < num_words; ++q) {
-      draw(first_word + q, halves[2 * q] | (std::uint64_t{halves[2 * q + 1]} << 32), kMaxSize, offsets.data());
-      const std::size_t begin = q % kWordsPerBlock * kDrawsPerWord;
-      for (std::size_t i = begin; i < begin + kDrawsPerWord; ++i) {
-        std::swap(items[i], items[i + offsets[i]]);
+      draw(first_word + q, halves[2 * q] | (std::uint64_t{halves[2 * q + 1]} << 32), kMaxSize,
+           offsets[q / kWordsPerBlock].data());
+    }
+    // An item often changes places with one that was just moved, and waits for it: the items of another block don't.
+    std::size_t block = 0;
+    for (; block + 2 <= num_blocks; block += 2) {
+      std::int32_t* const items = blocks.data() + block * kMaxSize;
+      std::int32_t* const others = items + kMaxSize;
+      for (std::size_t i = 0; i < kMaxSize; ++i) {
+        std::swap(items[i], items[i + offsets[block][i]]);
+        std::swap(others[i], others[i + offsets[block + 1][i]]);
       }
-      items += begin + kDrawsPerWord == kMaxSize ? kMaxSize : 0;
+    }
+    if (block < num_blocks) {
+      std::int32_t* const items = blocks.data() + block * kMaxSize;
+      for (std::size_t i = 0; i < kMaxSize; ++i) {
+        std::swap(items[i], items[i + offsets[block][i]]);
+      }
     }
     number += num_blocks;
     blocks = blocks.subspan(num_blocks * kMaxSize);

@@ -20,12 +20,12 @@ void PassOrder::find(Key key, std::uint64_t pass, std::span<const std::uint64_t>
     throw std::out_of_range(std::to_string(places.size()) + " rows are asked for, but there is room for " +
                             std::to_string(rows.size()));
   }
-  std::uint64_t greatest = 0;
-  bool is_run = true;  // successive places, as most often
+  std::uint64_t apart = 0;  // from a run of successive places, as they are most often
   for (std::size_t k = 0; k < places.size(); ++k) {
-    greatest = std::max(greatest, places[k]);
-    is_run &= places[k] == places[0] + k;
+    apart |= places[k] ^ (places[0] + k);
   }
+  const bool is_run = apart == 0;
+  const std::uint64_t greatest = places.empty() ? 0 : is_run ? places.back() : *std::ranges::max_element(places);
   if (!places.empty() && greatest >= num_rows_) {
     throw std::out_of_range("place: must be in [0, " + std::to_string(num_rows_) + "), but is " +
                             std::to_string(greatest));

@@ -1,6 +1,7 @@
 #include "mtf/schedule/schedule.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "mtf/error.hpp"
@@ -17,6 +18,29 @@ constexpr std::uint64_t kCountAhead = std::uint64_t{1} << 16;  // steps that are
 
 std::string position(std::uint64_t epoch, std::uint64_t step) {
   return format_message("step {} of epoch {}", step, epoch);
+}
+
+/// Adds the number of times that each source occurs. Runs of one source would wait for each other's sums, so that
+/// neighbours count in tables of their own where there are few sources.
+void count_sources(std::span<const std::int32_t> sources, std::span<std::uint64_t> counts) noexcept {
+  constexpr std::size_t kFew = 64, kTables = 4;
+  std::size_t t = 0;
+  if (counts.size() <= kFew) {
+    std::array<std::array<std::uint32_t, kFew>, kTables> tables{};
+    for (; t + kTables <= sources.size(); t += kTables) {
+      for (std::size_t lane = 0; lane < kTables; ++lane) {
+        ++tables[lane][static_cast<std::size_t>(sources[t + lane])];
+      }
+    }
+    for (std::size_t i = 0; i < counts.size(); ++i) {
+      for (const auto& table : tables) {
+        counts[i] += table[i];
+      }
+    }
+  }
+  for (; t < sources.size(); ++t) {
+    ++counts[static_cast<std::size_t>(sources[t])];
+  }
 }
 
 Breakpoint first_opening(const MixtureSpec& spec) {
@@ -212,6 +236,25 @@ std::size_t Schedule::draws(std::span<std::int32_t> sources, std::span<std::int6
     ahead_ = {range.segment, range.end, counts};
   }
   return done;
+}
+
+std::vector<Schedule::SegmentDraws> Schedule::source_draws(std::span<std::int32_t> sources) {
+  std::vector<SegmentDraws> found;
+  std::vector<std::uint64_t> counts;
+  for (const Epoch::SegmentRange& range : open(epoch_).ranges(step_, add_steps(step_, sources.size()))) {
+    if (found.empty()) {
+      counts = counts_at(range.segment, step_);
+      known_ = {range.segment, step_, counts};
+    }
+    counts.resize(range.segment->breakpoint().sources.size());
+    SegmentDraws& draws = found.emplace_back(range.segment, range.end - range.begin, counts);
+    range.segment->fill(range.begin, sources.first(draws.size));
+    count_sources(sources.first(draws.size), counts);
+    draws.after = counts;
+    sources = sources.subspan(draws.size);
+    ahead_ = {range.segment, range.end, counts};
+  }
+  return found;
 }
 
 std::optional<Draw> Schedule::next() {

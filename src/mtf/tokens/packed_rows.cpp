@@ -112,10 +112,8 @@ void PackedRows::pad(const TokenRowPointers& row, std::uint64_t from) const {
   count_up(row.position_ids + from, count);
 }
 
-void PackedRows::write(Key key, std::uint64_t pass, std::span<const std::uint64_t> places,
-                       std::span<const std::uint32_t> slots, std::span<std::byte* const> buffers) const {
-  std::vector<std::uint64_t> rows(places.size());
-  order_.find(key, pass, places, rows);
+void PackedRows::write_rows(Key key, std::uint64_t pass, std::span<const std::uint64_t> rows,
+                            std::span<const std::uint32_t> slots, std::span<std::byte* const> buffers) const {
   const Key pass_key = key_of_lengths(key, pass);
   std::vector<Placed> placed;
   for (std::size_t k = 0; k < rows.size(); ++k) {

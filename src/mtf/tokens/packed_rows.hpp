@@ -49,8 +49,8 @@ class PackedRows : public TokenRowSource {
     return order_.place_of(key, pass, row);
   }
   /// Throws: FileError if a file can't be mapped any more.
-  void write(Key key, std::uint64_t pass, std::span<const std::uint64_t> places, std::span<const std::uint32_t> slots,
-             std::span<std::byte* const> buffers) const override;
+  void write_rows(Key key, std::uint64_t pass, std::span<const std::uint64_t> rows,
+                  std::span<const std::uint32_t> slots, std::span<std::byte* const> buffers) const override;
   [[nodiscard]] std::vector<TokenSpan> trace(Key key, std::uint64_t pass, std::uint64_t place) const override;
   [[nodiscard]] std::vector<std::uint64_t> find(Key key, std::uint64_t pass, std::uint64_t begin,
                                                 std::uint64_t end) const override;

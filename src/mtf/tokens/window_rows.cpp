@@ -97,31 +97,29 @@ void WindowRows::copy_tokens(TokenReader& reader, std::uint64_t begin, const Tok
   });
 }
 
-void WindowRows::write(Key key, std::uint64_t pass, std::span<const std::uint64_t> places,
-                       std::span<const std::uint32_t> slots, std::span<std::byte* const> buffers) const {
-  std::vector<std::uint64_t> begins(places.size()), bounds;
-  order_.find(key, pass, places, begins);
+void WindowRows::write_rows(Key key, std::uint64_t pass, std::span<const std::uint64_t> rows,
+                            std::span<const std::uint32_t> slots, std::span<std::byte* const> buffers) const {
+  std::vector<std::uint64_t> bounds;
   const std::uint64_t first = offset(key, pass), length = spec_.length;
-  for (std::uint64_t& begin : begins) {
-    begin = first + begin * length;
-  }
+  const auto begin_of = [&](std::size_t k) { return first + rows[k] * length; };
   const bool scan = spec_.boundaries && !documents_;
   TokenReader reader(*corpus_), ahead(*corpus_);
-  for (std::size_t k = 0; k < begins.size(); ++k) {
-    if (k + 1 < begins.size()) {
-      const TokenRun next = ahead.run(begins[k + 1], length + 1);
+  for (std::size_t k = 0; k < rows.size(); ++k) {
+    if (k + 1 < rows.size()) {
+      const TokenRun next = ahead.run(begin_of(k + 1), length + 1);
       request(next, next.count * item_bytes(corpus_->type()));
     }
     const TokenRowPointers row = TokenRowPointers::in_slot(buffers, slots[k], length);
+    const std::uint64_t begin = begin_of(k);
     bounds.clear();
-    copy_tokens(reader, begins[k], row, scan ? &bounds : nullptr);
+    copy_tokens(reader, begin, row, scan ? &bounds : nullptr);
     if (!spec_.boundaries) {
       continue;
     }
     if (documents_) {
-      for (std::uint64_t d = documents_->first_after(begins[k]);
-           d < documents_->num_documents() && documents_->begin(d) <= begins[k] + length; ++d) {
-        const std::uint64_t bound = documents_->begin(d) - begins[k];
+      for (std::uint64_t d = documents_->first_after(begin);
+           d < documents_->num_documents() && documents_->begin(d) <= begin + length; ++d) {
+        const std::uint64_t bound = documents_->begin(d) - begin;
         if (bounds.empty() || bounds.back() != bound) {
           bounds.push_back(bound);  // empty documents begin together
         }

@@ -251,11 +251,11 @@ class Documents : public mtf::RowSource {
     std::ranges::copy(places, rows.begin());
   }
   [[nodiscard]] std::uint64_t place_of(Key, std::uint64_t, std::uint64_t row) const override { return row; }
-  void write(Key, std::uint64_t, std::span<const std::uint64_t> places, std::span<const std::uint32_t> slots,
-             std::span<std::byte* const> buffers) const override {
+  void write_rows(Key, std::uint64_t, std::span<const std::uint64_t> rows, std::span<const std::uint32_t> slots,
+                  std::span<std::byte* const> buffers) const override {
     constexpr std::int32_t kRows[3][4] = {{0, 1, 2, 3}, {0, 0, 1, 0}, {5, 6, 0, 1}};
-    for (std::size_t k = 0; k < places.size(); ++k) {
-      std::memcpy(buffers[0] + slots[k] * 16, kRows[places[k]], 16);
+    for (std::size_t k = 0; k < rows.size(); ++k) {
+      std::memcpy(buffers[0] + slots[k] * 16, kRows[rows[k]], 16);
     }
   }
 

@@ -164,4 +164,30 @@ TEST(View, RefusesScalarsAndUnequalDimensions) {
   EXPECT_THROW(static_cast<void>(mtf::view_of(&item, shape, strides, 1)), mtf::ConfigError);
 }
 
+TEST(Gather, MixedRowsComeFromTheirArrays) {
+  for (const std::size_t row_bytes : {1, 8, 64, 100, 256, 5000}) {
+    // Strides of one array are negative, those of another leave a gap between rows.
+    const std::vector<std::byte> data[] = {bytes(row_bytes * 50 + 3), bytes(row_bytes * 90), bytes(row_bytes * 2)};
+    const auto row = static_cast<std::ptrdiff_t>(row_bytes);
+    const mtf::RowBase bases[] = {
+        {data[0].data() + 3 + 49 * row, -row}, {data[1].data(), 2 * row}, {data[2].data(), row}};
+    std::vector<std::int32_t> arrays;
+    std::vector<std::uint64_t> rows;
+    std::vector<std::byte> wanted;
+    for (std::uint64_t k = 0; k < 200; ++k) {
+      arrays.push_back(static_cast<std::int32_t>(k * 7 % 3));
+      const std::size_t array = k * 7 % 3;
+      rows.push_back(k * 13 % (array == 0 ? 50 : array == 1 ? 45 : 2));
+      const std::byte* const from =
+          bases[array].data + static_cast<std::ptrdiff_t>(rows.back()) * bases[array].stride_bytes;
+      wanted.insert(wanted.end(), from, from + row_bytes);
+    }
+    for (const std::size_t num : {0, 1, 40, 200}) {
+      std::vector<std::byte> out(num * row_bytes);
+      mtf::gather_mixed(bases, row_bytes, std::span(arrays).first(num), std::span(rows).first(num), out.data());
+      EXPECT_EQ(out, std::vector(wanted.begin(), wanted.begin() + static_cast<std::ptrdiff_t>(num * row_bytes)));
+    }
+  }
+}
+
 }  // namespace

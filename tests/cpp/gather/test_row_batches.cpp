@@ -25,13 +25,13 @@ class NumberRows : public mtf::RowSource {
     std::ranges::copy(places, rows.begin());
   }
   [[nodiscard]] std::uint64_t place_of(mtf::Key, std::uint64_t, std::uint64_t row) const override { return row; }
-  void write(mtf::Key, std::uint64_t pass, std::span<const std::uint64_t> places, std::span<const std::uint32_t> slots,
-             std::span<std::byte* const> buffers) const override {
-    for (std::size_t k = 0; k < places.size(); ++k) {
-      reinterpret_cast<std::int64_t*>(buffers[0])[slots[k]] = static_cast<std::int64_t>(100 * pass + places[k]);
+  void write_rows(mtf::Key, std::uint64_t pass, std::span<const std::uint64_t> rows,
+                  std::span<const std::uint32_t> slots, std::span<std::byte* const> buffers) const override {
+    for (std::size_t k = 0; k < rows.size(); ++k) {
+      reinterpret_cast<std::int64_t*>(buffers[0])[slots[k]] = static_cast<std::int64_t>(100 * pass + rows[k]);
       for (std::uint64_t t = 0; t < 6; ++t) {
         reinterpret_cast<std::int32_t*>(buffers[1])[slots[k] * 6 + t] =
-            static_cast<std::int32_t>(t % (places[k] % 3 + 1));
+            static_cast<std::int32_t>(t % (rows[k] % 3 + 1));
       }
     }
   }

@@ -337,5 +337,38 @@ TEST(ChangingWeights, StatesDontGrowWithEdits) {
   EXPECT_NO_THROW((void)schedule.expected_counts(schedule.step(), 0));
 }
 
+/// Sources alone and the counts around them are those of complete draws, through changes of the weights and edits.
+TEST(ChangingWeights, SourcesAloneAreThoseOfDraws) {
+  for (const std::size_t n : {5, 70}) {  // counted in tables of their own, and one by one
+    Schedule schedule(five_or(n, WeightedOrder::shuffled), 7);
+    for (const std::uint64_t edit : {100, 101, 900}) {
+      schedule.seek(0, edit);
+      schedule.set_weight("s1", 0.1 * static_cast<double>(edit % 7 + 1));
+    }
+    schedule.add_source("late", 37, 0.5);
+    for (const std::uint64_t begin : {0, 64, 99, 850, 5000}) {
+      schedule.seek(0, begin);
+      constexpr std::size_t kNum = 513;
+      std::vector<std::int32_t> wanted(kNum), sources(kNum);
+      std::vector<std::int64_t> passes(kNum), batches(kNum);
+      ASSERT_EQ(schedule.draws(wanted, passes, batches), kNum);
+      const std::vector<Schedule::SegmentDraws> drawn = schedule.source_draws(sources);
+      EXPECT_EQ(sources, wanted);
+      std::size_t k = 0;
+      for (const Schedule::SegmentDraws& part : drawn) {
+        std::vector<std::uint64_t> counts = part.before;
+        for (const std::size_t end = k + part.size; k < end; ++k) {
+          const auto i = static_cast<std::size_t>(wanted[k]);
+          const PassPosition after = part.segment->pass_position(i, ++counts[i]);
+          ASSERT_EQ(after.pass, static_cast<std::uint64_t>(passes[k]));
+          ASSERT_EQ(after.batch, static_cast<std::uint64_t>(batches[k]) + 1);
+        }
+        EXPECT_EQ(counts, part.after);
+      }
+      EXPECT_EQ(k, kNum);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace mtf

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
 from mtf.data.batch import Batch
 from mtf.data.nested import leaves
 from mtf.data.sources.base import Source
 from mtf.errors import ConfigError
 
-# First tensor of a batch -> where the batch comes from. A batch that is gone is forgotten.
-_origins: Any = WeakIdKeyDictionary()
+
+class _TensorRef(weakref.ref[Tensor]):
+    """A weak reference that knows the id of its tensor when that is gone. Tensors are told apart by identity."""
+
+    __slots__ = ("key",)
+    key: int
+
+
+# id of the first tensor of a batch -> the tensor and where the batch comes from. One entry is made per batch, so this
+# is no WeakIdKeyDictionary, whose entries cost twice as much. A batch that is gone is forgotten.
+_origins: dict[int, tuple[_TensorRef, Source, int, int]] = {}
+
+
+def _forget(ref: _TensorRef) -> None:
+    found = _origins.get(ref.key)
+    if found is not None and found[0] is ref:
+        del _origins[ref.key]
 
 
 @dataclass(frozen=True, repr=False)
@@ -93,7 +108,9 @@ def remember_origin(data: Any, source: Source, pass_: int, batch: int) -> None:
     """Lets ``sources_of`` find where ``data`` comes from, as long as its first tensor lives."""
     first = _first_tensor(data)
     if first is not None:
-        _origins[first] = source, pass_, batch
+        ref = _TensorRef(first, _forget)
+        ref.key = key = id(first)
+        _origins[key] = ref, source, pass_, batch
 
 
 def carry_origins(before: Any, after: Any) -> None:
@@ -119,13 +136,13 @@ def sources_of(batch: Any) -> RowSources:
     """
     data = batch.data if isinstance(batch, Batch) else batch
     first = _first_tensor(data)
-    found = None if first is None else _origins.get(first)
-    if first is None or found is None:
+    found = _origins.get(id(first))
+    if first is None or found is None or found[0]() is not first:
         raise ConfigError(
             "sources_of needs a batch as an mtf.Blend gave it, in a Trainer or MultiLoader, before its tensors are "
             "replaced by others"
         )
-    source, pass_, number = found
+    _, source, pass_, number = found
     index, names = source.sources_of(pass_, number), source.source_names
     counts = tuple(torch.bincount(index, minlength=len(names)).tolist())
     return RowSources(index.to(first.device, non_blocking=True), names, counts)
