@@ -24,6 +24,7 @@ TITLES = {
     "E": "Resume",
     "F": "Start",
     "G": "Token corpora",
+    "H": "Checkpoints",
 }
 FORMS = {
     "full": "Made by `make bench`",

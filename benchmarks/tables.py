@@ -15,7 +15,8 @@ class Measurement:
     """One tool at one piece of work.
 
     Attributes:
-        row: Letter of the group: A scheduling, B shuffling, C delivery, D overhead, E resume, F start, G token corpora.
+        row: Letter of the group: A scheduling, B shuffling, C delivery, D overhead, E resume, F start, G token corpora,
+            H checkpoints.
         work: What is done, in words.
         size: What the figure varies with, e.g. "n=64"; "" if nothing.
         tool: Who does it; names that begin with "mtf" are ours, those in `REFERENCES` are nobody's, others are peers.

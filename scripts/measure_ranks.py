@@ -1,15 +1,17 @@
 """Figures behind docs/scaling.md: what grows with the number of sources, parameters and ranks, on one machine.
 
-python scripts/measure_ranks.py [--ranks N]
+python scripts/measure_ranks.py [--ranks 2 4] [--sharded 16]
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -79,22 +81,73 @@ def worker(rank: int, world_size: int, port: int) -> None:
         print("\n".join(lines))
 
 
+def sharded(rank: int, world_size: int, port: int, root: str, began: float) -> None:
+    """A run of FSDP2 over gloo: its start, its memory, one agreement and its checkpoints."""
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import torch
+
+    model = torch.nn.Sequential(torch.nn.Linear(512, 1024), torch.nn.ReLU(), torch.nn.Linear(1024, 768))
+    optimizer = torch.optim.AdamW(model.parameters())
+    config = mtf.TrainerConfig(
+        ddp=mtf.DDPConfig(strategy="fsdp"),
+        checkpoint=mtf.CheckpointConfig(root_dir=root, save_every_n_steps=2),
+        logging=mtf.LoggingConfig(logger_type="none", progress_bar=False),
+    )
+
+    def step(trainer: mtf.Trainer, batch: Any, index: int, loader: int, name: str) -> dict[str, Any]:
+        return {"loss": trainer.model(batch["x"]).square().mean()}
+
+    moments: list[float] = []
+
+    class Moments(mtf.TrainerHooks):
+        def on_train_batch_start(self, *_: Any) -> None:
+            moments.append(time.time())
+
+    trainer = mtf.Trainer(config, model, [optimizer], training_step=step)
+    trainer.add_hook(Moments())
+    data = mtf.ArrayLoader({"x": torch.zeros(640, 512)}, global_batch_size=64)
+    trainer.fit({"a": data}, max_steps=7)
+    steps = [after - before for before, after in itertools.pairwise(moments)]
+    with open("/proc/self/status") as status:
+        resident = next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmRSS"))
+    if rank == 0:
+        parameters = sum(p.numel() for p in model.parameters())
+        saving, plain = sorted(steps[1::2])[len(steps[1::2]) // 2], sorted(steps[::2])[len(steps[::2]) // 2]
+        print(
+            f"{world_size} ranks, FSDP2, {parameters / 1e6:.1f} million parameters: first update after "
+            f"{moments[0] - began:.0f} s, {resident:.0f} MB a rank, an update {plain * 1e3:.0f} ms, "
+            f"with a sharded checkpoint {saving * 1e3:.0f} ms"
+        )
+
+
+def launch(target: Callable[..., None], world_size: int, *arguments: Any) -> None:
+    """Runs ``target`` on as many processes, and waits."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=target, args=(r, world_size, port, *arguments)) for r in range(world_size)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(300)
+
+
 def main() -> None:
     """Prints all figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ranks", type=int, nargs="*", default=[2, 4])
+    parser.add_argument("--ranks", type=int, nargs="*", default=[2, 4], help="processes that agree with each other")
+    parser.add_argument("--sharded", type=int, nargs="*", default=[], help="processes that train with FSDP2 and save")
     arguments = parser.parse_args()
     schedules()
     for world_size in arguments.ranks:
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = s.getsockname()[1]
-        context = multiprocessing.get_context("spawn")
-        processes = [context.Process(target=worker, args=(rank, world_size, port)) for rank in range(world_size)]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(120)
+        launch(worker, world_size)
+    for world_size in arguments.sharded:
+        with tempfile.TemporaryDirectory() as root:
+            launch(sharded, world_size, root, time.time())
 
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ def parser() -> argparse.ArgumentParser:
     command("env", _env, "Print versions and what is available here (for a report of a mistake).")
 
     inspection = command("inspect", _inspect, "Show a checkpoint: what it holds, where its schedule stands.")
-    inspection.add_argument("checkpoint", type=Path, help="the checkpoint's folder")
+    inspection.add_argument("checkpoint", type=_place, help="the checkpoint's folder or URL")
 
     text = "Show what an update trained on, or which updates train on a row or document, from a checkpoint alone."
     trace = command("trace", _trace, text)
@@ -156,14 +156,14 @@ def parser() -> argparse.ArgumentParser:
     trace.add_argument("--corpus", action="append", default=[], metavar="NAME=FILES", help=text)
 
     report = command("report", _report, "Write what a run did, with pictures, as one HTML page.")
-    text = "folder of a run's logs or checkpoints, or one above both; several are compared"
-    report.add_argument("folders", type=Path, nargs="+", metavar="folder", help=text)
+    text = "folder of a run's logs or checkpoints, one above both, or the URL of checkpoints; several are compared"
+    report.add_argument("folders", type=_place, nargs="+", metavar="folder", help=text)
     text = "the page (default: report.html in the run's folder, or comparison.html here; with --json only where given)"
     report.add_argument("--out", type=Path, metavar="FILE", help=text)
 
     diff = command("diff", _diff, "Show what differs between two checkpoints.")
-    diff.add_argument("left", type=Path, help="a checkpoint's folder")
-    diff.add_argument("right", type=Path, help="the other one's")
+    diff.add_argument("left", type=_place, help="a checkpoint's folder or URL")
+    diff.add_argument("right", type=_place, help="the other one's")
 
     check = command("check-source", _check_source, "Check that a loader gives the same batches again after a resume.")
     check.add_argument("loader", help="module:name of a loader, or of a function without arguments that makes one")
@@ -324,10 +324,17 @@ def _inspect(arguments: argparse.Namespace) -> int:
     return OK
 
 
-def _checkpoint(path: Path) -> Path:
-    """The path, unless it is a run's folder, which holds checkpoints and is none."""
+def _place(text: str) -> Path | str:
+    """A folder, or a URL such as ``s3://bucket/run``."""
+    return text if "://" in text else Path(text)
+
+
+def _checkpoint(path: Path | str) -> Path | str:
+    """The path or URL, unless it is a run's folder, which holds checkpoints and is none."""
     from mtf.checkpoint.format.manifest import MANIFEST_NAME
 
+    if isinstance(path, str):
+        return path
     if path.is_dir() and not (path / MANIFEST_NAME).exists():
         inside = sorted(found.parent.name for found in path.glob(f"*/{MANIFEST_NAME}"))
         if inside:
@@ -381,7 +388,7 @@ def _report(arguments: argparse.Namespace) -> int:
         usual = Path("comparison.html")
     else:
         found = read_run(arguments.folders[0])
-        usual = found.root / "report.html"
+        usual = Path("report.html") if isinstance(found.root, str) else found.root / "report.html"
     page = arguments.out if arguments.json else arguments.out or usual
     if page is not None:
         found.save(page)

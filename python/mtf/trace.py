@@ -33,6 +33,7 @@ class TracedBatch(NamedTuple):
         source: Name of its source in the mixture.
         pass_: The source's pass.
         batch: Number of the batch in this pass.
+        is_left_out: Whether the run leaves out the data of this update (``fit(skip=...)``, ``SpikeGuard``).
         rows: Its samples, each with the origins of its tokens; None where the source can't say.
     """
 
@@ -42,6 +43,7 @@ class TracedBatch(NamedTuple):
     source: str
     pass_: int
     batch: int
+    is_left_out: bool
     rows: list[tuple[SamplePlace, list[TokenOrigin]]] | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -103,6 +105,7 @@ class RunTrace:
             self._updates = int(state["global_step"])
             self.world_size = 1 + len(state["other_ranks"])
             snapshots = state["multi"]["sources"]
+            self._skips = [(int(begin), int(end)) for begin, end in state.get("skips", {}).get("ranges", [])]
             self.accumulation = int(manifest["config"]["performance"]["gradient_accumulation_steps"])
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"{label}: isn't the state of a trainer: {error!r}") from None
@@ -211,7 +214,9 @@ class RunTrace:
                     f"batch {draw.batch} of {name!r} has {len(trace)} samples on {self.world_size} rank(s), none of "
                     f"them on rank {rank} at row {row}"
                 )
-        return TracedBatch(self.update_of(epoch, step), epoch, step, name, draw.pass_, draw.batch, rows)
+        update = self.update_of(epoch, step)
+        is_left_out = any(begin < update <= end for begin, end in self._skips)  # they count updates from 0
+        return TracedBatch(update, epoch, step, name, draw.pass_, draw.batch, is_left_out, rows)
 
     def find(self, source: str, row: int | None, document: int | None) -> list[TracedSample]:
         """The updates of the checkpoint's epoch that train on a row or document.
@@ -269,7 +274,7 @@ def text_of(batch: TracedBatch) -> str:
     """A batch in words: where it is, and a table of its samples."""
     head = (
         f"update {batch.update}: epoch {batch.epoch}, step {batch.step}: batch {batch.batch} of pass {batch.pass_} of "
-        f"{batch.source!r}"
+        f"{batch.source!r}{', left out' if batch.is_left_out else ''}"
     )
     if batch.rows is None:
         return f"{head}; the checkpoint doesn't say how its rows are numbered"

@@ -7,6 +7,7 @@ inside the namespaces that ``scripts/cluster`` made before, so it is gone as soo
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -16,9 +17,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cluster import slow_wire
+
 ROOT = Path(__file__).resolve().parents[2]
 SWITCH_ADDRESS = "10.77.0.254"
 SWITCH_NAME = "control"
+SWITCH = "mtf-switch"  # the bridge
 # A host's init: does nothing but reap what its processes leave behind.
 _INIT = "while :; do sleep 1000 & wait; done"
 
@@ -90,14 +94,31 @@ class Host:
 
     @contextlib.contextmanager
     def slow_wire(self, delay_ms: int) -> Iterator[None]:
-        """Every packet to and from this host takes ``delay_ms`` longer."""
-        _call("tc", "qdisc", "add", "dev", self.cable, "root", "netem", "delay", f"{delay_ms}ms")
-        self.run("tc", "qdisc", "add", "dev", "eth0", "root", "netem", "delay", f"{delay_ms}ms")
+        """Every packet to and from this host takes ``delay_ms`` longer: a slow wire takes the cable's place."""
+        wire = subprocess.Popen(
+            [sys.executable, str(Path(__file__).parent / "slow_wire.py"), str(self.init), str(delay_ms)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
         try:
+            assert wire.stdout is not None
+            if wire.stdout.readline() != b"ready\n":
+                raise RuntimeError("the slow wire didn't start")
+            self.pull_cable()
+            self.run("ip", "addr", "flush", "dev", "eth0")
+            self.run("ip", "link", "set", "eth0", "down")
+            # The same hardware address: the others needn't learn another one.
+            hardware = json.loads(self.run("ip", "-json", "link", "show", "eth0"))[0]["address"]
+            self.run("ip", "link", "set", slow_wire.NAME, "address", hardware)
+            self.run("ip", "addr", "add", f"{self.address}/24", "dev", slow_wire.NAME)
+            self.run("ip", "link", "set", slow_wire.NAME, "up")
+            _ip("link", "set", slow_wire.NAME, "master", SWITCH, "up")
             yield
         finally:
-            self.run("tc", "qdisc", "del", "dev", "eth0", "root")
-            _call("tc", "qdisc", "del", "dev", self.cable, "root")
+            wire.communicate(timeout=10)  # its standard input ends; its devices go with it
+            if self._holder.poll() is None:
+                self.run("ip", "addr", "replace", f"{self.address}/24", "dev", "eth0")
+                self.run("ip", "link", "set", "eth0", "up")
+                self.plug_cable()
 
     def power_off(self) -> None:
         """Every process dies at once, and no packet says so."""
@@ -121,22 +142,13 @@ class Host:
 
 def make_switch() -> None:
     """The bridge to which hosts are plugged, with an address of its own, in the namespace of this process."""
-    if "mtf-switch" in subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout:
+    if SWITCH in subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout:
         return
-    _ip("link", "add", "mtf-switch", "type", "bridge")
-    _ip("addr", "add", f"{SWITCH_ADDRESS}/24", "dev", "mtf-switch")
-    _ip("link", "set", "mtf-switch", "up")
+    _ip("link", "add", SWITCH, "type", "bridge")
+    _ip("addr", "add", f"{SWITCH_ADDRESS}/24", "dev", SWITCH)
+    _ip("link", "set", SWITCH, "up")
     _ip("link", "set", "lo", "up")
     _call("hostname", SWITCH_NAME)
-
-
-def has_netem() -> bool:
-    """Whether the kernel can delay packets."""
-    args = ["tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"]
-    found = subprocess.run(args, capture_output=True, check=False).returncode == 0
-    if found:
-        _call("tc", "qdisc", "del", "dev", "lo", "root")
-    return found
 
 
 def make_host(number: int, folder: Path, name: str | None = None) -> Host:
@@ -160,7 +172,7 @@ def make_host(number: int, folder: Path, name: str | None = None) -> Host:
     host = Host(name, address(number), cable, own_disk, init, holder)
     try:
         _ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", str(init))
-        _ip("link", "set", cable, "master", "mtf-switch", "up")
+        _ip("link", "set", cable, "master", SWITCH, "up")
         host.run("ip", "link", "set", "lo", "up")
         host.run("ip", "addr", "add", f"{host.address}/24", "dev", "eth0")
         host.run("ip", "link", "set", "eth0", "up")

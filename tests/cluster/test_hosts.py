@@ -87,6 +87,15 @@ def test_an_outage_shorter_than_the_timeout_is_no_failure(two_hosts: list[Host],
 
 
 @pytest.mark.nightly
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_round_trips_of_200_ms_are_no_failure(strategy: str, two_hosts: list[Host], tmp_path: Path) -> None:
+    with two_hosts[1].slow_wire(100):
+        launch = runs.plain(two_hosts, tmp_path, TIMEOUT=str(TIMEOUT_S), STEPS="20", STRATEGY=strategy)
+        assert launch.wait(120) == [0, 0], launch.text()
+    runs.require_same_batches(tmp_path, 20)
+
+
+@pytest.mark.nightly
 def test_a_network_slower_than_the_timeout_blames_no_rank(two_hosts: list[Host], tmp_path: Path) -> None:
     launch = start(two_hosts, tmp_path)
     runs.until_update(tmp_path, 5, launch)

@@ -156,6 +156,33 @@ def test_edits_of_the_run_are_followed(tmp_path: Path, capsys: pytest.CaptureFix
         assert [sample["row"] + 100 * (sample["source"] == "c") for sample in batch["rows"]] == rows
 
 
+def test_updates_that_are_left_out_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    blend = mtf.Blend({"a": torch.arange(40)}, global_batch_size=6, batches_per_pass=20)
+    seen: list[list[int]] = []
+
+    def step(trainer: mtf.Trainer, batch: Any, *_: object) -> torch.Tensor:
+        seen.append(batch.tolist())
+        return trainer.model(torch.ones(1, 1)).mean()
+
+    model = nn.Linear(1, 1)
+    config = mtf.TrainerConfig(
+        checkpoint=mtf.CheckpointConfig(root_dir=str(tmp_path), save_every_n_steps=8),
+        performance=mtf.PerformanceConfig(gradient_accumulation_steps=2),
+        logging=mtf.LoggingConfig(logger_type="none", progress_bar=False),
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    mtf.Trainer(config, model, optimizer, training_step=step).fit(blend, max_steps=8, skip=[(2, 5)])
+    trained = []
+    for update in range(1, 9):
+        batches = asked(capsys, tmp_path / "step-00000008", "--step", update)
+        assert [batch["is_left_out"] for batch in batches] == [update in (3, 4, 5)] * 2
+        if update not in (3, 4, 5):
+            trained += [[sample["row"] for sample in batch["rows"]] for batch in batches]
+    assert trained == seen
+    assert cli.main(["trace", str(tmp_path / "step-00000008"), "--step", "4"]) == cli.OK
+    assert "of 'dl0', left out\n" in capsys.readouterr().out
+
+
 def test_caps_and_counts_of_weights_are_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     blend = mtf.Blend(
         corpora(tmp_path), WEIGHTS, global_batch_size=5, weights_count="supervised_tokens", max_passes={"help": 2},

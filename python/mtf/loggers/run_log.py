@@ -58,7 +58,7 @@ class RunLog:
             command=shlex.join([Path(sys.executable).name, *sys.argv]),
             commit=_commit(),
             # Relative, so that a folder that was moved or copied as a whole still says where they are.
-            checkpoints=None if root is None else os.path.relpath(root, directory),
+            checkpoints=root if root is None or "://" in root else os.path.relpath(root, directory),
             config=dict(info.config),
         )
 

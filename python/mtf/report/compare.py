@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,7 +140,7 @@ def compare_runs(paths: Sequence[str | Path]) -> Comparison:
     reports = [read_run(path) for path in paths]
     names = [report.name for report in reports]
     if len(set(names)) < len(names):
-        names = [report.root.resolve().name for report in reports]
+        names = [os.path.basename(os.path.abspath(report.root)) for report in reports]
     if len(set(names)) < len(names):
         names = [f"{report.name} ({path})" for report, path in zip(reports, paths, strict=True)]
     if len(set(names)) < len(names):

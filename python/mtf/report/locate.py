@@ -6,9 +6,11 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mtf.checkpoint.storage.transaction import is_checkpoint
+from mtf.checkpoint.storage.registry import open_checkpoint
+from mtf.checkpoint.storage.transaction import has_manifest, is_checkpoint
 from mtf.errors import ConfigError
 from mtf.loggers.run_log import RUN_LOG_NAME
+from mtf.report.kept import KeptCheckpoint, kept_at, kept_in
 from mtf.report.metrics import ROWS_NAMES
 
 _MAX_DEPTH = 4
@@ -20,16 +22,16 @@ class Place:
     """The files of one run.
 
     Attributes:
-        root: the folder that was named.
+        root: the folder, or the URL, that was named.
         metrics: file of rows, or folder of event files; None where nothing was logged to files.
         run_log: ``run.jsonl``; None in a run that logged elsewhere.
-        checkpoints: the folders of its checkpoints, by name.
+        checkpoints: those that it kept, by name.
     """
 
-    root: Path
+    root: Path | str
     metrics: Path | None = None
     run_log: Path | None = None
-    checkpoints: list[Path] = field(default_factory=list)
+    checkpoints: list[KeptCheckpoint] = field(default_factory=list)
 
 
 def locate(root: Path) -> Place:
@@ -45,7 +47,8 @@ def locate(root: Path) -> Place:
     if is_checkpoint(root):
         root = root.parent
     folders = _folders(root)
-    place = Place(root, checkpoints=[folder for folder in folders if is_checkpoint(folder)])
+    checkpoints = [folder for folder in folders if is_checkpoint(folder)]
+    place = Place(root, checkpoints=kept_at(checkpoints))
     logs = {folder: found for folder in folders if (found := _metrics_in(folder)) is not None}
     run_logs = [folder for folder in folders if (folder / RUN_LOG_NAME).is_file()]
     runs = list(dict.fromkeys([*run_logs, *logs]))
@@ -55,7 +58,7 @@ def locate(root: Path) -> Place:
         place.run_log = runs[0] / RUN_LOG_NAME if runs[0] in run_logs else None
     else:
         # Only a log tells which checkpoints are of one run.
-        _require_one(root, list(dict.fromkeys(folder.parent for folder in place.checkpoints)), "folders of checkpoints")
+        _require_one(root, list(dict.fromkeys(folder.parent for folder in checkpoints)), "folders of checkpoints")
     if not runs and not place.checkpoints:
         raise ConfigError(
             f"{root}: is no run: neither {', '.join(ROWS_NAMES)}, {RUN_LOG_NAME} or TensorBoard's event files (as "
@@ -70,9 +73,27 @@ def _require_one(root: Path, found: list[Path], what: str) -> None:
         raise ConfigError(f"{root}: holds {len(found)} {what}, name one of them: {named}")
 
 
-def checkpoints_in(folder: Path) -> list[Path]:
-    """The checkpoints directly in a folder; none where it is missing."""
-    return sorted(path for path in folder.iterdir() if is_checkpoint(path)) if folder.is_dir() else []
+def locate_url(url: str) -> Place:
+    """The checkpoints that lie at a URL; logs are never there.
+
+    Raises:
+        ConfigError: there is no checkpoint.
+        CheckpointIOError: the store can't be read.
+    """
+    url = url.rstrip("/")
+    if has_manifest(open_checkpoint(url)):
+        url = url.rpartition("/")[0]
+    found = kept_in(url)
+    if not found:
+        raise ConfigError(f"{url}: is no run: no checkpoint lies there")
+    return Place(url, checkpoints=found)
+
+
+def checkpoints_in(place: Path | str) -> list[KeptCheckpoint]:
+    """The checkpoints directly in a folder or at a URL; none where it is missing."""
+    if isinstance(place, str):
+        return kept_in(place)
+    return kept_at(sorted(path for path in place.iterdir() if is_checkpoint(path))) if place.is_dir() else []
 
 
 def _folders(root: Path) -> list[Path]:

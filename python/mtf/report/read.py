@@ -7,10 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mtf.checkpoint.format.manifest import MANIFEST_NAME, SCHEDULE_FILE, read_manifest
+from mtf.checkpoint.format.hashing import bounded, read_verified
+from mtf.checkpoint.format.json_io import MAX_JSON_BYTES
+from mtf.checkpoint.format.manifest import SCHEDULE_FILE, read_manifest
+from mtf.checkpoint.storage.registry import is_url
 from mtf.errors import CheckpointError, ConfigError, MtfError
 from mtf.report.history import History
-from mtf.report.locate import Place, checkpoints_in, locate
+from mtf.report.kept import KeptCheckpoint
+from mtf.report.locate import Place, checkpoints_in, locate, locate_url
 from mtf.report.metrics import Metrics, read_events, read_rows, rows_of
 from mtf.report.report import RunReport
 from mtf.report.results import results_of
@@ -19,7 +23,6 @@ from mtf.report.run_log import RunLogContent, Session, read_run_log
 from mtf.report.timeline import Timeline
 from mtf.schedule.schedule import Schedule
 
-_LINKS = ("latest", "best")
 _MUCH_WAITING = 0.3
 
 
@@ -27,12 +30,14 @@ def read_run(path: str | Path) -> RunReport:
     """Reads the run in a folder: rows, run log and checkpoints, wherever in it they are; also one that is going on.
 
     Args:
-        path: folder of the logs, of the checkpoints, or one above both.
+        path: folder of the logs, of the checkpoints, or one above both; or the URL of checkpoints, such as
+            ``s3://bucket/run``, which have the schedule and the metrics of their updates.
 
     Raises:
         ConfigError: there is no run, or there are several.
+        CheckpointIOError: an object store can't be read.
     """
-    place = locate(Path(path))
+    place = locate_url(str(path)) if is_url(path) else locate(Path(path))
     notes: list[str] = []
     run_log = read_run_log(place.run_log) if place.run_log is not None else RunLogContent()
     notes += run_log.errors
@@ -57,7 +62,7 @@ def read_run(path: str | Path) -> RunReport:
     history, position = _draw(timeline, places, update, window, notes)
     report = RunReport(
         root=place.root,
-        name=run_log.name or str(newest.get("experiment", place.root.resolve().name)),
+        name=run_log.name or str(newest.get("experiment", os.path.basename(os.path.abspath(place.root)))),
         strategy=None if timeline is None else _strategy(timeline.last),
         seed=None if timeline is None else timeline.last.seed,
         update=update,
@@ -102,43 +107,49 @@ def _read_metrics(path: Path | None, manifests: Sequence[dict[str, Any]], notes:
 
 
 def _read_checkpoints(
-    paths: Sequence[Path], run_log: RunLogContent, notes: list[str]
+    kept: Sequence[KeptCheckpoint], run_log: RunLogContent, notes: list[str]
 ) -> tuple[list[CheckpointEntry], list[tuple[int, Schedule]], list[dict[str, Any]]]:
     """Entries and manifests, oldest first, and the states of schedules with their updates."""
     monitor = run_log.config.get("checkpoint", {}).get("monitor_metric")
     entries, states, manifests = [], [], []
-    for path in paths:
-        links = [link for link in _LINKS if _leads_to(path.parent / link, path)]
+    for checkpoint in kept:
+        name, folder = checkpoint.name, checkpoint.folder
         try:
-            manifest = read_manifest(path)
+            manifest = read_manifest(folder)
         except CheckpointError as error:
-            entries.append(CheckpointEntry(path.name, 0, None, 0, links, None, False, str(error)))
-            notes.append(f"Checkpoint {path.name} can't be used: {error}.")
+            entries.append(CheckpointEntry(name, 0, None, 0, checkpoint.links, None, False, str(error)))
+            notes.append(f"Checkpoint {name} can't be used: {error}.")
             continue
         if run_log.name and manifest.get("experiment", run_log.name) != run_log.name:
             continue  # of another run that saves in the same folder
-        replaced = _is_replaced(path, manifest["step"], run_log.sessions)
+        replaced = _is_replaced(checkpoint, manifest["step"], run_log.sessions)
         monitored = manifest.get("metrics", {}).get(monitor) if monitor else None
         size = sum(int(entry["size"]) for entry in manifest["files"].values())
         entries.append(
-            CheckpointEntry(path.name, manifest["step"], manifest.get("epoch"), size, links, monitored, replaced, None)
+            CheckpointEntry(
+                name, manifest["step"], manifest.get("epoch"), size, checkpoint.links, monitored, replaced, None
+            )
         )
         if replaced:
             continue
         manifests.append(manifest)
-        if manifest["files"].get(SCHEDULE_FILE, {}).get("size"):
+        expected = manifest["files"].get(SCHEDULE_FILE, {})
+        if expected.get("size"):
             try:
-                states.append((manifest["step"], Schedule.from_bytes((path / SCHEDULE_FILE).read_bytes())))
+                state = read_verified(folder, SCHEDULE_FILE, expected, bounded(MAX_JSON_BYTES))
+                states.append((manifest["step"], Schedule.from_bytes(state)))
             except (MtfError, OSError) as error:
-                notes.append(f"The schedule in checkpoint {path.name} can't be read: {error}.")
+                notes.append(f"The schedule in checkpoint {name} can't be read: {error}.")
     order = sorted(range(len(manifests)), key=lambda i: int(manifests[i]["step"]))
     return sorted(entries, key=lambda entry: entry.update), states, [manifests[i] for i in order]
 
 
-def _is_replaced(path: Path, update: int, sessions: Sequence[Session]) -> bool:
-    """Whether a later session went on from an earlier update, so that this checkpoint belongs to no past of it."""
-    saved_s = (path / MANIFEST_NAME).stat().st_mtime
-    return any(update > session.first_update and saved_s < session.start_s for session in sessions)
+def _is_replaced(checkpoint: KeptCheckpoint, update: int, sessions: Sequence[Session]) -> bool:
+    """Whether a later session continued from an earlier update, so that this checkpoint belongs to no past of it."""
+    saved_s = checkpoint.saved_s
+    return saved_s is not None and any(
+        update > session.first_update and saved_s < session.start_s for session in sessions
+    )
 
 
 def _draw(
@@ -261,7 +272,3 @@ def _add_remarks(report: RunReport) -> None:
             most = max(waits, key=lambda name: waits[name][0]) if waits else None
             longest = f", longest for {most}" if most else ""
             notes.append(f"Training waited for data {mean:.0%} of the time{longest}: see the performance guide.")
-
-
-def _leads_to(link: Path, path: Path) -> bool:
-    return link.is_symlink() and os.path.basename(os.readlink(link)) == path.name

@@ -78,7 +78,7 @@ class RunData:
     """What is known of a run, as plain values.
 
     Attributes:
-        root: the folder that was read.
+        root: the folder that was read, or the URL of the checkpoints.
         name: of the experiment.
         strategy: how sources were mixed last; None where no schedule was kept.
         seed: of the data.
@@ -96,7 +96,7 @@ class RunData:
         notes: what a reader should know, warnings included.
     """
 
-    root: Path
+    root: Path | str
     name: str
     strategy: str | None
     seed: int | None

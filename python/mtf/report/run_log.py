@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mtf.checkpoint.storage.registry import is_url
 from mtf.errors import ConfigError, MtfError
 from mtf.loggers.run_log import FORMAT
 from mtf.schedule.schedule import Schedule
@@ -53,7 +54,7 @@ class RunLogContent:
     Attributes:
         name: of the experiment.
         config: plain data, of the latest session.
-        checkpoints: the folder of the checkpoints; None where the run log doesn't say.
+        checkpoints: the folder of the checkpoints, or its URL; None where the run log doesn't say.
         sessions: in order.
         schedules: states in order; those that a resume from an earlier update has replaced are left out.
         errors: states that can't be used, and why.
@@ -61,7 +62,7 @@ class RunLogContent:
 
     name: str = ""
     config: dict[str, Any] = field(default_factory=dict)
-    checkpoints: Path | None = None
+    checkpoints: Path | str | None = None
     sessions: list[Session] = field(default_factory=list)
     schedules: list[tuple[int, Schedule]] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
@@ -85,7 +86,8 @@ def read_run_log(path: Path) -> RunLogContent:
                 raise ConfigError(f"{path}: was written by a newer mtf (format {event['format']}, known: {FORMAT})")
             content.name, content.config = event["name"], event["config"]
             if event["checkpoints"] is not None:
-                content.checkpoints = (path.parent / event["checkpoints"]).resolve()
+                place = event["checkpoints"]
+                content.checkpoints = place if is_url(place) else (path.parent / place).resolve()
             content.schedules = [entry for entry in content.schedules if entry[0] <= event["update"]]
             content.sessions.append(
                 Session(

@@ -18,6 +18,8 @@ from trainer_tools import config, loader, trainer
 import mtf
 from mtf import checkpoint
 from mtf.checkpoint.storage import object_store
+from mtf.cli import main
+from mtf.report import read_run
 
 pytest.importorskip("moto.server")
 pytest.importorskip("s3fs")
@@ -148,3 +150,31 @@ def test_a_kill_at_any_request_that_changes_something(proxy: Proxy, url: str) ->
         kills += 1
     assert kills >= 6
     assert checkpoint.CheckpointManager(mtf.CheckpointConfig(root_dir=url)).latest() == f"{url}/step-00000003"
+
+
+def test_the_command_line_reads_checkpoints_there(
+    proxy: Proxy, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    logs = mtf.LoggingConfig(logger_type="jsonl", log_dir=str(tmp_path / "logs"), log_scalars_every_n_steps=1)
+    saving = mtf.CheckpointConfig(root_dir=url, save_every_n_steps=4)
+    run = trainer(config(["a"], checkpoint=saving, logging=logs))
+    run.fit([loader(20, 1, shuffle=True)], max_steps=8)
+    assert main(["inspect", f"{url}/latest"]) == 0
+    assert "step-00000008" in capsys.readouterr().out
+    assert main(["diff", f"{url}/step-00000004", f"{url}/step-00000008"]) == 1
+    capsys.readouterr()
+    assert main(["report", url]) == 0
+    assert "report.html" in capsys.readouterr().out
+    assert (tmp_path / "report.html").exists()
+    there, here = read_run(url), read_run(tmp_path / "logs")
+    for report in (there, here):
+        assert [(found.update, found.links, found.error) for found in report.checkpoints] == [
+            (4, [], None),
+            (8, ["latest"], None),
+        ]
+        assert report.update == 8
+        assert report.sources[0].num_batches == 8
+    assert here.metrics.series["train/loss"].num_values == 8
+    with pytest.raises(mtf.ConfigError, match="no checkpoint lies there"):
+        read_run(f"{url}-of-nobody")

@@ -118,6 +118,14 @@ class FsspecStorage:
 
         _retried(delete)
 
+    def written_s(self, name: str) -> float | None:
+        """When a file was written, in seconds since the epoch; None where the store doesn't say."""
+        try:
+            moment = _retried(lambda: self._fs.modified(self._path(name)))
+        except (NotImplementedError, FileNotFoundError):
+            return None
+        return float(moment.timestamp())
+
     def lock(self) -> Lock:
         """The claim of a run on the folder: an object with a heartbeat."""
         return ObjectLock(self)

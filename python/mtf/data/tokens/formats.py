@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import tokenize
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 from mtf.errors import ConfigError, SourceError
 
 _NPY_MAGIC = b"\x93NUMPY"
+_STREAM_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # of an Arrow stream
 _MEGATRON_MAGIC = b"MMIDIDX\x00\x00"
 _MEGATRON_HEADER = struct.Struct("<9sQBQQ")
 # Codes of a Megatron index; 6 and 7 are floats, which are no tokens.
@@ -98,8 +100,8 @@ def open_npy(path: Path, dtype: DTypeLike | None) -> list[TokenPart]:
         file.seek(0)
         try:
             shape, found = _npy_header(file)
-        except (ValueError, EOFError, struct.error) as error:
-            raise SourceError(f"{path}: has a damaged .npy header: {error}") from error
+        except (ValueError, EOFError, SyntaxError, struct.error, tokenize.TokenError) as error:
+            raise SourceError(f"{path}: has a damaged .npy header: {_in_a_line(error)}") from error
         first_byte = file.tell()
     if len(shape) != 1 or found.kind not in "iu":
         raise SourceError(f"{path}: must hold one dimension of integer tokens, but has {found.name} of shape {shape}")
@@ -177,9 +179,19 @@ def open_arrow(path: Path, column: str) -> list[TokenPart]:
             batches: Iterable[Any] = (reader.get_batch(number) for number in range(reader.num_record_batches))
         except pyarrow.ArrowInvalid:
             batches = pyarrow.ipc.open_stream(source)
+            _require_stream_end(path)
         return (batch.column(_field(batch.schema, column, path)) for batch in batches)
 
     return _list_parts(path, column, chunks, pyarrow)
+
+
+def _require_stream_end(path: Path) -> None:
+    """A stream that is cut between two batches reads as a shorter one; only the marker at its end tells."""
+    with _open(path) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - len(_STREAM_END)))
+        if file.read() != _STREAM_END:
+            raise SourceError(f"{path}: has no marker at its end; the file is cut, or its writer wasn't closed")
 
 
 def open_parquet(path: Path, column: str) -> list[TokenPart]:
@@ -195,7 +207,13 @@ def open_parquet(path: Path, column: str) -> list[TokenPart]:
 
         file = parquet.ParquetFile(str(path))
         _field(file.schema_arrow, column, path)
-        return (batch.column(0) for batch in file.iter_batches(columns=[column]))
+        found = [batch.column(0) for batch in file.iter_batches(columns=[column])]
+        num_rows = sum(map(len, found))
+        if num_rows != file.metadata.num_rows:
+            raise SourceError(
+                f"{path}: should have {file.metadata.num_rows} rows, but has {num_rows}; the file is damaged"
+            )
+        return found
 
     return _list_parts(path, column, chunks, pyarrow)
 
@@ -260,6 +278,7 @@ def _list_parts(path: Path, column: str, chunks: Callable[[], Iterable[Any]], py
         for chunk in chunks():
             if not (pyarrow.types.is_list(chunk.type) or pyarrow.types.is_large_list(chunk.type)):
                 raise SourceError(f"{path}: column {column!r} must hold lists of integers, but holds {chunk.type}")
+            chunk.validate(full=True)  # Arrow ends the process where it follows offsets out of an array
             if chunk.null_count or chunk.flatten().null_count:
                 raise SourceError(f"{path}: column {column!r} must hold a value in each row, but has nulls")
             tokens = chunk.flatten().to_numpy(zero_copy_only=False)
@@ -267,5 +286,9 @@ def _list_parts(path: Path, column: str, chunks: Callable[[], Iterable[Any]], py
             first = parts[-1].first_token + parts[-1].num_tokens if parts else 0
             parts.append(replace(from_array(tokens, str(path)), first_token=first, documents=offsets - offsets[0]))
     except (pyarrow.ArrowException, OSError) as error:
-        raise SourceError(f"{path}: can't be read: {error}") from error
+        raise SourceError(f"{path}: can't be read: {_in_a_line(error)}") from error
     return parts
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split())

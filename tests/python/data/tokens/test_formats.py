@@ -231,3 +231,67 @@ def test_mistakes_are_one_error_each(tmp_path: Path) -> None:
     (tmp_path / "a.idx").touch()
     with pytest.raises(mtf.ConfigError, match=r"TokenCorpus\.megatron"):
         mtf.TokenCorpus(path)
+
+
+def one_of_each_format(folder: Path) -> dict[str, Any]:
+    """Name of a file -> a function that opens its corpus."""
+    import pyarrow
+    import pyarrow.parquet
+
+    lists = pyarrow.array([document.tolist() for document in DOCUMENTS], pyarrow.list_(pyarrow.int32()))
+    table = pyarrow.table({"input_ids": lists})
+    for name, writer in (("a.arrow", pyarrow.ipc.new_file), ("b.arrow", pyarrow.ipc.new_stream)):
+        with writer(str(folder / name), table.schema) as file:
+            for batch in table.to_batches(max_chunksize=15):
+                file.write_batch(batch)
+    pyarrow.parquet.write_table(table, folder / "c.parquet", row_group_size=15)
+    np.save(folder / "d.npy", STREAM.astype("uint16"))
+    write_megatron(folder / "e", [[document] for document in DOCUMENTS])
+    found: dict[str, Any] = {
+        name: lambda name=name: mtf.TokenCorpus(folder / name) for name in ("a.arrow", "b.arrow", "c.parquet", "d.npy")
+    }
+    return {**found, **dict.fromkeys(("e.idx", "e.bin"), lambda: mtf.TokenCorpus.megatron(folder / "e"))}
+
+
+@pytest.mark.parametrize("name", ["a.arrow", "b.arrow", "c.parquet", "d.npy", "e.idx", "e.bin"])
+def test_a_file_cut_anywhere_is_one_error_that_names_it(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("pyarrow")
+    make, path = one_of_each_format(tmp_path)[name], tmp_path / name
+    whole = path.read_bytes()
+    assert len(make()) == len(STREAM)
+    ends = [*range(0, len(whole), 13), len(whole) - 1]
+    if name == "b.arrow":  # where a batch ends: what is left is a stream, too
+        ends += [at + 8 for at in range(0, len(whole) - 8, 8)]
+    for end in ends:
+        path.write_bytes(whole[:end])
+        if end == len(whole):
+            continue
+        with pytest.raises((mtf.SourceError, mtf.ConfigError)) as caught:
+            make()
+        assert str(caught.value).startswith(f"{path}: "), end
+        assert "\n" not in str(caught.value)
+        # Without its first bytes a .npy file is one of raw tokens, whose dtype has to be given.
+        assert isinstance(caught.value, mtf.SourceError) or (name == "d.npy" and end < 6)
+
+
+@pytest.mark.parametrize("name", ["a.arrow", "b.arrow", "c.parquet", "d.npy", "e.idx"])
+def test_a_flipped_bit_is_one_error_or_another_token(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("pyarrow")
+    make, path = one_of_each_format(tmp_path)[name], tmp_path / name
+    whole, rng = path.read_bytes(), np.random.default_rng(4)
+    said = []
+    for _ in range(150):
+        damaged = bytearray(whole)
+        damaged[rng.integers(len(whole))] ^= 1 << rng.integers(8)
+        path.write_bytes(damaged)
+        try:
+            corpus = make()
+        except (mtf.SourceError, mtf.ConfigError) as error:
+            said.append(str(error))
+        else:
+            assert len(corpus.tokens(0, len(corpus))) == len(corpus)
+            assert not corpus.has_documents or corpus.documents[-1] == len(corpus)
+    assert len(said) > 3
+    for message in said:
+        assert message.startswith(str(path.with_suffix("")))  # of a pair either file
+        assert "\n" not in message
