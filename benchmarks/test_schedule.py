@@ -157,7 +157,7 @@ def test_distance_under_changing_weights(hand_on: HandOn, pick: Any, path: str) 
         steps_per_epoch=num_changes,
     )
     schedule = Schedule(config, [10**9] * 5, seed=0)
-    owed, largest, spent_s = np.zeros(5), 0.0, 0.0
+    deficits, largest, spent_s = np.zeros(5), 0.0, 0.0
     for step in range(num_changes):
         if path == "random walk":
             logs += 0.015 * rng.standard_normal(5)
@@ -172,9 +172,9 @@ def test_distance_under_changing_weights(hand_on: HandOn, pick: Any, path: str) 
         source = schedule.at(step).source
         schedule.advance(1)
         spent_s += time.perf_counter() - begin
-        owed += weights / weights.sum()
-        owed[source] -= 1
-        largest = max(largest, float(np.abs(owed).max()))
+        deficits += weights / weights.sum()
+        deficits[source] -= 1
+        largest = max(largest, float(np.abs(deficits).max()))
     hand_on(Measurement("A", DRIFT, path, "mtf", largest, 2.0, "count"))
     hand_on(Measurement("A", EDIT, path, "mtf", spent_s / num_changes * 1e9))
     assert len(schedule.to_bytes()) < 2_500, "a state doesn't grow with edits"

@@ -243,7 +243,7 @@ class CoreShuffled : public Copied<CoreShuffled> {
   std::uint64_t turn_ = 0;
 };
 
-/// The core's own draws after a change of weights, turn by turn; what sources are owed is counted by SlowSchedule.
+/// The core's own draws after a change of weights, turn by turn; deficits are counted by SlowSchedule.
 class CoreEven : public Copied<CoreEven> {
  public:
   explicit CoreEven(mtf::EvenDraws draws) : draws_(std::move(draws)) {}

@@ -41,8 +41,8 @@ class SlowSchedule {
     }
     settle();
     for (Source& source : sources_) {
-      source.owed =
-          static_cast<std::int64_t>(static_cast<Signed>(source.owed) * spec_.config.burst / spec.config.burst);
+      source.deficit =
+          static_cast<std::int64_t>(static_cast<Signed>(source.deficit) * spec_.config.burst / spec.config.burst);
     }
     spec_ = spec;
     true_lengths_ = std::move(true_lengths);
@@ -121,7 +121,7 @@ class SlowSchedule {
     std::uint64_t in_round = 0;  // SEQUENTIAL: in this round; kUnbounded: its block is done
     bool exhausted = false;
     bool is_gone = false;      // for the pattern in force: removed, or exhausted before it began
-    std::int64_t owed = 0;     // EVEN, SHUFFLED: at the pattern's beginning, in units of 2^-48 turns
+    std::int64_t deficit = 0;  // EVEN, SHUFFLED: at the pattern's beginning, in units of 2^-48 turns
     std::uint64_t before = 0;  // count when the pattern began
   };
   using Signed = __int128;
@@ -188,11 +188,11 @@ class SlowSchedule {
     stretch_ = step_;
   }
 
-  /// What each source is owed when the pattern in force ends here.
+  /// Each source's deficit when the pattern in force ends here.
   void settle() {
     if (!is_carrying() || slots_.empty()) {
       for (Source& source : sources_) {
-        source.owed = 0;
+        source.deficit = 0;
       }
       continues_ = false;
       num_in_block_ = 0;
@@ -203,18 +203,18 @@ class SlowSchedule {
     const bool is_shuffled = spec_.config.order == mtf::WeightedOrder::shuffled;
     num_in_block_ = is_shuffled ? static_cast<std::uint32_t>((num_in_block_ + pattern_->num_turns()) % 64) : 0;
     for (Source& source : sources_) {
-      source.owed = source.is_gone ? 0 : source.owed;
+      source.deficit = source.is_gone ? 0 : source.deficit;
     }
     for (std::size_t slot = 0; slot < slots_.size(); ++slot) {
       Source& source = sources_[slots_[slot]];
-      source.owed = static_cast<std::int64_t>(slot_owed_[slot] + shares_[slot] -
-                                              units(Signed{source.count - source.before}, spec_.config.burst));
+      source.deficit = static_cast<std::int64_t>(slot_deficits_[slot] + shares_[slot] -
+                                                 units(Signed{source.count - source.before}, spec_.config.burst));
     }
   }
 
   /// What each slot begins with: its own, and its part of what those left behind that are gone.
   void share_out() {
-    slot_owed_.clear();
+    slot_deficits_.clear();
     shares_.assign(slots_.size(), 0);
     has_left_.assign(slots_.size(), false);
     stretch_ = step_;
@@ -224,14 +224,15 @@ class SlowSchedule {
       source.before = source.count;
       source.is_gone = (spec_.config.drops_out() && !is_alive(i)) || !spec_.sources[i].present;
       const bool is_slot = std::ranges::find(slots_, i) != slots_.end();
-      left_behind += source.is_gone && !is_slot ? source.owed : 0;
+      left_behind += source.is_gone && !is_slot ? source.deficit : 0;
     }
     Signed total = 0;
     for (const std::uint32_t weight : whole_) {
       total += weight;
     }
     for (std::size_t slot = 0; slot < slots_.size(); ++slot) {
-      slot_owed_.push_back(sources_[slots_[slot]].owed + static_cast<std::int64_t>(left_behind * whole_[slot] / total));
+      slot_deficits_.push_back(sources_[slots_[slot]].deficit +
+                               static_cast<std::int64_t>(left_behind * whole_[slot] / total));
     }
   }
 
@@ -298,7 +299,7 @@ class SlowSchedule {
     if (std::ranges::all_of(turns, [](std::uint64_t turn) { return turn == kUnbounded; })) {
       turns.clear();
     }
-    const mtf::EvenDraws even(whole, names, turns, key, continues_ ? slot_owed_ : std::vector<std::int64_t>{});
+    const mtf::EvenDraws even(whole, names, turns, key, continues_ ? slot_deficits_ : std::vector<std::int64_t>{});
     if (config.order == mtf::WeightedOrder::even) {
       return std::make_unique<CoreEven>(even);
     }
@@ -403,10 +404,10 @@ class SlowSchedule {
   std::vector<Source> sources_;
   std::vector<std::size_t> slots_;
   std::optional<SlowPattern> pattern_;
-  bool continues_ = false;          // EVEN, SHUFFLED: from what the sources are owed
+  bool continues_ = false;          // EVEN, SHUFFLED: from the sources' deficits
   std::uint32_t num_in_block_ = 0;  // SHUFFLED: turns of the first block that were drawn before
   std::vector<std::uint32_t> whole_;
-  std::vector<std::int64_t> slot_owed_;
+  std::vector<std::int64_t> slot_deficits_;
   std::vector<Signed> shares_;  // of each slot since the pattern began, in units of 2^-48 turns
   std::vector<bool> has_left_;
   std::uint64_t stretch_ = 0;  // the step from which shares are to be added

@@ -20,7 +20,7 @@ MAY_PRINT = {
     "config/command_line.py",
     "trainer/reporting/progress_bar.py",
     "loggers/console.py",
-    "trainer/trainer.py",
+    "trainer/run_view.py",
 }
 
 

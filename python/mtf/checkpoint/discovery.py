@@ -101,6 +101,7 @@ def newest_valid(candidates: Sequence[Candidate], load: Callable[[Storage], T]) 
         except CheckpointError as error:
             damaged.append(candidate)
             reasons.append(str(error))
+    # guard: fresh start
     if result is None and candidates:
         place = candidates[0].folder.url.rpartition("/")[0]
         raise CheckpointError(

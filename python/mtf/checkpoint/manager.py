@@ -333,6 +333,7 @@ class CheckpointManager:
         newest_name = newest.url.rpartition("/")[2]
         kept = {newest_name}
         if best_one is not None:
+            # guard: best is kept
             kept.add(best_one.name)
         removed = []
         for candidate in reversed(candidates):

@@ -109,6 +109,7 @@ def check_same_schedule(schedule: Schedule, world_size: int, state: Any = None, 
     """
     group = DataGroup(0, world_size) if group is None else group
     if group.can_ask:
+        # guard: same schedule on all ranks
         require_equal("the schedule", describe(schedule, state), group.largest, group.gather)
 
 

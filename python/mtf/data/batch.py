@@ -20,6 +20,7 @@ def located(error: Exception, place: str) -> Exception:
         return error
     kind = FetchTimeout if isinstance(error, FetchTimeout) else SourceError
     text = str(error) if isinstance(error, MtfError) else f"{type(error).__name__}: {error}"
+    # guard: place of an error
     return kind(f"{place}: {text}")
 
 

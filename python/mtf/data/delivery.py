@@ -34,6 +34,7 @@ class Lifetime:
         """Raises ``Closed`` where the mixture can't be used."""
         if self.closed:
             raise Closed("this MultiLoader is closed")
+        # guard: fork
         if os.getpid() != self._pid:
             raise Closed("this MultiLoader belongs to the parent process: make one after the fork")
 

@@ -236,6 +236,7 @@ class SourceSet:
     def state_dict(self, names: Sequence[str], *, is_committed: bool) -> dict[str, Any]:
         """State of the sources ``names``, those in the mixture at the position that is saved."""
         present = {name: self.readers[name].source for name in names}
+        # guard: committed positions
         if is_committed:
             snapshots: Mapping[str, Snapshot | None] = self._committed_snapshots
             additions = self._committed_additions
@@ -295,6 +296,7 @@ class SourceSet:
             if reader.source.has_run_state:
                 reader.source.load_run_state(prepared.snapshots.get(name))
             elif isinstance(reader, SourceReader):
+                # guard: state of a source
                 reader.snapshot = prepared.snapshots.get(name)
             if name in prepared.order_states:
                 reader.source.load_order_state(prepared.order_states[name])
@@ -356,6 +358,7 @@ class SourceSet:
         """Raises if a source would cut its samples into other global batches than those of the state."""
         for name, source in sources.items():
             here, there = source.global_batch_size_on(self.world_size), saved.get(name)
+            # guard: global batch
             if here is None or there is None or here == there:
                 continue
             size, rest = divmod(there, self.world_size)

@@ -70,6 +70,7 @@ class FSDPStrategy:
             [[names.get(p) for p in group["params"]] for group in optimizer.param_groups] for optimizer in optimizers
         ]
         for tensor in [*model.parameters(), *model.buffers()]:
+            # guard: weights of rank 0
             dist.broadcast(tensor.data, src=0)
         device_type = self._group.device.type
         self._mesh = init_device_mesh(device_type, (self._group.world_size,))

@@ -268,6 +268,7 @@ def _failures(group: ProcessGroup, where: Callable[[], str]) -> Iterator[None]:
         is_own = isinstance(error, MtfError) or not isinstance(error, RuntimeError) or not _is_collective(error)
         process_group.mark_broken()
         if is_own:
+            # guard: report of a rank
             group.monitor.report(error, where())
             raise
         found = group.monitor.find_failure()

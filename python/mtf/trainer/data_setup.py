@@ -136,6 +136,7 @@ class TrainingData:
             state = self.multi.state_dict()
             self.multi.close()
             self.multi = self._make(new)
+            # guard: position with other loaders
             self.multi.load_state_dict(state)
             self.multi.commit()
             self.given = new
@@ -228,6 +229,7 @@ class TrainingData:
         if self.multi is None:
             self.pending_state = state
         elif state is None:
+            # guard: state from before the first fit
             self.drop()
         else:
             self.multi.load_state_dict(state, on_other_mixture=self.on_other_mixture)

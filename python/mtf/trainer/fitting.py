@@ -113,6 +113,7 @@ def _open(
         data.require_same_schedule()
     except BaseException:
         if is_new:
+            # guard: trainer that can't resume
             data.undo_open()
         raise
     if is_new:

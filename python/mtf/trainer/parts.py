@@ -89,6 +89,7 @@ class Parts:
         self.run.mend()
 
     def _before_save(self) -> None:
+        # guard: save of a bad loss
         self.nonfinite.window_is_finite()  # a loss that isn't finite is never saved
         self.data.require_same_schedule()
 

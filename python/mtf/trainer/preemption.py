@@ -155,6 +155,7 @@ class PreemptionGuard:
         if self._requested is None:
             self.request(received)
         elif not self._is_forwarded_copy():
+            # guard: second signal
             self._exit_at_once(received)
         previous = self._previous.get(received)
         if previous == _early.handle:
@@ -207,6 +208,7 @@ def write_marker(root: Path | str, signal_: signal.Signals, step: int, checkpoin
             replace_file(root / MARKER_NAME, raw)
         else:
             open_storage(root).write_atomic(MARKER_NAME, [raw])
+    # guard: marker
     except OSError as error:  # not the run's end
         _warn_of_marker(root, "written", error)
 

@@ -53,6 +53,7 @@ class StepRng:
         if self.is_derived:
             key = _core.fold_in(self._key, step)
             # Ranks hold other samples, which must not get the same noise.
+            # guard: random numbers of a step
             self._seed(_core.fold_in(key, self._rank) if self._rank else key)
 
     def _seed(self, key: int) -> None:

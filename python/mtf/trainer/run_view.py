@@ -6,23 +6,30 @@ from typing import Any
 
 import torch
 
+from mtf.config.mixture import MultiDataLoaderConfig
+from mtf.config.trainer import TrainerConfig
+from mtf.data.multi_loader import MultiLoader
 from mtf.distributed.ranks import SingleRank
+from mtf.trainer.data_setup import TrainingData
 from mtf.trainer.metrics import MetricTable
 from mtf.trainer.state.run_state import RunState
 
 
 class RunView:
-    """Position, metrics and ranks of a run.
+    """Position, metrics, loaders and ranks of a run.
 
     Attributes:
+        config: everything that isn't code or data.
         ranks: the ranks that train together.
         device: where this rank trains.
     """
 
     ranks: SingleRank
+    config: TrainerConfig
     device: torch.device
     _run: RunState
     _metrics: MetricTable
+    _data: TrainingData
 
     def log(self, name: str, value: Any) -> None:
         """Notes a value under its own name; the mean since the last row is logged. Nothing is read from the device."""
@@ -95,6 +102,16 @@ class RunView:
     def world_size(self) -> int:
         """Number of ranks."""
         return self.ranks.world_size
+
+    @property
+    def multi_loader_manager(self) -> MultiLoader:
+        """The mixture of training loaders; there is one from the first ``fit`` on."""
+        return self._data.manager
+
+    @property
+    def multi_loader_config(self) -> MultiDataLoaderConfig:
+        """Configuration of the mixture as it is now, edits included."""
+        return self.config.multi if self._data.multi is None else self._data.multi.config
 
     def _place(self) -> str:
         return str(self.device) + (f", rank {self.rank} of {self.world_size}" if self.world_size > 1 else "")

@@ -67,6 +67,7 @@ class LossWeights:
 
     def factor(self, name: str, length: int) -> float:
         """The factor of one step's loss in a window of ``length`` steps; 1.0 where nothing has to be done."""
+        # guard: length of a window
         return self._weights.get(name, 1.0) / length
 
 
@@ -150,6 +151,7 @@ class TrainStep:
         self.optimizers.step(stepping, scaler)
         if self.hooks.on_after_optimizer_step:
             self._notify_of_steps(run, stepping)
+        # guard: cleared gradients
         self.optimizers.clear()
         self.schedulers.after_update(window, stepping)
         run.global_step += 1

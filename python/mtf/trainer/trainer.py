@@ -8,9 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtf.config.mixture import MultiDataLoaderConfig
 from mtf.config.trainer import TrainerConfig
-from mtf.data.multi_loader import MultiLoader
 from mtf.data.steering.mixture_edit import OnOtherMixture
 from mtf.distributed.ranks import make_ranks
 from mtf.errors import ConfigError, UsageError
@@ -92,7 +90,7 @@ class Trainer(RunView):
         self._parts = make_parts(
             self.config, model, self.device, self.ranks, self.optimizers, schedulers, loader_factories or {}, self.hooks
         )
-        self._run, self._metrics = self._parts.run, self._parts.metrics
+        self._run, self._metrics, self._data = self._parts.run, self._parts.metrics, self._parts.data
         self._training_step: StepFunction | None = None
         self._validation_step: StepFunction | None = None
         if training_step is not None:
@@ -275,16 +273,6 @@ class Trainer(RunView):
     def remove_dataloader(self, name: str) -> None:
         """Removes a loader; inside a window it takes effect at its end."""
         self._parts.data.remove(name, is_final=not self._run.is_in_window)
-
-    @property
-    def multi_loader_manager(self) -> MultiLoader:
-        """The mixture of training loaders; there is one from the first ``fit`` on."""
-        return self._parts.data.manager
-
-    @property
-    def multi_loader_config(self) -> MultiDataLoaderConfig:
-        """Configuration of the mixture as it is now, edits included."""
-        return self.config.multi if self._parts.data.multi is None else self._parts.data.multi.config
 
     def close_logs(self) -> None:
         """Closes the loggers: a W&B or MLflow run ends, and another trainer of this process can have one of its own.

@@ -22,6 +22,7 @@ bool Budget::fits(const SourceQueue& queue) const {
   if (!queue.is_size_known() && num_unknown_running_ > 0) {
     return false;  // only one may exceed what is expected
   }
+  // guard: budget in bytes
   return bytes_held_ + expected_bytes(queue) <= max_bytes_;
 }
 

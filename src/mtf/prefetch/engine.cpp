@@ -57,6 +57,7 @@ void PrefetchEngine::request(std::span<const std::int32_t> sources, std::span<co
     task->source = static_cast<std::uint32_t>(sources[k]);
     task->pass = static_cast<std::uint64_t>(passes[k]);
     task->batch = static_cast<std::uint64_t>(batches[k]);
+    // guard: order of requests
     queues_[task->source].fifo.push_back(task);
     order_.append(task);
   }
@@ -239,6 +240,7 @@ Task* PrefetchEngine::front(std::size_t source) const {
 
 /// The next task for a worker: what the consumer waits for, else the first in order that may begin and fits.
 Task* PrefetchEngine::next_task() const {
+  // guard: what is waited for
   if (urgent_ != nullptr && queues_[urgent_->source].may_begin()) {
     return urgent_;
   }

@@ -77,6 +77,7 @@ struct SourceQueue {
   [[nodiscard]] double expected_fetch_s() const noexcept;
   [[nodiscard]] bool is_cheap() const noexcept { return expected_fetch_s() < kWakeUpCost_s; }
   /// A source that isn't thread-safe is served by one thread at a time.
+  // guard: one thread per serial source
   [[nodiscard]] bool may_begin() const noexcept { return num_running == 0 || source->is_concurrent(); }
 
   std::shared_ptr<NativeSource> source;

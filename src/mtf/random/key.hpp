@@ -67,6 +67,7 @@ class Stream {
     unsigned __int128 product = static_cast<unsigned __int128>(next()) * bound;
     if (static_cast<std::uint64_t>(product) < bound) {
       const std::uint64_t threshold = (0 - bound) % bound;
+      // guard: rejection
       while (static_cast<std::uint64_t>(product) < threshold) {
         product = static_cast<unsigned __int128>(next()) * bound;
       }

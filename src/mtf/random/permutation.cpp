@@ -71,6 +71,7 @@ std::uint64_t Permutation::operator()(std::uint64_t i) const noexcept {
     return table_[i];
   }
   std::uint64_t image = encrypt(i);
+  // guard: walk into the domain
   while (image >= size_) {
     image = encrypt(image);
   }

@@ -22,6 +22,7 @@ struct ShardRange {
 /// than places. Requires rank < world_size. Complexity: O(1). Thread safety: pure.
 [[nodiscard]] constexpr ShardRange shard(std::uint64_t size, std::uint64_t rank, std::uint64_t world_size) noexcept {
   const std::uint64_t share = size / world_size, num_greater = size % world_size;
+  // guard: part of a rank
   const std::uint64_t begin = rank * share + std::min(rank, num_greater);
   return {begin, begin + share + (rank < num_greater ? 1 : 0)};
 }

@@ -15,11 +15,11 @@ namespace {
 constexpr std::uint64_t kLeastKept = 1024;
 constexpr std::uint64_t kMostKept = 2 * kLeastKept;
 
-/// What sources are owed counts turns, which have another length from here on.
-void rescale_debts(Breakpoint& breakpoint, std::int64_t old_burst, std::int64_t new_burst) {
+/// A deficit counts turns, which have another length from here on.
+void rescale_deficits(Breakpoint& breakpoint, std::int64_t old_burst, std::int64_t new_burst) {
   for (SourceState& state : breakpoint.sources) {
-    const __int128 owed = static_cast<__int128>(state.owed) * old_burst / new_burst;
-    state.owed = static_cast<std::int64_t>(std::clamp<__int128>(owed, -kMaxOwed, kMaxOwed));
+    const __int128 deficit = static_cast<__int128>(state.deficit) * old_burst / new_burst;
+    state.deficit = static_cast<std::int64_t>(std::clamp<__int128>(deficit, -kMaxDeficit, kMaxDeficit));
   }
 }
 
@@ -62,7 +62,7 @@ Breakpoint Epoch::apply(const Event& event, const Segment& segment, std::span<co
       }
     }
     if (event.spec->config.burst != config.burst) {
-      rescale_debts(breakpoint, config.burst, event.spec->config.burst);
+      rescale_deficits(breakpoint, config.burst, event.spec->config.burst);
     }
     // The pass under way continues with the numbers that leave it what it has left.
     for (const RestLength& rest : event.rests) {

@@ -72,7 +72,7 @@ EpochReport make_report(std::span<const Epoch::SegmentRange> ranges) {
       }
       source.end = segment.pass_position(i, source.num_steps);
     }
-    // A segment that continues one counts what the sources were owed in; others count from their own start.
+    // A segment that continues one counts the sources' deficits in; others count from their own start.
     const bool counts_on = segment.breakpoint().continues || &range == &ranges.front();
     const std::optional<double> bound = segment.deviation_bound();
     is_certain = is_certain && counts_on && bound;

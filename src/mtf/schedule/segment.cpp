@@ -18,12 +18,12 @@ bool is_gone(const Breakpoint& breakpoint, std::size_t source) {
   return is_exhausted || !breakpoint.spec->sources[source].present;
 }
 
-/// numerator / denominator turns in units of 2^-kOwedBits, rounded down; both are below 2^94.
-Wide owed_units(Wide numerator, Wide denominator) {
-  constexpr int kHalf = kOwedBits / 2;
+/// numerator / denominator turns in units of 2^-kDeficitBits, rounded down; both are below 2^94.
+Wide deficit_units(Wide numerator, Wide denominator) {
+  constexpr int kHalf = kDeficitBits / 2;
   const Wide high = ((numerator % denominator) << kHalf) / denominator;
   const Wide low = ((((numerator % denominator) << kHalf) % denominator) << kHalf) / denominator;
-  return (numerator / denominator << kOwedBits) + (high << kHalf) + low;
+  return (numerator / denominator << kDeficitBits) + (high << kHalf) + low;
 }
 
 }  // namespace
@@ -39,7 +39,7 @@ Segment::Segment(Breakpoint breakpoint, Key key, std::uint64_t first_step, std::
     }
   }
   choose_sources(first_step + breakpoint_.origin);
-  settle_debts();
+  settle_deficits();
   const MixtureConfig& config = breakpoint_.spec->config;
   if (config.strategy == Strategy::weighted && config.curve) {
     const std::uint64_t next = config.curve->next_change(first_step + breakpoint_.origin);
@@ -251,8 +251,8 @@ void Segment::make_weighted(Key key, std::span<const std::uint64_t> limits) {
   const MixtureSpec& spec = *breakpoint_.spec;
   const auto burst = static_cast<std::uint64_t>(spec.config.burst);
   const std::vector<std::uint32_t>& weights = slot_units_;
-  const std::span<const std::int64_t> owed =
-      breakpoint_.continues ? std::span(slot_owed_) : std::span<const std::int64_t>{};
+  const std::span<const std::int64_t> deficits =
+      breakpoint_.continues ? std::span(slot_deficits_) : std::span<const std::int64_t>{};
   std::vector<std::string> names;
   for (const std::int32_t source : active_) {
     names.push_back(spec.sources[static_cast<std::size_t>(source)].name);
@@ -262,10 +262,10 @@ void Segment::make_weighted(Key key, std::span<const std::uint64_t> limits) {
       pattern_.emplace(WeightedRandom(weights, burst, limits, key));
       return;
     case WeightedOrder::shuffled:
-      pattern_.emplace(WeightedShuffled(weights, names, burst, limits, key, owed, breakpoint_.num_in_block));
+      pattern_.emplace(WeightedShuffled(weights, names, burst, limits, key, deficits, breakpoint_.num_in_block));
       return;
     case WeightedOrder::even:
-      pattern_.emplace(WeightedEven(weights, names, burst, limits, key, owed));
+      pattern_.emplace(WeightedEven(weights, names, burst, limits, key, deficits));
       return;
   }
 }
@@ -415,9 +415,9 @@ Breakpoint Segment::continued_breakpoint(std::uint64_t step, std::span<const std
   return breakpoint;
 }
 
-/// EVEN, SHUFFLED: what each slot is owed at the pattern's beginning. Sources that are gone for good leave what they
-/// were owed to the others, in proportion to their weights; a source of weight 0 keeps it.
-void Segment::settle_debts() {
+/// EVEN, SHUFFLED: each slot's deficit at the pattern's beginning. Sources that are gone for good leave
+/// theirs to the others, in proportion to their weights; a source of weight 0 keeps it.
+void Segment::settle_deficits() {
   const MixtureConfig& config = breakpoint_.spec->config;
   if (!breakpoint_.carries || config.strategy != Strategy::weighted || config.order == WeightedOrder::random) {
     breakpoint_.continues = false;
@@ -434,16 +434,16 @@ void Segment::settle_debts() {
     if (is_active[i] || !is_gone(breakpoint_, i)) {
       continue;
     }
-    is_certain_ = is_certain_ && breakpoint_.sources[i].owed == 0;
+    is_certain_ = is_certain_ && breakpoint_.sources[i].deficit == 0;
     const auto heir = are_spent[i] ? breakpoint_.spec->find_heir(i, are_spent) : std::nullopt;
-    (heir && is_active[*heir] ? inherited[*heir] : left_behind) += breakpoint_.sources[i].owed;
+    (heir && is_active[*heir] ? inherited[*heir] : left_behind) += breakpoint_.sources[i].deficit;
   }
   // Above 0 wherever there is a slot, whose weight is.
   const Wide total = std::max(Wide{1}, std::accumulate(slot_units_.begin(), slot_units_.end(), Wide{0}));
   for (std::size_t slot = 0; slot < active_.size(); ++slot) {
     const auto i = static_cast<std::size_t>(active_[slot]);
-    const Wide owed = breakpoint_.sources[i].owed + inherited[i] + left_behind * slot_units_[slot] / total;
-    slot_owed_.push_back(static_cast<std::int64_t>(std::clamp<Wide>(owed, -kMaxOwed, kMaxOwed)));
+    const Wide deficit = breakpoint_.sources[i].deficit + inherited[i] + left_behind * slot_units_[slot] / total;
+    slot_deficits_.push_back(static_cast<std::int64_t>(std::clamp<Wide>(deficit, -kMaxDeficit, kMaxDeficit)));
   }
 }
 
@@ -463,14 +463,15 @@ std::vector<std::pair<std::uint64_t, std::size_t>> Segment::exhaustions(std::spa
   return out;
 }
 
-/// Writes what each source is owed at `step`, for a pattern that begins there; the counts are in `breakpoint`.
-void Segment::carry_debts(Breakpoint& breakpoint, std::uint64_t step) const {
+/// Writes each source's deficit at `step`, for a pattern that begins there; the counts are in `breakpoint`.
+void Segment::carry_deficits(Breakpoint& breakpoint, std::uint64_t step) const {
   for (std::size_t i = 0; i < breakpoint.sources.size(); ++i) {
-    breakpoint.sources[i].owed = slot_owed_.empty() || is_gone(breakpoint_, i) ? 0 : breakpoint_.sources[i].owed;
+    breakpoint.sources[i].deficit =
+        slot_deficits_.empty() || is_gone(breakpoint_, i) ? 0 : breakpoint_.sources[i].deficit;
   }
   breakpoint.continues = false;
   breakpoint.num_in_block = 0;
-  if (slot_owed_.empty()) {
+  if (slot_deficits_.empty()) {
     return;
   }
   const std::uint64_t elapsed = step - breakpoint_.origin;
@@ -479,7 +480,7 @@ void Segment::carry_debts(Breakpoint& breakpoint, std::uint64_t step) const {
     breakpoint.num_in_block = shuffled->num_in_block(elapsed);
   }
   std::vector<std::uint64_t> drawn;
-  std::vector<Wide> owed(slot_owed_.begin(), slot_owed_.end());
+  std::vector<Wide> deficits(slot_deficits_.begin(), slot_deficits_.end());
   for (const std::int32_t source : active_) {
     drawn.push_back(breakpoint.sources[static_cast<std::size_t>(source)].count -
                     breakpoint_.sources[static_cast<std::size_t>(source)].origin_count);
@@ -489,9 +490,9 @@ void Segment::carry_debts(Breakpoint& breakpoint, std::uint64_t step) const {
   std::vector<bool> has_left(active_.size());
   std::uint64_t begin = 0;
   const auto add_shares = [&](std::uint64_t end) {
-    for (std::size_t slot = 0; slot < owed.size() && end > begin; ++slot) {
+    for (std::size_t slot = 0; slot < deficits.size() && end > begin; ++slot) {
       if (!has_left[slot]) {
-        owed[slot] += owed_units(Wide{end - begin} * slot_units_[slot], total * burst);
+        deficits[slot] += deficit_units(Wide{end - begin} * slot_units_[slot], total * burst);
       }
     }
     begin = end;
@@ -502,17 +503,17 @@ void Segment::carry_debts(Breakpoint& breakpoint, std::uint64_t step) const {
     total -= slot_units_[slot];
   }
   add_shares(elapsed);
-  for (std::size_t slot = 0; slot < owed.size(); ++slot) {
-    const Wide debt = owed[slot] - owed_units(Wide{drawn[slot]}, burst);
-    breakpoint.sources[static_cast<std::size_t>(active_[slot])].owed =
-        static_cast<std::int64_t>(std::clamp<Wide>(debt, -kMaxOwed, kMaxOwed));
+  for (std::size_t slot = 0; slot < deficits.size(); ++slot) {
+    const Wide deficit = deficits[slot] - deficit_units(Wide{drawn[slot]}, burst);
+    breakpoint.sources[static_cast<std::size_t>(active_[slot])].deficit =
+        static_cast<std::int64_t>(std::clamp<Wide>(deficit, -kMaxDeficit, kMaxDeficit));
   }
 }
 
 Breakpoint Segment::fresh_breakpoint(std::uint64_t step, std::span<const std::uint64_t> counts) const {
   Breakpoint breakpoint = continued_breakpoint(step, counts);
   breakpoint.origin = step;
-  carry_debts(breakpoint, step);
+  carry_deficits(breakpoint, step);
   return breakpoint;
 }
 

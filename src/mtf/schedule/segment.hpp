@@ -32,8 +32,8 @@ struct PassPosition {
   friend auto operator<=>(const PassPosition&, const PassPosition&) = default;
 };
 
-/// What a source is owed is never counted beyond this, of either sign.
-inline constexpr std::int64_t kMaxOwed = std::int64_t{1} << 61;
+/// A source's deficit is never counted beyond this, of either sign.
+inline constexpr std::int64_t kMaxDeficit = std::int64_t{1} << 61;
 
 /// All that the future of one source depends on, at a step where the schedule is decided anew.
 struct SourceState {
@@ -42,9 +42,9 @@ struct SourceState {
   std::uint64_t origin_count = 0;                // draws since the epoch began, when the pattern began
   std::uint64_t limit = kUnbounded;              // draws from the pattern's beginning until the source runs out
   std::optional<std::uint64_t> round_count = 0;  // SEQUENTIAL: draws in the current round; none: its block is done
-  /// WEIGHTED EVEN and SHUFFLED: what the source was owed when the pattern began, its share of the turns before less
-  /// its draws, in units of 2^-kOwedBits turns.
-  std::int64_t owed = 0;
+  /// WEIGHTED EVEN and SHUFFLED: the source's deficit when the pattern began, its share of the turns before less
+  /// its draws, in units of 2^-kDeficitBits turns.
+  std::int64_t deficit = 0;
   bool exhausted = false;  // it ran out and left for the rest of the epoch
 
   friend bool operator==(const SourceState&, const SourceState&) = default;
@@ -56,7 +56,7 @@ struct Breakpoint {
   std::uint64_t origin = 0;        // the step at which the pattern in force began; an end of a pass doesn't restart it
   bool ended = false;              // the epoch ends here
   bool carries = true;             // false: a state of format 1 began it, under which changes of weights start afresh
-  bool continues = false;          // EVEN, SHUFFLED: the pattern starts from what the sources are owed
+  bool continues = false;          // EVEN, SHUFFLED: the pattern starts from the sources' deficits
   std::uint32_t num_in_block = 0;  // SHUFFLED: turns of the first block that were drawn before the pattern began
   std::shared_ptr<const MixtureSpec> spec;
   std::vector<SourceState> sources;
@@ -139,20 +139,20 @@ class Segment {
   [[nodiscard]] std::uint64_t step_of_draw(std::size_t slot, std::uint64_t index, std::uint64_t before) const;
   [[nodiscard]] std::uint64_t find_succession(std::uint64_t before) const;
   void find_end(const std::optional<KnownSteps>& known);
-  void settle_debts();
+  void settle_deficits();
   [[nodiscard]] std::vector<std::pair<std::uint64_t, std::size_t>> exhaustions(
       std::span<const std::uint64_t> drawn) const;
-  void carry_debts(Breakpoint& breakpoint, std::uint64_t step) const;
+  void carry_deficits(Breakpoint& breakpoint, std::uint64_t step) const;
   void make_pattern(Key key);
   [[nodiscard]] Breakpoint begun_breakpoint() const;
   void make_weighted(Key key, std::span<const std::uint64_t> limits);
 
   Breakpoint breakpoint_;
   std::vector<std::int32_t> active_;
-  std::vector<double> slot_weights_;       // WEIGHTED: as configured
-  std::vector<std::uint32_t> slot_units_;  // WEIGHTED: as integers
-  std::vector<std::int64_t> slot_owed_;    // EVEN, SHUFFLED: at the pattern's beginning; empty elsewhere
-  bool is_certain_ = true;                 // no source left with what it was owed
+  std::vector<double> slot_weights_;         // WEIGHTED: as configured
+  std::vector<std::uint32_t> slot_units_;    // WEIGHTED: as integers
+  std::vector<std::int64_t> slot_deficits_;  // EVEN, SHUFFLED: at the pattern's beginning; empty elsewhere
+  bool is_certain_ = true;                   // no source left with a deficit
   std::vector<double> shares_;
   std::optional<AnyPattern> pattern_;
   std::uint64_t change_ = kUnbounded;

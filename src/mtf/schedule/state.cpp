@@ -15,6 +15,7 @@ namespace mtf {
 namespace {
 
 constexpr std::uint64_t kMaxCount = kMaxSteps - 1;
+constexpr const char* kDeficitName = "owed";  // as version 2 stores it
 constexpr std::uint64_t kMaxIndex = (std::uint64_t{1} << 31) - 1;
 
 // Natural numbers that have no bound, or aren't known, are None.
@@ -220,7 +221,7 @@ Value to_value(const Breakpoint& breakpoint, SpecTable& specs) {
   if (breakpoint.carries) {
     fields.emplace_back("continues", breakpoint.continues);
     fields.emplace_back("num_in_block", std::uint64_t{breakpoint.num_in_block});
-    fields.emplace_back("owed", each([](const SourceState& s) { return zigzag(s.owed); }));
+    fields.emplace_back(kDeficitName, each([](const SourceState& s) { return zigzag(s.deficit); }));
   }
   return fields;
 }
@@ -269,8 +270,9 @@ Breakpoint read_breakpoint(const Field& field, const Specs& specs, std::uint32_t
   if (breakpoint.carries) {
     breakpoint.continues = field["continues"].boolean();
     breakpoint.num_in_block = static_cast<std::uint32_t>(field["num_in_block"].integer(ShuffledBlocks::kBlockSize - 1));
-    each("owed",
-         [&](std::size_t i, const Field& f) { breakpoint.sources[i].owed = unzigzag(f.integer(zigzag(kMaxOwed))); });
+    each(kDeficitName, [&](std::size_t i, const Field& f) {
+      breakpoint.sources[i].deficit = unzigzag(f.integer(zigzag(kMaxDeficit)));
+    });
   }
   check_sum(field["count"], counts, breakpoint.step);
   check_sum(field["origin_count"], origin_counts, breakpoint.origin);

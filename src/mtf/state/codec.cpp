@@ -114,6 +114,7 @@ class Reader {
   /// A count of things that take at least `bytes_each` bytes each.
   [[nodiscard]] std::size_t count(std::size_t bytes_each) {
     const std::uint64_t value = varint();
+    // guard: counts in a state
     if (value > left() / bytes_each) {
       fail(format_message("a count of {} that the bytes left cannot hold", value));
     }
@@ -229,6 +230,7 @@ Decoded decode(std::string_view kind, std::uint32_t newest, std::span<const std:
                                        size, bytes.size() - kHeaderBytes - kChecksumBytes));
   }
   const std::span<const std::byte> summed = bytes.first(bytes.size() - kChecksumBytes);
+  // guard: checksum of a state
   if (Reader(bytes.last(kChecksumBytes)).fixed(4) != crc32c(summed)) {
     throw StateMismatch("state bytes are damaged: the CRC-32C does not match");
   }

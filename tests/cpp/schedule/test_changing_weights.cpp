@@ -46,31 +46,31 @@ double normal(Stream& stream) {
   return sum;
 }
 
-/// Draws one by one and keeps count of what each source is owed.
+/// Draws one by one and keeps count of each source's deficit.
 class Counted {
  public:
-  explicit Counted(std::size_t n) : owed(n) {}
+  explicit Counted(std::size_t n) : deficits(n) {}
 
   /// One draw under weights `now`; those of sources that aren't there are 0.
   void draw(Schedule& schedule, const Weights& now) {
     const double sum = std::accumulate(now.begin(), now.end(), 0.0);
-    owed.resize(now.size());
+    deficits.resize(now.size());
     for (std::size_t i = 0; i < now.size(); ++i) {
-      owed[i] += now[i] / sum;
+      deficits[i] += now[i] / sum;
     }
     const Draw draw = schedule.at(schedule.step(), schedule.epoch());
     schedule.advance(1);
     EXPECT_GT(now[static_cast<std::size_t>(draw.source)], 0.0);
-    owed[static_cast<std::size_t>(draw.source)] -= 1;
-    for (const double debt : owed) {
-      most = std::max(most, debt);
-      least = std::min(least, debt);
+    deficits[static_cast<std::size_t>(draw.source)] -= 1;
+    for (const double deficit : deficits) {
+      most = std::max(most, deficit);
+      least = std::min(least, deficit);
     }
   }
 
   [[nodiscard]] double largest() const { return std::max(most, -least); }
 
-  std::vector<double> owed;
+  std::vector<double> deficits;
   double most = 0;
   double least = 0;
 };
@@ -152,7 +152,7 @@ TEST(ChangingWeights, ShuffledStaysWithinABlock) {
     schedule.update_weights(now);
     counted.draw(schedule, now);
     if (step % 64 == 63) {
-      const auto [least, most] = std::ranges::minmax(counted.owed);
+      const auto [least, most] = std::ranges::minmax(counted.deficits);
       largest = std::max({largest, most, -least});
     }
   }
@@ -171,7 +171,7 @@ TEST(ChangingWeights, NoAnswerToTheDrawsGetsBeyondTheHarmonicBound) {
     for (int step = 0; step < 2500; ++step) {
       std::vector<std::size_t> order(n);
       std::iota(order.begin(), order.end(), std::size_t{0});
-      std::ranges::sort(order, [&](std::size_t a, std::size_t b) { return counted.owed[a] > counted.owed[b]; });
+      std::ranges::sort(order, [&](std::size_t a, std::size_t b) { return counted.deficits[a] > counted.deficits[b]; });
       if (num_heavy < 2) {
         num_heavy = stream.bounded(4) > 0 ? n : 2 + stream.bounded(n - 1);
       }
@@ -207,7 +207,7 @@ TEST(ChangingWeights, CurvesOfBothKindsStayWithinTwo) {
   }
 }
 
-/// A source that comes is owed nothing; one that goes leaves what it was owed, less than 2, to the others.
+/// A source that comes has no deficit; one that goes leaves its own, less than 2, to the others.
 TEST(ChangingWeights, SourcesThatComeAndGoShiftTheOthersByWhatTheyWereOwed) {
   Stream stream(Key{5});
   Schedule schedule(five_or(5, WeightedOrder::even), 4);
@@ -220,12 +220,12 @@ TEST(ChangingWeights, SourcesThatComeAndGoShiftTheOthersByWhatTheyWereOwed) {
       const bool is_here = schedule.spec().sources[i].present;
       if (is_here && schedule.spec().num_present() > 2) {
         schedule.remove_source(name);
-        const double left_behind = counted.owed[i];
+        const double left_behind = counted.deficits[i];
         now[i] = 0;
-        counted.owed[i] = 0;
+        counted.deficits[i] = 0;
         const double sum = std::accumulate(now.begin(), now.end(), 0.0);
         for (std::size_t other = 0; other < now.size(); ++other) {
-          counted.owed[other] += left_behind * now[other] / sum;
+          counted.deficits[other] += left_behind * now[other] / sum;
         }
       } else if (!is_here) {
         schedule.add_source(name, 1000, kFive[i]);
@@ -237,7 +237,7 @@ TEST(ChangingWeights, SourcesThatComeAndGoShiftTheOthersByWhatTheyWereOwed) {
   EXPECT_LT(counted.largest(), 2.0);
 }
 
-/// A weight of 0 for a while: never drawn then, and what was owed before is paid later.
+/// A weight of 0 for a while: never drawn then, and the deficit from before is made up for later.
 TEST(ChangingWeights, ASourceOfWeightZeroKeepsWhatItIsOwed) {
   Schedule schedule(five_or(5, WeightedOrder::even), 4);
   Counted counted(5);
@@ -272,11 +272,11 @@ TEST(ChangingWeights, ReportsACertificateThatHolds) {
 
 /// Every view of a pattern that continues another one, with limits and bursts.
 TEST(ChangingWeights, AllViewsOfAContinuedPatternAgree) {
-  constexpr std::int64_t kOne = std::int64_t{1} << kOwedBits;
+  constexpr std::int64_t kOne = std::int64_t{1} << kDeficitBits;
   const std::vector<std::uint32_t> weights{7, 2, 1};
-  const std::vector<std::vector<std::int64_t>> debts{
+  const std::vector<std::vector<std::int64_t>> deficits{
       {0, 0, 0}, {kOne / 3, -kOne / 3, 0}, {9 * kOne, -5 * kOne, -4 * kOne}, {0, kOne / 2, kOne / 3}};
-  for (const auto& owed : debts) {
+  for (const auto& each : deficits) {
     for (const std::uint64_t burst : {1, 3}) {
       for (const std::vector<std::uint64_t>& limits :
            {std::vector<std::uint64_t>{}, {40, 7, 80}, {3, 100, 5}, {kUnbounded, 1, 30}}) {
@@ -288,9 +288,9 @@ TEST(ChangingWeights, AllViewsOfAContinuedPatternAgree) {
           }
           ASSERT_NO_FATAL_FAILURE(test::expect_draws(pattern, expected));
         };
-        check(WeightedEven(weights, {}, burst, limits, Key{4}, owed));
+        check(WeightedEven(weights, {}, burst, limits, Key{4}, each));
         for (const std::uint32_t num_before : {0U, 1U, 63U}) {
-          check(WeightedShuffled(weights, {}, burst, limits, Key{4}, owed, num_before));
+          check(WeightedShuffled(weights, {}, burst, limits, Key{4}, each, num_before));
         }
       }
     }

@@ -328,8 +328,8 @@ def test_what_an_update_owes_after_an_error_is_done_first(
     run.add_hook(at("on_validation_end", 0, lambda trainer: seen.append(trainer.global_step)))
     run.fit(loaders(), validation(), max_steps=step)
     assert not run._run.pending.is_anything
-    assert run.global_step == step, "what is owed makes no update"
-    assert seen == ([step] if step % 3 == 0 else []), "a validation that follows is owed as well"
+    assert run.global_step == step, "pending work makes no update"
+    assert seen == ([step] if step % 3 == 0 else []), "a validation that follows is pending as well"
     run.fit(loaders(), validation(), max_steps=17)
     assert run.get_state().diff(whole) == []
 

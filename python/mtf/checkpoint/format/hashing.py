@@ -65,6 +65,7 @@ class HashingReader:
             self.position += count
         if self.position != expected["size"]:
             raise _of_another_size(self.label, self.position, expected["size"])
+        # guard: file digest
         if self._digest.hexdigest() != expected["sha256"]:
             raise CheckpointError(
                 f"{self.label}: is damaged: its content doesn't have the SHA-256 that the manifest states"

@@ -48,6 +48,7 @@ def check_file_name(name: str, label: str = MANIFEST_NAME) -> None:
     if (
         len(parts) > 4
         or len(name) > 255
+        # guard: file names
         or not all(_COMPONENT.fullmatch(part) for part in parts)
         or name == MANIFEST_NAME
     ):
@@ -125,6 +126,7 @@ def read_manifest(path: str | Path | Storage) -> dict[str, Any]:
         )
     stated = raw[_SEAL_BEGIN:_SEAL_END]
     actual = hashlib.sha256(raw[:_SEAL_BEGIN] + b"0" * 64 + raw[_SEAL_END:]).hexdigest().encode("ascii")
+    # guard: manifest seal
     if not raw.startswith(_SEAL_PREFIX) or stated != actual:
         raise CheckpointError(f"{label}: is damaged: its content doesn't have the SHA-256 it states")
     _check_step(manifest.get("step"), label)

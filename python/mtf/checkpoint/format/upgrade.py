@@ -15,8 +15,13 @@ def upgrade_state(state: Any, version: int) -> Any:
     """
     if version > 1 or not isinstance(state, Mapping) or not isinstance(state.get("trainer"), Mapping):
         return state
-    # Format 1 had the schedule here as well as in its own file, and another word for pending work.
-    trainer = {"pending_work" if name == "owed" else name: value for name, value in state["trainer"].items()}
+    # Format 1 had the schedule here as well as in its own file, and the pending work under another name.
+    trainer = {"pending_work" if _is_pending_work(value) else name: value for name, value in state["trainer"].items()}
     if isinstance(trainer.get("multi"), Mapping):
         trainer["multi"] = {name: value for name, value in trainer["multi"].items() if name != "schedule"}
     return {**state, "trainer": trainer}
+
+
+def _is_pending_work(value: Any) -> bool:
+    """By what the entry holds: no other entry of a trainer's state has these fields."""
+    return isinstance(value, Mapping) and set(value) == {"passes", "row", "validation", "save"}

@@ -185,6 +185,7 @@ def publish(temporary: Path, target: Path) -> None:
         remove(temporary)
         return
     old = hidden_sibling(target, ROLE_OLD)
+    # guard: kill while replacing
     os.rename(target, old)
     os.rename(temporary, target)
     sync_directory(target.parent)

@@ -78,6 +78,7 @@ class DirectoryLock:
                     "give each its own checkpoint.root_dir"
                 )
             owner = _identity()
+            # guard: directory lock
             self._refuse_if_taken(owner)
             replace_file(self._path, json.dumps(owner).encode())
             self._owner = owner

@@ -96,6 +96,7 @@ class SourceReader:
                 before = self._before_everything()
             if before is not None and before.ended and (before.pass_, before.batch) == (pass_, batch):
                 raise PassEnded(batch)  # as was found before somebody was interrupted
+            # guard: position of a batch
             if stream is None or batch != self._batch or pass_ != self._pass:
                 try:
                     stream = self._go_to(pass_, batch)
@@ -111,6 +112,7 @@ class SourceReader:
                 self.discard()  # what was requested after it are draws that don't exist
                 raise PassEnded(batch) from None
             except BaseException:
+                # guard: position after a failure
                 self.close()  # nobody knows where the loader stands, or whether its workers live
                 raise
             if data is None:

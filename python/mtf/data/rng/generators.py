@@ -221,6 +221,7 @@ class BatchSeed:
             if self._threads != 1:
                 torch.set_num_threads(1)
             if key is not None:
+                # guard: seed of a batch
                 seed_generators(key)
         except BaseException:  # Ctrl-C
             self.exit()
@@ -232,6 +233,7 @@ class BatchSeed:
         try:  # each, also where Ctrl-C comes during another
             end_batch()
         finally:
+            # guard: generators of the process
             if self._restores:
                 self._put_back()
 

@@ -51,6 +51,7 @@ class FetchGuard:
         Raises:
             FetchTimeout: It took longer than the limit; the message has the stacks of all threads.
         """
+        # guard: limit in the main thread
         if threading.get_ident() != threading.main_thread().ident:
             return fetch(*arguments)
         if self._watch is None:

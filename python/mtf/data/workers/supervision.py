@@ -183,6 +183,7 @@ def _watch(iterator: Any) -> None:
 
 
 def _look_away(iterator: Any) -> None:
+    # guard: death of a worker
     if iterator._worker_pids_set:
         _remove_worker_pids(id(iterator))
         iterator._worker_pids_set = False

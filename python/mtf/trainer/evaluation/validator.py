@@ -154,6 +154,7 @@ class Validator:
         finally:
             table.drop_objects()
             for module, mode in modes:
+                # guard: mode after validation
                 module.training = mode
         if names is not None:
             return per_loader(self._config.validation, names, means)

@@ -80,6 +80,7 @@ class NonFiniteGuard:
             f"the loss of loader {name!r} is {values[bad[0]]} at batch {batch_idx} of this epoch, training step {step}"
             + (f" (and {len(bad) - 1} more)" if len(bad) > 1 else "")
         )
+        # guard: bad loss
         if self.policy == "raise":
             raise NonFiniteLoss(f"{message}; performance.on_nonfinite='warn' or 'skip' continues")
         warnings.warn(message + ("; its window is skipped" if self.policy == "skip" else ""), stacklevel=2)

@@ -23,8 +23,6 @@ def upgraded(state: Any) -> Any:
     if not isinstance(state, Mapping):
         return state
     new = dict(state)
-    if "owed" in new:
-        new["pending_work"] = new.pop("owed")
     others = new.get(OTHER_RANKS)
     if isinstance(others, list):
         new[OTHER_RANKS] = [_upgraded_rank(part) for part in others]
@@ -146,6 +144,7 @@ class OptimizersState:
         try:
             for optimizer, entry in zip(self._optimizers, state, strict=True):
                 self._add_groups(optimizer, entry)
+                # guard: state of an optimizer
                 _load_optimizer(optimizer, self._placed(optimizer, entry["state"]))
         except Exception:
             for optimizer, attributes in zip(self._optimizers, before, strict=True):

@@ -168,6 +168,7 @@ class StateRegistry:
         failures = self._ranks.gather(None if failure is None else _in_words(failure))
         if not any(failures):
             return
+        # guard: malformed state
         for name, saved in before.items():
             with suppress(Exception):  # the one that failed may fail again; the first failure is raised
                 entries[name].component.load_state_dict(saved)

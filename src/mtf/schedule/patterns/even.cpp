@@ -11,7 +11,7 @@ namespace {
 
 using Signed = __int128;
 
-/// The rank of each slot by name, or by number where there are no names: which of two goes first that are owed the
+/// The rank of each slot by name, or by number where there are no names: which of two goes first that have the
 /// same.
 std::vector<std::uint32_t> ranks_of(std::size_t num_slots, std::span<const std::string> names) {
   std::vector<std::uint32_t> order(num_slots);
@@ -26,73 +26,74 @@ std::vector<std::uint32_t> ranks_of(std::size_t num_slots, std::span<const std::
   return ranks;
 }
 
-/// What slots are owed, exactly: in units of 2^-kOwedBits / W turns.
-class Debts {
+/// The slots' deficits, exactly: in units of 2^-kDeficitBits / W turns.
+class Deficits {
  public:
-  Debts(std::span<const std::uint32_t> weights, std::span<const std::string> names, std::span<const std::int64_t> owed)
+  Deficits(std::span<const std::uint32_t> weights, std::span<const std::string> names,
+           std::span<const std::int64_t> deficits)
       : weights_(weights),
         total_(std::accumulate(weights.begin(), weights.end(), std::int64_t{0})),
         ranks_(ranks_of(weights.size(), names)),
-        debts_(weights.size()) {
-    for (std::size_t slot = 0; slot < debts_.size(); ++slot) {
-      debts_[slot] = Signed{owed[slot]} * total_;
-      largest_ = std::max(largest_, magnitude(debts_[slot]));
+        deficits_(weights.size()) {
+    for (std::size_t slot = 0; slot < deficits_.size(); ++slot) {
+      deficits_[slot] = Signed{deficits[slot]} * total_;
+      largest_ = std::max(largest_, magnitude(deficits_[slot]));
     }
   }
 
-  /// One turn: each slot's share is added, and the slot that is owed most then is drawn.
+  /// One turn: each slot's share is added, and the slot with the largest deficit then is drawn.
   std::size_t draw() {
     std::size_t drawn = 0;
-    for (std::size_t slot = 0; slot < debts_.size(); ++slot) {
-      debts_[slot] += Signed{weights_[slot]} << kOwedBits;
-      const bool is_more = debts_[slot] > debts_[drawn];
-      drawn = is_more || (debts_[slot] == debts_[drawn] && ranks_[slot] < ranks_[drawn]) ? slot : drawn;
+    for (std::size_t slot = 0; slot < deficits_.size(); ++slot) {
+      deficits_[slot] += Signed{weights_[slot]} << kDeficitBits;
+      const bool is_more = deficits_[slot] > deficits_[drawn];
+      drawn = is_more || (deficits_[slot] == deficits_[drawn] && ranks_[slot] < ranks_[drawn]) ? slot : drawn;
     }
-    debts_[drawn] -= Signed{total_} << kOwedBits;
-    for (const Signed debt : debts_) {
-      largest_ = std::max(largest_, magnitude(debt));
+    deficits_[drawn] -= Signed{total_} << kDeficitBits;
+    for (const Signed deficit : deficits_) {
+      largest_ = std::max(largest_, magnitude(deficit));
     }
     return drawn;
   }
 
-  /// In units of 2^-kOwedBits turns, rounded towards 0.
-  void write(std::span<std::int64_t> owed) const {
-    for (std::size_t slot = 0; slot < debts_.size(); ++slot) {
-      owed[slot] = static_cast<std::int64_t>(debts_[slot] / total_);
+  /// In units of 2^-kDeficitBits turns, rounded towards 0.
+  void write(std::span<std::int64_t> deficits) const {
+    for (std::size_t slot = 0; slot < deficits_.size(); ++slot) {
+      deficits[slot] = static_cast<std::int64_t>(deficits_[slot] / total_);
     }
   }
 
-  /// The largest debt in turns, of either sign, that there was at any turn.
+  /// The largest deficit in turns, of either sign, that there was at any turn.
   [[nodiscard]] double largest() const {
-    return std::ldexp(static_cast<double>(largest_) / static_cast<double>(total_), -kOwedBits);
+    return std::ldexp(static_cast<double>(largest_) / static_cast<double>(total_), -kDeficitBits);
   }
 
  private:
-  static Signed magnitude(Signed debt) { return debt < 0 ? -debt : debt; }
+  static Signed magnitude(Signed deficit) { return deficit < 0 ? -deficit : deficit; }
 
   std::span<const std::uint32_t> weights_;
   std::int64_t total_;
   std::vector<std::uint32_t> ranks_;
-  std::vector<Signed> debts_;
+  std::vector<Signed> deficits_;
   Signed largest_ = 0;
 };
 
 }  // namespace
 
 EvenDraws::EvenDraws(std::span<const std::uint32_t> weights, std::span<const std::string> names,
-                     std::span<const std::uint64_t> limits, Key key, std::span<const std::int64_t> owed)
-    : tree_(owed.empty() ? EvenTree(weights, names, limits, key) : EvenTree(weights, names, key)) {
-  if (!owed.empty()) {
-    catch_up(weights, names, limits, owed);
+                     std::span<const std::uint64_t> limits, Key key, std::span<const std::int64_t> deficits)
+    : tree_(deficits.empty() ? EvenTree(weights, names, limits, key) : EvenTree(weights, names, key)) {
+  if (!deficits.empty()) {
+    catch_up(weights, names, limits, deficits);
   }
   deviation_bound_ = std::max(deviation_bound_, tree_.deviation_bound());
 }
 
 /// Draws the turns before the tree and starts the tree behind them. They end early with the last draw of a slot.
 void EvenDraws::catch_up(std::span<const std::uint32_t> weights, std::span<const std::string> names,
-                         std::span<const std::uint64_t> limits, std::span<const std::int64_t> owed) {
-  Debts debts(weights, names, owed);
-  std::vector<std::int64_t> now(owed.begin(), owed.end());
+                         std::span<const std::uint64_t> limits, std::span<const std::int64_t> deficits) {
+  Deficits exact(weights, names, deficits);
+  std::vector<std::int64_t> now(deficits.begin(), deficits.end());
   std::vector<std::uint64_t> left(limits.begin(), limits.end());
   num_caught_up_of_.resize(weights.size());
   const std::size_t at_least = std::min(weights.size(), kMaxCatchUp);
@@ -100,12 +101,12 @@ void EvenDraws::catch_up(std::span<const std::uint32_t> weights, std::span<const
   while (true) {
     const bool must_end = !may_go_on || caught_up_.size() == kMaxCatchUp;
     if (must_end || caught_up_.size() >= at_least) {
-      debts.write(now);
+      exact.write(now);
       if (tree_.start_from(now) || must_end) {
         break;
       }
     }
-    const std::size_t slot = debts.draw();
+    const std::size_t slot = exact.draw();
     caught_up_.push_back(static_cast<std::int32_t>(slot));
     ++num_caught_up_of_[slot];
     const bool is_limited = !left.empty() && left[slot] < kMaxSteps;
@@ -115,7 +116,7 @@ void EvenDraws::catch_up(std::span<const std::uint32_t> weights, std::span<const
     may_go_on = !is_limited || left[slot] > 0;
   }
   num_caught_up_ = caught_up_.size();
-  deviation_bound_ = debts.largest() * (1 + 1e-9);
+  deviation_bound_ = exact.largest() * (1 + 1e-9);
   tree_.set_limits(left);
 }
 
@@ -224,8 +225,8 @@ EvenTree::SlotTurns EvenDraws::turns_of_slot(std::uint64_t begin, std::uint32_t 
 
 WeightedEven::WeightedEven(std::span<const std::uint32_t> weights, std::span<const std::string> names,
                            std::uint64_t burst, std::span<const std::uint64_t> limits, Key key,
-                           std::span<const std::int64_t> owed)
-    : WithBursts(EvenDraws(weights, names, turn_limits(limits, burst, weights.size()), key, owed), burst, limits),
+                           std::span<const std::int64_t> deficits)
+    : WithBursts(EvenDraws(weights, names, turn_limits(limits, burst, weights.size()), key, deficits), burst, limits),
       // Inside a turn a slot's draws move in a straight line between the turn's two ends.
       deviation_bound_(turns().deviation_bound() * static_cast<double>(burst)) {}
 

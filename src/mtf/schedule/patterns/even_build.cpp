@@ -155,6 +155,7 @@ void EvenTree::choose_phases(Key key) {
     const std::uint64_t weight = node_weights_[i];
     const auto spread =
         std::min<std::uint64_t>(static_cast<std::uint64_t>(room * weight / (Wide{2} * largest)), weight / 2);
+    // guard: rounding in EVEN
     const std::uint64_t middle = (weight - 1) / 2;
     const std::uint64_t lowest = middle - std::min(middle, spread);
     const std::uint64_t highest = std::min(weight - 1, middle + spread);
@@ -168,30 +169,31 @@ void EvenTree::choose_phases(Key key) {
   });
 }
 
-bool EvenTree::start_from(std::span<const std::int64_t> owed) {
-  std::vector<Signed> node_owed(nodes_.size());
+bool EvenTree::start_from(std::span<const std::int64_t> deficits) {
+  std::vector<Signed> node_deficits(nodes_.size());
   std::vector<double> leans(nodes_.size());  // of y at the phase chosen, from the middle
-  const auto owed_below = [&](Child child) -> Signed {
-    return child < 0 ? owed[static_cast<std::size_t>(~child)] : node_owed[static_cast<std::size_t>(child)];
+  const auto deficit_below = [&](Child child) -> Signed {
+    return child < 0 ? deficits[static_cast<std::size_t>(~child)] : node_deficits[static_cast<std::size_t>(child)];
   };
   bool fits = true;
   intervals_.clear();
   for (std::size_t i = 0; i < nodes_.size(); ++i) {
-    const Signed light = owed_below(nodes_[i].light);
-    node_owed[i] = light + owed_below(nodes_[i].heavy);
+    const Signed light = deficit_below(nodes_[i].light);
+    node_deficits[i] = light + deficit_below(nodes_[i].heavy);
     const Signed weight = node_weights_[i];
-    // (y + 1/2) v, in units of 2^-kOwedBits.
-    const Signed wanted = light * weight - node_owed[i] * weight_of(nodes_[i].light) + (weight << (kOwedBits - 1));
-    const Signed phase = std::clamp<Signed>(wanted >> kOwedBits, 0, weight - 1);
-    fits = fits && phase == wanted >> kOwedBits;
-    leans[i] = (std::ldexp(static_cast<double>(wanted), -kOwedBits) - static_cast<double>(phase)) /
+    // (y + 1/2) v, in units of 2^-kDeficitBits.
+    const Signed wanted =
+        light * weight - node_deficits[i] * weight_of(nodes_[i].light) + (weight << (kDeficitBits - 1));
+    const Signed phase = std::clamp<Signed>(wanted >> kDeficitBits, 0, weight - 1);
+    fits = fits && phase == wanted >> kDeficitBits;
+    leans[i] = (std::ldexp(static_cast<double>(wanted), -kDeficitBits) - static_cast<double>(phase)) /
                    static_cast<double>(weight) -
                0.5;
     nodes_[i].first_interval = static_cast<std::uint32_t>(i);
     intervals_.emplace_back(0, 0, weight_of(nodes_[i].light), node_weights_[i], static_cast<std::uint32_t>(phase));
   }
-  const Signed all = owed_below(root_);
-  certify(std::abs(std::ldexp(static_cast<double>(all), -kOwedBits)), [&](const Interval& interval, std::size_t i) {
+  const Signed all = deficit_below(root_);
+  certify(std::abs(std::ldexp(static_cast<double>(all), -kDeficitBits)), [&](const Interval& interval, std::size_t i) {
     return std::max(std::abs(leans[i]), std::abs(leans[i] + (interval.weight - 1.0) / interval.weight));
   });
   return fits;

@@ -24,8 +24,8 @@
 
 namespace mtf {
 
-/// What a slot is owed is counted in units of 2^-kOwedBits turns: its share of the turns so far less its draws.
-inline constexpr int kOwedBits = 48;
+/// A slot's deficit is counted in units of 2^-kDeficitBits turns: its share of the turns so far less its draws.
+inline constexpr int kDeficitBits = 48;
 
 /// Satisfies Pattern, one step a turn.
 class EvenTree {
@@ -37,13 +37,13 @@ class EvenTree {
   EvenTree(std::span<const std::uint32_t> weights, std::span<const std::string> names,
            std::span<const std::uint64_t> limits, Key key);
 
-  /// The tree of a segment that continues another one. `owed`: what each slot is owed, in units of 2^-kOwedBits turns.
+  /// The tree of a segment that continues another one. `deficits`: each slot's, in units of 2^-kDeficitBits turns.
   /// No limits yet, and no phases: the tree must be given both before it is asked for draws.
   EvenTree(std::span<const std::uint32_t> weights, std::span<const std::string> names, Key key);
-  /// Starts each node from what its slots are owed: y = D_light - (a / v) D, D the sum below the node, is brought to
+  /// Starts each node from its slots' deficits: y = D_light - (a / v) D, D the sum below the node, is brought to
   /// the phase (y + 1/2) v, or the nearest one in [0, v). Returns whether all of them lay in there: then each slot's
-  /// deviation includes exactly what it was owed.
-  bool start_from(std::span<const std::int64_t> owed);
+  /// deviation includes exactly its deficit.
+  bool start_from(std::span<const std::int64_t> deficits);
   /// Draws per slot from here on. Once, after `start_from`.
   void set_limits(std::span<const std::uint64_t> limits);
 
@@ -73,7 +73,7 @@ class EvenTree {
   [[nodiscard]] SlotTurns turns_of_turn(std::uint64_t begin, std::uint32_t size, std::uint32_t offset) const;
   [[nodiscard]] SlotTurns turns_of_slot(std::uint64_t begin, std::uint32_t size, std::int32_t slot) const;
 
-  /// At every turn c and for every slot, |count - c w_i / W|, less what the slot was owed at the start, is at most
+  /// At every turn c and for every slot, |count - c w_i / W|, less the slot's deficit at the start, is at most
   /// this, until a slot is exhausted.
   [[nodiscard]] double deviation_bound() const noexcept { return deviation_bound_; }
 

@@ -128,6 +128,7 @@ void Rotation::fill(std::uint64_t begin, std::span<std::int32_t> slots) const {
     }
     if (position.num_gone == 0 || list_them) {
       const std::size_t before_wrap = std::min(whole, num_left - position.rank);
+      // guard: chunks of a call
       std::ranges::copy(order.subspan(position.rank, before_wrap), out.begin());
       std::ranges::copy(order.first(whole - before_wrap), out.begin() + static_cast<std::ptrdiff_t>(before_wrap));
     } else {

@@ -6,9 +6,9 @@
 /// up.
 ///
 /// When weights change, blocks stay where they are: a pattern that begins r turns into a block has a first block of B -
-/// r turns. EVEN then pays in these turns first what slots are owed, those draws included that the old block still had
-/// for them, so that at every block's end the draws are within EVEN's bound, and in between within a block of it,
-/// however often the weights change.
+/// r turns. EVEN then makes up for the slots' deficits in these turns first, those draws included that the old block
+/// still had for them, so that at every block's end the draws are within EVEN's bound, and in between within a block of
+/// it, however often the weights change.
 #pragma once
 
 #include <array>
@@ -80,9 +80,9 @@ class WeightedShuffled : public WithBursts<ShuffledBlocks> {
   /// Parameters and errors as of WeightedEven, and ShuffledBlocks' `num_before`.
   explicit WeightedShuffled(std::span<const std::uint32_t> weights, std::span<const std::string> names = {},
                             std::uint64_t burst = 1, std::span<const std::uint64_t> limits = {}, Key key = {},
-                            std::span<const std::int64_t> owed = {}, std::uint32_t num_before = 0)
-      : WithBursts(ShuffledBlocks(EvenDraws(weights, names, turn_limits(limits, burst, weights.size()), key, owed), key,
-                                  num_before),
+                            std::span<const std::int64_t> deficits = {}, std::uint32_t num_before = 0)
+      : WithBursts(ShuffledBlocks(EvenDraws(weights, names, turn_limits(limits, burst, weights.size()), key, deficits),
+                                  key, num_before),
                    burst, limits) {}
 
   /// Turns of the block in which `step` lies that begin before it.
