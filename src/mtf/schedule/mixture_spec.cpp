@@ -170,7 +170,6 @@ bool MixtureSpec::is_capped() const noexcept {
 std::uint64_t MixtureSpec::num_left(std::size_t source, std::uint64_t pass, std::uint64_t batch) const noexcept {
   const std::uint64_t length = sources[source].pass_limit();
   if (const auto most = sources[source].max_passes) {
-    // guard: passes of a source
     return pass >= *most ? 0 : (*most - pass) * length - std::min(length, batch);
   }
   return length == kUnbounded || is_capped() ? kUnbounded : length - std::min(length, batch);

@@ -97,13 +97,14 @@ TEST(Caps, TheStopComesWithTheFirstDemandForASpentSource) {
 TEST(Caps, OthersAndHeirsTakeTheShare) {
   constexpr double kNum = 6000;
   for (const WeightedOrder order : {WeightedOrder::even, WeightedOrder::shuffled}) {
+    const double most = order == WeightedOrder::even ? 2.5 : 12;  // SHUFFLED: within a block of it
     for (std::uint64_t seed = 0; seed < 20; ++seed) {
       Schedule others(make_spec({order, std::nullopt}), seed);
       const std::vector<std::uint64_t> by_others = others.counts(6000, 0);
-      EXPECT_NEAR(static_cast<double>(by_others[0]), (kNum - 60) * 5 / 7, 5);
+      EXPECT_NEAR(static_cast<double>(by_others[0]), (kNum - 60) * 5 / 7, most);
       Schedule inherited(make_spec({order, 2}), seed);
       const std::vector<std::uint64_t> by_heir = inherited.counts(6000, 0);
-      EXPECT_NEAR(static_cast<double>(by_heir[0]), kNum / 2, 2.5);
+      EXPECT_NEAR(static_cast<double>(by_heir[0]), kNum / 2, most);
       EXPECT_EQ(by_heir[1], 60U);
     }
   }
