@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from mtf.config.convert import describe
 from mtf.config.mixture import MultiDataLoaderConfig, require_mixture
 from mtf.data.agreed_lengths import check_same_schedule
 from mtf.data.batch import Batch
 from mtf.data.cursor import Cursor
 from mtf.data.delivery import Delivery, EpochIterator, Lifetime
 from mtf.data.determinism.recent_batches import RecentBatches
+from mtf.data.live_schedule import LiveSchedule
 from mtf.data.mixture_plan import with_row_shares, with_windows
 from mtf.data.source_set import SourceSet, name_loaders
 from mtf.data.steering.mixture_edit import OnOtherMixture, check_on_other_mixture, log_edit, resumed_state, with_way_out
@@ -22,7 +26,7 @@ from mtf.data.tracing.loader import TracedLoader
 from mtf.data.transfer import mover_to
 from mtf.data.workers.fetch_timeout import FetchGuard
 from mtf.distributed.data_group import make_data_group
-from mtf.errors import ConfigError, MtfError, StateMismatch
+from mtf.errors import ConfigError, MtfError, StateMismatch, UsageError
 from mtf.formatting import html_table
 from mtf.schedule.schedule import Schedule
 
@@ -64,6 +68,7 @@ class MultiLoader(TracedLoader):
             reads it.
         config: A copy of what was given, kept up to date with edits and loaded states. ``rebuild_schedule`` reads what
             was changed in it.
+        warns_of_edits: Whether an epoch's start warns of changes in ``config`` that aren't in force.
 
     Raises:
         ConfigError: A name, loader or option is wrong; no data has been read.
@@ -103,7 +108,11 @@ class MultiLoader(TracedLoader):
             fetch_timeout_s=fetch_timeout_s,
         )
         lengths = self._sources.agreed_lengths(self._sources.initial)
-        self._cursor = Cursor(Schedule(self.config, lengths, seed=self._seed))
+        schedule = LiveSchedule(self.config, lengths, seed=self._seed)
+        self._cursor = Cursor(schedule)
+        schedule.observe(self._changing_schedule)
+        self.warns_of_edits = True
+        self._said_edits: dict[str, Any] = {}
         check_same_schedule(self._cursor.schedule, ranks.world_size, group=ranks)
         self._declared = self._cursor.schedule.state_dict()["setups"][0], self._cursor.schedule.seed
         self._edits: list[Any] = []  # in words, of resumes with another mixture
@@ -121,6 +130,8 @@ class MultiLoader(TracedLoader):
     def __iter__(self) -> Iterator[Batch]:
         self._lifetime.check()
         self._cursor.open_next_epoch()
+        if self.warns_of_edits:
+            self._warn_of_forgotten_edits()
         return EpochIterator(self._delivery, self._cursor)
 
     def __len__(self) -> int:
@@ -174,8 +185,8 @@ class MultiLoader(TracedLoader):
 
     @property
     def schedule(self) -> Schedule:
-        """What is drawn when, its cursor behind the last batch handed out. Moved by hand, it takes the MultiLoader
-        along; edit it through the MultiLoader."""
+        """What is drawn when, its cursor behind the last batch handed out. What is changed in it takes effect at the
+        next batch; sources are added through the MultiLoader, which needs their loaders."""
         return self._cursor.expose()
 
     @property
@@ -377,6 +388,31 @@ class MultiLoader(TracedLoader):
             change(schedule)
         self._show_config()
 
+    @contextmanager
+    def _changing_schedule(self, method: str) -> Iterator[None]:
+        """Around each change of the schedule."""
+        if self._cursor.is_busy:
+            yield
+            return
+        self._lifetime.check()
+        if method == "append_source":
+            raise UsageError("the schedule alone can't add a source, which needs a loader: call MultiLoader.add_source")
+        with self._cursor.changing_by_hand(method):
+            yield
+        self._show_config()
+
+    def _warn_of_forgotten_edits(self) -> None:
+        """Says once what was changed in ``config`` and isn't in force."""
+        now, in_force = describe(self.config), describe(self._cursor.schedule.config)
+        changed = {n: v for n, v in now.items() if n not in ("dataloader_names", "seed") and v != in_force[n]}
+        if changed and changed != self._said_edits:
+            warnings.warn(
+                f"config.{', '.join(changed)} of this MultiLoader was changed, which has no effect yet: call "
+                "rebuild_schedule()",
+                stacklevel=3,
+            )
+        self._said_edits = changed
+
     def _show_config(self) -> None:
         """Lets ``config`` show what the schedule's log made of it."""
         current = self._cursor.schedule.config
@@ -398,7 +434,7 @@ class MultiLoader(TracedLoader):
             gradient_accumulation_steps: Batches of an accumulation window; None: the trainer's, or 1.
             loss_weights: What each loader's loss is multiplied by; None: the trainer's, or 1 each.
         """
-        schedule, ranks = self._cursor.schedule, self._sources.world_size
+        schedule, ranks = self._cursor.schedule, self._sources.ranks.world_size
         length = self.accumulation[0] if gradient_accumulation_steps is None else gradient_accumulation_steps
         weights = self.accumulation[1] if loss_weights is None else loss_weights
         rows = {name: reader.source.mean_batch_size(ranks) for name, reader in self._sources.readers.items()}
@@ -431,6 +467,17 @@ class MultiLoader(TracedLoader):
     def _repr_html_(self) -> str:
         columns = ("source", "read as", "addressed by", "batches per pass", "weight", "drawn in this epoch")
         return html_table(repr(self), columns, self._sources.table(self._cursor.schedule, self._cursor.counts))
+
+    def end_workers(self) -> None:
+        """Ends worker processes; the next batch starts them again at its position.
+
+        Those of a loader stay where batches would have to be produced again to get back to the position: a loader
+        without a position or state, inside a pass.
+        """
+        if not (self._lifetime.closed or self._lifetime.is_forked):
+            self._cursor.sync()
+            self._cursor.drop_draws()  # what was asked for ahead is asked for again
+            self._sources.end_workers()
 
     def close(self) -> None:
         """Ends worker processes and threads. May be called several times; the state can still be read."""

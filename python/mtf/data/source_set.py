@@ -43,7 +43,8 @@ class SourceSet:
         initial: Sources that the schedule began with.
         additions: How often each name was added, where that differs from once for a name that wasn't there initially.
             Replaced by edits, never changed, so that a commit only keeps it.
-        world_size: Number of the processes that divide the batches.
+        ranks: Those that divide batches among themselves.
+        undivided: Names of sources that each rank reads as they are, on several ranks.
         prefetch: Asks for batches ahead, for all sources under one budget.
     """
 
@@ -61,9 +62,10 @@ class SourceSet:
         self._config = config
         self._seed = seed
         self.factories = dict(factories)
-        self._ranks = ranks
-        self.world_size = ranks.world_size
+        self.ranks = ranks
+        self._world_size = ranks.world_size
         self._seed_each_batch = seed_each_batch
+        self.undivided: set[str] = set()
         self.initial = {name: self.adapt(loader, name) for name, loader in loaders.items()}
         self._given = dict(self.initial)
         sources = list(self.initial.values())
@@ -89,10 +91,13 @@ class SourceSet:
         source = as_source(loader, name, seed_each_batch=self._seed_each_batch)
         if self._config.drop_last:
             source = source.drop_last()
-        if self.world_size > 1:
-            source = source.shard(self._ranks.rank, self.world_size)
+        if self._world_size > 1:
+            part = source.shard(self.ranks.rank, self._world_size)
+            if part is source:
+                self.undivided.add(name)
+            source = part
         if source.reads_loaders:
-            source.join_ranks(self._ranks)
+            source.join_ranks(self.ranks)
         return source
 
     def agreed_lengths(self, sources: Mapping[str, Source]) -> dict[str, int | None]:
@@ -100,9 +105,7 @@ class SourceSet:
         lengths = [source.num_batches() for source in sources.values()]
         cycling = self._config.cycle_short_loaders
         sizes = [source.size_to_divide() for source in sources.values()]
-        agreed = agree_on_lengths(
-            list(sources), lengths, cycling, self._ranks.rank, self.world_size, sizes, self._ranks
-        )
+        agreed = agree_on_lengths(list(sources), lengths, cycling, self.ranks.rank, self._world_size, sizes, self.ranks)
         return dict(zip(sources, agreed, strict=True))
 
     def _share_workers(self, sources: Sequence[Source]) -> SharedWorkers | None:
@@ -154,6 +157,14 @@ class SourceSet:
             "notes": {name: notes for name, reader in self.readers.items() if (notes := reader.source.notes())},
             "engine": self.prefetch.engine_stats(),
         }
+
+    def end_workers(self) -> None:
+        """Ends worker processes that the next batch starts again at no cost."""
+        for reader in self.readers.values():
+            if isinstance(reader, SourceReader):
+                reader.end_workers()
+        if self._shared_workers is not None:
+            self._shared_workers.close()
 
     def skip_to(self, places: Mapping[str, tuple[int, int]]) -> None:
         """The batches up to ``places``, (pass, batches given of it) by name, are left out."""
@@ -243,11 +254,11 @@ class SourceSet:
         else:
             snapshots = {name: reader.saved() for name, reader in self.readers.items()}
             additions = self.additions
-        cuts = {n: cut.to_list() for n, source in present.items() if (cut := source.pass_cut(self.world_size))}
+        cuts = {n: cut.to_list() for n, source in present.items() if (cut := source.pass_cut(self._world_size))}
         rests = {name: rest.to_list() for name, rest in self.rests.items() if name in present}
         order_states = {n: state for n, source in present.items() if (state := source.order_state()) is not None}
         return {
-            "global_batch_sizes": {n: source.global_batch_size_on(self.world_size) for n, source in present.items()},
+            "global_batch_sizes": {n: source.global_batch_size_on(self._world_size) for n, source in present.items()},
             "orders": {name: source.order() for name, source in present.items()},
             "sources": {name: to_dict(snapshots.get(name)) for name in names},
             **({"additions": dict(additions)} if additions else {}),
@@ -273,7 +284,7 @@ class SourceSet:
         began_with = {source["name"] for source in state["schedule"]["setups"][0]["sources"]}
         rests = {name: rest for name, entry in state.get("rests", {}).items() if (rest := rest_from(entry)) is not None}
         for name in rests:
-            if name in sources and sources[name].pass_cut(self.world_size) is None:
+            if name in sources and sources[name].pass_cut(self._world_size) is None:
                 raise StateMismatch(
                     f"source {name!r} can't be opened at any sample here, but the state has a pass of it to finish: "
                     "give it the sampler that it had"
@@ -314,7 +325,7 @@ class SourceSet:
 
     def given(self, lengths: Mapping[str, int | None]) -> dict[str, GivenSource]:
         """What an edit has to know of the sources that were given here, by name."""
-        return {name: given_source(s, lengths[name], self.world_size) for name, s in self._given.items()}
+        return {name: given_source(s, lengths[name], self._world_size) for name, s in self._given.items()}
 
     def _missing(
         self, schedule: Mapping[str, Any], names: Sequence[str], additions: Mapping[str, int]
@@ -357,16 +368,16 @@ class SourceSet:
     def _check_global_batches(self, saved: Mapping[str, int | None], sources: Mapping[str, Source]) -> None:
         """Raises if a source would cut its samples into other global batches than those of the state."""
         for name, source in sources.items():
-            here, there = source.global_batch_size_on(self.world_size), saved.get(name)
+            here, there = source.global_batch_size_on(self._world_size), saved.get(name)
             # guard: global batch
             if here is None or there is None or here == there:
                 continue
-            size, rest = divmod(there, self.world_size)
+            size, rest = divmod(there, self._world_size)
             way_out = (
                 f"batch_size={size}" if rest == 0 else f"an ArrayLoader with global_batch_size={there}"
-            ) + f" continues with it on {self.world_size} rank{'s' if self.world_size > 1 else ''}"
+            ) + f" continues with it on {self._world_size} rank{'s' if self._world_size > 1 else ''}"
             raise StateMismatch(
-                f"source {name!r} has global batches of {here} samples here ({self.world_size} ranks), but {there} in "
+                f"source {name!r} has global batches of {here} samples here ({self._world_size} ranks), but {there} in "
                 f"the state, so the batches would be others: {way_out}; {WAY_OUT}"
             )
 

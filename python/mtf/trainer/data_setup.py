@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from mtf.data.agreed_lengths import check_same_schedule
 from mtf.data.batch import Batch
 from mtf.data.multi_loader import MultiLoader
 from mtf.data.steering.mixture_edit import OnOtherMixture
+from mtf.data.workers.supervision import collect_left_behind, end_kept_workers
 from mtf.distributed.ranks import SingleRank
 from mtf.enums import SamplingStrategy
 from mtf.errors import ConfigError, StateMismatch, UsageError
@@ -124,6 +125,7 @@ class TrainingData:
         config = self._config.multi
         new = named(given, config.dataloader_names, "train_loaders")
         if self.multi is None:
+            collect_left_behind()
             self.multi = self._make(new)
             self.given = new
             self.config_when_made = describe(config)
@@ -165,6 +167,13 @@ class TrainingData:
                 "unless add_dataloader adds them",
                 stacklevel=4,
             )
+
+    def end_workers(self, val_loaders: Iterable[Any]) -> None:
+        """Ends the worker processes that ``fit`` has started, those of validation loaders among them."""
+        if self.multi is not None:
+            self.multi.end_workers()
+        for loader in val_loaders:
+            end_kept_workers(loader)
 
     def drop(self) -> None:
         """Closes the mixture; the next ``open`` makes another, from its start."""
@@ -292,6 +301,7 @@ class TrainingData:
             remember_batches=self._config.fault_tolerance.verify_deterministic_resume,
         )
         multi.accumulation = performance.gradient_accumulation_steps, self._config.loss_weights_per_loader or {}
+        multi.warns_of_edits = False  # the loop does, in the trainer's words
         return multi
 
 

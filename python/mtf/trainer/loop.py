@@ -13,6 +13,7 @@ from mtf.config.convert import describe
 from mtf.config.trainer import TrainerConfig
 from mtf.enums import ValidationFrequency
 from mtf.errors import MtfError
+from mtf.schedule.accumulation import AccumulationSchedule
 from mtf.trainer import data_setup, preflight
 from mtf.trainer.checkpointing import Checkpointer, Decision
 from mtf.trainer.data_setup import TrainingData
@@ -39,6 +40,7 @@ class TrainLoop:
         val_loaders: name -> validation loader; empty: no validation.
         checkpointer: decides at commit points, between two updates or two epochs, and saves.
         skips: updates whose data are left out.
+        warn_of_changes: warns of settings that were changed too late.
     """
 
     run: RunState
@@ -51,6 +53,7 @@ class TrainLoop:
     checkpointer: Checkpointer
     config: TrainerConfig
     skips: SkippedUpdates
+    warn_of_changes: Callable[[], None]
 
     def fit(self, limits: StopCondition) -> None:
         """Trains until ``limits``, a wish to stop, or a signal."""
@@ -114,7 +117,7 @@ class TrainLoop:
             if multi.epoch != run.epoch:
                 break
             next_skip = self.skips.next_begin(run.global_step)
-            for window in windows(iter(multi), self.config.performance.gradient_accumulation_steps):
+            for window in windows(iter(multi), self._window_length()):
                 if not self.data.is_announced:
                     self.step.open_ranks()
                 self.step.run(run, window)
@@ -130,6 +133,14 @@ class TrainLoop:
         self.step.items.require_a_loss()
         return True
 
+    def _accumulation(self) -> AccumulationSchedule:
+        performance = self.config.performance
+        return AccumulationSchedule(performance.gradient_accumulation_steps, performance.gradient_accumulation_by)
+
+    def _window_length(self) -> int | Callable[[], int]:
+        steps, run, schedule = self.config.performance.gradient_accumulation_steps, self.run, self._accumulation()
+        return steps if isinstance(steps, int) else lambda: schedule.at(run.epoch, run.global_step)
+
     def _stop_for_time(self) -> None:
         run = self.run
         run.is_out_of_time = True
@@ -138,8 +149,8 @@ class TrainLoop:
 
     def _leave_out(self, limits: StopCondition) -> bool:
         """Passes over the data of updates that are to be left out; whether ``fit`` ends inside the epoch with them."""
-        run, window = self.run, self.config.performance.gradient_accumulation_steps
-        num_batches = self.skips.leave_out(run, self.data, window, limits)
+        run = self.run
+        num_batches = self.skips.leave_out(run, self.data, self._accumulation(), limits)
         self.reporter.advance(num_batches)
         return num_batches > 0 and limits.steps_reached(run) and self.data.manager.epoch == run.epoch
 
@@ -163,6 +174,7 @@ class TrainLoop:
 
     def _warn_of_edits(self) -> None:
         """Edits of a configuration that nothing reads."""
+        self.warn_of_changes()
         multi = self.data.manager
         preflight.warn_of_forgotten_edits(multi.config, multi.schedule.config)
         preflight.warn_of_wrong_config(self.config.multi, self.data.config_when_made)
@@ -202,7 +214,8 @@ class TrainLoop:
         except ValidationLeft:
             run.enter(before)
             self.checkpointer.save_deferred()
-            self.checkpointer.save_and_exit()
+            if self.checkpointer.agree_to_exit():
+                self.checkpointer.save_and_exit()
             raise
         run.enter(before)
         self.step.metrics.commit()

@@ -17,10 +17,14 @@ from mtf.trainer.data_setup import TrainingData
 from mtf.trainer.evaluation.validator import Validator
 from mtf.trainer.hooks.registry import HookList
 from mtf.trainer.metrics import MetricTable
+from mtf.trainer.optimization.activation_checkpointing import checkpoint_activations
+from mtf.trainer.optimization.clipping import check_clipping
 from mtf.trainer.optimization.item_counts import ItemCounts
+from mtf.trainer.optimization.manual import ManualOptimization
 from mtf.trainer.optimization.nonfinite import NonFiniteGuard
 from mtf.trainer.optimization.optimizers import OptimizerSet, SchedulerSet
 from mtf.trainer.optimization.precision import Precision, compile_in_place
+from mtf.trainer.optimization.rate_watch import RateWatch
 from mtf.trainer.optimization.scheduler_settings import SchedulerSettings
 from mtf.trainer.reporting.reporter import Reporter
 from mtf.trainer.reporting.throughput import Throughput
@@ -42,6 +46,7 @@ class Parts:
         device: where the model and the batches are.
         run: where the run stands.
         init_only: what settings were that only the constructor reads, by dotted name.
+        said_changes: those that were changed since, and named.
     """
 
     config: TrainerConfig
@@ -61,7 +66,9 @@ class Parts:
     data: TrainingData
     skips: SkippedUpdates
     reporter: Reporter
+    manual: ManualOptimization
     init_only: dict[str, Any]
+    said_changes: dict[str, Any] = field(default_factory=dict)
     registry: StateRegistry = field(init=False)
     checkpointer: Checkpointer = field(init=False)
 
@@ -99,6 +106,7 @@ class Parts:
             function=function,
             model=self.model,
             performance=self.config.performance,
+            manual=self.manual,
             optimizers=self.optimizers,
             schedulers=self.schedulers,
             loss_weights=self.loss_weights,
@@ -112,6 +120,7 @@ class Parts:
             ranks=self.ranks,
             reporter=self.reporter,
             spikes=SpikeWatch(self.hooks, self.ranks, self.metrics),
+            rates=RateWatch(self.optimizers.optimizers),
             propagates=self.ranks.world_size > 1 and self.nonfinite.every_window,
         )
 
@@ -160,6 +169,18 @@ def make_parts(
     run, metrics = RunState(), MetricTable()
     data = TrainingData(config, factories, device, ranks)
     reporter = Reporter(config, run, data, metrics, optimizers, ranks, Throughput(model, device, config.logging))
+    precision = Precision(config.performance.precision, device)
+    nonfinite = NonFiniteGuard(config.performance.on_nonfinite, device)
+    manual = ManualOptimization(
+        config.performance,
+        device=device,
+        run=run,
+        optimizers=owned,
+        precision=precision,
+        guard=nonfinite,
+        ranks=ranks,
+        hooks=hooks,
+    )
     parts = Parts(
         config=config,
         model=model,
@@ -171,17 +192,21 @@ def make_parts(
         schedulers=rates,
         loss_weights=loss_weights,
         items=ItemCounts(ranks),
-        precision=Precision(config.performance.precision, device),
+        precision=precision,
         rng=StepRng(config.seed, config.step_rng, device, ranks.data.rank),
-        nonfinite=NonFiniteGuard(config.performance.on_nonfinite, device),
+        nonfinite=nonfinite,
+        manual=manual,
         metrics=metrics,
         data=data,
         skips=SkippedUpdates(),
         reporter=reporter,
         init_only=preflight.init_only_settings(config),
     )
+    check_clipping(config.performance, optimizers)
+    if config.performance.activation_checkpointing:
+        checkpoint_activations(model, config.performance.activation_checkpointing)
     if config.performance.compile_model:
-        compile_in_place(model)
+        compile_in_place(model, config.performance.compile_mode)
     register_components(parts)
     return parts
 

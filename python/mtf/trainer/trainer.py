@@ -12,11 +12,11 @@ from mtf.config.trainer import TrainerConfig
 from mtf.data.steering.mixture_edit import OnOtherMixture
 from mtf.distributed.ranks import make_ranks
 from mtf.errors import ConfigError, UsageError
-from mtf.trainer import data_setup, fitting, preflight
+from mtf.trainer import data_setup, fitting, no_effect, preflight
 from mtf.trainer.hooks.base import TrainerHooks
 from mtf.trainer.hooks.registry import HookList, require_arguments
 from mtf.trainer.optimization.optimizers import as_list
-from mtf.trainer.optimization.precision import deterministic_algorithms
+from mtf.trainer.optimization.precision import arithmetic
 from mtf.trainer.parts import choose_device, make_parts
 from mtf.trainer.reporting import _repr
 from mtf.trainer.run_view import RunView
@@ -91,6 +91,7 @@ class Trainer(RunView):
             self.config, model, self.device, self.ranks, self.optimizers, schedulers, loader_factories or {}, self.hooks
         )
         self._run, self._metrics, self._data = self._parts.run, self._parts.metrics, self._parts.data
+        self.manual = self._parts.manual
         self._training_step: StepFunction | None = None
         self._validation_step: StepFunction | None = None
         if training_step is not None:
@@ -226,7 +227,7 @@ class Trainer(RunView):
         multi = self._parts.data.multi
         names = self.config.multi.dataloader_names if multi is None else multi.initial_names
         named = data_setup.name_validation(val_loaders, self.config.val_loader_config, names)
-        with deterministic_algorithms(self.config.performance.deterministic):
+        with arithmetic(self.config.performance):
             return self._parts.validator(self.validation_step).run(named)
 
     # State
@@ -282,6 +283,11 @@ class Trainer(RunView):
         if self.is_fitting:
             raise UsageError("close_logs was called inside fit: call it after fit")
         self._parts.reporter.close_logs()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name[0] != "_" and "_validation_step" in vars(self) and not isinstance(value, HookList):
+            no_effect.check_assignment(name, is_subclass=type(self) is not Trainer)
+        super().__setattr__(name, value)
 
     def __repr__(self) -> str:
         """Model, optimizers, place and position."""

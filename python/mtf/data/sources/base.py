@@ -78,6 +78,10 @@ class Stream(ABC):
         """What is saved after the batch just given, the last of ``batch`` batches of pass ``pass_``."""
         return Snapshot(pass_, batch, self.state())
 
+    def has_workers(self) -> bool:
+        """Whether it has started processes that are alive."""
+        return False
+
     def close(self) -> None:
         """Releases workers and files. May be called several times, also before the pass ended."""
 
