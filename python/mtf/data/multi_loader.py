@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
-from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,8 @@ from mtf.data.determinism.recent_batches import RecentBatches
 from mtf.data.live_schedule import LiveSchedule
 from mtf.data.mixture_plan import with_row_shares, with_windows
 from mtf.data.source_set import SourceSet, name_loaders
-from mtf.data.steering.mixture_edit import OnOtherMixture, check_on_other_mixture, log_edit, resumed_state, with_way_out
+from mtf.data.steering.mixture_edit import STATE_VERSION, OnOtherMixture, log_edit, resumed_state, with_way_out
+from mtf.data.steering.skip import skip_batches
 from mtf.data.tracing.loader import TracedLoader
 from mtf.data.transfer import mover_to
 from mtf.data.workers.fetch_timeout import FetchGuard
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     import torch
 
     from mtf.schedule.plan import Plan
-
-_STATE_VERSION = 1
 
 
 class MultiLoader(TracedLoader):
@@ -222,18 +220,8 @@ class MultiLoader(TracedLoader):
         Raises:
             ConfigError: ``num_batches`` isn't a whole number of at least 0.
         """
-        if isinstance(num_batches, bool) or not isinstance(num_batches, int) or num_batches < 0:
-            raise ConfigError(f"num_batches must be a whole number of at least 0, but is {num_batches!r}")
         self._lifetime.check()
-        self._cursor.open_next_epoch()
-        schedule = self._cursor.schedule
-        total = schedule.num_steps(schedule.epoch)
-        if total is None or None in (length for _, length, present in schedule.source_table if present):
-            return sum(1 for _ in islice(EpochIterator(self._delivery, self._cursor), num_batches))
-        num = min(num_batches, total - schedule.step)
-        self._cursor.skip(num)
-        self._sources.skip_to(dict(zip(schedule.names, schedule.places(schedule.step), strict=True)))
-        return num
+        return skip_batches(num_batches, self._cursor, self._sources, self._delivery)
 
     def commit(self) -> None:
         """Declares every batch handed out so far as trained on. From now on only committed batches are state."""
@@ -259,7 +247,7 @@ class MultiLoader(TracedLoader):
         entries = schedule["setups"][schedule["tail"]["setup"]]["sources"]
         names = [entry["name"] for entry in entries if entry["present"]]
         return {
-            "version": _STATE_VERSION,
+            "version": STATE_VERSION,
             "schedule": schedule,
             **self._sources.state_dict(names, is_committed=self._cursor.committed is not None),
             "last_batches": {} if self._recent_batches is None else self._recent_batches.state_dict(),
@@ -307,19 +295,7 @@ class MultiLoader(TracedLoader):
             StateMismatch: A state of another kind, or one that no edit can continue with the mixture here.
             ConfigError: ``on_other_mixture`` is neither "refuse" nor "edit".
         """
-        check_on_other_mixture(on_other_mixture)
-        if state.get("version") != _STATE_VERSION:
-            raise StateMismatch(
-                f"a MultiLoader's state of version {state.get('version')!r} can't be loaded here, where it is "
-                f"{_STATE_VERSION}"
-            )
-        setup, seed = self._declared
-        try:
-            return resumed_state(state, setup, seed, self._sources.given, is_edit=on_other_mixture == "edit")
-        except MtfError:
-            raise
-        except Exception as error:  # whatever a look into something of another kind raises
-            raise StateMismatch(f"the loaders' state is malformed: {type(error).__name__}: {error}") from error
+        return resumed_state(state, *self._declared, self._sources.given, on_other_mixture)
 
     def verify_recent_batches(self) -> None:
         """Fetches the last batches of every source again and compares; the position stays. Needs ``remember_batches``.

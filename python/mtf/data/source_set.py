@@ -126,6 +126,11 @@ class SourceSet:
         if has_snapshots or source.has_run_state:
             self._with_state[name] = reader
 
+    def _renew_reader(self, name: str) -> None:
+        """Reads a source anew whose run has another layout, in the same run."""
+        reader = self.prefetch.reader(self.readers[name].source, fold_in(fold_in(self._seed, "source"), name))
+        self.readers[name] = self._with_state[name] = reader
+
     def in_order(self, names: Sequence[str]) -> list[Reader]:
         """Readers by index of their sources."""
         # A source that was removed keeps its index and is never drawn; after a resume it may have no reader.
@@ -300,12 +305,15 @@ class SourceSet:
         self._finish_passes(prepared.rests)
         self.additions = prepared.additions
         self.initial = {name: source for name, source in self.initial.items() if name in prepared.began_with}
-        for name, reader in self.readers.items():
+        for name, reader in list(self.readers.items()):
             reader.discard()
             if isinstance(reader, SourceReader):
                 reader.source.close()
             if reader.source.has_run_state:
+                layout = reader.source.run_layout()
                 reader.source.load_run_state(prepared.snapshots.get(name))
+                if reader.source.run_layout() != layout:
+                    self._renew_reader(name)
             elif isinstance(reader, SourceReader):
                 # guard: state of a source
                 reader.snapshot = prepared.snapshots.get(name)

@@ -204,7 +204,7 @@ class Checkpointer:
     def after_epoch(self) -> None:
         """As :meth:`after_validation`, where a metric of training decides."""
         config = self._config.checkpoint
-        if config.save_best and not str(config.monitor_metric).startswith("val/"):
+        if config.save_best and not str(config.monitor_metric).startswith(("val/", "val_")):
             self.after_validation(self._run.metrics)
 
     # Saving

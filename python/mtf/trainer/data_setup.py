@@ -300,7 +300,9 @@ class TrainingData:
             device_prefetch=performance.device_prefetch,
             remember_batches=self._config.fault_tolerance.verify_deterministic_resume,
         )
-        multi.accumulation = performance.gradient_accumulation_steps, self._config.loss_weights_per_loader or {}
+        window = performance.gradient_accumulation_steps
+        # Windows that change their length on the way don't end with an epoch by arithmetic.
+        multi.accumulation = window if isinstance(window, int) else 1, self._config.loss_weights_per_loader or {}
         multi.warns_of_edits = False  # the loop does, in the trainer's words
         return multi
 

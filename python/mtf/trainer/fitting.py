@@ -13,6 +13,7 @@ from torch import nn
 from mtf.config.trainer import TrainerConfig
 from mtf.data.rng.generators import discard_rng_changes
 from mtf.data.steering.mixture_edit import check_on_other_mixture
+from mtf.data.steering.update_ranges import check_ranges
 from mtf.errors import ConfigError, UsageError
 from mtf.trainer import data_setup, no_effect, preflight
 from mtf.trainer.evaluation.aggregation import check_validation
@@ -21,7 +22,6 @@ from mtf.trainer.optimization.precision import arithmetic
 from mtf.trainer.parts import Parts
 from mtf.trainer.preemption import PreemptionGuard
 from mtf.trainer.state.run_state import Phase, StopCondition
-from mtf.trainer.steering.skips import check_ranges
 
 _LOCK = threading.RLock()
 

@@ -135,7 +135,7 @@ class TrainLoop:
 
     def _accumulation(self) -> AccumulationSchedule:
         performance = self.config.performance
-        return AccumulationSchedule(performance.gradient_accumulation_steps, performance.gradient_accumulation_by)
+        return AccumulationSchedule(performance.gradient_accumulation_steps, performance.accumulate_by)
 
     def _window_length(self) -> int | Callable[[], int]:
         steps, run, schedule = self.config.performance.gradient_accumulation_steps, self.run, self._accumulation()

@@ -93,7 +93,7 @@ def warn_of_no_effect(
             )
     if not optimizers:
         _warn("there is no optimizer, so fit changes no parameter: pass optimizers= unless that is meant")
-    is_validated = (config.checkpoint.monitor_metric or "").startswith("val/")
+    is_validated = (config.checkpoint.monitor_metric or "").startswith(("val/", "val_"))
     if config.checkpoint.save_best and is_validated and (val_loaders is None or never):
         _warn("checkpoint.save_best has no effect without validation: pass val_loaders to fit")
     validation = config.validation
