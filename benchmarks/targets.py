@@ -224,6 +224,8 @@ TARGETS = (
         in_the_way=_TWO_CORES,
     ),
     Target("C", "bytes held ahead.*", "mtf.*", bound_times(1)),
+    Target("C", "a batch sampler of one's own", "mtf", over("torch DataLoader", 30 * _US, "and 30 us")),
+    Target("C", "map-style data in a StatefulDataLoader", "mtf", rate_of("torchdata StatefulDataLoader", 0.9)),
     # D. Overhead of the trainer.
     Target("D", "one training step.*", "mtf, minimal", over(_RAW, 15 * _US, "+ 15 us"), in_the_way=_STEP_COST),
     Target("D", "one training step.*", "mtf, seeded", over(_RAW, 45 * _US, "+ 45 us"), in_the_way=_STEP_COST),

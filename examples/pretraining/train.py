@@ -72,9 +72,11 @@ class Decoder(nn.Module):
 def step(
     trainer: mtf.Trainer, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int, dataloader_name: str
 ) -> dict[str, Tensor]:
-    """Cross entropy; labels of -100 (ends of documents, padding) aren't counted."""
+    """Cross entropy; labels of -100 (ends of documents, padding) aren't counted. The number of the others makes an
+    update the mean over all of them, on any number of ranks."""
     logits = trainer.model(batch["input_ids"], batch["position_ids"])
-    return {"loss": F.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten())}
+    loss = F.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten())
+    return {"loss": loss, "num_samples": batch["loss_mask"].sum()}
 
 
 def data(folder: Path, steps: int, batch: int = 16) -> tuple[mtf.Blend, dict[str, mtf.TokenRows]]:

@@ -76,6 +76,8 @@ _PUBLIC: dict[str, str] = {
     "Trainer": "mtf.trainer.trainer",
     "GenericTrainer": "mtf.trainer.trainer",
     "TrainerHooks": "mtf.trainer.hooks.base",
+    "total_updates": "mtf.trainer.optimization.total_updates",
+    "size_weights": "mtf.schedule.size_weights",
     "NonFiniteLoss": "mtf.trainer.optimization.nonfinite",
     "EarlyStopping": "mtf.trainer.hooks.builtin",
     "AveragedWeights": "mtf.trainer.hooks.averaging",

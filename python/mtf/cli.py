@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import mtf
+from mtf.commands import trace as trace_command
+from mtf.commands.common import checkpoint_at, count, place, positive, print_json, say
 from mtf.config.checks import nearest
 from mtf.config.mixture import MultiDataLoaderConfig
 from mtf.enums import SamplingStrategy, WeightedOrder
@@ -56,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.simplefilter("always", UserWarning)
         code = _run(arguments)
     for text in dict.fromkeys(str(warning.message) for warning in caught):
-        _say(f"warning: {text}")
+        say(f"warning: {text}")
     return code
 
 
@@ -82,13 +84,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _fail(error: object, code: int) -> int:
-    _say(str(error))
+    say(str(error))
     return code
-
-
-def _say(text: str) -> None:
-    """One line on standard error, whatever the text."""
-    print("mtf:", " ".join(text.split()), file=sys.stderr)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -118,7 +115,7 @@ def parser() -> argparse.ArgumentParser:
     plan = command("plan", _plan, "Show what a configuration will draw: shares, passes, unused tails, warnings.")
     plan.add_argument("config", type=Path, help="YAML or JSON file: a run's configuration, or the mixture alone")
     plan.add_argument("--lengths", help="batches per pass, e.g. 120,30 or main=120,aux=30; '?' where unknown")
-    plan.add_argument("--epochs", type=_positive, default=1, help="how many epochs to plan (default 1)")
+    plan.add_argument("--epochs", type=positive, default=1, help="how many epochs to plan (default 1)")
     plan.add_argument("--seed", type=int, help="seed of the schedule (default: the file's, else 0)")
     plan.add_argument("--plot", type=Path, metavar="FILE", help="also draw the plan into a PNG, SVG or PDF file")
 
@@ -126,63 +123,36 @@ def parser() -> argparse.ArgumentParser:
     text = "a mixture of your own, as for `plan`; else examples of the sizes and weights given"
     bench.add_argument("config", type=Path, nargs="?", help=text)
     bench.add_argument("--lengths", help="with a configuration: batches per pass, as for `plan`")
-    bench.add_argument("--sources", type=_positive, nargs="+", help="numbers of sources to try (default 4 64 1024)")
+    bench.add_argument("--sources", type=positive, nargs="+", help="numbers of sources to try (default 4 64 1024)")
     bench.add_argument("--weights", help="one weight per source, e.g. 0.7,0.2,0.1 (default 1, 1/2, 1/3 ...)")
     bench.add_argument("--strategy", choices=_STRATEGIES, default="weighted", help="how sources take turns")
     text = "orders of a weighted strategy to try (default all)"
     bench.add_argument("--order", choices=_ORDERS, nargs="+", default=list(_ORDERS), help=text)
-    bench.add_argument(
-        "--threads", type=_count, nargs="+", default=[0, 1], help="prefetch threads to try (default 0 1)"
-    )
-    bench.add_argument("--row-bytes", type=_positive, default=1024, help="bytes of a row (default 1024)")
-    bench.add_argument("--batch-size", type=_positive, default=256, help="rows of a batch (default 256)")
+    bench.add_argument("--threads", type=count, nargs="+", default=[0, 1], help="prefetch threads to try (default 0 1)")
+    bench.add_argument("--row-bytes", type=positive, default=1024, help="bytes of a row (default 1024)")
+    bench.add_argument("--batch-size", type=positive, default=256, help="rows of a batch (default 256)")
 
     command("env", _env, "Print versions and what is available here (for a report of a mistake).")
 
     inspection = command("inspect", _inspect, "Show a checkpoint: what it holds, where its schedule stands.")
-    inspection.add_argument("checkpoint", type=_place, help="the checkpoint's folder or URL")
+    inspection.add_argument("checkpoint", type=place, help="the checkpoint's folder or URL")
 
-    text = "Show what an update trained on, or which updates train on a row or document, from a checkpoint alone."
-    trace = command("trace", _trace, text)
-    trace.add_argument("checkpoint", type=Path, help="the checkpoint's folder, of the same epoch")
-    text = "an update, counted from 1 as in logs and names of checkpoints: all batches of its accumulation window"
-    trace.add_argument("--step", type=_positive, metavar="UPDATE", help=text)
-    trace.add_argument("--batch", type=_count, help="instead a batch of the run, counted from 0")
-    trace.add_argument("--rank", type=_count, help="only the samples of this rank")
-    trace.add_argument("--row", type=_count, help="only this row of a rank's batch; with --find a row of the source")
-    trace.add_argument("--find", metavar="SOURCE", help="the updates that train on a row or document of a source")
-    trace.add_argument("--document", type=_count, help="with --find: a document, counted in the corpus")
-    text = "where the files of a source's corpus are now; may be given several times"
-    trace.add_argument("--corpus", action="append", default=[], metavar="NAME=FILES", help=text)
+    trace_command.add_arguments(command("trace", trace_command.run, trace_command.TEXT))
 
     report = command("report", _report, "Write what a run did, with pictures, as one HTML page.")
     text = "folder of a run's logs or checkpoints, one above both, or the URL of checkpoints; several are compared"
-    report.add_argument("folders", type=_place, nargs="+", metavar="folder", help=text)
+    report.add_argument("folders", type=place, nargs="+", metavar="folder", help=text)
     text = "the page (default: report.html in the run's folder, or comparison.html here; with --json only where given)"
     report.add_argument("--out", type=Path, metavar="FILE", help=text)
 
     diff = command("diff", _diff, "Show what differs between two checkpoints.")
-    diff.add_argument("left", type=_place, help="a checkpoint's folder or URL")
-    diff.add_argument("right", type=_place, help="the other one's")
+    diff.add_argument("left", type=place, help="a checkpoint's folder or URL")
+    diff.add_argument("right", type=place, help="the other one's")
 
     check = command("check-source", _check_source, "Check that a loader gives the same batches again after a resume.")
     check.add_argument("loader", help="module:name of a loader, or of a function without arguments that makes one")
-    check.add_argument("--batches", type=_positive, default=6, help="batches to read of each pass (default 6)")
+    check.add_argument("--batches", type=positive, default=6, help="batches to read of each pass (default 6)")
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, but is {text!r}")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    return 0 if text == "0" else _positive(text)
-
-
-def _print_json(value: object) -> None:
-    print(json.dumps(value, indent=2, default=str))
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
@@ -248,7 +218,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     seed = seed if arguments.seed is None else arguments.seed
     plan = Schedule(config, lengths=lengths, seed=seed).plan(epochs=arguments.epochs)
     if arguments.json:
-        _print_json(plan.to_dict())
+        print_json(plan.to_dict())
     else:
         print(plan)
     if arguments.plot:
@@ -267,9 +237,9 @@ def _bench(arguments: argparse.Namespace) -> int:
         for mixture in {len(mixture.lengths): mixture for mixture in mixtures}.values():
             rows += bench.measure_delivery(mixture, arguments.threads, arguments.row_bytes, arguments.batch_size)
     except ImportError as error:
-        _say(f"no batches are delivered: {error}")
+        say(f"no batches are delivered: {error}")
     if arguments.json:
-        _print_json([row.to_dict() for row in rows])
+        print_json([row.to_dict() for row in rows])
     else:
         print(bench.table(rows))
     return OK
@@ -306,7 +276,7 @@ def _env(arguments: argparse.Namespace) -> int:
 
     facts = environment.collect()
     if arguments.json:
-        _print_json(facts)
+        print_json(facts)
     else:
         width = max(map(len, facts))
         print("\n".join(f"{name:<{width}}  {value}" for name, value in facts.items()))
@@ -316,68 +286,12 @@ def _env(arguments: argparse.Namespace) -> int:
 def _inspect(arguments: argparse.Namespace) -> int:
     from mtf.checkpoint.inspect import inspect_checkpoint
 
-    found = inspect_checkpoint(_checkpoint(arguments.checkpoint))
+    found = inspect_checkpoint(checkpoint_at(arguments.checkpoint))
     if arguments.json:
-        _print_json(found.to_dict())
+        print_json(found.to_dict())
     else:
         print(found.text())
     return OK
-
-
-def _place(text: str) -> Path | str:
-    """A folder, or a URL such as ``s3://bucket/run``."""
-    return text if "://" in text else Path(text)
-
-
-def _checkpoint(path: Path | str) -> Path | str:
-    """The path or URL, unless it is a run's folder, which holds checkpoints and is none."""
-    from mtf.checkpoint.format.manifest import MANIFEST_NAME
-
-    if isinstance(path, str):
-        return path
-    if path.is_dir() and not (path / MANIFEST_NAME).exists():
-        inside = sorted(found.parent.name for found in path.glob(f"*/{MANIFEST_NAME}"))
-        if inside:
-            raise CheckpointError(
-                f"{path} is no checkpoint but holds some ({', '.join(inside)}): try {path / inside[-1]}"
-            )
-    return path
-
-
-def _trace(arguments: argparse.Namespace) -> int:
-    from mtf.trace import RunTrace, found_text, text_of
-
-    corpora = dict(_pair(text, "--corpus") for text in arguments.corpus)
-    asked = [name for name in ("step", "batch", "find") if getattr(arguments, name) is not None]
-    if len(asked) != 1:
-        raise ConfigError("give one of --step, --batch and --find" + (f", not {' and '.join(asked)}" if asked else ""))
-    if arguments.document is not None and arguments.find is None:
-        raise ConfigError("--document belongs to --find")
-    run = RunTrace(_checkpoint(arguments.checkpoint), corpora)
-    if arguments.find is not None:
-        found = run.find(arguments.find, arguments.row, arguments.document)
-        found = [one for one in found if arguments.rank in (None, one.drawn.sample.rank)]
-        if arguments.json:
-            _print_json([one.to_dict() for one in found])
-        else:
-            print(found_text(found))
-        return OK
-    places = run.batches_of(arguments.step) if arguments.step is not None else [run.batch(arguments.batch)]
-    batches = [run.trace(epoch, step, arguments.rank, arguments.row) for epoch, step in places]
-    if arguments.json:
-        _print_json([batch.to_dict() for batch in batches])
-    else:
-        print("\n".join(map(text_of, batches)))
-    for note in run.notes.values():
-        _say(note)
-    return OK
-
-
-def _pair(text: str, option: str) -> tuple[str, str]:
-    name, separator, value = text.partition("=")
-    if not separator or not name or not value:
-        raise ConfigError(f"{option} must be NAME=FILES, but is {text!r}")
-    return name, value
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -393,7 +307,7 @@ def _report(arguments: argparse.Namespace) -> int:
     if page is not None:
         found.save(page)
     if arguments.json:
-        _print_json(found.to_dict())
+        print_json(found.to_dict())
     else:
         print(found)
         print(f"report: {page}")
@@ -403,9 +317,9 @@ def _report(arguments: argparse.Namespace) -> int:
 def _diff(arguments: argparse.Namespace) -> int:
     from mtf.checkpoint.diff import diff_checkpoints
 
-    found = diff_checkpoints(_checkpoint(arguments.left), _checkpoint(arguments.right))
+    found = diff_checkpoints(checkpoint_at(arguments.left), checkpoint_at(arguments.right))
     if arguments.json:
-        _print_json(
+        print_json(
             {"equal": found.equal, "complete": found.complete, "differences": [asdict(e) for e in found.entries]}
         )
     else:
@@ -424,7 +338,7 @@ def _check_source(arguments: argparse.Namespace) -> int:
     except Exception as error:  # whatever the user's loader raises
         raise ConfigError(f"{arguments.loader}: reading raised {type(error).__name__}: {error}") from error
     if arguments.json:
-        _print_json(report.to_dict())
+        print_json(report.to_dict())
     else:
         print(report)
     return OK if report.ok else DIFFERENT

@@ -25,7 +25,7 @@ TOLERANCE = 2e-7  # another order of summation over 22 updates; the rates of Ada
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
     """Results of all cases, on 2 ranks; of some on 1, 3 and 4, which resume what the 2 have saved."""
     folder = tmp_path_factory.mktemp("ranks")
-    two = launch.run(2, folder / "2", "worker.py", *EXACT, *ITEMS, *SAVES, *VALIDATION, *FREEZING, *REST)
+    two = launch.run(2, folder / "2", "worker.py", *EXACT, *ITEMS, *SAVES, *VALIDATION, *FREEZING, "manual", *REST)
     source = {"FROM_DDP": str(folder / "2/ckpt-ddp-False/step-00000006")}
     source["FROM_FSDP"] = str(folder / "2/ckpt-fsdp-False/step-00000006")
     found = {2: two}
@@ -109,6 +109,14 @@ def test_a_part_that_is_trained_later_is_the_same_on_any_number_of_ranks(runs: R
         assert result[case]["changed"]
         for name, value in expected.items():
             assert result[case]["weights"][name] == pytest.approx(value, abs=TOLERANCE), name
+
+
+def test_manual_optimization_averages_over_the_ranks(runs: Runs) -> None:
+    for result in runs[2]:
+        found = result["manual"]
+        assert found["distance"] < TOLERANCE
+        assert "needs the whole model on each rank" in found["sharded"]
+        assert "ddp.sync_batch_norm needs GPUs" in found["sync_batch_norm"]
 
 
 def test_ranks_that_differ_are_named_with_the_field(runs: Runs) -> None:

@@ -155,6 +155,25 @@ def freezing(strategy: str) -> Found:
     }
 
 
+def manual() -> Found:
+    """The step's own backward pass and optimizer step: the weights of the automatic ones, on any number of ranks."""
+
+    def step(tr: Any, batch: Any, batch_idx: int, index: int, name: str) -> Found:
+        tr.manual.backward(models.loss(tr.model, batch, name))
+        tr.manual.step()
+        return {}
+
+    t = trainer(performance=mtf.PerformanceConfig(manual_optimization=True))
+    t.set_training_step(step)
+    t.fit(models.loaders(WORLD), max_steps=22)
+    weights = models.whole_weights(t.model)
+    return {
+        "distance": models.distance(models.by_hand(22, 1, None, 1), weights),
+        "sharded": error_of(lambda: trainer("fsdp", performance=mtf.PerformanceConfig(manual_optimization=True))),
+        "sync_batch_norm": error_of(lambda: trainer(ddp={"sync_batch_norm": True})),
+    }
+
+
 def resumes(strategy: str, root: str) -> Found:
     """Continues from a checkpoint that another number of ranks has written."""
     t = trainer(strategy)
@@ -421,6 +440,7 @@ def items(strategy: str, way: str) -> Found:
 
 
 CASES: dict[str, Callable[[], Found]] = {
+    "manual": manual,
     "freezing ddp": lambda: freezing("ddp"),
     "freezing fsdp": lambda: freezing("fsdp"),
     "ddp": lambda: exact("ddp"),

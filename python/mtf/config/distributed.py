@@ -27,6 +27,7 @@ class DDPConfig(Config):
         find_unused_parameters: DDP: look for parameters that a step didn't use. None: with more than one loader (those
             in ``loader_factories`` count), as loaders may use different parts of the model.
         broadcast_buffers: DDP: rank 0's buffers (running means and such) are used by all ranks in each step.
+        sync_batch_norm: batch normalisation over the batches of all ranks (``nn.SyncBatchNorm``); needs GPUs.
         bucket_cap_mb: DDP: size of the buckets in which gradients are reduced, in MiB. None: torch's default.
         gradient_as_bucket_view: DDP: gradients are views of the buckets, which saves their memory once.
         fsdp_wrap: FSDP: which modules become a group of their own, besides the whole model: names of module classes,
@@ -44,6 +45,7 @@ class DDPConfig(Config):
     timeout_s: float = 600.0
     find_unused_parameters: bool | None = None
     broadcast_buffers: bool = True
+    sync_batch_norm: bool = False
     bucket_cap_mb: float | None = None
     gradient_as_bucket_view: bool = False
     fsdp_wrap: list[str] | WrapRule | None = None

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from mtf.config.base import Config
 from mtf.config.checks import at_least, nearest, one_of, positive, require_kinds
 from mtf.errors import ConfigError
+
+ActivationRule = bool | list[str] | Callable[[str, Any], bool]
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
 @dataclass
@@ -19,9 +22,21 @@ class PerformanceConfig(Config):
     Attributes:
         precision: ``"bf16"`` and ``"fp16"`` run training and validation steps under autocast; fp16 scales losses.
             Also accepted as other tools write it: ``"bf16-mixed"``, ``"16-mixed"``, ``"32-true"``.
-        gradient_accumulation_steps: steps (batches) in a window, that is per update; at least 1.
-        clip_grad_norm: largest joint 2-norm of the gradients of the parameters that step. None: no clipping.
+        gradient_accumulation_steps: steps (batches) in a window, that is per update; at least 1. Or a dict with an
+            entry for 0: epoch or update -> batches from there on, such as ``{0: 1, 4: 4}``.
+        gradient_accumulation_by: what the keys of such a dict count.
+        clip_grad_norm: largest joint 2-norm of the gradients of the parameters that step, or a list with one norm for
+            the parameters of each optimizer, None for one that isn't clipped. None: no clipping.
+        clip_grad_value: largest absolute value of each element of a gradient; applied before the norm.
+        manual_optimization: the training step runs its own backward passes and optimizer steps, through
+            ``trainer.manual``; an update is one batch.
         compile_model: ``model.compile()``, in place, so state keys keep their names.
+        compile_mode: mode of ``torch.compile``: ``default``, ``reduce-overhead``, ``max-autotune`` or
+            ``max-autotune-no-cudagraphs``. None: torch's default.
+        activation_checkpointing: modules that keep no activations and run again in the backward pass: True for the
+            items of every ``nn.ModuleList``, names of module classes, or a function ``(name, module) -> bool``.
+        matmul_precision: of fp32 matrix products while ``fit`` and ``validate`` run: ``"highest"``, ``"high"`` (TF32)
+            or ``"medium"``, as ``torch.set_float32_matmul_precision``. None: as it is.
         deterministic: deterministic algorithms of torch only, while ``fit`` and ``validate`` run.
         device_prefetch: copy batches to a GPU on a stream of its own, while it computes the step before.
         pin_memory: with ``device_prefetch``, from pinned memory. None: where a GPU is used.
@@ -39,9 +54,15 @@ class PerformanceConfig(Config):
     }
 
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    gradient_accumulation_steps: int = 1
-    clip_grad_norm: float | None = None
+    gradient_accumulation_steps: int | dict[int, int] = 1
+    gradient_accumulation_by: Literal["epoch", "update"] = "epoch"
+    clip_grad_norm: float | list[float | None] | None = None
+    clip_grad_value: float | None = None
+    manual_optimization: bool = False
     compile_model: bool = False
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None = None
+    activation_checkpointing: ActivationRule = False
+    matmul_precision: Literal["highest", "high", "medium"] | None = None
     deterministic: bool = False
     device_prefetch: bool = True
     pin_memory: bool | None = None
@@ -53,9 +74,53 @@ class PerformanceConfig(Config):
         require_kinds(self, PerformanceConfig, "performance.")
         one_of("performance.precision", self.precision, ("fp32", "bf16", "fp16"))
         one_of("performance.on_nonfinite", self.on_nonfinite, ("raise", "warn", "skip"))
-        at_least("performance.gradient_accumulation_steps", self.gradient_accumulation_steps, 1)
-        positive("performance.clip_grad_norm", self.clip_grad_norm)
+        self._check_accumulation()
+        norms = self.clip_grad_norm if isinstance(self.clip_grad_norm, (list, tuple)) else [self.clip_grad_norm]
+        for norm in norms:
+            if norm is not None and (isinstance(norm, bool) or not isinstance(norm, (int, float))):
+                raise ConfigError(
+                    f"performance.clip_grad_norm must be a number, or one for each optimizer, it is {norm!r}"
+                )
+            positive("performance.clip_grad_norm", norm)
+        positive("performance.clip_grad_value", self.clip_grad_value)
+        if self.compile_mode is not None:
+            one_of("performance.compile_mode", self.compile_mode, COMPILE_MODES)
+            if not self.compile_model:
+                raise ConfigError("performance.compile_mode has no effect without performance.compile_model=True")
+        if self.matmul_precision is not None:
+            one_of("performance.matmul_precision", self.matmul_precision, ("highest", "high", "medium"))
+        rule = self.activation_checkpointing
+        if not isinstance(rule, (bool, list, tuple)) and not callable(rule):
+            raise ConfigError(
+                "performance.activation_checkpointing must be True, a list of names of module classes, or a function "
+                f"(name, module) -> bool, it is {rule!r}"
+            )
+        if self.manual_optimization and self.on_nonfinite == "skip":
+            raise ConfigError(
+                "performance.on_nonfinite='skip' has no effect with performance.manual_optimization, where the step "
+                "decides what it does with its losses: use 'raise' or 'warn'"
+            )
         positive("performance.fetch_timeout_s", self.fetch_timeout_s)
+
+    def _check_accumulation(self) -> None:
+        given, where = self.gradient_accumulation_steps, "performance.gradient_accumulation_steps"
+        one_of("performance.gradient_accumulation_by", self.gradient_accumulation_by, ("epoch", "update"))
+        if not isinstance(given, Mapping):
+            at_least(where, given, 1)
+        else:
+            try:  # JSON and some YAML have strings
+                self.gradient_accumulation_steps = given = {int(start): steps for start, steps in given.items()}
+            except (TypeError, ValueError):
+                raise ConfigError(f"{where}: keys must be numbers of epochs or updates, it is {given!r}") from None
+            if 0 not in given or min(given) < 0:
+                raise ConfigError(f"{where} must have an entry for 0, such as {{0: 1, 4: 4}}, it is {given!r}")
+            for start, steps in given.items():
+                at_least(f"{where}[{start}]", steps, 1)
+        if self.manual_optimization and given != 1:
+            raise ConfigError(
+                f"{where} has no effect with performance.manual_optimization, where the step itself decides when "
+                f"optimizers step; it is {given!r}"
+            )
 
 
 @dataclass

@@ -102,6 +102,12 @@ class TrainerConfig(Config):
         if not 0 <= self.seed < 2**64:
             raise ConfigError(f"seed must be an integer in [0, 2**64), it is {self.seed}")
         one_of("step_rng", self.step_rng, ("derived", "saved"))
+        for name in ("per_loader_optimizers", "loss_weights_per_loader"):
+            if self.performance.manual_optimization and getattr(self, name):
+                raise ConfigError(
+                    f"{name} has no effect with performance.manual_optimization, where the step itself weights its "
+                    "losses and chooses the optimizers"
+                )
         clash = sorted(set(self.extras) & set(field_types(type(self))))
         if clash:
             raise ConfigError(f"extras: {clash} are settings of mtf; choose other names")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import random
-import types
 import warnings
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -16,15 +15,18 @@ from torch.utils.data import DataLoader
 from mtf._core import fold_in
 from mtf.data.determinism.content_hash import content_hash
 from mtf.data.prefetch.source_reader import Held, PassEnded, SourceReader
-from mtf.data.rng.owned_generators import OwnedGenerators
+from mtf.data.rng.generators import untouched
 from mtf.data.sources.base import ResumeMode, Snapshot, Source
 from mtf.data.sources.iterable import IterableSource
 from mtf.data.sources.resolve import as_source
 from mtf.data.sources.threaded import ThreadLoader
 from mtf.data.sources.torch_map import TorchSource
+from mtf.data.suspects import plain_attributes, suspects_of
 from mtf.errors import SourceError
 
 _MOST_BATCHES = 200  # of a pass that is read to its end
+
+_READABLE = "it can be read"
 
 _ADDRESSING = {
     ResumeMode.SEEK: "any position opens directly; a resume reads no data",
@@ -110,7 +112,11 @@ def check_source(loader: Any, *, num_batches: int = 6, workers: int = 2, seed: i
         ConfigError: Nothing in mtf can read such a loader. What the loader raises itself is in the report.
     """
     make = _maker(loader)
-    first = make()
+    try:
+        first = make()
+    except Exception as error:  # whatever a loader raises is what the report is about
+        name = getattr(loader, "__name__", type(loader).__name__)
+        return SourceReport(name, "it can't be made", None, [_unreadable(error)])
     source = as_source(first, "loader")
     notes = list(source.notes())
     if make.is_object and source.resume_mode is not ResumeMode.SEEK:
@@ -120,7 +126,7 @@ def check_source(loader: Any, *, num_batches: int = 6, workers: int = 2, seed: i
         return report
     trial = _Trial(source, make, fold_in(seed, "check_source"), num_batches)
     generators = _generator_states()
-    attributes = _plain_attributes(first)
+    attributes = plain_attributes(first)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*are produced again and dropped")
@@ -135,8 +141,8 @@ def check_source(loader: Any, *, num_batches: int = 6, workers: int = 2, seed: i
     report.findings.append(
         Finding("the process-wide generators stay where they are", generators == _generator_states())
     )
-    if not report.ok:
-        report.suspects = _suspects(first, source, attributes)
+    if not report.ok and report.findings[0].claim != _READABLE:
+        report.suspects = suspects_of(first, source, attributes)
     return report
 
 
@@ -148,7 +154,10 @@ class _Maker:
         self.is_object = is_object
 
     def __call__(self) -> Any:
-        return self._given if self.is_object else self._given()
+        if self.is_object:
+            return self._given
+        with untouched():  # each is made as the first one, as in a new process of the same script
+            return self._given()
 
 
 def _maker(given: Any) -> _Maker:
@@ -174,7 +183,7 @@ class _Trial:
         try:
             self._read_reference()
         except Exception as error:  # whatever a loader raises is what the report is about
-            return [Finding("it can be read", False, f"{type(error).__name__}: {error}")]
+            return [_unreadable(error)]
         inside = [cut for cut in _cuts(self._first_of(1)) if self._positions[cut][1] < self._num_batches]
         later = [self._first_of(1) + cut for cut in _cuts(len(self._positions) - self._first_of(1))]
         found = [
@@ -269,6 +278,10 @@ class _Trial:
         return [place for place, (_, batch) in enumerate(self._positions) if batch == 0]
 
 
+def _unreadable(error: Exception) -> Finding:
+    return Finding(_READABLE, False, f"{type(error).__name__}: {error}")
+
+
 def _has_more(reader: SourceReader, pass_: int, batch: int) -> str:
     """Lets a source of unknown length see the end of a pass, as the schedule does."""
     try:
@@ -321,57 +334,3 @@ def _generator_states() -> tuple[bytes, str, Any]:
         str(np.random.get_state(legacy=False)),
         random.getstate(),
     )
-
-
-def _parts_of(loader: Any) -> dict[str, Any]:
-    """The user's own objects that make batches: dataset, transforms, collate function, by how they are called."""
-    dataset = getattr(loader, "dataset", loader)
-    parts = {type(dataset).__name__: dataset}
-    for name, value in getattr(dataset, "__dict__", {}).items():
-        if "transform" in name and hasattr(value, "__dict__"):
-            parts[f"{type(dataset).__name__}.{name}"] = value
-    collate = getattr(loader, "collate_fn", None)
-    if hasattr(collate, "__dict__") and not isinstance(collate, types.FunctionType):
-        parts["collate_fn"] = collate
-    return parts
-
-
-def _plain_attributes(loader: Any) -> dict[str, Any]:
-    plain = (int, float, str, bool, type(None))
-    return {
-        f"{label}.{name}": value
-        for label, part in _parts_of(loader).items()
-        for name, value in getattr(part, "__dict__", {}).items()
-        if isinstance(value, plain)
-    }
-
-
-def _suspects(loader: Any, source: Source, before: dict[str, Any]) -> list[str]:
-    suspects = []
-    if not isinstance(source, TorchSource) or isinstance(source, ThreadLoader):
-        for label, part in _parts_of(loader).items():
-            suspects += [
-                f"{label}{path[1:]} is a random generator that isn't seeded for each batch here: draw from the "
-                "process-wide generators (from mtf.batch_rng() in a ThreadLoader)"
-                for path in OwnedGenerators(part).paths
-            ]
-    after = _plain_attributes(loader)
-    for name in sorted(name for name in before if after.get(name) != before[name]):
-        suspects.append(
-            f"{name} changed while reading, from {before[name]!r} to {after.get(name)!r}: compute it from the "
-            "index, or define state_dict and load_state_dict and use num_workers=0"
-        )
-    for attribute in ("batch_sampler", "sampler"):
-        sampler = getattr(loader, attribute, None)
-        if sampler is not None and type(sampler).__module__.split(".")[0] not in ("torch", "torchdata", "builtins"):
-            suspects.append(
-                f"the {attribute} {type(sampler).__name__} may depend on what happened before: it should be a function "
-                "of its generators and set_epoch, or have state_dict and load_state_dict"
-            )
-    if not suspects:
-        suspects.append(
-            "something that reading depends on besides the index and the process-wide generators: time, the worker's "
-            "id, the order of a set (PYTHONHASHSEED under spawn), the order in which threads are done, a generator "
-            "inside compiled code, a cache filled at random, a file that changes"
-        )
-    return suspects

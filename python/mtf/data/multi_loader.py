@@ -9,7 +9,6 @@ from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from mtf.config.checks import nearest
 from mtf.config.mixture import MultiDataLoaderConfig, require_mixture
 from mtf.data.agreed_lengths import check_same_schedule
 from mtf.data.batch import Batch
@@ -17,16 +16,13 @@ from mtf.data.cursor import Cursor
 from mtf.data.delivery import Delivery, EpochIterator, Lifetime
 from mtf.data.determinism.recent_batches import RecentBatches
 from mtf.data.source_set import SourceSet, name_loaders
-from mtf.data.sources.base import Source
 from mtf.data.steering.mixture_edit import OnOtherMixture, check_on_other_mixture, log_edit, resumed_state, with_way_out
-from mtf.data.tracing.samples import BatchTrace, DrawnSample, Sought
-from mtf.data.tracing.steps import find_steps
+from mtf.data.tracing.loader import TracedLoader
 from mtf.data.transfer import mover_to
 from mtf.data.workers.fetch_timeout import FetchGuard
 from mtf.distributed.data_group import make_data_group
 from mtf.errors import ConfigError, MtfError, StateMismatch
 from mtf.formatting import html_table
-from mtf.random import fold_in
 from mtf.schedule.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -35,7 +31,7 @@ if TYPE_CHECKING:
 _STATE_VERSION = 1
 
 
-class MultiLoader:
+class MultiLoader(TracedLoader):
     """Batches of several loaders in the order of a schedule, with an exact state between any two of them.
 
     Iterating gives the rest of the current epoch; then the position is the start of the next one. All iterators of one
@@ -384,75 +380,6 @@ class MultiLoader:
     def plan(self, epochs: int = 1) -> Any:
         """What will be drawn; see ``Schedule.plan``."""
         return self._cursor.schedule.plan(epochs)
-
-    def trace(self, batch: Batch | None = None, *, epoch: int | None = None, step: int | None = None) -> BatchTrace:
-        """Which rows a batch has, on all ranks together: of a blend, an array loader or token rows. Reads no data.
-
-        Args:
-            batch: A batch that was handed out.
-            epoch: Instead of ``batch``, an epoch; None: the one under way.
-            step: And a step of it.
-
-        Raises:
-            ConfigError: Neither or both are given, there is no such step, or the source can't say which rows it gives.
-        """
-        if (batch is None) == (step is None):
-            raise ConfigError("give either a batch that was handed out, or step (and epoch)")
-        if batch is not None:
-            name, pass_, number = batch.name, batch.pass_, batch.batch
-        else:
-            assert step is not None
-            draw = self._cursor.schedule.at(step, self.epoch if epoch is None else epoch)
-            name, pass_, number = self._cursor.names[draw.source], draw.pass_, draw.batch
-        return self.source(name).trace_batch(pass_, number, self._key_of(name))
-
-    def find(
-        self, source: str, *, row: int | None = None, document: int | None = None, epoch: int | None = None
-    ) -> list[DrawnSample]:
-        """The steps of an epoch that train on a row of a source, or on a document: the inverse of ``trace``.
-
-        Args:
-            source: Name of the source; for a blend ``"blend/source"``.
-            row: A row of the source, as ``trace`` gives it.
-            document: A document of its corpus; give this or ``row``.
-            epoch: The epoch; None: the one under way.
-
-        Raises:
-            ConfigError: There is no such source, row or document, or the source can't say which rows it gives; an epoch
-                before the last edit or loaded state, or whose end isn't known.
-        """
-        if (row is None) == (document is None):
-            raise ConfigError(f"give either row or document, but they are {row!r} and {document!r}")
-        name, _, within = source.partition("/")
-        number = self.epoch if epoch is None else epoch
-        schedule = self._cursor.schedule
-        end = schedule.num_steps(number)
-        if end is None:
-            raise ConfigError(f"epoch {number} can't be searched: how many steps it has isn't known yet")
-        found = self.source(name)
-        index = schedule.names.index(name)
-        first, last = (schedule.places(at, number)[index][0] for at in (0, end))
-        sought = Sought(row, document, within or None)
-        return find_steps(found, sought, range(first, last + 1), self._key_of(name), schedule, index, number, end)
-
-    def record(self) -> dict[str, Any]:
-        """How the rows of its sources are numbered, by name, for a checkpoint's manifest; None for those that can't
-        say."""
-        return {name: reader.source.record() for name, reader in self._sources.readers.items()}
-
-    def source(self, name: str) -> Source:
-        """What reads a loader: the loader itself, where that is a source, or this rank's part of it.
-
-        Raises:
-            ConfigError: There is no loader of this name.
-        """
-        if name not in self._sources.readers:
-            known = list(self._sources.readers)
-            raise ConfigError(f"there is no source {name!r}{nearest(name, known)} (sources: {known})")
-        return self._sources.readers[name].source
-
-    def _key_of(self, name: str) -> int:
-        return fold_in(fold_in(self._seed, "source"), name)
 
     def stats(self) -> dict[str, Any]:
         """Where time goes.

@@ -16,6 +16,7 @@ from mtf.config.distributed import DDPConfig
 from mtf.distributed import collectives
 from mtf.distributed.forward_wrapper import run_as_forward
 from mtf.distributed.process_group import ProcessGroup
+from mtf.distributed.sync_batch_norm import synchronise_batch_norm
 from mtf.errors import ConfigError
 
 # Newer releases of torch warn about the older name.
@@ -35,6 +36,7 @@ class DDPStrategy:
 
     def __init__(self, group: ProcessGroup, config: DDPConfig) -> None:
         self._config = config
+        self._group = group
         self._model: nn.Module | None = None
         self._wrapper: DistributedDataParallel | None = None
         self._finds_unused = False
@@ -52,6 +54,8 @@ class DDPStrategy:
                     f"parameter {name!r} is a DTensor, and DDP would average different shards: apply "
                     'fully_shard(model, mesh=mesh["dp"]) to it as well, and set ddp.strategy="fsdp"'
                 )
+        if self._config.sync_batch_norm:
+            synchronise_batch_norm(model, self._group.device.type)
         self._model = model
 
     def open(self, num_loaders: int) -> None:

@@ -17,6 +17,7 @@ from mtf.config.distributed import DDPConfig
 from mtf.distributed.ddp import only_loss_has_graph
 from mtf.distributed.forward_wrapper import run_as_forward
 from mtf.distributed.process_group import ProcessGroup
+from mtf.distributed.sync_batch_norm import synchronise_batch_norm
 from mtf.errors import ConfigError
 
 _DTYPES = {None: None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -57,6 +58,8 @@ class FSDPStrategy:
             self._num_groups = 2  # the user has sharded it; how isn't known
             return
         names = {p: name for name, p in model.named_parameters()}
+        if self._config.sync_batch_norm:
+            synchronise_batch_norm(model, self._group.device.type)
         for name, p in model.named_parameters():
             if p.is_meta:
                 raise ConfigError(f"parameter {name!r} is on the meta device: initialise the model before the trainer")

@@ -21,6 +21,7 @@ from mtf.report.results import results_of
 from mtf.report.run import CheckpointEntry, SourceSummary
 from mtf.report.run_log import RunLogContent, Session, read_run_log
 from mtf.report.timeline import Timeline
+from mtf.schedule.accumulation import AccumulationSchedule
 from mtf.schedule.schedule import Schedule
 
 _MUCH_WAITING = 0.3
@@ -51,7 +52,7 @@ def read_run(path: str | Path) -> RunReport:
         notes.append(f"{metrics.num_replaced} rows were replaced by those of a resume from an earlier update.")
     places = [*run_log.schedules, *states]
     update = max([metrics.last_update, *(u for u, _ in places), *(s.last_update or 0 for s in run_log.sessions[-1:])])
-    window = int(config.get("performance", {}).get("gradient_accumulation_steps", 1))
+    windows = AccumulationSchedule.of(config.get("performance", {}))
     timeline = Timeline([s for _, s in places], config.get("multi")) if places else None
     if timeline is not None and not run_log.schedules:  # a run log leaves no gaps
         notes += [
@@ -59,7 +60,7 @@ def read_run(path: str | Path) -> RunReport:
             "drawn between them is shown as it was planned before."
             for a, b in timeline.gaps()
         ]
-    history, position = _draw(timeline, places, update, window, notes)
+    history, position = _draw(timeline, places, update, windows, notes)
     report = RunReport(
         root=place.root,
         name=run_log.name or str(newest.get("experiment", os.path.basename(os.path.abspath(place.root)))),
@@ -67,7 +68,7 @@ def read_run(path: str | Path) -> RunReport:
         seed=None if timeline is None else timeline.last.seed,
         update=update,
         position=position,
-        window=window,
+        window=windows.at(0, 0),
         versions=run_log.sessions[-1].versions
         if run_log.sessions
         else {name: newest[name] for name in ("mtf", "torch") if name in newest},
@@ -81,7 +82,7 @@ def read_run(path: str | Path) -> RunReport:
         notes=notes,
     )
     if timeline is not None and position is not None:
-        _compare_shares(timeline, metrics, window, notes)
+        _compare_shares(timeline, metrics, windows, notes)
     _add_remarks(report)
     return report
 
@@ -153,14 +154,18 @@ def _is_replaced(checkpoint: KeptCheckpoint, update: int, sessions: Sequence[Ses
 
 
 def _draw(
-    timeline: Timeline | None, places: Sequence[tuple[int, Schedule]], update: int, window: int, notes: list[str]
+    timeline: Timeline | None,
+    places: Sequence[tuple[int, Schedule]],
+    update: int,
+    windows: AccumulationSchedule,
+    notes: list[str],
 ) -> tuple[History | None, tuple[int, int] | None]:
     if timeline is None:
         notes.append("Neither a run log nor a checkpoint tells of the schedule: what was drawn is not shown.")
         return None, None
     known = {u: schedule.position for u, schedule in places}
     try:
-        position = known.get(update) or timeline.place(update, window)
+        position = known.get(update) or timeline.place(update, windows)
     except ConfigError as error:
         furthest = max(known)
         notes.append(f"What was drawn is shown up to update {furthest} of {update}: {error}.")
@@ -220,7 +225,7 @@ def _weights(schedule: Schedule) -> list[float | None]:
     return [weight / sum(weights) if here else None for weight, here in zip(weights, present, strict=True)]
 
 
-def _compare_shares(timeline: Timeline, metrics: Metrics, window: int, notes: list[str]) -> None:
+def _compare_shares(timeline: Timeline, metrics: Metrics, windows: AccumulationSchedule, notes: list[str]) -> None:
     """The shares that the run logged itself have to be those that its states tell."""
     names = timeline.last.names
     logged = {i: metrics.series.get(f"loader_proportions/{name}_batches") for i, name in enumerate(names)}
@@ -229,7 +234,7 @@ def _compare_shares(timeline: Timeline, metrics: Metrics, window: int, notes: li
         return
     update = max(series.last_update for series in found.values())
     try:
-        epoch, step = timeline.place(update, window)
+        epoch, step = timeline.place(update, windows)
     except ConfigError:
         return
     counts = timeline.schedule_of(epoch).counts(step, epoch)

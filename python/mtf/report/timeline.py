@@ -10,6 +10,7 @@ from typing import Any
 from mtf.config.mixture import MultiDataLoaderConfig
 from mtf.errors import ConfigError
 from mtf.report.history import MAX_BINS, History, make_history
+from mtf.schedule.accumulation import AccumulationSchedule
 from mtf.schedule.schedule import Schedule
 
 
@@ -49,23 +50,23 @@ class Timeline:
         known = [self._by_epoch[epoch] for epoch in self._epochs]
         return [(a, b) for a, b in pairwise(known) if not _leads_to(a, b)]
 
-    def place(self, update: int, window: int) -> tuple[int, int]:
-        """Epoch and step after an update, with ``window`` steps in an update.
+    def place(self, update: int, windows: AccumulationSchedule) -> tuple[int, int]:
+        """Epoch and step after an update.
 
         Raises:
             ConfigError: an epoch before the first that is known, or one whose end isn't.
         """
         if self.first_epoch > 0:
             raise ConfigError(f"what was drawn before epoch {self.first_epoch} is not known")
-        epoch = 0
+        epoch = done = 0
         while True:
             steps = self.schedule_of(epoch).num_steps(epoch)
             if steps is None:
                 raise ConfigError(f"how many steps epoch {epoch} has is not known")
-            updates = -(-steps // window)
-            if update <= updates or not steps:
-                return epoch, min(update * window, steps)
-            update -= updates
+            updates = windows.updates_in(steps, epoch, done)
+            if update - done <= updates or not steps:
+                return epoch, windows.batches_of(update - done, steps, epoch, done)
+            done += updates
             epoch += 1
 
     def history(self, epoch: int, step: int, max_bins: int = MAX_BINS) -> History:

@@ -17,7 +17,7 @@ from mtf.errors import ConfigError, UsageError
 from mtf.trainer import data_setup, preflight
 from mtf.trainer.evaluation.aggregation import check_validation
 from mtf.trainer.loop import TrainLoop
-from mtf.trainer.optimization.precision import deterministic_algorithms
+from mtf.trainer.optimization.precision import arithmetic
 from mtf.trainer.parts import Parts
 from mtf.trainer.preemption import PreemptionGuard
 from mtf.trainer.state.run_state import Phase, StopCondition
@@ -70,7 +70,7 @@ def fit(
             parts.data.manager.verify_recent_batches()
         run.is_resumed = False
         stack.enter_context(discard_rng_changes(parts.rng.is_derived))
-        stack.enter_context(deterministic_algorithms(config.performance.deterministic))
+        stack.enter_context(arithmetic(config.performance))
         try:
             loop.fit(limits)
             loop.finish()

@@ -13,6 +13,7 @@ from mtf.config.convert import describe
 from mtf.config.trainer import TrainerConfig
 from mtf.enums import ValidationFrequency
 from mtf.errors import MtfError
+from mtf.schedule.accumulation import AccumulationSchedule
 from mtf.trainer import data_setup, preflight
 from mtf.trainer.checkpointing import Checkpointer, Decision
 from mtf.trainer.data_setup import TrainingData
@@ -114,7 +115,7 @@ class TrainLoop:
             if multi.epoch != run.epoch:
                 break
             next_skip = self.skips.next_begin(run.global_step)
-            for window in windows(iter(multi), self.config.performance.gradient_accumulation_steps):
+            for window in windows(iter(multi), self._window_length()):
                 if not self.data.is_announced:
                     self.step.open_ranks()
                 self.step.run(run, window)
@@ -130,6 +131,14 @@ class TrainLoop:
         self.step.items.require_a_loss()
         return True
 
+    def _accumulation(self) -> AccumulationSchedule:
+        performance = self.config.performance
+        return AccumulationSchedule(performance.gradient_accumulation_steps, performance.gradient_accumulation_by)
+
+    def _window_length(self) -> int | Callable[[], int]:
+        steps, run, schedule = self.config.performance.gradient_accumulation_steps, self.run, self._accumulation()
+        return steps if isinstance(steps, int) else lambda: schedule.at(run.epoch, run.global_step)
+
     def _stop_for_time(self) -> None:
         run = self.run
         run.is_out_of_time = True
@@ -138,8 +147,8 @@ class TrainLoop:
 
     def _leave_out(self, limits: StopCondition) -> bool:
         """Passes over the data of updates that are to be left out; whether ``fit`` ends inside the epoch with them."""
-        run, window = self.run, self.config.performance.gradient_accumulation_steps
-        num_batches = self.skips.leave_out(run, self.data, window, limits)
+        run = self.run
+        num_batches = self.skips.leave_out(run, self.data, self._accumulation(), limits)
         self.reporter.advance(num_batches)
         return num_batches > 0 and limits.steps_reached(run) and self.data.manager.epoch == run.epoch
 

@@ -17,7 +17,10 @@ from mtf.trainer.data_setup import TrainingData
 from mtf.trainer.evaluation.validator import Validator
 from mtf.trainer.hooks.registry import HookList
 from mtf.trainer.metrics import MetricTable
+from mtf.trainer.optimization.activation_checkpointing import checkpoint_activations
+from mtf.trainer.optimization.clipping import check_clipping
 from mtf.trainer.optimization.item_counts import ItemCounts
+from mtf.trainer.optimization.manual import ManualOptimization
 from mtf.trainer.optimization.nonfinite import NonFiniteGuard
 from mtf.trainer.optimization.optimizers import OptimizerSet, SchedulerSet
 from mtf.trainer.optimization.precision import Precision, compile_in_place
@@ -61,6 +64,7 @@ class Parts:
     data: TrainingData
     skips: SkippedUpdates
     reporter: Reporter
+    manual: ManualOptimization
     init_only: dict[str, Any]
     registry: StateRegistry = field(init=False)
     checkpointer: Checkpointer = field(init=False)
@@ -99,6 +103,7 @@ class Parts:
             function=function,
             model=self.model,
             performance=self.config.performance,
+            manual=self.manual,
             optimizers=self.optimizers,
             schedulers=self.schedulers,
             loss_weights=self.loss_weights,
@@ -160,6 +165,18 @@ def make_parts(
     run, metrics = RunState(), MetricTable()
     data = TrainingData(config, factories, device, ranks)
     reporter = Reporter(config, run, data, metrics, optimizers, ranks, Throughput(model, device, config.logging))
+    precision = Precision(config.performance.precision, device)
+    nonfinite = NonFiniteGuard(config.performance.on_nonfinite, device)
+    manual = ManualOptimization(
+        config.performance,
+        device=device,
+        run=run,
+        optimizers=owned,
+        precision=precision,
+        guard=nonfinite,
+        ranks=ranks,
+        hooks=hooks,
+    )
     parts = Parts(
         config=config,
         model=model,
@@ -171,17 +188,21 @@ def make_parts(
         schedulers=rates,
         loss_weights=loss_weights,
         items=ItemCounts(ranks),
-        precision=Precision(config.performance.precision, device),
+        precision=precision,
         rng=StepRng(config.seed, config.step_rng, device, ranks.data.rank),
-        nonfinite=NonFiniteGuard(config.performance.on_nonfinite, device),
+        nonfinite=nonfinite,
+        manual=manual,
         metrics=metrics,
         data=data,
         skips=SkippedUpdates(),
         reporter=reporter,
         init_only=preflight.init_only_settings(config),
     )
+    check_clipping(config.performance, optimizers)
+    if config.performance.activation_checkpointing:
+        checkpoint_activations(model, config.performance.activation_checkpointing)
     if config.performance.compile_model:
-        compile_in_place(model)
+        compile_in_place(model, config.performance.compile_mode)
     register_components(parts)
     return parts
 

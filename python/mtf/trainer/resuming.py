@@ -24,7 +24,11 @@ from mtf.errors import CheckpointError, ConfigError, StateMismatch
 _COURSE = (
     ("performance", "precision"),
     ("performance", "gradient_accumulation_steps"),
+    ("performance", "gradient_accumulation_by"),
     ("performance", "clip_grad_norm"),
+    ("performance", "clip_grad_value"),
+    ("performance", "manual_optimization"),
+    ("performance", "matmul_precision"),
     ("loss_weights_per_loader",),
     ("per_loader_optimizers", "lr_scale"),
 )

@@ -21,7 +21,9 @@ from mtf.trainer.data_setup import TrainingData
 from mtf.trainer.hooks.registry import HookList
 from mtf.trainer.metrics import MetricTable, num_samples, require_own_name
 from mtf.trainer.optimization import item_counts
+from mtf.trainer.optimization.clipping import Clipping
 from mtf.trainer.optimization.item_counts import ItemCounts
+from mtf.trainer.optimization.manual import ManualOptimization
 from mtf.trainer.optimization.nonfinite import NonFiniteGuard, propagate_nonfinite, window_is_finite
 from mtf.trainer.optimization.optimizers import OptimizerSet, SchedulerSet, check_names
 from mtf.trainer.optimization.precision import Precision
@@ -33,8 +35,9 @@ from mtf.trainer.steering.spike_watch import SpikeWatch
 T = TypeVar("T")
 
 
-def windows(batches: Iterator[T], length: int) -> Iterator[list[T]]:
-    """Groups ``batches`` into lists of ``length``; the last may be shorter, none is empty.
+def windows(batches: Iterator[T], length: int | Callable[[], int]) -> Iterator[list[T]]:
+    """Groups ``batches`` into lists of ``length``; the last may be shorter, none is empty. A function is asked before
+    each.
 
     A window's batches are taken before its first step runs. So its true length is known when the first loss is
     divided by it, also where a loader's end comes as a surprise, and an edit made inside a window finds the
@@ -44,7 +47,7 @@ def windows(batches: Iterator[T], length: int) -> Iterator[list[T]]:
         for batch in batches:
             yield [batch]
         return
-    while window := list(islice(batches, length)):
+    while window := list(islice(batches, length() if callable(length) else length)):
         yield window
 
 
@@ -105,6 +108,7 @@ class TrainStep:
     function: Callable[..., Any]
     model: nn.Module
     performance: PerformanceConfig
+    manual: ManualOptimization
     optimizers: OptimizerSet
     schedulers: SchedulerSet
     loss_weights: LossWeights
@@ -126,6 +130,9 @@ class TrainStep:
         self.rng.begin_window()
         self.items.begin_window()
         self.spikes.begin_window()
+        if self.performance.manual_optimization:
+            self._commit(run, window, self._run_manual(run, window[0]))
+            return
         is_mixed = len(window) > 1 and any(batch.name != window[0].name for batch in window)
         for batch in window:
             try:
@@ -144,11 +151,46 @@ class TrainStep:
         stepping: dict[int, float] = {}
         scaler, guard = self.precision.scaler, self.guard
         if not guard.every_window or window_is_finite(guard, self.ranks, self.model.parameters(), run.num_batches):
-            clip = self.performance.clip_grad_norm
+            clip = Clipping.of(self.performance)
             if not self.spikes.leaves_out(run, window, self.model.parameters(), scale, scaler):
                 stepping = self.optimizers.prepare(window, self.hooks, self.ranks, scaler, clip, scale)
         run.enter(Phase.STEPPING)
         self.optimizers.step(stepping, scaler)
+        self._commit(run, window, stepping)
+
+    def _run_manual(self, run: RunState, batch: Batch) -> dict[int, float]:
+        """A step that runs its own backward passes and optimizer steps; returns the optimizers that stepped."""
+        place = (batch.batch_idx, batch.source, batch.name)
+        self.rng.begin(run.num_batches)
+        for method in self.hooks.on_train_batch_start:
+            method(batch.data, *place)
+        self.manual.begin(batch)
+        try:
+            with self.precision.autocast():
+                result = self.function(batch.data, *place)
+        except Exception as error:
+            with_note(error, f"in the training step on {batch.place}")
+            raise
+        stepped = self.manual.end()
+        run.num_batches += 1
+        given = {"loss": result} if isinstance(result, Tensor) else dict(result or {})
+        count = item_counts.items_in(given)
+        num = 1.0 if count is None else count
+        if "loss" in given:
+            given["loss"] = given["loss"].detach() if isinstance(given["loss"], Tensor) else given["loss"]
+            self.metrics.add_scalar(batch.name, "loss", given["loss"], batch.weight, num)
+        metrics = self._keep(batch, given, batch.weight, num)
+        self.reporter.throughput.add(count, given.get("num_tokens"))
+        self.reporter.num_samples += num_samples(batch.data)
+        self.reporter.advance(1)
+        for method in self.hooks.on_train_batch_end:
+            method(batch.data, *place, {**{k: v for k, v in given.items() if k == "loss"}, **metrics})
+        if run.phase is not Phase.STEPPING:  # no optimizer has stepped
+            run.enter(Phase.STEPPING)
+        return stepped
+
+    def _commit(self, run: RunState, window: list[Batch], stepping: dict[int, float]) -> None:
+        """The update is whole: hooks, schedulers, counters."""
         if self.hooks.on_after_optimizer_step:
             self._notify_of_steps(run, stepping)
         # guard: cleared gradients

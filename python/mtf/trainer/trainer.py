@@ -16,7 +16,7 @@ from mtf.trainer import data_setup, fitting, preflight
 from mtf.trainer.hooks.base import TrainerHooks
 from mtf.trainer.hooks.registry import HookList, require_arguments
 from mtf.trainer.optimization.optimizers import as_list
-from mtf.trainer.optimization.precision import deterministic_algorithms
+from mtf.trainer.optimization.precision import arithmetic
 from mtf.trainer.parts import choose_device, make_parts
 from mtf.trainer.reporting import _repr
 from mtf.trainer.run_view import RunView
@@ -91,6 +91,7 @@ class Trainer(RunView):
             self.config, model, self.device, self.ranks, self.optimizers, schedulers, loader_factories or {}, self.hooks
         )
         self._run, self._metrics, self._data = self._parts.run, self._parts.metrics, self._parts.data
+        self.manual = self._parts.manual
         self._training_step: StepFunction | None = None
         self._validation_step: StepFunction | None = None
         if training_step is not None:
@@ -226,7 +227,7 @@ class Trainer(RunView):
         multi = self._parts.data.multi
         names = self.config.multi.dataloader_names if multi is None else multi.initial_names
         named = data_setup.name_validation(val_loaders, self.config.val_loader_config, names)
-        with deterministic_algorithms(self.config.performance.deterministic):
+        with arithmetic(self.config.performance):
             return self._parts.validator(self.validation_step).run(named)
 
     # State

@@ -399,6 +399,65 @@ def _(_: Path) -> None:
     assert not torch.equal(weights(fitted()), weights(fitted(performance=mtf.PerformanceConfig(clip_grad_norm=0.01))))
 
 
+@case(mtf.PerformanceConfig, "clip_grad_value", "manual_optimization", "activation_checkpointing")
+def _(_: Path) -> None:
+    """Shown by ``test_clipping.py``, ``test_manual.py`` and ``test_activation_checkpointing.py``."""
+    folder = Path(__file__).parents[1] / "trainer"
+    for name in ("clipping", "manual", "activation_checkpointing"):
+        assert "PerformanceConfig(" in (folder / f"test_{name}.py").read_text()
+
+
+@case(mtf.PerformanceConfig, "gradient_accumulation_by")
+def _(_: Path) -> None:
+    def losses(by: Any) -> list[int]:
+        seen: list[int] = []
+
+        class Watch(mtf.TrainerHooks):
+            def on_after_optimizer_step(self, trainer: Any, optimizer_idx: int) -> None:
+                seen.append(trainer.num_batches)
+
+        steps = {"0": 1, "1": 3}  # as JSON has it
+        performance = mtf.PerformanceConfig(gradient_accumulation_steps=steps, gradient_accumulation_by=by)  # type: ignore[arg-type]
+        run = trainer(config(performance=performance), hooks=[Watch()])
+        run.fit([loader(16, 1)], max_steps=3)
+        run.fit([loader(16, 1)], max_epochs=2)
+        return seen
+
+    assert losses("epoch") == [1, 2, 3, 4, 7, 8]
+    assert losses("update") == [1, 4, 7, 8]
+    for wrong in ({1: 2}, {0: 0}, {"a": 1}, 0):
+        with pytest.raises(mtf.ConfigError, match=r"performance\.gradient_accumulation_steps"):
+            mtf.PerformanceConfig(gradient_accumulation_steps=wrong)  # type: ignore[arg-type]
+
+
+@case(mtf.PerformanceConfig, "matmul_precision")
+def _(_: Path) -> None:
+    seen: list[str] = []
+
+    def watching(trainer: Any, *args: Any) -> Any:
+        seen.append(torch.get_float32_matmul_precision())
+        return step(trainer, *args)
+
+    before = torch.get_float32_matmul_precision()
+    run = trainer(config(performance=mtf.PerformanceConfig(matmul_precision="high")), training_step=watching)
+    run.fit([loader(4, 1)], max_epochs=1)
+    run.validate([loader(4, 1)])
+    assert seen == ["high", "high"]
+    assert torch.get_float32_matmul_precision() == before != "high"
+
+
+@case(mtf.PerformanceConfig, "compile_mode")
+def _(_: Path) -> None:
+    modes: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", lambda function, **options: modes.append(options.get("mode")) or function)
+        for mode in (None, "reduce-overhead"):
+            trainer(config(performance=mtf.PerformanceConfig(compile_model=True, compile_mode=mode)))  # type: ignore[arg-type]
+    assert modes == [None, "reduce-overhead"]
+    with pytest.raises(mtf.ConfigError, match="compile_mode has no effect without"):
+        mtf.PerformanceConfig(compile_mode="default")
+
+
 @case(mtf.PerformanceConfig, "compile_model")
 def _(_: Path) -> None:
     """In place: the module is the user's, with its own keys, and has a compiled call."""

@@ -108,3 +108,29 @@ def test_a_one_shot_iterator_is_not_read() -> None:
     assert report.findings == []
     assert "one-shot" in report.notes[0]
     assert next(numbers) == 0
+
+
+def test_a_loader_that_raises_is_reported_and_nothing_is_suspected() -> None:
+    class Broken(Rows):
+        def __getitem__(self, index: int) -> torch.Tensor:
+            raise KeyError("no such row")
+
+    def not_made() -> Any:
+        raise FileNotFoundError("train.bin")
+
+    report = mtf.check_source(DataLoader(Broken(9), 3), workers=0)
+    assert [(finding.claim, finding.detail) for finding in report.findings if not finding.holds] == [
+        ("it can be read", "KeyError: 'no such row'")
+    ]
+    assert not report.suspects
+    report = mtf.check_source(not_made)
+    assert (report.ok, report.suspects) == (False, [])
+    assert "FileNotFoundError: train.bin" in repr(report)
+
+
+def test_what_making_a_loader_draws_is_not_held_against_it() -> None:
+    def make() -> Any:
+        torch.rand(1)
+        return DataLoader(Rows(9), 3, generator=torch.Generator().manual_seed(int(torch.randint(99, ()))), shuffle=True)
+
+    assert mtf.check_source(make, workers=0).ok

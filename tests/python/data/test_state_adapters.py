@@ -73,7 +73,7 @@ class Told(IterableDataset[Any]):
         if self.loaded is not None:
             assert self.loaded["batch_size"] == self.batch_size
             self.epoch = self.loaded["epoch"]
-            batches = self.loaded["samples"] // self.batch_size
+            batches = -(-self.loaded["samples"] // self.batch_size)
             skipped = len(range(worker, batches, step)) * self.batch_size
         return iter(range(1000 * self.epoch + worker, 1000 * self.epoch + 14, step)[skipped:])
 

@@ -168,7 +168,7 @@ def test_a_mistake_in_the_validation_step_is_found_before_training() -> None:
 
     run = trainer(validation_step=broken)
     before = run.get_state()
-    with pytest.raises(KeyError, match="labels") as raised:
+    with pytest.raises(KeyError, match=r"labels") as raised:
         run.fit([loader(8, 1)], [loader(8, 2)], max_epochs=1)
     assert "in the sanity validation before the first update" in "".join(raised.value.__notes__)
     assert (run.global_step, run.is_sanity_checking) == (0, False)
@@ -217,7 +217,7 @@ def test_a_metric_that_a_users_hook_may_log_is_no_mistake() -> None:
         schedulers=[{"scheduler": scheduler, "interval": "step", "monitor": "val/fid"}],
         hooks=[Logging()],
     )
-    with pytest.warns(UserWarning, match="'val/fid' isn't there"):  # in the first epoch
+    with pytest.warns(UserWarning, match=r"'val/fid' isn't there"):  # in the first epoch
         run.fit([loader(8, 1)], [loader(8, 2)], max_epochs=1)
 
 
@@ -284,7 +284,7 @@ def test_monitored_metrics_of_training(tmp_path: Path) -> None:
     run.fit([loader(16, 1)], max_epochs=3)
     assert (tmp_path / "run" / "best").exists()
     wrong = trainer(hooks=[mtf.EarlyStopping("train/los")])
-    with pytest.raises(mtf.ConfigError, match="'train/los'; did you mean 'train/loss'"):
+    with pytest.raises(mtf.ConfigError, match=r"'train/los'; did you mean 'train/loss'"):
         wrong.fit([loader(8, 1)], max_epochs=1)
 
 
@@ -308,5 +308,5 @@ def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> Non
 
 def test_a_rhythm_of_a_loader_that_is_not_there_is_refused() -> None:
     run = trainer(config(validation=mtf.ValidationConfig(loader_every_n={"bog": 2})))
-    with pytest.raises(mtf.ConfigError, match="loader_every_n: no validation loader is called 'bog'"):
+    with pytest.raises(mtf.ConfigError, match=r"loader_every_n: no validation loader is called 'bog'"):
         run.fit([loader(8, 1)], {"big": loader(8, 2)}, max_epochs=1)

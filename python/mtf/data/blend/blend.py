@@ -6,26 +6,26 @@ import copy
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from mtf import _core
-from mtf.config.mixture import MultiDataLoaderConfig, WeightCurve
+from mtf.config.mixture import WeightCurve
 from mtf.data.blend.columns import columns_of
 from mtf.data.blend.items import BlendCollate, BlendOrder, Collate, ItemStream, SampleDataset, make_loader
 from mtf.data.blend.mixture import require_one_structure, sample_mixture
 from mtf.data.blend.rows import NativeRows, Rows, as_rows
 from mtf.data.blend.run import BlendRun, SampleTable, require_names
 from mtf.data.blend.sizes import BatchSizes
+from mtf.data.blend.traced import TracedBlend
 from mtf.data.blend.weights_count import RowWeights, WeightsCount
 from mtf.data.prefetch.engine import NativeStream
-from mtf.data.sources.base import Snapshot, Source, Stream
+from mtf.data.sources.base import Snapshot, Stream
 from mtf.data.sources.threaded import ThreadLoader
 from mtf.data.sources.torch_map import TorchSource
-from mtf.data.tracing.samples import BatchTrace, SamplePlace, Sought
 from mtf.distributed.data_group import make_data_group
 from mtf.enums import WeightedOrder
 from mtf.errors import ConfigError, StateMismatch
@@ -41,7 +41,7 @@ _log = logging.getLogger("mtf.data")
 Transform = Callable[[Any, np.random.Generator], Any]
 
 
-class Blend(Source):
+class Blend(TracedBlend):
     """Batches whose samples come from several sources, in the shares of their weights.
 
     The samples of a run are numbered 0, 1, 2 ...; batch ``k`` has the next ``global_batch_size`` of them. Which source
@@ -188,12 +188,6 @@ class Blend(Source):
             self.max_in_flight, self.opens_ahead = self._inner.max_in_flight, False
 
     # A source of batches ---------------------------------------------------------------------------------------------
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the sources in force, in the order of their indices."""
-        schedule = self._run.schedule
-        return [name for name, here in zip(schedule.names, schedule.present, strict=True) if here]
 
     @property
     def source_names(self) -> tuple[str, ...]:
@@ -363,98 +357,6 @@ class Blend(Source):
             num = self._batches_per_pass if batches is None else _positive("batches", batches)
         return make_plan(run, first, num, _positive("batches_per_update", batches_per_update))
 
-    def trace(self, step: int, *, world_size: int | None = None) -> BatchTrace:
-        """Where each sample of batch ``step`` comes from: rank and row in its batch, source, pass and row; for token
-        rows ``trace(step).tokens(place)`` names files, documents and tokens. Reads no data.
-
-        It means the run that ``samples`` means, with the edits made so far.
-
-        Args:
-            step: Number of the batch, counted over all passes.
-            world_size: Ranks that share the batch; None: as many as this blend is divided among.
-
-        Raises:
-            ConfigError: A negative number, or a batch before the edits that a loaded state keeps.
-        """
-        from mtf.data.blend.trace import Layout, trace_batch
-
-        if step < 0:
-            raise ConfigError(f"step must be at least 0, but is {step}")
-        return trace_batch(
-            self._run, step, Layout(self._world_size if world_size is None else world_size, self._by_source)
-        )
-
-    def find(
-        self,
-        source: str,
-        *,
-        row: int | None = None,
-        document: int | None = None,
-        start: int = 0,
-        stop: int | None = None,
-        world_size: int | None = None,
-    ) -> list[SamplePlace]:
-        """The samples that are a row of a source, or hold a token of a document of a corpus, in their order.
-
-        The inverse of ``trace``: permutation and schedule are inverted, so that a pass costs microseconds however far
-        it is; with order RANDOM all batches from the first on are drawn again. Reads no tokens, but for the first use
-        of ``TokenCorpus.documents`` in a corpus with ``eos``.
-
-        Args:
-            source: Name of the source.
-            row: A row of the source, as ``trace`` gives it.
-            document: A document, counted in the corpus; give this or ``row``.
-            start: The first batch to look in.
-            stop: The batch to stop before; None: the end of the blend's pass that the run is in.
-            world_size: As for ``trace``.
-
-        Raises:
-            ConfigError: There is no such source, row or document; batches before the edits that a loaded state keeps.
-        """
-        from mtf.data.blend.trace import Layout, find_samples
-
-        run = self._run
-        self._mark_taken(run)
-        if stop is None:
-            stop = (run.next_batch // self._batches_per_pass + 1) * self._batches_per_pass
-        if start < 0 or stop < 0:
-            raise ConfigError(f"start and stop must be at least 0, but are {start} and {stop}")
-        layout = Layout(self._world_size if world_size is None else world_size, self._by_source)
-        return find_samples(run, source, row, document, (start, stop), layout)
-
-    def trace_batch(self, pass_: int, batch: int, key: int) -> BatchTrace:
-        self._run_of(key)
-        return self.trace(self._number(pass_, batch))
-
-    def find_batches(self, sought: Sought, passes: range, key: int) -> list[SamplePlace]:
-        self._run_of(key)
-        if sought.within is None:
-            raise ConfigError(f"source {self.name!r} is a blend: name the source in it, one of {list(self.names)}")
-        first, last = self._number(passes.start, 0), self._number(passes.stop, 0)
-        return self.find(sought.within, row=sought.row, document=sought.document, start=first, stop=last)
-
-    def follow_record(self, record: Mapping[str, Any]) -> None:
-        """Becomes the run that ``record`` described, at its first batch."""
-        self._config = MultiDataLoaderConfig.from_dict(record["config"])
-        if record["caps"] is not None:
-            self._caps = PassCaps(**record["caps"])
-            self._row_weights.hold(self._caps.per_draw)
-        self.begin_run(int(record["key"]))
-
-    def record(self) -> dict[str, Any]:
-        from mtf.data.blend.trace import record_of
-
-        return {
-            "kind": "blend",
-            "key": str(self._run.key),
-            "config": self._config.to_dict(),
-            "caps": None if self._caps is None else asdict(self._with_counts(self._caps)),
-            "sizes": self._sizes.stages,
-            "batches_per_pass": self._batches_per_pass,
-            "by_source": self._by_source,
-            "sources": {name: record_of(rows) for name, rows in self._run.rows.items()},
-        }
-
     def dataset(self) -> BlendDataset:
         """The samples of the run as a map-style dataset, for another framework's loader; see ``batch_sampler``."""
         from mtf.data.blend.views import BlendDataset
@@ -498,9 +400,6 @@ class Blend(Source):
             ranks.rank,
             ranks.world_size,
         )
-
-    def _number(self, pass_: int, batch: int) -> int:
-        return pass_ * self._batches_per_pass + batch
 
     @property
     def weight_curve(self) -> WeightCurve | None:
@@ -668,10 +567,6 @@ class Blend(Source):
             self._config = before.schedule.config
             self._caps = before.caps
         self._current[:] = [self._new_run(key if self._key is None else self._key)]
-
-    @property
-    def _run(self) -> BlendRun:
-        return self._current[0]
 
     def _run_of(self, key: int) -> BlendRun:
         """The run of a loop with ``key``: the current one, or a new one in its place."""

@@ -167,7 +167,7 @@ class CountedStateLoader:
             method = getattr(self.dataset, name, None)
             if callable(method) and "num_workers" in self._parameters:
                 method(value)
-        self._num_batches = 0  # of the pass
+        self._num_batches = self._num_samples = 0  # of the pass
         self._is_loaded = False
 
     def __len__(self) -> int:
@@ -177,48 +177,67 @@ class CountedStateLoader:
         return length
 
     def __iter__(self) -> Iterator[Any]:
-        if not self._is_loaded:
-            self._num_batches = 0
-        self._is_loaded = False
+        begins, self._is_loaded = not self._is_loaded, False
         prepared: Any = copy.copy(self.loader)
+        prepared.collate_fn = _CountingCollate(self.loader.collate_fn)
         prepared.generator = None  # the workers' seed, which torch draws from it, is a function of the pass here
         if self.num_workers:
-            first = self._num_batches % self.num_workers if "num_workers" in self._parameters else 0
+            first = 0 if begins or "num_workers" not in self._parameters else self._num_batches % self.num_workers
             init = RenumberedWorkers(self.loader.worker_init_fn, first, self.num_workers)
             # New workers in each pass, since the dataset is told in this process where it begins.
             vars(prepared).update(worker_init_fn=init, persistent_workers=False, _iterator=None)
-        return _Counted(self, supervise(iterate(prepared)))
+        return _Counted(self, supervise(iterate(prepared)), begins)
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the dataset, and the batches of the pass."""
-        num_samples = self._num_batches * int(self.loader.batch_size or 1)
         known = {
-            "num_samples": num_samples,
-            "num_samples_yielded": num_samples,
+            "num_samples": self._num_samples,
+            "num_samples_yielded": self._num_samples,
             "from_beginning": True,
             "num_workers": self.loader.num_workers,
             "batch_size": self.loader.batch_size,
         }
-        return {"dataset": self._save(**{name: known[name] for name in self._parameters}), "batches": self._num_batches}
+        dataset_state = self._save(**{name: known[name] for name in self._parameters})
+        return {"dataset": dataset_state, "batches": self._num_batches, "samples": self._num_samples}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The next ``iter`` continues from ``state``."""
         self._load(state["dataset"])
-        self._num_batches, self._is_loaded = state["batches"], True
+        self._num_batches, self._num_samples = state["batches"], state["samples"]
+        self._is_loaded = True
 
-    def took(self) -> None:
-        """A batch was handed out."""
+    def took(self, num_samples: int, begins: bool) -> None:
+        """A batch of so many samples was handed out, the first of a pass if it ``begins``.
+
+        Until then the state is that at the end of the pass before: so is that of the dataset, which counts a pass when
+        its first sample is asked for.
+        """
+        if begins:
+            self._num_batches = self._num_samples = 0
         self._num_batches += 1
+        self._num_samples += num_samples
 
 
 class _Counted(Iterator[Any]):
     """One pass of a loader, which counts its batches."""
 
-    def __init__(self, loader: CountedStateLoader, take: Callable[[], Any]) -> None:
+    def __init__(self, loader: CountedStateLoader, take: Callable[[], Any], begins: bool) -> None:
         self._loader = loader
         self._take = take
+        self._begins = begins
 
     def __next__(self) -> Any:
-        data = self._take()
-        self._loader.took()
+        data, num_samples = self._take()
+        self._loader.took(num_samples, self._begins)
+        self._begins = False
         return data
+
+
+class _CountingCollate:
+    """The user's collate function; with each batch it gives how many samples are in it."""
+
+    def __init__(self, collate: Callable[[Any], Any]) -> None:
+        self._collate = collate
+
+    def __call__(self, samples: Any) -> tuple[Any, int]:
+        return self._collate(samples), len(samples)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mtf.config.checks import nearest
 from mtf.errors import ConfigError
 from mtf.formatting import shortened
+from mtf.trainer.optimization.clipping import Clipping
 
 if TYPE_CHECKING:
     from mtf.data.batch import Batch
@@ -195,13 +196,13 @@ class OptimizerSet:
         hooks: HookList,
         ranks: SingleRank,
         scaler: torch.amp.GradScaler | None,
-        clip: float | None,
+        clip: Clipping | None,
         scale: float = 1.0,
     ) -> dict[int, float]:
         """Everything of the end of ``window`` that may fail: unscale, clip, call the hooks. Changes no parameter.
 
         Args:
-            clip: largest joint norm of the gradients; None: no clipping.
+            clip: how gradients are clipped; None: not.
             scale: factor of all gradients, before they are clipped; 0.0: nothing steps.
 
         Returns:
@@ -225,9 +226,8 @@ class OptimizerSet:
                 scaler.update()
                 return {}
             if clip is not None:
-                norm = ranks.clip_grad_norm(parameters, clip)
-                for method in hooks.on_gradient_clip:
-                    method(norm)
+                own = {i: _parameters(self.optimizers[i]) for i in stepping}
+                clip.apply(own, ranks, hooks.on_gradient_clip)
         for method in hooks.on_before_optimizer_step:
             for i in stepping:
                 method(i)

@@ -10,6 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from mtf.config.execution import PerformanceConfig
+
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -49,7 +51,7 @@ class Precision:
             self.scaler.load_state_dict(state)
 
 
-def compile_in_place(model: nn.Module) -> None:
+def compile_in_place(model: nn.Module, mode: str | None = None) -> None:
     """Compiles ``model.forward`` inside the module itself, so that its state keys keep their names.
 
     A module without a ``forward`` (a ``ModuleDict``, or one whose parts the step calls one by one) has its parts
@@ -58,12 +60,12 @@ def compile_in_place(model: nn.Module) -> None:
     forward = type(model).forward
     if forward is nn.Module.forward:
         for part in model.children():
-            compile_in_place(part)
+            compile_in_place(part, mode)
     elif (getattr(forward, "__module__", None) or "").startswith("torch."):
         # torch.compile skips the frames of torch's own modules, which here would be all there are.
-        model._compiled_call_impl = torch.compile(_calling(model))
+        model._compiled_call_impl = torch.compile(_calling(model), mode=mode)
     else:
-        model.compile()
+        model.compile(mode=mode)
 
 
 def _calling(model: nn.Module) -> Callable[..., Any]:
@@ -73,6 +75,20 @@ def _calling(model: nn.Module) -> Callable[..., Any]:
         return model._call_impl(*args, **options)
 
     return call
+
+
+@contextmanager
+def arithmetic(performance: PerformanceConfig) -> Iterator[None]:
+    """Inside, torch computes as ``performance`` says; afterwards as before."""
+    before = torch.get_float32_matmul_precision()
+    with deterministic_algorithms(performance.deterministic):
+        if performance.matmul_precision is not None:
+            torch.set_float32_matmul_precision(performance.matmul_precision)
+        try:
+            yield
+        finally:
+            if performance.matmul_precision is not None:
+                torch.set_float32_matmul_precision(before)
 
 
 @contextmanager

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import logging
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from mtf.distributed.ranks import SingleRank
 from mtf.errors import ConfigError
+from mtf.schedule.accumulation import AccumulationSchedule
 from mtf.trainer.data_setup import TrainingData
 from mtf.trainer.state.run_state import RunState, StopCondition
 
@@ -110,13 +112,13 @@ class SkippedUpdates:
         """The next update that begins a range."""
         return next((begin for begin, _ in self.ranges if begin > global_step), None)
 
-    def leave_out(self, run: RunState, data: TrainingData, window: int, limits: StopCondition) -> int:
+    def leave_out(self, run: RunState, data: TrainingData, windows: AccumulationSchedule, limits: StopCondition) -> int:
         """Passes over the data of the updates that are due, up to the epoch's end or the last update of ``fit``.
 
         Args:
             run: Where the run stands; moved on.
             data: The loaders; moved on.
-            window: Batches of an update.
+            windows: Batches of each update.
             limits: Where ``fit`` ends.
 
         Returns:
@@ -128,8 +130,9 @@ class SkippedUpdates:
             return 0
         multi = data.manager
         epoch, step = multi.epoch, multi.step
-        num_batches = multi.skip(num_updates * window)
-        first, run.global_step = run.global_step, run.global_step - -num_batches // window
+        first = run.global_step
+        num_batches = multi.skip(windows.batches_of(num_updates, sys.maxsize, epoch, first))
+        run.global_step += windows.updates_in(num_batches, epoch, first)
         run.num_batches += num_batches
         run.num_committed = run.num_batches
         multi.commit()

@@ -118,6 +118,11 @@ class SpikeGuard(TrainerHooks):
 
     def on_train_start(self, trainer: Trainer) -> None:
         """Whether there will be checkpoints to go back to."""
+        if trainer.config.performance.manual_optimization:
+            raise ConfigError(
+                "SpikeGuard has no effect with performance.manual_optimization, where the step itself decides when "
+                "optimizers step: compare the loss there"
+            )
         saves = trainer.config.checkpoint
         every = (saves.save_every_n_steps, saves.save_every_n_epochs, saves.save_every_n_minutes)
         if self.action == "rollback" and not any(every):

@@ -1,0 +1,1 @@
+"""Commands of `mtf` that have a module of their own, and what all of them use."""
