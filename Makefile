@@ -1,5 +1,6 @@
 # Every target has one line of help: `make help`. On a fresh clone python3, a C++20 compiler and make are enough.
-# Variables: VENV (environment to use), PYTHON (interpreter it is made from), PRESET (native-test), PYTEST_ARGS, FORM (cluster), LOADERS_FORM.
+# Variables: VENV (environment to use), PYTHON (interpreter it is made from), PRESET (native-test), PYTEST_ARGS, FORM (cluster),
+# LOADERS_FORM (loaders).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
@@ -46,7 +47,75 @@ $(VENV)/.bench: $(VENV)/.built
 	@touch $@
 
 # MosaicML Streaming and litdata ask for torchvision, which would replace torch; what they import is in the extra.
-$(VENV)/.loaders: $(VENV)/.loaders  ## Resume loaders of 15 other libraries (LOADERS_FORM=short: one interruption each)
+$(VENV)/.loaders: $(VENV)/.built
+	$(PIP) --no-build-isolation -e ".[loaders]"
+	$(PIP) --no-deps mosaicml-streaming litdata
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.tools pyproject.toml $(SOURCES)  # without the rest of what developers need
+	$(PIP) --no-build-isolation -e ".[docs]"
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.tools pyproject.toml $(SOURCES)  # without what developers need
+	$(PIP) --no-build-isolation -e ".[demo]"
+	@touch $@
+
+demo: $(VENV)/.demo  ## Train on three real data sets, interrupt, resume, prove bit-identity (under 90 seconds)
+	$(PY) examples/demo/demo.py --report demo-report
+
+test: $(VENV)/.built  ## Run the Python tests (PYTEST_ARGS="-k name" to choose)
+	OMP_NUM_THREADS=1 $(PY) -m pytest $(PYTEST_ARGS)
+
+gpu-check: $(VENV)/.built  ## Check what only a GPU can show; says so where there is none
+	@$(PY) scripts/gpu_check.py || test $$? = 77
+
+cluster: $(VENV)/.built  ## Tests on hosts of their own and a real Slurm (FORM=long: all of them, about an hour); needs root
+	PYTHON=$(PY) scripts/cluster $(FORM) -q --durations=5
+
+native-test: $(VENV)/.tools  ## Build and run the C++ tests (PRESET=dev, asan or tsan)
+	scripts/native-test $(PRESET)
+
+asan-python: $(VENV)/.built  ## Run the tests of schedules and prefetching with the module under the address sanitizer
+	scripts/asan-python
+
+lint: $(VENV)/.built  ## ruff, mypy --strict, stubs against the module, clang-format, clang-tidy
+	scripts/lint
+
+# A page is made also where a benchmark failed: the others' figures are good.
+bench: $(VENV)/.bench build/release/.built  ## All benchmarks against peers and native bounds, with a page and plots
+	mkdir -p build/bench/docs
+	$(PY) -m pytest benchmarks $(BENCH_ARGS) --benchmark-json=build/bench/run.json; \
+	  status=$$?; $(PY) benchmarks/report.py build/bench/run.json --docs build/bench/docs && exit $$status
+
+bench-quick: $(VENV)/.bench build/release/.built  ## The same in a short form, under three minutes
+	mkdir -p build/bench/quick
+	$(PY) -m pytest benchmarks --quick $(BENCH_ARGS) --benchmark-json=build/bench/quick.json; \
+	  status=$$?; $(PY) benchmarks/report.py build/bench/quick.json --docs build/bench/quick && exit $$status
+
+bench-docs: build/bench/run.json  ## Turn the last `make bench` into docs/benchmarks.md
+	$(PY) benchmarks/report.py build/bench/run.json --docs docs
+
+build/release/.built: $(VENV)/.tools $(SOURCES) $(wildcard benchmarks/native/*)
+	cmake --preset release > build/release.log 2>&1 || { cat build/release.log; exit 1; }
+	cmake --build --preset release
+	@touch $@
+
+wheel: $(VENV)/.tools  ## Build a wheel into dist/
+	$(PY) -m pip wheel -q --no-build-isolation --no-deps -w dist .
+
+wheels:  ## Build _core and run the torch-free tests on every Python from 3.10 to 3.15 that is installed
+	scripts/wheels
+
+docs: $(VENV)/.docs  ## Build the documentation into docs/_build (offline, warnings are errors)
+	$(PY) -m sphinx -q -W --keep-going docs docs/_build
+
+docs-check: $(VENV)/.built $(VENV)/.docs  ## Run every block of the README and docs/ as it stands; compare pages with sources, messages and tests
+	OMP_NUM_THREADS=1 $(PY) -m pytest tests/docs $(PYTEST_ARGS)
+
+faults: $(VENV)/.built  ## Kills, full disks, damaged files: the long form of the fault tests
+	OMP_NUM_THREADS=1 $(PY) -m pytest tests/faults $(PYTEST_ARGS)
+
+loaders: $(VENV)/.loaders  ## Resume loaders of 15 other libraries (LOADERS_FORM=short: one interruption each)
 	OMP_NUM_THREADS=1 LOADERS_REQUIRED=1 LOADERS_FORM=$(LOADERS_FORM) $(PY) -m pytest tests/loaders $(PYTEST_ARGS)
 
 loaders-table:  ## Write the table of docs/loaders.md anew from the rows in tests/loaders/matrix.py

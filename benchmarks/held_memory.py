@@ -75,10 +75,24 @@ def random_schedule(n: int, num_steps: int) -> Any:
     return schedule(n, num_steps, "RANDOM")
 
 
+def blend(n: int, first_sample: int) -> Any:
+    """A blend of n arrays of one row, and its batch at a sample far into the run."""
+    import torch
+
+    import mtf
+
+    arrays = {f"s{number}": torch.zeros(1, 16) for number in range(n)}
+    made = mtf.Blend(arrays, zipf(n), global_batch_size=64, batches_per_pass=2**40, num_threads=0)
+    stream = made.open(0, first_sample // 64, key=1)
+    next(stream)
+    return made, stream
+
+
 # Name -> what is made, from the numbers on the command line.
 CASES: dict[str, Callable[..., Any]] = {
     "schedule": schedule,
     "schedule RANDOM": random_schedule,
+    "blend": blend,
     "arrays": as_arrays,
     "list": as_list,
     "datasets": of_datasets,

@@ -72,6 +72,16 @@ def test_memory_of_a_million_decisions(hand_on: HandOn, pick: Any, tool: str, n:
     hand_on(Measurement("A", "memory of 10^6 decisions", f"n={n}", tool, value, unit="bytes"))
 
 
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("first_sample", [10**3, 10**9], ids=power)
+def test_memory_of_a_blend(hand_on: HandOn, pick: Any, first_sample: int, n: int) -> None:
+    if n > pick(1024, 64, 4):
+        pytest.skip("only in the full form")
+    value = held("blend", pick(20, 10, 2), n, first_sample)
+    work = f"memory of a blend of n arrays and its first batch, at sample {power(first_sample)}"
+    hand_on(Measurement("C", work, f"n={n}", "mtf Blend", value, unit="bytes"))
+
+
 @pytest.mark.parametrize("num_samples", [10**k for k in range(4, 9)], ids=power)
 @pytest.mark.parametrize("tool", ["mtf", "torch RandomSampler", "grain"])
 def test_memory_of_the_first_batch(hand_on: HandOn, pick: Any, tool: str, num_samples: int) -> None:

@@ -13,6 +13,7 @@
 #include "bindings.hpp"
 #include "gil.hpp"
 #include "mtf/gather/array_rows.hpp"
+#include "mtf/gather/grown_rows.hpp"
 #include "py_rows.hpp"
 #include "py_tensor.hpp"
 
@@ -35,6 +36,15 @@ class PyArrayRows final : public PyRowSource {
  public:
   using PyRowSource::PyRowSource;
 };
+
+class PyGrownRows final : public PyRowSource {
+ public:
+  using PyRowSource::PyRowSource;
+};
+
+std::shared_ptr<PyGrownRows> make_grown_rows(const PyRowSource& now, const PyRowSource& then, std::uint64_t pass) {
+  return std::make_shared<PyGrownRows>(std::make_shared<GrownRows>(now.native(), then.native(), pass));
+}
 
 std::shared_ptr<PyArrayRows> make_array_rows(const std::vector<py::array>& arrays,
                                              const std::vector<std::string>& names,
@@ -144,6 +154,10 @@ void bind_rows(py::module_& module) {
       .def(py::init(&make_array_rows), py::arg("arrays"), py::arg("names"), py::arg("dtypes"), py::kw_only(),
            py::arg("shuffle") = true, py::arg("windows") = py::none(),
            "`dtypes` are torch's names; `windows` is (length, stride).");
+  py::class_<PyGrownRows, PyRowSource, std::shared_ptr<PyGrownRows>>(
+      module, "GrownRows", "Rows of a source that has grown while a pass of it was under way.")
+      .def(py::init(&make_grown_rows), py::arg("now"), py::arg("then"), py::arg("pass_"),
+           "`then`: the rows that there were when pass `pass_` began.");
 }
 
 }  // namespace mtf::python

@@ -90,6 +90,9 @@ class RowSource:
     def places_of(self, key: int, passes: NDArray[Any], row: int) -> NDArray[np.int64]: ...
     def read(self, key: int, pass_: int, places: NDArray[Any], columns: Sequence[_ColumnSpec]) -> list[Any]: ...
 
+class GrownRows(RowSource):
+    def __init__(self, now: RowSource, then: RowSource, pass_: int) -> None: ...
+
 class ArrayRows(RowSource):
     def __init__(
         self,

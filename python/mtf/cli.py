@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import mtf
+from mtf.commands import edit as edit_command
 from mtf.commands import trace as trace_command
 from mtf.commands.common import checkpoint_at, count, place, positive, print_json, say
 from mtf.config.checks import nearest
@@ -144,6 +145,8 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("folders", type=place, nargs="+", metavar="folder", help=text)
     text = "the page (default: report.html in the run's folder, or comparison.html here; with --json only where given)"
     report.add_argument("--out", type=Path, metavar="FILE", help=text)
+
+    edit_command.add_arguments(command("edit", edit_command.run, edit_command.TEXT))
 
     diff = command("diff", _diff, "Show what differs between two checkpoints.")
     diff.add_argument("left", type=place, help="a checkpoint's folder or URL")

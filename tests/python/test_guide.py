@@ -83,6 +83,14 @@ def test_the_names_of_the_guide_are_importable() -> None:
         "DDPConfig",
     ]
     schemas = importlib.import_module("model_training_framework.config.schemas")
+    for place, name in (
+        ("config", "GenericTrainerConfig"),
+        ("config", "SamplingStrategy"),
+        ("trainer.config", "ValidationConfig"),
+        ("trainer.hooks", "TrainerHooks"),
+        ("trainer.hooks", "EarlyStopping"),
+    ):
+        assert getattr(importlib.import_module(f"model_training_framework.{place}"), name) is getattr(mtf, name)
     for package in PACKAGES:
         top, trainer = importlib.import_module(package), importlib.import_module(f"{package}.trainer")
         for name in configs:
@@ -457,6 +465,7 @@ def test_adding_a_loader_at_an_epochs_end(api: Any) -> None:
     assert trainer.multi_loader_manager.names == ["easy", "usual", "hard_negatives"]
 
 
+@pytest.mark.filterwarnings("ignore:.*sets a learning rate and puts it back")  # which is what the message is for
 def test_learning_rates_per_loader(api: Any) -> None:
     """Changed and put back inside the step, as the guide has it; schedulers per loader; and ``lr_scale``."""
     scales = {"easy": 1.0, "medium": 0.5, "hard": 0.125}

@@ -77,6 +77,15 @@ def test_workflows_call_what_exists(path: Path) -> None:
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 
+def test_continuous_integration_makes_what_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.findall(r"^make ([\w./-]+)", (ROOT / ".ci" / "run").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {"lint", "docs", "docs-check", "test", "faults", "loaders"} <= set(targets)
+    makefile = makefile.replace("$(VENV)", ".venv")
+    for target in targets:
+        assert re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE), target
+
+
 def test_there_are_workflows() -> None:
     assert [path.name for path in WORKFLOWS] == ["ci.yml", "nightly.yml", "wheels.yml"]
 
@@ -116,6 +125,7 @@ def test_everything_optional_is_one_extra() -> None:
         "bench",
         "docs",
         "dev",
+        "loaders",
         "ray",
     }  # ray serves an example only
 

@@ -1,1 +1,3 @@
-"""Configurations: see ``schemas``."""
+"""Configurations, also under ``schemas``."""
+
+from model_training_framework.config.schemas import *  # noqa: F403

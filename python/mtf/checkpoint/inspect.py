@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Inspection:
         weights: the model's tensors in the file's order; tied ones once.
         state_parts: names of the state's parts.
         schedule: position and sources of the saved schedule; None where it can't be read.
+        edits: in words, what resumes with another mixture and ``mtf edit`` have changed, and data that are left out.
     """
 
     path: str
@@ -50,6 +51,7 @@ class Inspection:
     weights: list[Weight]
     state_parts: list[str]
     schedule: dict[str, Any] | None
+    edits: list[str] = field(default_factory=list)
 
     @property
     def num_parameters(self) -> int:
@@ -91,6 +93,8 @@ class Inspection:
         if self.schedule is not None:
             lines += ["", "schedule"]
             lines += [f"  {name}: {_short(value)}" for name, value in self.schedule.items()]
+        if self.edits:
+            lines += ["", "edits", *(f"  {edit}" for edit in self.edits)]
         return "\n".join(lines)
 
 
@@ -112,14 +116,16 @@ def inspect_checkpoint(path: str | Path, *, verify_files: bool = True) -> Inspec
     manifest = verify(folder) if verify_files else read_manifest(folder)
     files = manifest["files"]
     sizes = {name: entry["size"] for name, entry in files.items()}
+    state = _state(folder, files[STATE_FILE]) if STATE_FILE in sizes else {}
     return Inspection(
         path=folder.url,
         manifest={name: value for name, value in manifest.items() if name not in _OWN_MEMBERS},
         files=sizes,
         verified=verify_files,
         weights=read_weight_table(folder, files[MODEL_FILE].get("object", MODEL_FILE)) if MODEL_FILE in sizes else [],
-        state_parts=_state_parts(folder, files[STATE_FILE]) if STATE_FILE in sizes else [],
+        state_parts=list(state),
         schedule=_schedule(folder, files[SCHEDULE_FILE]) if sizes.get(SCHEDULE_FILE) else None,
+        edits=_edits(state),
     )
 
 
@@ -141,14 +147,30 @@ def read_weight_table(folder: Storage, name: str) -> list[Weight]:
         raise CheckpointError(f"{path}: is not a valid safetensors file: {error!r}") from None
 
 
-def _state_parts(folder: Storage, expected: dict[str, Any]) -> list[str]:
+def _state(folder: Storage, expected: dict[str, Any]) -> dict[str, Any]:
+    """The parts of the state, as they are encoded."""
     label = f"{folder.url}/{STATE_FILE}"
     encoded = load_json(read_verified(folder, STATE_FILE, expected, bounded(MAX_JSON_BYTES)), label)
     try:
         state = encoded["tree"]["state"]
     except (KeyError, TypeError):
         raise CheckpointError(f"{label}: expected an object with 'tree' and in it 'state'") from None
-    return list(state) if isinstance(state, dict) and not any(key.startswith("$") for key in state) else []
+    return state if isinstance(state, dict) and not any(key.startswith("$") for key in state) else {}
+
+
+def _edits(state: dict[str, Any]) -> list[str]:
+    trainer = state.get("trainer")
+    if not isinstance(trainer, dict):
+        return []
+    multi, skips = trainer.get("multi"), trainer.get("skips")
+    records = multi.get("edits", []) if isinstance(multi, dict) else []
+    lines = [
+        f"before batch {record['step']} of epoch {record['epoch']}: {change}"
+        for record in records
+        for change in record["changes"]
+    ]
+    ranges = skips.get("ranges", []) if isinstance(skips, dict) else []
+    return lines + [f"the data of updates {begin} to {end - 1} are left out" for begin, end in ranges]
 
 
 def _schedule(folder: Storage, expected: dict[str, Any]) -> dict[str, Any] | None:

@@ -32,7 +32,7 @@ def claim(directory: CheckpointManager, ranks: SingleRank, may_leave: Callable[[
     Args:
         directory: the run's.
         ranks: those that train.
-        may_leave: called between looks on rank 0; raises where a signal has come.
+        may_leave: called between looks, on all ranks; raises on all where a signal has come. A collective.
         timeout_s: of the ranks' collectives, which the others wait in meanwhile.
 
     Raises:
@@ -43,8 +43,8 @@ def claim(directory: CheckpointManager, ranks: SingleRank, may_leave: Callable[[
     is_told = False
     while True:
         waiting = None
+        may_leave()
         if ranks.rank == 0:
-            may_leave()
             waiting = directory.waiting_for()
             if waiting is None:
                 token, refusal = _try(directory)

@@ -24,7 +24,7 @@ class PerformanceConfig(Config):
             Also accepted as other tools write it: ``"bf16-mixed"``, ``"16-mixed"``, ``"32-true"``.
         gradient_accumulation_steps: steps (batches) in a window, that is per update; at least 1. Or a dict with an
             entry for 0: epoch or update -> batches from there on, such as ``{0: 1, 4: 4}``.
-        gradient_accumulation_by: what the keys of such a dict count.
+        accumulate_by: what the keys of such a dict count.
         clip_grad_norm: largest joint 2-norm of the gradients of the parameters that step, or a list with one norm for
             the parameters of each optimizer, None for one that isn't clipped. None: no clipping.
         clip_grad_value: largest absolute value of each element of a gradient; applied before the norm.
@@ -55,7 +55,7 @@ class PerformanceConfig(Config):
 
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     gradient_accumulation_steps: int | dict[int, int] = 1
-    gradient_accumulation_by: Literal["epoch", "update"] = "epoch"
+    accumulate_by: Literal["epoch", "update"] = "epoch"
     clip_grad_norm: float | list[float | None] | None = None
     clip_grad_value: float | None = None
     manual_optimization: bool = False
@@ -104,7 +104,7 @@ class PerformanceConfig(Config):
 
     def _check_accumulation(self) -> None:
         given, where = self.gradient_accumulation_steps, "performance.gradient_accumulation_steps"
-        one_of("performance.gradient_accumulation_by", self.gradient_accumulation_by, ("epoch", "update"))
+        one_of("performance.accumulate_by", self.accumulate_by, ("epoch", "update"))
         if not isinstance(given, Mapping):
             at_least(where, given, 1)
         else:

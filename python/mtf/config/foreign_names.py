@@ -19,7 +19,6 @@ FOREIGN_NAMES: Mapping[str, str] = {
     "every_n_train_steps": "checkpoint.save_every_n_steps",
     "fast_dev_run": "fit(max_steps=...)",
     "gradient_clip_val": "performance.clip_grad_norm",
-    "estimated_stepping_batches": "mtf.total_updates(config, loaders, ...)",
     "gradient_clip_algorithm": "performance.clip_grad_value",
     "limit_val_batches": "validation.limit_batches",
     "log_every_n_steps": "logging.log_scalars_every_n_steps",

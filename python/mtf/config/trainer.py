@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -133,13 +134,26 @@ class TrainerConfig(Config):
             object.__setattr__(self, name, value)
             return
         # Only a name that is nearly one of ours, or another tool's word for one, is likely to be a slip.
-        near = [*difflib.get_close_matches(name, field_types(type(self)), n=1, cutoff=0.85), translation(name)][0]
+        known = {**_nested_names(), **{field: field for field in field_types(type(self))}}
+        near = [*map(known.__getitem__, difflib.get_close_matches(name, known, n=1, cutoff=0.85)), translation(name)][0]
         if near and name not in self.extras:
             warnings.warn(
                 f"config.{name} is kept in config.extras, no setting of mtf has this name; did you mean {near!r}?",
                 stacklevel=2,
             )
         self.extras[name] = value
+
+
+@functools.cache
+def _nested_names() -> dict[str, str]:
+    """Fields of the parts of a configuration, and how they are reached from the whole."""
+    parts = [field for field in dataclasses.fields(TrainerConfig) if isinstance(field.default_factory, type)]
+    return {
+        name: f"{part.name}.{name}"
+        for part in parts
+        if issubclass(part.default_factory, Config)  # type: ignore[arg-type]
+        for name in field_types(part.default_factory)  # type: ignore[arg-type]
+    }
 
 
 GenericTrainerConfig = TrainerConfig

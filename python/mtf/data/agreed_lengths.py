@@ -95,6 +95,28 @@ def _refuse_other_data(names: list[str], sizes: list[int | None], group: DataGro
     )
 
 
+def warn_of_same_data(name: str, digest: str, group: DataGroup) -> None:
+    """Warns where a source that each rank reads as it is gives the same batch on several. A collective.
+
+    Args:
+        name: Of the source.
+        digest: Of its first batch on this rank; empty where none can be taken.
+        group: The ranks that divide batches among themselves.
+    """
+    if not group.can_ask:
+        return
+    everywhere = group.gather(digest)
+    ranks = [rank for rank, other in enumerate(everywhere) if other and everywhere.count(other) > 1]
+    if ranks and group.rank == 0:
+        warnings.warn(
+            f"{name}: ranks {', '.join(map(str, ranks))} got the same first batch, so they train on the same samples: "
+            "the loader doesn't look at its rank. Let it give each rank a part by torch.distributed.get_rank() "
+            "(datasets.distributed.split_dataset_by_node, webdataset's nodesplitter), or use a map-style dataset, "
+            "which mtf divides",
+            stacklevel=5,
+        )
+
+
 def check_same_schedule(schedule: Schedule, world_size: int, state: Any = None, group: DataGroup | None = None) -> None:
     """Raises if the ranks would draw from different schedules. Collective when there are several ranks.
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from mtf.data.live_schedule import MOVES
 from mtf.schedule.schedule import Schedule
 
 # Draws are taken from the schedule in blocks that grow, so that an edit, after which all are taken anew, wastes few.
@@ -33,6 +34,7 @@ class Cursor:
         passes: Its pass of that source.
         batches: Its batch in that pass.
         counts: Draws of each source in this epoch so far.
+        is_busy: Changes the schedule itself just now.
         committed: Position ``(epoch, step)`` that is state; None until ``commit`` is first called.
     """
 
@@ -48,6 +50,7 @@ class Cursor:
         self._block = _SMALLEST_BLOCK
         self._is_stale = False  # the schedule was moved or edited, and isn't followed yet
         self._left_at = schedule.position  # elsewhere: it was moved by hand
+        self.is_busy = False  # changes the schedule itself
         self.committed: tuple[int, int] | None = None
         # The committed schedule where the schedule itself can't give it any more: its epoch was left, or the end of a
         # pass was found after it.
@@ -117,7 +120,8 @@ class Cursor:
             self.follow()
         behind = self.first_step + self.place - self._schedule.step
         if behind:
-            self._schedule.advance(behind)
+            with self._busy():
+                self._schedule.advance(behind)
             self._left_at = self._schedule.position
 
     def drop_draws(self) -> None:
@@ -172,7 +176,8 @@ class Cursor:
         if self.committed is not None and self._committed_schedule is None:
             self._committed_schedule = self._schedule.state_dict(self.committed[1])
         self.leave_draws()
-        move()
+        with self._busy():
+            move()
         if is_committed:
             self.committed, self._committed_schedule = self._schedule.position, None
         self.follow()
@@ -184,7 +189,8 @@ class Cursor:
             # The draw that found the end isn't committed, so a resumed run finds and reports the end again.
             self._committed_schedule = self._schedule.state_dict()
         self.leave_draws()
-        self._schedule.end_pass(source, num_batches)
+        with self._busy():
+            self._schedule.end_pass(source, num_batches)
         self.follow()
 
     @contextmanager
@@ -196,8 +202,42 @@ class Cursor:
         self.leave_draws()
         if self.committed == self._schedule.position:
             self._committed_schedule = None
-        yield self._schedule  # after an error the schedule stays to be followed
+        with self._busy():
+            yield self._schedule  # after an error the schedule stays to be followed
         self.follow()
+
+    @contextmanager
+    def changing_by_hand(self, method: str) -> Iterator[None]:
+        """Around a call of a method of the schedule that changes it, whoever calls it.
+
+        An edit takes effect at the next draw, and so does a move; either is part of the state like one that is made
+        through this object.
+        """
+        if self.is_busy:
+            yield
+            return
+        self.sync()
+        if method not in MOVES:
+            with self.editing():
+                yield
+            return
+        is_committed = self.committed == self._schedule.position
+        if self.committed is not None and self._committed_schedule is None:
+            self._committed_schedule = self._schedule.state_dict(self.committed[1])
+        self.leave_draws()
+        with self._busy():
+            yield
+        if is_committed:
+            self.committed, self._committed_schedule = self._schedule.position, None
+        self.follow()
+
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
+        was_busy, self.is_busy = self.is_busy, True
+        try:
+            yield
+        finally:
+            self.is_busy = was_busy
 
     # State ----------------------------------------------------------------------------------------------------------
 
@@ -226,7 +266,8 @@ class Cursor:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Moves the schedule to a state. ``forget_commit`` and ``follow`` come after it."""
         self.leave_draws()
-        self._schedule.load_state_dict(state)
+        with self._busy():
+            self._schedule.load_state_dict(state)
 
     def forget_commit(self) -> None:
         """No position is committed."""

@@ -8,9 +8,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from mtf.data.agreed_lengths import warn_of_same_data
 from mtf.data.batch import Batch, located, place_of
 from mtf.data.blend.origins import remember_origin
 from mtf.data.cursor import Cursor
+from mtf.data.determinism.content_hash import short_hash
 from mtf.data.determinism.recent_batches import RecentBatches
 from mtf.data.prefetch.source_reader import PassEnded, SourceReader
 from mtf.data.source_set import SourceSet
@@ -114,6 +116,9 @@ class Delivery:
             if data is None:
                 raise SourceError(f"{self._location(source, pass_, batch)}: the loader gave None instead of a batch")
             self.wait_s[source] += time.perf_counter() - start
+            if self._sources.undivided and cursor.names[source] in self._sources.undivided:
+                self._sources.undivided.discard(cursor.names[source])
+                warn_of_same_data(cursor.names[source], short_hash(data), self._sources.ranks)
             self._sources.prefetch.took(place, reader, data)
             index = cursor.counts[source]
             handed = Batch(

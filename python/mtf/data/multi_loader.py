@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
-from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from mtf.config.convert import describe
 from mtf.config.mixture import MultiDataLoaderConfig, require_mixture
 from mtf.data.agreed_lengths import check_same_schedule
 from mtf.data.batch import Batch
 from mtf.data.cursor import Cursor
 from mtf.data.delivery import Delivery, EpochIterator, Lifetime
 from mtf.data.determinism.recent_batches import RecentBatches
+from mtf.data.live_schedule import LiveSchedule
 from mtf.data.source_set import SourceSet, name_loaders
-from mtf.data.steering.mixture_edit import OnOtherMixture, check_on_other_mixture, log_edit, resumed_state, with_way_out
+from mtf.data.steering.mixture_edit import STATE_VERSION, OnOtherMixture, log_edit, resumed_state, with_way_out
+from mtf.data.steering.skip import skip_batches
 from mtf.data.tracing.loader import TracedLoader
 from mtf.data.transfer import mover_to
 from mtf.data.workers.fetch_timeout import FetchGuard
 from mtf.distributed.data_group import make_data_group
-from mtf.errors import ConfigError, MtfError, StateMismatch
+from mtf.errors import ConfigError, MtfError, StateMismatch, UsageError
 from mtf.formatting import html_table
 from mtf.schedule.schedule import Schedule
 
 if TYPE_CHECKING:
     import torch
-
-_STATE_VERSION = 1
 
 
 class MultiLoader(TracedLoader):
@@ -59,6 +61,7 @@ class MultiLoader(TracedLoader):
     Attributes:
         config: A copy of what was given, kept up to date with edits and loaded states. ``rebuild_schedule`` reads what
             was changed in it.
+        warns_of_edits: Whether an epoch's start warns of changes in ``config`` that aren't in force.
 
     Raises:
         ConfigError: A name, loader or option is wrong; no data has been read.
@@ -97,7 +100,11 @@ class MultiLoader(TracedLoader):
             fetch_timeout_s=fetch_timeout_s,
         )
         lengths = self._sources.agreed_lengths(self._sources.initial)
-        self._cursor = Cursor(Schedule(self.config, lengths, seed=self._seed))
+        schedule = LiveSchedule(self.config, lengths, seed=self._seed)
+        self._cursor = Cursor(schedule)
+        schedule.observe(self._changing_schedule)
+        self.warns_of_edits = True
+        self._said_edits: dict[str, Any] = {}
         check_same_schedule(self._cursor.schedule, ranks.world_size, group=ranks)
         self._declared = self._cursor.schedule.state_dict()["setups"][0], self._cursor.schedule.seed
         self._edits: list[Any] = []  # in words, of resumes with another mixture
@@ -115,6 +122,8 @@ class MultiLoader(TracedLoader):
     def __iter__(self) -> Iterator[Batch]:
         self._lifetime.check()
         self._cursor.open_next_epoch()
+        if self.warns_of_edits:
+            self._warn_of_forgotten_edits()
         return EpochIterator(self._delivery, self._cursor)
 
     def __len__(self) -> int:
@@ -168,8 +177,8 @@ class MultiLoader(TracedLoader):
 
     @property
     def schedule(self) -> Schedule:
-        """What is drawn when, its cursor behind the last batch handed out. Moved by hand, it takes the MultiLoader
-        along; edit it through the MultiLoader."""
+        """What is drawn when, its cursor behind the last batch handed out. What is changed in it takes effect at the
+        next batch; sources are added through the MultiLoader, which needs their loaders."""
         return self._cursor.expose()
 
     @property
@@ -205,18 +214,8 @@ class MultiLoader(TracedLoader):
         Raises:
             ConfigError: ``num_batches`` isn't a whole number of at least 0.
         """
-        if isinstance(num_batches, bool) or not isinstance(num_batches, int) or num_batches < 0:
-            raise ConfigError(f"num_batches must be a whole number of at least 0, but is {num_batches!r}")
         self._lifetime.check()
-        self._cursor.open_next_epoch()
-        schedule = self._cursor.schedule
-        total = schedule.num_steps(schedule.epoch)
-        if total is None or None in (length for _, length, present in schedule.source_table if present):
-            return sum(1 for _ in islice(EpochIterator(self._delivery, self._cursor), num_batches))
-        num = min(num_batches, total - schedule.step)
-        self._cursor.skip(num)
-        self._sources.skip_to(dict(zip(schedule.names, schedule.places(schedule.step), strict=True)))
-        return num
+        return skip_batches(num_batches, self._cursor, self._sources, self._delivery)
 
     def commit(self) -> None:
         """Declares every batch handed out so far as trained on. From now on only committed batches are state."""
@@ -242,7 +241,7 @@ class MultiLoader(TracedLoader):
         entries = schedule["setups"][schedule["tail"]["setup"]]["sources"]
         names = [entry["name"] for entry in entries if entry["present"]]
         return {
-            "version": _STATE_VERSION,
+            "version": STATE_VERSION,
             "schedule": schedule,
             **self._sources.state_dict(names, is_committed=self._cursor.committed is not None),
             "last_batches": {} if self._recent_batches is None else self._recent_batches.state_dict(),
@@ -290,19 +289,7 @@ class MultiLoader(TracedLoader):
             StateMismatch: A state of another kind, or one that no edit can continue with the mixture here.
             ConfigError: ``on_other_mixture`` is neither "refuse" nor "edit".
         """
-        check_on_other_mixture(on_other_mixture)
-        if state.get("version") != _STATE_VERSION:
-            raise StateMismatch(
-                f"a MultiLoader's state of version {state.get('version')!r} can't be loaded here, where it is "
-                f"{_STATE_VERSION}"
-            )
-        setup, seed = self._declared
-        try:
-            return resumed_state(state, setup, seed, self._sources.given, is_edit=on_other_mixture == "edit")
-        except MtfError:
-            raise
-        except Exception as error:  # whatever a look into something of another kind raises
-            raise StateMismatch(f"the loaders' state is malformed: {type(error).__name__}: {error}") from error
+        return resumed_state(state, *self._declared, self._sources.given, on_other_mixture)
 
     def verify_recent_batches(self) -> None:
         """Fetches the last batches of every source again and compares; the position stays. Needs ``remember_batches``.
@@ -371,6 +358,31 @@ class MultiLoader(TracedLoader):
             change(schedule)
         self._show_config()
 
+    @contextmanager
+    def _changing_schedule(self, method: str) -> Iterator[None]:
+        """Around each change of the schedule."""
+        if self._cursor.is_busy:
+            yield
+            return
+        self._lifetime.check()
+        if method == "append_source":
+            raise UsageError("the schedule alone can't add a source, which needs a loader: call MultiLoader.add_source")
+        with self._cursor.changing_by_hand(method):
+            yield
+        self._show_config()
+
+    def _warn_of_forgotten_edits(self) -> None:
+        """Says once what was changed in ``config`` and isn't in force."""
+        now, in_force = describe(self.config), describe(self._cursor.schedule.config)
+        changed = {n: v for n, v in now.items() if n not in ("dataloader_names", "seed") and v != in_force[n]}
+        if changed and changed != self._said_edits:
+            warnings.warn(
+                f"config.{', '.join(changed)} of this MultiLoader was changed, which has no effect yet: call "
+                "rebuild_schedule()",
+                stacklevel=3,
+            )
+        self._said_edits = changed
+
     def _show_config(self) -> None:
         """Lets ``config`` show what the schedule's log made of it."""
         current = self._cursor.schedule.config
@@ -407,6 +419,17 @@ class MultiLoader(TracedLoader):
     def _repr_html_(self) -> str:
         columns = ("source", "read as", "addressed by", "batches per pass", "weight", "drawn in this epoch")
         return html_table(repr(self), columns, self._sources.table(self._cursor.schedule, self._cursor.counts))
+
+    def end_workers(self) -> None:
+        """Ends worker processes; the next batch starts them again at its position.
+
+        Those of a loader stay where batches would have to be produced again to get back to the position: a loader
+        without a position or state, inside a pass.
+        """
+        if not (self._lifetime.closed or self._lifetime.is_forked):
+            self._cursor.sync()
+            self._cursor.drop_draws()  # what was asked for ahead is asked for again
+            self._sources.end_workers()
 
     def close(self) -> None:
         """Ends worker processes and threads. May be called several times; the state can still be read."""

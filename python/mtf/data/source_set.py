@@ -43,6 +43,8 @@ class SourceSet:
         initial: Sources that the schedule began with.
         additions: How often each name was added, where that differs from once for a name that wasn't there initially.
             Replaced by edits, never changed, so that a commit only keeps it.
+        ranks: Those that divide batches among themselves.
+        undivided: Names of sources that each rank reads as they are, on several ranks.
         prefetch: Asks for batches ahead, for all sources under one budget.
     """
 
@@ -60,9 +62,10 @@ class SourceSet:
         self._config = config
         self._seed = seed
         self.factories = dict(factories)
-        self._ranks = ranks
+        self.ranks = ranks
         self._world_size = ranks.world_size
         self._seed_each_batch = seed_each_batch
+        self.undivided: set[str] = set()
         self.initial = {name: self.adapt(loader, name) for name, loader in loaders.items()}
         self._given = dict(self.initial)
         sources = list(self.initial.values())
@@ -89,9 +92,12 @@ class SourceSet:
         if self._config.drop_last:
             source = source.drop_last()
         if self._world_size > 1:
-            source = source.shard(self._ranks.rank, self._world_size)
+            part = source.shard(self.ranks.rank, self._world_size)
+            if part is source:
+                self.undivided.add(name)
+            source = part
         if source.reads_loaders:
-            source.join_ranks(self._ranks)
+            source.join_ranks(self.ranks)
         return source
 
     def agreed_lengths(self, sources: Mapping[str, Source]) -> dict[str, int | None]:
@@ -99,9 +105,7 @@ class SourceSet:
         lengths = [source.num_batches() for source in sources.values()]
         cycling = self._config.cycle_short_loaders
         sizes = [source.size_to_divide() for source in sources.values()]
-        agreed = agree_on_lengths(
-            list(sources), lengths, cycling, self._ranks.rank, self._world_size, sizes, self._ranks
-        )
+        agreed = agree_on_lengths(list(sources), lengths, cycling, self.ranks.rank, self._world_size, sizes, self.ranks)
         return dict(zip(sources, agreed, strict=True))
 
     def _share_workers(self, sources: Sequence[Source]) -> SharedWorkers | None:
@@ -121,6 +125,11 @@ class SourceSet:
         has_snapshots = isinstance(reader, SourceReader) and source.resume_mode is not ResumeMode.SEEK
         if has_snapshots or source.has_run_state:
             self._with_state[name] = reader
+
+    def _renew_reader(self, name: str) -> None:
+        """Reads a source anew whose run has another layout, in the same run."""
+        reader = self.prefetch.reader(self.readers[name].source, fold_in(fold_in(self._seed, "source"), name))
+        self.readers[name] = self._with_state[name] = reader
 
     def in_order(self, names: Sequence[str]) -> list[Reader]:
         """Readers by index of their sources."""
@@ -153,6 +162,14 @@ class SourceSet:
             "notes": {name: notes for name, reader in self.readers.items() if (notes := reader.source.notes())},
             "engine": self.prefetch.engine_stats(),
         }
+
+    def end_workers(self) -> None:
+        """Ends worker processes that the next batch starts again at no cost."""
+        for reader in self.readers.values():
+            if isinstance(reader, SourceReader):
+                reader.end_workers()
+        if self._shared_workers is not None:
+            self._shared_workers.close()
 
     def skip_to(self, places: Mapping[str, tuple[int, int]]) -> None:
         """The batches up to ``places``, (pass, batches given of it) by name, are left out."""
@@ -288,12 +305,15 @@ class SourceSet:
         self._finish_passes(prepared.rests)
         self.additions = prepared.additions
         self.initial = {name: source for name, source in self.initial.items() if name in prepared.began_with}
-        for name, reader in self.readers.items():
+        for name, reader in list(self.readers.items()):
             reader.discard()
             if isinstance(reader, SourceReader):
                 reader.source.close()
             if reader.source.has_run_state:
+                layout = reader.source.run_layout()
                 reader.source.load_run_state(prepared.snapshots.get(name))
+                if reader.source.run_layout() != layout:
+                    self._renew_reader(name)
             elif isinstance(reader, SourceReader):
                 # guard: state of a source
                 reader.snapshot = prepared.snapshots.get(name)

@@ -89,6 +89,17 @@ class SingleRank:
         """Rank 0's ``value``; a collective."""
         return value
 
+    def new_flag(self) -> str:
+        """A name that every rank gives next, for something that any of them may say at any time."""
+        return ""
+
+    def raise_flag(self, flag: str) -> None:
+        """Says it to all ranks. No collective."""
+
+    def sees_flag(self, flag: str) -> bool:
+        """Whether a rank has said it. No collective; a look into the ranks' store."""
+        return False
+
     def require_equal(self, what: str, fields: Mapping[str, Any]) -> None:
         """Compares plain data on all ranks; a collective.
 
@@ -132,6 +143,7 @@ class MultiRank(SingleRank):
         self.data = DataGroup(group.rank, group.world_size) if data is None else data
         self.is_sharded = strategy.is_sharded
         self._union: tuple[frozenset[str], list[str]] | None = None
+        self._num_flags = 0
 
     def wrap(self, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         shapes = {name: list(p.shape) for name, p in model.named_parameters()}
@@ -183,6 +195,16 @@ class MultiRank(SingleRank):
     def from_first(self, value: T) -> T:
         result: T = self.group.from_first(value)
         return result
+
+    def new_flag(self) -> str:
+        self._num_flags += 1
+        return f"flag/{self._num_flags}"
+
+    def raise_flag(self, flag: str) -> None:
+        self.group.store.set(flag, "")
+
+    def sees_flag(self, flag: str) -> bool:
+        return bool(self.group.store.check([flag]))
 
     def require_equal(self, what: str, fields: Mapping[str, Any]) -> None:
         from mtf.distributed.consistency import require_equal

@@ -15,7 +15,8 @@ from mtf.loggers.files import replace, start
 class CsvLogger(Logger):
     """Appends rows to a CSV file with a column per metric; a metric that turns up later adds a column.
 
-    A resumed run first drops the rows after the update from which it continues; a new run starts the file afresh.
+    A resumed run first drops the rows after the update from which it continues; a new run's trainer has moved
+    another run's file aside, and the file starts afresh.
     """
 
     def __init__(self, path: str | Path, info: RunInfo) -> None:

@@ -3,8 +3,39 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
+
+SET_ASIDE = "previous-"
+_PATTERNS = ("metrics.jsonl", "metrics.csv", "run.jsonl", "events.out.tfevents.*")
+
+
+def set_aside(directories: Iterable[Path]) -> None:
+    """Before a new run writes its log: moves that of another run into a folder beside it, ``previous-1`` and so on,
+    and says so. Nothing is deleted; `mtf report` reads the folder.
+
+    A directory that the system refuses to change is left: the loggers say what they can't write.
+    """
+    for directory in dict.fromkeys(directories):
+        found = [path for pattern in _PATTERNS for path in sorted(directory.glob(pattern))]
+        if not found:
+            continue
+        number = 1
+        while (place := directory / f"{SET_ASIDE}{number}").exists():
+            number += 1
+        try:
+            place.mkdir()
+            for path in found:
+                path.rename(place / path.name)
+        except OSError as error:
+            warnings.warn(f"{directory} holds the log of another run, which can't be moved: {error}", stacklevel=4)
+            continue
+        warnings.warn(
+            f"{directory} held the log of another run, which is in {place} now: give each run an experiment_name or "
+            "log_dir of its own; to continue that run, use fit(resume_from='latest')",
+            stacklevel=4,
+        )
 
 
 def start(path: Path, step: int, step_of: Callable[[str], int], *, header: bool = False) -> None:

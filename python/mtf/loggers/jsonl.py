@@ -15,7 +15,8 @@ from mtf.loggers.files import start
 class JsonlLogger(Logger):
     """Appends ``{"step": 50, "train/loss": 0.123, ...}`` to a file; NaN and infinities become strings.
 
-    A resumed run first drops the rows after the update from which it continues; a new run starts the file afresh.
+    A resumed run first drops the rows after the update from which it continues; a new run's trainer has moved
+    another run's file aside, and the file starts afresh.
     """
 
     def __init__(self, path: str | Path, info: RunInfo) -> None:

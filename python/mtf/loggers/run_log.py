@@ -24,12 +24,16 @@ FORMAT = 1
 
 def run_log_directory(config: LoggingConfig, name: str) -> Path | None:
     """Where the run log of run ``name`` lies: beside the file of its logger; None if no logger writes files."""
+    return next(iter(log_directories(config, name)), None)
+
+
+def log_directories(config: LoggingConfig, name: str) -> list[Path]:
+    """Every folder in which run ``name`` writes files of its own."""
     kinds = {kind for kind in (config.logger_type, *config.composite_loggers) if isinstance(kind, str)}
-    if kinds & {"jsonl", "csv"}:
-        return Path(config.log_dir) / name
+    found = [Path(config.log_dir) / name] if kinds & {"jsonl", "csv"} else []
     if "tensorboard" in kinds:
-        return Path(config.tensorboard_log_dir or Path(config.log_dir) / name)
-    return None
+        found.append(Path(config.tensorboard_log_dir or Path(config.log_dir) / name))
+    return found
 
 
 class RunLog:

@@ -9,6 +9,7 @@ from pathlib import Path
 from mtf.checkpoint.storage.registry import open_checkpoint
 from mtf.checkpoint.storage.transaction import has_manifest, is_checkpoint
 from mtf.errors import ConfigError
+from mtf.loggers.files import SET_ASIDE
 from mtf.loggers.run_log import RUN_LOG_NAME
 from mtf.report.kept import KeptCheckpoint, kept_at, kept_in
 from mtf.report.metrics import ROWS_NAMES
@@ -97,7 +98,8 @@ def checkpoints_in(place: Path | str) -> list[KeptCheckpoint]:
 
 
 def _folders(root: Path) -> list[Path]:
-    """``root`` and what lies below it, without the insides of checkpoints, hidden folders and links."""
+    """``root`` and what lies below it, without the insides of checkpoints, hidden folders, links, and logs of earlier
+    runs that a new one has set aside."""
     found, level = [root], [root]
     for _ in range(_MAX_DEPTH):
         below: list[Path] = []
@@ -106,7 +108,7 @@ def _folders(root: Path) -> list[Path]:
                 continue
             with os.scandir(folder) as entries:
                 names = sorted(e.name for e in entries if e.is_dir(follow_symlinks=False) and e.name[0] != ".")
-            below += [folder / name for name in names]
+            below += [folder / name for name in names if not name.startswith(SET_ASIDE)]
         found += below
         level = below
     return found

@@ -26,7 +26,7 @@ class AccumulationSchedule:
     @classmethod
     def of(cls, performance: Mapping[str, Any]) -> AccumulationSchedule:
         """That of a performance configuration as plain data."""
-        by = performance.get("gradient_accumulation_by", "epoch")
+        by = performance.get("accumulate_by", "epoch")
         return cls(performance.get("gradient_accumulation_steps", 1), by)
 
     @property

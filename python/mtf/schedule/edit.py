@@ -65,6 +65,7 @@ def merge(declared: Setup, now: Setup, given: Setup) -> Setup:
         if given["config"][field] != declared["config"][field]:
             after["config"][field] = given["config"][field]
     _merge_pattern(declared, now, given, after)
+    _merge_caps(declared, now, given, after)
     _merge_weights(declared, now, given, after, added)
     return after
 
@@ -76,6 +77,31 @@ def _merge_pattern(declared: Setup, now: Setup, given: Setup, after: Setup) -> N
     wanted = named(given) if named(given) != named(declared) else named(now)
     index = {source["name"]: i for i, source in enumerate(after["sources"]) if source["present"]}
     after["config"]["alternating_pattern"] = [index[name] for name in wanted if name in index]
+
+
+def _merge_caps(declared: Setup, now: Setup, given: Setup, after: Setup) -> None:
+    """How often sources may be passed through: as given where that was changed, and of sources that are new."""
+
+    def named(setup: Setup) -> tuple[bool, dict[str, tuple[int | None, str | None, float]]]:
+        caps, names = setup.get("caps"), [source["name"] for source in setup["sources"]]
+        if caps is None:
+            return False, {}
+        heirs = [None if heir is None else names[heir] for heir in caps["heir"]]
+        rows = zip(names, caps["max_passes"], heirs, caps["per_draw"], strict=True)
+        return caps["stop"], {name: (most, heir, per_draw) for name, most, heir, per_draw in rows}
+
+    (stops, wanted), (_, fresh) = named(given if named(given) != named(declared) else now), named(given)
+    merged = {**{name: cap for name, cap in fresh.items() if name not in names_in(now)}, **wanted}
+    if all(most is None for most, _, _ in merged.values()):
+        return
+    names = [source["name"] for source in after["sources"]]
+    caps = [merged.get(name, (None, None, 1.0)) for name in names]
+    after["caps"] = {
+        "stop": stops,
+        "max_passes": [most for most, _, _ in caps],
+        "heir": [names.index(heir) if heir in names_in(after) else None for _, heir, _ in caps],
+        "per_draw": [per_draw for _, _, per_draw in caps],
+    }
 
 
 def _merge_weights(declared: Setup, now: Setup, given: Setup, after: Setup, added: Sequence[str]) -> None:
@@ -147,6 +173,8 @@ def describe_changes(before: Setup, after: Setup, unit: Callable[[str], str] = l
             lines.append(f"{field}: {before['config'][field]} -> {after['config'][field]}")
     if [*_pattern_names(before)] != [*_pattern_names(after)]:
         lines.append(f"alternating_pattern: {_pattern_names(before)} -> {_pattern_names(after)}")
+    if before.get("caps") != after.get("caps"):
+        lines.append(f"max_passes: {_capped(before)} -> {_capped(after)}")
     was_weights, weights = weights_in(before), weights_in(after)
     if was_weights != weights:
         lines.append(f"dataloader_weights: {_shown(was_weights)} -> {_shown(weights)}")
@@ -157,6 +185,14 @@ def describe_changes(before: Setup, after: Setup, unit: Callable[[str], str] = l
 
 def _pattern_names(setup: Setup) -> list[str]:
     return [setup["sources"][i]["name"] for i in setup["config"]["alternating_pattern"]]
+
+
+def _capped(setup: Setup) -> str:
+    caps = setup.get("caps")
+    if caps is None:
+        return "none"
+    rows = zip(setup["sources"], caps["max_passes"], strict=True)
+    return ", ".join(f"{source['name']} {most}" for source, most in rows if most is not None) or "none"
 
 
 def _shown(weights: Mapping[str, float] | None) -> str:

@@ -204,7 +204,7 @@ class Checkpointer:
     def after_epoch(self) -> None:
         """As :meth:`after_validation`, where a metric of training decides."""
         config = self._config.checkpoint
-        if config.save_best and not str(config.monitor_metric).startswith("val/"):
+        if config.save_best and not str(config.monitor_metric).startswith(("val/", "val_")):
             self.after_validation(self._run.metrics)
 
     # Saving
@@ -269,23 +269,28 @@ class Checkpointer:
         self._exit(path)
 
     def is_exit_requested(self) -> bool:
-        """Whether a signal has come and no other rank has to be asked."""
-        return self.guard is not None and self.guard.requested is not None and self._ranks.world_size == 1
+        """Whether a signal has come on this rank."""
+        return self.guard is not None and self.guard.requested is not None
 
     def exit_if_requested(self) -> None:
         """Before the first update: obeys a signal that came while nothing was trained. A collective."""
+        if self.agree_to_exit():
+            if self._has_nothing_to_save():
+                self._exit(None)
+            self.save_and_exit()
+
+    def agree_to_exit(self) -> bool:
+        """Whether a signal has come on any rank, which all then know of. A collective."""
         assert self.guard is not None
         (number,) = self._ranks.largest([0 if self.guard.requested is None else int(self.guard.requested)])
         if number:
             self.guard.request(signal.Signals(number))
             self._exits = True
-            if self._has_nothing_to_save():
-                self._exit(None)
-            self.save_and_exit()
+        return bool(number)
 
     def _exit_while_waiting(self) -> None:
-        """While the checkpoint folder is waited for: obeys a signal where there is nothing to save."""
-        if self.is_exit_requested() and self._has_nothing_to_save():
+        """While the checkpoint folder is waited for: obeys a signal where there is nothing to save. A collective."""
+        if self.guard is not None and self.agree_to_exit() and self._has_nothing_to_save():
             self._exit(None)
 
     def _has_nothing_to_save(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from mtf.data.batch import Batch
 from mtf.data.multi_loader import MultiLoader
 from mtf.data.source_set import name_loaders
 from mtf.data.steering.mixture_edit import OnOtherMixture
+from mtf.data.workers.supervision import collect_left_behind, end_kept_workers
 from mtf.distributed.ranks import SingleRank
 from mtf.enums import SamplingStrategy
 from mtf.errors import StateMismatch, UsageError
@@ -105,6 +106,7 @@ class TrainingData:
         config = self._config.multi
         new = name_loaders(given, config.dataloader_names, "train_loaders", may_have_more=True)
         if self.multi is None:
+            collect_left_behind()
             self.multi = self._make(new)
             self.given = new
             self.config_when_made = describe(config)
@@ -146,6 +148,13 @@ class TrainingData:
                 "unless add_dataloader adds them",
                 stacklevel=4,
             )
+
+    def end_workers(self, val_loaders: Iterable[Any]) -> None:
+        """Ends the worker processes that ``fit`` has started, those of validation loaders among them."""
+        if self.multi is not None:
+            self.multi.end_workers()
+        for loader in val_loaders:
+            end_kept_workers(loader)
 
     def drop(self) -> None:
         """Closes the mixture; the next ``open`` makes another, from its start."""
@@ -259,7 +268,7 @@ class TrainingData:
             **self.factories,
             **{name: partial(_itself, loader) for name, loader in {**self.added, **added}.items()},
         }
-        return MultiLoader(
+        multi = MultiLoader(
             {name: new[name] for name in configured},
             copy.deepcopy(config),
             self._seed,
@@ -272,6 +281,8 @@ class TrainingData:
             device_prefetch=performance.device_prefetch,
             remember_batches=self._config.fault_tolerance.verify_deterministic_resume,
         )
+        multi.warns_of_edits = False  # the loop does, in the trainer's words
+        return multi
 
 
 def _itself(loader: Any) -> Any:

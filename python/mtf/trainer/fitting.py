@@ -13,15 +13,15 @@ from torch import nn
 from mtf.config.trainer import TrainerConfig
 from mtf.data.rng.generators import discard_rng_changes
 from mtf.data.steering.mixture_edit import check_on_other_mixture
+from mtf.data.steering.update_ranges import check_ranges
 from mtf.errors import ConfigError, UsageError
-from mtf.trainer import data_setup, preflight
+from mtf.trainer import data_setup, no_effect, preflight
 from mtf.trainer.evaluation.aggregation import check_validation
 from mtf.trainer.loop import TrainLoop
 from mtf.trainer.optimization.precision import arithmetic
 from mtf.trainer.parts import Parts
 from mtf.trainer.preemption import PreemptionGuard
 from mtf.trainer.state.run_state import Phase, StopCondition
-from mtf.trainer.steering.skips import check_ranges
 
 _LOCK = threading.RLock()
 
@@ -65,6 +65,7 @@ def fit(
         named = _open(parts, (resume_from, resume_parts), train_loaders, val_loaders, limits)
         parts.skips.add_on_all_ranks(ranges, run.global_step, parts.ranks)
         loop = _loop(parts, training_step, validation_step, named)
+        stack.callback(parts.data.end_workers, named.values())
         checkpointer.exit_if_requested()
         if run.is_resumed and config.fault_tolerance.verify_deterministic_resume:
             parts.data.manager.verify_recent_batches()
@@ -94,9 +95,9 @@ def _open(
         source: ``resume_from`` and ``resume_parts``.
     """
     config, data, run = parts.config, parts.data, parts.run
-    preflight.warn_of_no_effect(
-        config, parts.model, parts.optimizers.optimizers, parts.hooks, val_loaders, parts.init_only
-    )
+    preflight.warn_of_no_effect(config, parts.model, parts.optimizers.optimizers, parts.hooks, val_loaders)
+    no_effect.warn_of_settings(config, val_loaders)
+    no_effect.warn_of_late_changes(preflight.init_only_settings(config), parts.init_only, parts.said_changes)
     is_new = data.open(train_loaders)
     try:
         parts.checkpointer.resume(*source, is_new=run.global_step == 0 and data.pending_state is None)
@@ -134,6 +135,9 @@ def _loop(
         checkpointer=parts.checkpointer,
         config=parts.config,
         skips=parts.skips,
+        warn_of_changes=lambda: no_effect.warn_of_late_changes(
+            preflight.init_only_settings(parts.config), parts.init_only, parts.said_changes
+        ),
     )
 
 

@@ -40,6 +40,7 @@ class TrainLoop:
         val_loaders: name -> validation loader; empty: no validation.
         checkpointer: decides at commit points, between two updates or two epochs, and saves.
         skips: updates whose data are left out.
+        warn_of_changes: warns of settings that were changed too late.
     """
 
     run: RunState
@@ -52,6 +53,7 @@ class TrainLoop:
     checkpointer: Checkpointer
     config: TrainerConfig
     skips: SkippedUpdates
+    warn_of_changes: Callable[[], None]
 
     def fit(self, limits: StopCondition) -> None:
         """Trains until ``limits``, a wish to stop, or a signal."""
@@ -133,7 +135,7 @@ class TrainLoop:
 
     def _accumulation(self) -> AccumulationSchedule:
         performance = self.config.performance
-        return AccumulationSchedule(performance.gradient_accumulation_steps, performance.gradient_accumulation_by)
+        return AccumulationSchedule(performance.gradient_accumulation_steps, performance.accumulate_by)
 
     def _window_length(self) -> int | Callable[[], int]:
         steps, run, schedule = self.config.performance.gradient_accumulation_steps, self.run, self._accumulation()
@@ -172,6 +174,7 @@ class TrainLoop:
 
     def _warn_of_edits(self) -> None:
         """Edits of a configuration that nothing reads."""
+        self.warn_of_changes()
         multi = self.data.manager
         preflight.warn_of_forgotten_edits(multi.config, multi.schedule.config)
         preflight.warn_of_wrong_config(self.config.multi, self.data.config_when_made)
@@ -211,7 +214,8 @@ class TrainLoop:
         except ValidationLeft:
             run.enter(before)
             self.checkpointer.save_deferred()
-            self.checkpointer.save_and_exit()
+            if self.checkpointer.agree_to_exit():
+                self.checkpointer.save_and_exit()
             raise
         run.enter(before)
         self.step.metrics.commit()

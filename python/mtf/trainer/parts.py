@@ -24,6 +24,7 @@ from mtf.trainer.optimization.manual import ManualOptimization
 from mtf.trainer.optimization.nonfinite import NonFiniteGuard
 from mtf.trainer.optimization.optimizers import OptimizerSet, SchedulerSet
 from mtf.trainer.optimization.precision import Precision, compile_in_place
+from mtf.trainer.optimization.rate_watch import RateWatch
 from mtf.trainer.optimization.scheduler_settings import SchedulerSettings
 from mtf.trainer.reporting.reporter import Reporter
 from mtf.trainer.reporting.throughput import Throughput
@@ -45,6 +46,7 @@ class Parts:
         device: where the model and the batches are.
         run: where the run stands.
         init_only: what settings were that only the constructor reads, by dotted name.
+        said_changes: those that were changed since, and named.
     """
 
     config: TrainerConfig
@@ -66,6 +68,7 @@ class Parts:
     reporter: Reporter
     manual: ManualOptimization
     init_only: dict[str, Any]
+    said_changes: dict[str, Any] = field(default_factory=dict)
     registry: StateRegistry = field(init=False)
     checkpointer: Checkpointer = field(init=False)
 
@@ -117,6 +120,7 @@ class Parts:
             ranks=self.ranks,
             reporter=self.reporter,
             spikes=SpikeWatch(self.hooks, self.ranks, self.metrics),
+            rates=RateWatch(self.optimizers.optimizers),
             propagates=self.ranks.world_size > 1 and self.nonfinite.every_window,
         )
 

@@ -71,13 +71,8 @@ def warn_of_no_effect(
     optimizers: Sequence[Any],
     hooks: Iterable[Any],
     val_loaders: Any,
-    init_only: Mapping[str, Any],
 ) -> None:
-    """Warns of what has no effect on this ``fit``.
-
-    Args:
-        init_only: what ``init_only_settings`` gave when the trainer was constructed.
-    """
+    """Warns of what has no effect on this ``fit``."""
     never = config.validation.frequency is ValidationFrequency.NEVER
     if val_loaders is None or never:
         idle = [type(hook).__name__ for hook in hooks if getattr(hook, "needs_validation", False)]
@@ -93,16 +88,9 @@ def warn_of_no_effect(
             )
     if not optimizers:
         _warn("there is no optimizer, so fit changes no parameter: pass optimizers= unless that is meant")
-    is_validated = (config.checkpoint.monitor_metric or "").startswith("val/")
+    is_validated = (config.checkpoint.monitor_metric or "").startswith(("val/", "val_"))
     if config.checkpoint.save_best and is_validated and (val_loaders is None or never):
         _warn("checkpoint.save_best has no effect without validation: pass val_loaders to fit")
-    now = init_only_settings(config)
-    changed = [name for name, value in now.items() if value != init_only[name]]
-    if changed:
-        _warn(
-            f"these settings were changed after the trainer had read them, which has no effect: {changed}; make a new "
-            "trainer with them"
-        )
     validation = config.validation
     is_per_epoch = validation.frequency is ValidationFrequency.PER_EPOCH
     if val_loaders is not None and validation.every_n_steps is not None and is_per_epoch:

@@ -24,7 +24,7 @@ from mtf.errors import CheckpointError, ConfigError, StateMismatch
 _COURSE = (
     ("performance", "precision"),
     ("performance", "gradient_accumulation_steps"),
-    ("performance", "gradient_accumulation_by"),
+    ("performance", "accumulate_by"),
     ("performance", "clip_grad_norm"),
     ("performance", "clip_grad_value"),
     ("performance", "manual_optimization"),

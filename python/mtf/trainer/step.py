@@ -27,6 +27,7 @@ from mtf.trainer.optimization.manual import ManualOptimization
 from mtf.trainer.optimization.nonfinite import NonFiniteGuard, propagate_nonfinite, window_is_finite
 from mtf.trainer.optimization.optimizers import OptimizerSet, SchedulerSet, check_names
 from mtf.trainer.optimization.precision import Precision
+from mtf.trainer.optimization.rate_watch import RateWatch
 from mtf.trainer.reporting.reporter import Reporter
 from mtf.trainer.rng import StepRng
 from mtf.trainer.state.run_state import Phase, RunState
@@ -122,6 +123,7 @@ class TrainStep:
     ranks: SingleRank
     reporter: Reporter
     spikes: SpikeWatch
+    rates: RateWatch
     propagates: bool = False
 
     def run(self, run: RunState, window: list[Batch]) -> None:
@@ -210,7 +212,11 @@ class TrainStep:
         self.rng.begin(run.num_batches)
         for method in hooks.on_train_batch_start:
             method(data, *place)
-        result = self.ranks.run(self._call if self.is_wrapped else self.function, data, *place)
+        function = self._call if self.is_wrapped else self.function
+        if batch.name in self.rates.seen:
+            result = self.ranks.run(function, data, *place)
+        else:
+            result = self.rates.call(batch.name, lambda: self.ranks.run(function, data, *place))
         is_none = result is None or (type(result) is dict and result.get(item_counts.LEFT_OUT, False))
         count = None if isinstance(result, Tensor) else item_counts.items_in(result)
         if count is not None and batch.weight == 0.0:  # it repeats a sample, which mustn't count twice

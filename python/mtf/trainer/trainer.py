@@ -12,7 +12,7 @@ from mtf.config.trainer import TrainerConfig
 from mtf.data.steering.mixture_edit import OnOtherMixture
 from mtf.distributed.ranks import make_ranks
 from mtf.errors import ConfigError, UsageError
-from mtf.trainer import data_setup, fitting, preflight
+from mtf.trainer import data_setup, fitting, no_effect, preflight
 from mtf.trainer.hooks.base import TrainerHooks
 from mtf.trainer.hooks.registry import HookList, require_arguments
 from mtf.trainer.optimization.optimizers import as_list
@@ -283,6 +283,11 @@ class Trainer(RunView):
         if self.is_fitting:
             raise UsageError("close_logs was called inside fit: call it after fit")
         self._parts.reporter.close_logs()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name[0] != "_" and "_validation_step" in vars(self) and not isinstance(value, HookList):
+            no_effect.check_assignment(name, is_subclass=type(self) is not Trainer)
+        super().__setattr__(name, value)
 
     def __repr__(self) -> str:
         """Model, optimizers, place and position."""

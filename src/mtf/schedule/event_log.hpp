@@ -26,7 +26,7 @@ struct Event {
   std::shared_ptr<const MixtureSpec> spec;  // edit: the spec from here on
   std::int32_t source = 0;                  // end_pass, extend_pass
   std::uint64_t num_batches = 0;            // end_pass, extend_pass
-  std::vector<RestLength> rests;            // edit
+  std::vector<RestLength> rests{};          // edit
 };
 [[nodiscard]] bool operator==(const Event& a, const Event& b);
 

@@ -7,26 +7,17 @@
 #include <utility>
 
 #include "mtf/error.hpp"
+#include "mtf/tokens/request_ahead.hpp"
 #include "mtf/tokens/token_copy.hpp"
 
 namespace mtf {
 
 namespace {
 
-constexpr std::size_t kPiecesAhead = 16;  // how many look-ups are on their way at once
-constexpr std::size_t kLineBytes = 64;
-constexpr std::size_t kLinesAhead = 128;  // how much of the next pieces is on its way while one is copied
-
-std::size_t lines_of(std::size_t num_bytes) noexcept { return num_bytes / kLineBytes + 1; }
-
-/// Requests a run from memory, and says how many lines of the cache `num_bytes` are.
-std::size_t request(const TokenRun& run, std::size_t num_bytes) noexcept {
-  const std::size_t num_lines = std::min(lines_of(num_bytes), kLinesAhead);
-  for (std::size_t line = 0; line < num_lines; ++line) {
-    __builtin_prefetch(run.tokens + line * kLineBytes);
-  }
-  return lines_of(num_bytes);
-}
+constexpr std::size_t kPiecesAhead = 16;      // how many look-ups are on their way at once
+constexpr std::uint64_t kTokensAhead = 4096;  // of the pieces after the one that is copied
+// Tokens copied before the next lines are requested: enough that the copy runs at its full speed.
+constexpr std::uint64_t kStep = 128;
 
 Key key_of_lengths(Key key, std::uint64_t pass) noexcept { return fold_in(fold_in(key, pass), "length"); }
 
@@ -84,17 +75,24 @@ void PackedRows::find_pieces(std::span<Placed> placed) const {
   }
 }
 
-void PackedRows::copy_piece(TokenReader& reader, const Placed& placed, const TokenRowPointers& row,
+template <typename Ahead>
+void PackedRows::copy_piece(TokenReader& reader, Ahead& ahead, const Placed& placed, const TokenRowPointers& row,
                             std::uint64_t at) const {
   const bool is_last = placed.piece.ends_document;
-  const std::size_t bytes = item_bytes(corpus_->type());
+  const TokenType type = corpus_->type();
+  const std::size_t bytes = item_bytes(type);
   const std::uint64_t num_tokens = placed.length + (is_last ? 0 : 1);
   reader.for_runs(placed.piece.span.begin, num_tokens, [&](const TokenRun& run, std::uint64_t done) {
-    const std::uint64_t num_inputs = std::min<std::uint64_t>(run.count, placed.length - done);
-    widen_tokens(corpus_->type(), run.tokens, num_inputs, row.input_ids + at + done);
-    const std::uint64_t skipped = done == 0 ? 1 : 0;
-    widen_tokens(corpus_->type(), run.tokens + skipped * bytes, run.count - skipped,
-                 row.labels + at + done + skipped - 1);
+    if (done > 0) {  // the label of the run before
+      widen_tokens(type, run.tokens, 1, row.labels + at + done - 1);
+    }
+    for (std::uint64_t k = 0; k < run.count; k += kStep) {
+      const std::uint64_t num = std::min(kStep, run.count - k);
+      const std::byte* const from = run.tokens + k * bytes;
+      ahead.request(num);
+      widen_tokens(type, from, std::min(num, placed.length - done - k), row.input_ids + at + done + k);
+      widen_tokens(type, from + bytes, std::min(num, run.count - k - 1), row.labels + at + done + k);
+    }
   });
   std::memset(row.loss_mask + at, 1, placed.length);
   if (is_last) {
@@ -120,18 +118,19 @@ void PackedRows::write_rows(Key key, std::uint64_t pass, std::span<const std::ui
     place_pieces(pass_key, rows[k], slots[k], placed);
   }
   find_pieces(placed);
-  TokenReader reader(*corpus_), ahead(*corpus_);
-  const std::size_t bytes = item_bytes(corpus_->type());
-  std::size_t requested = 0, num_lines = 0;
+  TokenReader reader(*corpus_);
+  RequestAhead ahead(*corpus_, [&, requested = std::size_t{0}]() mutable -> std::optional<TokenSpan> {
+    if (requested == placed.size()) {
+      return std::nullopt;
+    }
+    const Placed& next = placed[requested++];
+    return TokenSpan{.begin = next.piece.span.begin, .count = next.length};
+  });
+  ahead.request(kTokensAhead);
   std::uint64_t at = 0;
   for (std::size_t k = 0; k < placed.size(); ++k) {
-    for (; requested < placed.size() && num_lines < kLinesAhead; ++requested) {
-      const Placed& next = placed[requested];
-      num_lines += request(ahead.run(next.piece.span.begin, next.length), next.length * bytes);
-    }
-    num_lines -= std::min(num_lines, lines_of(placed[k].length * bytes));
     const TokenRowPointers row = TokenRowPointers::in_slot(buffers, placed[k].slot, spec_.length);
-    copy_piece(reader, placed[k], row, at);
+    copy_piece(reader, ahead, placed[k], row, at);
     at += placed[k].length;
     if (k + 1 == placed.size() || placed[k + 1].slot != placed[k].slot) {
       pad(row, at);

@@ -72,7 +72,9 @@ class PackedRows : public TokenRowSource {
   /// Looks up all pieces; each look-up is requested from memory ahead.
   void find_pieces(std::span<Placed> placed) const;
   /// Copies a piece to `at` in its row.
-  void copy_piece(TokenReader& reader, const Placed& placed, const TokenRowPointers& row, std::uint64_t at) const;
+  template <typename Ahead>
+  void copy_piece(TokenReader& reader, Ahead& ahead, const Placed& placed, const TokenRowPointers& row,
+                  std::uint64_t at) const;
   void pad(const TokenRowPointers& row, std::uint64_t from) const;
 
   const std::shared_ptr<const TokenCorpus> corpus_;

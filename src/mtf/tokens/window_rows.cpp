@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "mtf/error.hpp"
+#include "mtf/tokens/request_ahead.hpp"
 #include "mtf/tokens/token_copy.hpp"
 
 namespace mtf {
@@ -41,15 +42,8 @@ void cut_row(const TokenRowPointers& row, std::uint64_t length, std::span<const 
   count_up(row.position_ids + begin, length - begin);
 }
 
-constexpr std::size_t kLineBytes = 64;
-constexpr std::size_t kMaxLinesAhead = 64;  // the processor's own prefetcher follows the rest
-
-void request(const TokenRun& run, std::size_t num_bytes) noexcept {
-  const std::size_t num_lines = std::min(kMaxLinesAhead, (num_bytes + kLineBytes - 1) / kLineBytes);
-  for (std::size_t line = 0; line < num_lines; ++line) {
-    __builtin_prefetch(run.tokens + line * kLineBytes);
-  }
-}
+// Tokens copied before the next lines are requested: enough that the copy runs at its full speed.
+constexpr std::uint64_t kStep = 128;
 
 }  // namespace
 
@@ -76,22 +70,28 @@ void WindowRows::find_rows(Key key, std::uint64_t pass, std::span<const std::uin
   order_.find(key, pass, places, rows);
 }
 
-void WindowRows::copy_tokens(TokenReader& reader, std::uint64_t begin, const TokenRowPointers& row,
+template <typename Ahead>
+void WindowRows::copy_tokens(TokenReader& reader, Ahead& ahead, std::uint64_t begin, const TokenRowPointers& row,
                              std::vector<std::uint64_t>* bounds) const {
-  const std::size_t bytes = item_bytes(corpus_->type());
+  const TokenType type = corpus_->type();
+  const std::size_t bytes = item_bytes(type);
   reader.for_runs(begin, spec_.length + 1, [&](const TokenRun& run, std::uint64_t done) {
-    const std::uint64_t num_inputs = std::min(run.count, spec_.length - done);
-    widen_tokens(corpus_->type(), run.tokens, num_inputs, row.input_ids + done);
-    const std::uint64_t skipped = done == 0 ? 1 : 0;  // the first token is no label
-    widen_tokens(corpus_->type(), run.tokens + skipped * bytes, run.count - skipped, row.labels + done + skipped - 1);
-    if (bounds == nullptr) {
-      return;
+    if (done > 0) {  // the label of the run before
+      widen_tokens(type, run.tokens, 1, row.labels + done - 1);
     }
-    if (spec_.end_token) {
-      find_token(corpus_->type(), run.tokens, num_inputs, *spec_.end_token, done + 1, *bounds);
+    for (std::uint64_t k = 0; k < run.count; k += kStep) {
+      const std::uint64_t num = std::min(kStep, run.count - k);
+      const std::uint64_t num_inputs = std::min(num, spec_.length - done - k);
+      const std::byte* const from = run.tokens + k * bytes;
+      ahead.request(num);
+      widen_tokens(type, from, num_inputs, row.input_ids + done + k);
+      widen_tokens(type, from + bytes, std::min(num, run.count - k - 1), row.labels + done + k);
+      if (bounds != nullptr && spec_.end_token) {
+        find_token(type, from, num_inputs, *spec_.end_token, done + k + 1, *bounds);
+      }
     }
     const std::uint64_t end = done + run.count;
-    if (run.ends_part && end <= spec_.length && (bounds->empty() || bounds->back() != end)) {
+    if (bounds != nullptr && run.ends_part && end <= spec_.length && (bounds->empty() || bounds->back() != end)) {
       bounds->push_back(end);
     }
   });
@@ -103,16 +103,18 @@ void WindowRows::write_rows(Key key, std::uint64_t pass, std::span<const std::ui
   const std::uint64_t first = offset(key, pass), length = spec_.length;
   const auto begin_of = [&](std::size_t k) { return first + rows[k] * length; };
   const bool scan = spec_.boundaries && !documents_;
-  TokenReader reader(*corpus_), ahead(*corpus_);
-  for (std::size_t k = 0; k < rows.size(); ++k) {
-    if (k + 1 < rows.size()) {
-      const TokenRun next = ahead.run(begin_of(k + 1), length + 1);
-      request(next, next.count * item_bytes(corpus_->type()));
+  TokenReader reader(*corpus_);
+  RequestAhead ahead(*corpus_, [&, requested = std::size_t{0}]() mutable -> std::optional<TokenSpan> {
+    if (++requested >= rows.size()) {
+      return std::nullopt;
     }
+    return TokenSpan{.begin = begin_of(requested), .count = length + 1};
+  });
+  for (std::size_t k = 0; k < rows.size(); ++k) {
     const TokenRowPointers row = TokenRowPointers::in_slot(buffers, slots[k], length);
     const std::uint64_t begin = begin_of(k);
     bounds.clear();
-    copy_tokens(reader, begin, row, scan ? &bounds : nullptr);
+    copy_tokens(reader, ahead, begin, row, scan ? &bounds : nullptr);
     if (!spec_.boundaries) {
       continue;
     }

@@ -58,7 +58,8 @@ class WindowRows : public TokenRowSource {
  private:
   /// Writes inputs and labels of the row that begins at `begin`; appends where documents begin in (0, length] to
   /// `bounds` if there is an end token to look for.
-  void copy_tokens(TokenReader& reader, std::uint64_t begin, const TokenRowPointers& row,
+  template <typename Ahead>
+  void copy_tokens(TokenReader& reader, Ahead& ahead, std::uint64_t begin, const TokenRowPointers& row,
                    std::vector<std::uint64_t>* bounds) const;
 
   const std::shared_ptr<const TokenCorpus> corpus_;

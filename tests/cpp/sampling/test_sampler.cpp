@@ -51,6 +51,28 @@ TEST(Sampler, DropLastLeavesOutTheIncompleteBatch) {
   EXPECT_EQ(Sampler({.num_samples = 0, .batch_size = 4}).num_batches(), 0u);
 }
 
+TEST(Sampler, TheRestOfAPassIsWhatItHadLeftInOtherBatches) {
+  const Sampler before({.num_samples = 10, .batch_size = 3, .shuffle = true, .key = Key{9}});
+  auto want = whole_pass(before, 4);
+  want.erase(want.begin(), want.begin() + 6);  // two batches were given
+  // 14 samples in batches of 4 are 4 batches; the 4 samples left are one, the last of the pass.
+  const SamplerSpec spec{.num_samples = 14,
+                         .batch_size = 4,
+                         .shuffle = true,
+                         .key = Key{9},
+                         .rest = mtf::RestOfPass{.pass = 4, .num_samples = 10, .first_sample = 6, .first_batch = 3}};
+  const Sampler after(spec);
+  EXPECT_EQ(after.num_batches_in(4), 4u);
+  std::vector<std::int64_t> rest(4);
+  after.fill(4, 3, rest);
+  EXPECT_EQ(rest, want);
+  EXPECT_THROW(after.fill(4, 2, rest), std::out_of_range);
+  EXPECT_THROW(after.fill(4, 4, rest), std::out_of_range);
+  const Sampler plain({.num_samples = 14, .batch_size = 4, .shuffle = true, .key = Key{9}});
+  EXPECT_EQ(whole_pass(after, 5), whole_pass(plain, 5));
+  EXPECT_THROW(Sampler({.num_samples = 9, .batch_size = 4, .rest = spec.rest}), mtf::ConfigError);
+}
+
 TEST(Sampler, ShuffledPassTakesEverySampleOnceAndPassesDiffer) {
   for (const std::uint64_t n : {1, 2, 7, 100, 4096, 4097, 10000}) {
     const Sampler sampler({.num_samples = n, .batch_size = 32, .shuffle = true, .key = Key{9}});

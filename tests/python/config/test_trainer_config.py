@@ -61,6 +61,7 @@ def test_no_field_is_without_a_case_and_no_case_without_a_field() -> None:
     assert sorted(CASES) == FIELDS
 
 
+@pytest.mark.filterwarnings("ignore:.*held the log of another run")
 @pytest.mark.parametrize(("owner", "name"), FIELDS)
 def test_every_field_changes_something(owner: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -407,7 +408,7 @@ def _(_: Path) -> None:
         assert "PerformanceConfig(" in (folder / f"test_{name}.py").read_text()
 
 
-@case(mtf.PerformanceConfig, "gradient_accumulation_by")
+@case(mtf.PerformanceConfig, "accumulate_by")
 def _(_: Path) -> None:
     def losses(by: Any) -> list[int]:
         seen: list[int] = []
@@ -417,7 +418,7 @@ def _(_: Path) -> None:
                 seen.append(trainer.num_batches)
 
         steps = {"0": 1, "1": 3}  # as JSON has it
-        performance = mtf.PerformanceConfig(gradient_accumulation_steps=steps, gradient_accumulation_by=by)  # type: ignore[arg-type]
+        performance = mtf.PerformanceConfig(gradient_accumulation_steps=steps, accumulate_by=by)  # type: ignore[arg-type]
         run = trainer(config(performance=performance), hooks=[Watch()])
         run.fit([loader(16, 1)], max_steps=3)
         run.fit([loader(16, 1)], max_epochs=2)

@@ -34,10 +34,13 @@ def loaders(kind: str) -> Any:
 class Run:
     """A trainer whose losses are the rows' own, and what its mixing function was asked."""
 
-    def __init__(self, kind: str, accumulation: int = 1, fails_at: int | None = None, **options: Any) -> None:
+    def __init__(
+        self, kind: str, accumulation: int = 1, fails_at: int | None = None, nan_at: int = -1, **options: Any
+    ) -> None:
         self.rounds: list[mtf.MixingRound] = []
         self.seen: list[tuple[str, float]] = []  # of each row
-        self.fails_at = fails_at
+        self.num_rows: list[int] = []  # of each batch
+        self.fails_at, self.nan_at = fails_at, nan_at
         self.kind = kind
         mix = mtf.MultiDataLoaderConfig(
             sampling_strategy="WEIGHTED",
@@ -48,7 +51,7 @@ class Run:
         )
         config = mtf.TrainerConfig(
             multi=mix,
-            performance=mtf.PerformanceConfig(gradient_accumulation_steps=accumulation),
+            performance=mtf.PerformanceConfig(gradient_accumulation_steps=accumulation, on_nonfinite="skip"),
             logging=mtf.LoggingConfig(logger_type="none", progress_bar=False, log_scalars_every_n_steps=1),
             seed=3,
         )
@@ -68,6 +71,9 @@ class Run:
             self.fails_at = None
             raise RuntimeError("once")
         loss = batch["value"].mean() + 0 * trainer.model(torch.ones(1, 1)).sum()
+        self.num_rows.append(len(batch["value"]))
+        if trainer.num_batches == self.nan_at:
+            loss = loss * math.nan
         if self.kind == "blend":
             sources = mtf.sources_of(batch)
             names = [sources.names[i] for i in sources.index.tolist()]
@@ -151,6 +157,16 @@ def test_decisions_survive_resumes_and_errors(kind: str, stop: int, tmp_path: Pa
     failed.trainer.fit(given, max_steps=14)
     assert failed.rounds == whole.rounds
     assert failed.weights() == whole.weights()
+
+
+@pytest.mark.parametrize("kind", ["blend", "mixture"])
+def test_a_window_without_an_update_counts_nothing(kind: str) -> None:
+    run = Run(kind, 2, nan_at=5)  # in the third window, whose first batch is finite
+    with pytest.warns(UserWarning, match="its window is skipped"):
+        run.trainer.fit(loaders(kind), max_steps=4)
+    (found,) = run.rounds
+    assert sum(found.counts.values()) == sum(run.num_rows) - run.num_rows[4] - run.num_rows[5]
+    assert all(math.isfinite(mean) for mean in found.means.values())
 
 
 def test_none_changes_nothing_and_decisions_are_told(caplog: pytest.LogCaptureFixture) -> None:

@@ -30,7 +30,7 @@ def loaders() -> dict[str, Any]:
 )
 @pytest.mark.parametrize("limits", [{}, {"max_epochs": 3}, {"max_epochs": 3, "max_steps": 13}, {"max_steps": 7}])
 def test_it_is_the_number_that_fit_makes(steps: Any, by: Any, multi: Any, limits: Any) -> None:
-    performance = mtf.PerformanceConfig(gradient_accumulation_steps=steps, gradient_accumulation_by=by)
+    performance = mtf.PerformanceConfig(gradient_accumulation_steps=steps, accumulate_by=by)
     names = {"dataloader_names": ["a", "b"]} if "dataloader_weights" not in multi else {}
     settings = config(performance=performance, multi=mtf.MultiDataLoaderConfig(**names, **multi))
     given = loaders()

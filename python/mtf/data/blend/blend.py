@@ -119,7 +119,9 @@ class Blend(TracedBlend):
         if not isinstance(sources, Mapping):
             raise ConfigError(f"sources must be a dict of name and data, but is a {type(sources).__name__}")
         require_names(list(sources))
-        self._sizes = BatchSizes(global_batch_size)
+        self._own_sizes = BatchSizes(global_batch_size)
+        self._own_batches_per_pass = 1
+        self._curve_counts_batches = weight_curve is not None and weight_curve.unit == "batches"
         self._rows = {name: as_rows(data, name) for name, data in sources.items()}
         self._by_source = by_source
         self._transform, self._collate_fn = transform, collate_fn
@@ -140,7 +142,7 @@ class Blend(TracedBlend):
                 "weight_curve.unit='tokens' can't be used with max_passes: how many tokens a sample holds changes when "
                 "a source is spent; count samples or batches"
             )
-        self._config = sample_mixture(self._rows, weights, curve, order, self._sizes)
+        self._config = sample_mixture(self._rows, weights, curve, order, self._own_sizes)
         self._seed = seed
         self._key: int | None = (
             None if seed is None else _core.fold_in(_core.fold_in(_checked_seed(seed), "source"), "")
@@ -150,11 +152,12 @@ class Blend(TracedBlend):
         # The run that edits and questions mean; the parts of ranks share it. It refuses weights that can't be.
         self._current = [self._new_run(self._key_alone())]
         total = sum(length for length in self._run.schedule.lengths if length is not None)
-        self._batches_per_pass = (
+        self._own_batches_per_pass = (
             max(1, self._run.num_batches(self._sizes.num_batches_of(total)))
             if batches_per_pass is None
             else _positive("batches_per_pass", batches_per_pass)
         )
+        self._run.batches_per_pass = self._own_batches_per_pass
         self._inner: TorchSource | None = None
         if not self._gathers:
             self._prepare_items(num_threads)
@@ -178,7 +181,7 @@ class Blend(TracedBlend):
     def _prepare_items(self, num_threads: int | None) -> None:
         dataset = SampleDataset(self._rows)
         loader = make_loader(dataset, BlendCollate(self._collate_fn, self._by_source), self._options)
-        order = BlendOrder(lambda: self._run, self._batches_per_pass, self.order())
+        order = BlendOrder(lambda: self._run, self.order())
         if num_threads:
             threaded = ThreadLoader(dataset, batch_sampler=[[]], collate_fn=loader.collate_fn, num_threads=num_threads)
             self._inner = threaded._with_order(order)
@@ -547,13 +550,25 @@ class Blend(TracedBlend):
         for native in run.natives.values():
             native.num_taken = run.next_batch
 
+    def edited_run_state(self, snapshot: Any) -> tuple[Any, list[str]]:
+        from mtf.data.blend.resume_edit import edited_run
+
+        state, run = snapshot["state"], self._new_run(self._run.key)
+        number = snapshot["pass"] * state.get("batches_per_pass", run.batches_per_pass) + snapshot["batch"]
+        edited, lines = edited_run(run, state, number)
+        return {**snapshot, "state": edited}, lines
+
+    def run_layout(self) -> Any:
+        return self._run.layout
+
     def check_run_state(self, snapshot: Snapshot | None) -> None:
         if snapshot is not None:
             self._run.check(snapshot.data)
 
     def load_run_state(self, snapshot: Snapshot | None) -> None:
         if snapshot is not None:
-            self._run.load(snapshot.data, self._number(snapshot.pass_, snapshot.batch))
+            per_pass = snapshot.data.get("batches_per_pass", self._batches_per_pass)
+            self._run.load(snapshot.data, snapshot.pass_ * per_pass + snapshot.batch)
 
     # The run ---------------------------------------------------------------------------------------------------------
 
@@ -587,7 +602,10 @@ class Blend(TracedBlend):
     def _new_run(self, key: int) -> BlendRun:
         factories = {name: lambda name=name, make=make: as_rows(make(), name) for name, make in self._factories.items()}
         caps = None if self._caps is None else self._with_counts(self._caps)
-        return BlendRun(self._config, self._rows, self._sizes, key, factories, self._native_parts, caps)
+        run = BlendRun(self._config, self._rows, self._own_sizes, key, factories, self._native_parts, caps)
+        run.batches_per_pass = self._own_batches_per_pass
+        run.curve_counts_batches = self._curve_counts_batches
+        return run
 
     def _with_counts(self, caps: PassCaps) -> PassCaps:
         return replace(caps, per_draw={name: self._row_weights.per_row(name) for name in self._rows})

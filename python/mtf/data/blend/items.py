@@ -106,27 +106,24 @@ class BlendOrder(IndexOrder):
 
     Args:
         run: Gives the run that is read; a loop may begin another one.
-        batches_per_pass: Batches of one pass of the blend.
     """
 
-    def __init__(
-        self, run: Callable[[], BlendRun], batches_per_pass: int, order: str, rank: int = 0, world_size: int = 1
-    ) -> None:
-        self.run, self.batches_per_pass, self.words = run, batches_per_pass, order
+    def __init__(self, run: Callable[[], BlendRun], order: str, rank: int = 0, world_size: int = 1) -> None:
+        self.run, self.words = run, order
         self.rank, self.world_size = rank, world_size
 
     def num_batches(self) -> int:
-        return self.batches_per_pass
+        return self.run().batches_per_pass
 
     def shard(self, rank: int, world_size: int) -> BlendOrder:
-        return BlendOrder(self.run, self.batches_per_pass, self.words, rank, world_size)
+        return BlendOrder(self.run, self.words, rank, world_size)
 
     def describe(self) -> str:
         return self.words
 
     def open(self, pass_: int, key: int, batch: int) -> Iterator[list[Index]]:
         run, sizes = self.run(), self.run().sizes
-        for number in range(pass_ * self.batches_per_pass + batch, (pass_ + 1) * self.batches_per_pass):
+        for number in range(pass_ * run.batches_per_pass + batch, (pass_ + 1) * run.batches_per_pass):
             if run.is_over(number):
                 return
             size = sizes.size(number)

@@ -138,6 +138,34 @@ class _ArrayFactory:
     def __call__(self) -> _core.RowSource:
         return _core.ArrayRows(self.arrays, self.names, self.dtypes, windows=self.window)
 
+    def first(self, num_rows: int) -> _ArrayFactory:
+        """The first rows, or windows."""
+        entries = num_rows if self.window is None else (num_rows - 1) * self.window[1] + self.window[0]
+        return _ArrayFactory([array[:entries] for array in self.arrays], self.names, self.dtypes, self.window)
+
+
+class _GrownFactory:
+    """Makes the core's rows of arrays that have grown; can be sent to worker processes."""
+
+    def __init__(self, now: _ArrayFactory, num_before: int, pass_: int) -> None:
+        self.now, self.then, self.pass_ = now, now.first(num_before), pass_
+
+    def __call__(self) -> _core.RowSource:
+        return _core.GrownRows(self.now(), self.then(), self.pass_)
+
+
+def may_grow(rows: Rows) -> bool:
+    """Whether the rows that there were can still be given in their order when there are more."""
+    if isinstance(rows, NativeRows):
+        return isinstance(rows._make, _ArrayFactory)
+    return not isinstance(rows, RowSource)
+
+
+def grown_rows(rows: NativeRows, num_before: int, pass_: int) -> NativeRows:
+    """The rows of arrays that had ``num_before`` rows when pass ``pass_`` began."""
+    assert isinstance(rows._make, _ArrayFactory)
+    return NativeRows(_GrownFactory(rows._make, num_before, pass_), rows.build, rows.tokens_per_row, rows._supervised)
+
 
 def array_rows(data: Any, window: tuple[int, int] | None = None) -> NativeRows:
     """Rows of the arrays in ``data``, or windows (length, stride) of them.

@@ -11,14 +11,17 @@ from numpy.typing import NDArray
 
 from mtf import _core
 from mtf.config.mixture import MultiDataLoaderConfig
-from mtf.data.blend.rows import NativeRows, Rows, RowSource, num_rows_of
+from mtf.data.blend.rows import NativeRows, Rows, RowSource, grown_rows, num_rows_of
 from mtf.data.blend.sizes import BatchSizes
+from mtf.data.sources.rest_of_pass import RestOfPass, rest_from
 from mtf.errors import ConfigError, StateMismatch
 from mtf.random import Permutation
 from mtf.schedule.caps import PassCaps
 from mtf.schedule.schedule import Schedule
 
 _STATE_VERSION = 1
+
+WAY_OUT = "on_other_mixture='edit', of fit and load_state_dict, continues with what is given here as an edit"
 
 
 @dataclass(frozen=True, repr=False)
@@ -97,6 +100,11 @@ class BlendRun:
         self._num_known: tuple[int, int, bool] = (-1, 0, False)  # version, batches there are, whether these are all
         self.version = 0
         self.next_batch = 0
+        self.batches_per_pass = 1  # of the blend; whoever makes the run sets it
+        self.curve_counts_batches = False
+        self.rests: dict[str, RestOfPass] = {}
+        self._declared_stages = sizes.stages
+        self._given_rows = dict(rows)
         self._factories = factories
         self._counts_steps = self.schedule.mixture.order == "RANDOM"
         self._fingerprints = {**self.schedule.fingerprints, "sizes": _fingerprint(sizes)}
@@ -197,9 +205,13 @@ class BlendRun:
             return rows.core.find_rows(key, pass_, places.astype(np.uint64))
         if isinstance(rows, RowSource):
             return places
-        order = Permutation(len(rows), _core.fold_in(key, pass_))
+        rest = self.rests.get(name)
         begin, end = int(places[0]), int(places[-1]) + 1  # the draws of a source follow one another
-        return order.fill(begin, end)
+        if rest is not None and rest.pass_ == pass_:
+            shift = rest.first_batch - rest.first_sample
+            order = Permutation(rest.num_samples, _core.fold_in(key, pass_))
+            return order.fill(begin - shift, end - shift)
+        return Permutation(len(rows), _core.fold_in(key, pass_)).fill(begin, end)
 
     # Edits -----------------------------------------------------------------------------------------------------------
 
@@ -253,7 +265,17 @@ class BlendRun:
         if self._counts_steps:
             self.schedule.seek(0, self.sizes.start(self.num_batches(self.next_batch - pending)))
             edits = self.schedule.state_dict()
-        return {"version": _STATE_VERSION, "fingerprints": self._fingerprints, "schedule": edits}
+        rests = {name: rest.to_list() for name, rest in self.rests.items()}
+        return {
+            "version": _STATE_VERSION,
+            "fingerprints": self._fingerprints,
+            "schedule": edits,
+            "initial": self._initial,
+            "stages": [list(stage) for stage in self.sizes.stages],
+            "declared_stages": [list(stage) for stage in self._declared_stages],
+            "batches_per_pass": self.batches_per_pass,
+            **({"rests": rests} if rests else {}),
+        }
 
     def check(self, state: Mapping[str, Any]) -> dict[str, Rows]:
         """Sources that the state has and this run hasn't, made by the factories.
@@ -269,7 +291,8 @@ class BlendRun:
         if differences:
             raise StateMismatch(
                 f"the state belongs to another blend: its {', '.join(differences)} differ, so its batches would be "
-                "others; give the sources, weights, sizes and seed that the run began with, and edit it then"
+                "others; give the sources, weights, sizes and seed that the run began with, and edit it then; or "
+                f"{WAY_OUT}"
             )
         if state["schedule"] is None:
             return {}
@@ -287,6 +310,37 @@ class BlendRun:
             made[name] = self._factories[name]()
         return made
 
+    @property
+    def initial(self) -> dict[str, Any]:
+        """State of the schedule before any edit."""
+        return self._initial
+
+    @property
+    def fingerprints(self) -> dict[str, int]:
+        """What a state is compared with."""
+        return self._fingerprints
+
+    @property
+    def layout(self) -> Any:
+        """What the core's sources are made with, besides the schedule."""
+        rests = sorted((name, tuple(rest.to_list())) for name, rest in self.rests.items())
+        return self.sizes.stages, self.batches_per_pass, rests
+
+    def _take_layout(self, state: Mapping[str, Any]) -> None:
+        """Sizes of batches, and passes that began with fewer rows, of a run that was resumed with another blend."""
+        before, rests_before = self.layout, self.rests
+        self.sizes = BatchSizes([(begin, size) for begin, size in state.get("stages", self.sizes.stages)])
+        self.batches_per_pass = state.get("batches_per_pass", self.batches_per_pass)
+        self.rests = {name: rest for name, entry in state.get("rests", {}).items() if (rest := rest_from(entry))}
+        for name, whole in self._given_rows.items():
+            rest = self.rests.get(name)
+            if rest is not None and isinstance(whole, NativeRows):
+                self.rows[name] = grown_rows(whole, rest.num_samples, rest.pass_)
+            elif name in rests_before:
+                self.rows[name] = whole
+        if self.layout != before:
+            self.natives.clear()
+
     def load(self, state: Mapping[str, Any], next_batch: int) -> None:
         """Goes to a state from ``state_dict`` at batch ``next_batch``.
 
@@ -296,6 +350,7 @@ class BlendRun:
         made = self.check(state)
         self.schedule.load_state_dict(self._initial if state["schedule"] is None else state["schedule"])
         self.rows.update(made)
+        self._take_layout(state)
         self._edits = state["schedule"]
         self.next_batch = next_batch
         self._let_follow()

@@ -20,20 +20,27 @@ from mtf.schedule.caps import PassCaps
 class TracedBlend(Source):
     """The part of a Blend that names the rows of a batch, and the batches of a row."""
 
-    _sizes: BatchSizes
     _config: MultiDataLoaderConfig
     _caps: PassCaps | None
     _row_weights: RowWeights
     _by_source: bool
     _rank: int
     _world_size: int
-    _batches_per_pass: int
     _current: list[BlendRun]
 
     @property
     def _run(self) -> BlendRun:
         """The run of the loop that the blend is in."""
         return self._current[0]
+
+    @property
+    def _sizes(self) -> BatchSizes:
+        """Samples of each batch of the run, which a resume with another blend may have changed on the way."""
+        return self._run.sizes
+
+    @property
+    def _batches_per_pass(self) -> int:
+        return self._run.batches_per_pass
 
     @property
     def names(self) -> list[str]:

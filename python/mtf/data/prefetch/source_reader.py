@@ -159,6 +159,24 @@ class SourceReader:
         self.discard()
         self.source.close()
 
+    def end_workers(self) -> None:
+        """Ends worker processes, unless the next batch could only be reached by producing those before it again."""
+        source, stream, mode = self.source, self._stream, self.source.resume_mode
+        if stream is None:
+            source.close()
+        elif mode is ResumeMode.SEEK:
+            is_free = source.max_in_flight > 0
+        elif mode is ResumeMode.REPLAY:
+            is_free = self._is_at_start()
+        else:
+            is_free = stream.has_workers()
+        if stream is not None and is_free:
+            self.close()
+
+    def _is_at_start(self) -> bool:
+        """Whether the next batch is the first of a pass, or will be once the end of this one is seen."""
+        return self._batch == 0 or (self.snapshot is not None and self.snapshot.ended)
+
     def _go_to(self, pass_: int, batch: int) -> Stream:
         old = self._stream
         if old is None or pass_ == self._pass or batch > 0:

@@ -78,6 +78,10 @@ class Stream(ABC):
         """What is saved after the batch just given, the last of ``batch`` batches of pass ``pass_``."""
         return Snapshot(pass_, batch, self.state())
 
+    def has_workers(self) -> bool:
+        """Whether it has started processes that are alive."""
+        return False
+
     def close(self) -> None:
         """Releases workers and files. May be called several times, also before the pass ended."""
 
@@ -158,26 +162,28 @@ class Source(ABC):
         ``pending``, taken and not handed out. For sources with ``has_run_state``."""
         return None
 
+    def run_layout(self) -> Any:
+        """What ``native`` depends on that ``load_run_state`` may change. For sources with ``has_run_state``."""
+        return None
+
     def skip_to(self, pass_: int, batch: int) -> None:
         """The batches before (pass, batch) are left out: edits made before the next one is taken hold from there. For
         sources with ``has_run_state``."""
 
-    def edited_run_state(self, snapshot: Any, batches_left: int) -> tuple[Any, int | None, list[str]]:
+    def edited_run_state(self, snapshot: Any) -> tuple[Any, list[str]]:
         """What a saved run state becomes where the run continues with this source, which may be described otherwise
         than the one that was saved. For sources with ``has_run_state``; changes nothing.
 
         Args:
             snapshot: What ``run_state`` gave, as plain data.
-            batches_left: Batches that the pass under way had left.
 
         Returns:
-            The snapshot to continue from, the batches that the pass has left now (None: as many as before), and what
-            was changed, in words.
+            The snapshot to continue from, and what was changed, in words.
 
         Raises:
             StateMismatch: Something differs that can't be edited.
         """
-        return snapshot, None, []
+        return snapshot, []
 
     def check_run_state(self, snapshot: Snapshot | None) -> None:
         """Raises ``StateMismatch`` if ``load_run_state`` can't load ``snapshot``; changes nothing."""

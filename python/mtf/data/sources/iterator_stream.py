@@ -9,7 +9,7 @@ from mtf._core import fold_in
 from mtf.data.determinism.content_hash import short_hash
 from mtf.data.rng.generators import BatchSeed
 from mtf.data.sources.base import Snapshot, Stream
-from mtf.data.workers.supervision import end_workers, supervise
+from mtf.data.workers.supervision import end_workers, has_workers, supervise
 
 
 class IteratorStream(Stream):
@@ -54,6 +54,9 @@ class IteratorStream(Stream):
 
     def snapshot(self, pass_: int, batch: int) -> Snapshot:
         return Snapshot(pass_, batch, None, digest=self._digest)
+
+    def has_workers(self) -> bool:
+        return self._take is not None and has_workers(self._iterator)
 
     def close(self) -> None:
         if self._take is not None:

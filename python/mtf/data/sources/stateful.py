@@ -20,7 +20,7 @@ from mtf.data.protocols import copy_state, has_state_methods, length_of, set_epo
 from mtf.data.rng.generators import BatchSeed, seeded
 from mtf.data.sources.base import ResumeMode, Snapshot, Source, Stream
 from mtf.data.workers.pool import WorkerInit
-from mtf.data.workers.supervision import end_kept_workers, end_workers, forget_ended, iterate, supervise
+from mtf.data.workers.supervision import end_kept_workers, end_workers, forget_ended, has_workers, iterate, supervise
 from mtf.data.workers.worker_states import WorkerStateLoader
 from mtf.errors import ConfigError
 
@@ -265,6 +265,9 @@ class _StatefulStream(Stream):
 
     def snapshot(self, pass_: int, batch: int) -> Snapshot:
         return Snapshot(pass_, batch, self._before, digest=self._digest)
+
+    def has_workers(self) -> bool:
+        return self._take is not None and has_workers(self._iterator)
 
     def close(self) -> None:
         if self._take is not None:

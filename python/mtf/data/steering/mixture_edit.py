@@ -10,19 +10,22 @@ from typing import Any, Literal
 
 from mtf.data.sources.base import Source
 from mtf.data.sources.rest_of_pass import PassCut, RestOfPass, cut_again, cut_from, rest_from
-from mtf.errors import ConfigError, StateMismatch
+from mtf.errors import ConfigError, MtfError, StateMismatch
 from mtf.schedule.edit import Setup, describe_changes, lengths_in, merge, names_in
 from mtf.schedule.schedule import Schedule
 
 _log = logging.getLogger("mtf")
 
 State = dict[str, Any]
-RunEdit = Callable[[Any, int], "tuple[Any, int | None, list[str]]"]
+RunEdit = Callable[[Any], "tuple[Any, list[str]]"]
 
 OnOtherMixture = Literal["refuse", "edit"]
 
 WAY_OUT = "on_other_mixture='edit', of fit and load_state_dict, continues with what is given here as an edit"
 """What messages about another mixture at a resume end with."""
+
+STATE_VERSION = 1
+"""Of a MultiLoader's state."""
 
 MAX_RECORDS = 32
 """Edits that a state describes in words, the latest ones."""
@@ -78,8 +81,7 @@ def resumed_state(
     target: Setup,
     seed: int,
     sources: Callable[[Mapping[str, int | None]], dict[str, GivenSource]],
-    *,
-    is_edit: bool,
+    on_other_mixture: OnOtherMixture,
 ) -> Mapping[str, Any]:
     """The state that a resume loads.
 
@@ -88,11 +90,35 @@ def resumed_state(
         target: The configuration here, as the initial setup of a schedule.
         seed: Of the schedule here.
         sources: Given lengths by name, says what an edit has to know of the sources here.
-        is_edit: Whether differences become an edit. Else only lengths are filled in that ``mtf edit --add`` left open.
+        on_other_mixture: ``"edit"``: differences become an edit. ``"refuse"``: only lengths are filled in that
+            ``mtf edit --add`` left open.
 
     Raises:
-        StateMismatch: Something differs that no edit can bring about.
+        StateMismatch: The state is of another kind, or something differs that no edit can bring about.
+        ConfigError: ``on_other_mixture`` is neither of both.
     """
+    is_edit = check_on_other_mixture(on_other_mixture) == "edit"
+    if state.get("version") != STATE_VERSION:
+        raise StateMismatch(
+            f"a MultiLoader's state of version {state.get('version')!r} can't be loaded here, where it is "
+            f"{STATE_VERSION}"
+        )
+    try:
+        return _edited_or_measured(state, target, seed, sources, is_edit=is_edit)
+    except MtfError:
+        raise
+    except Exception as error:  # whatever a look into something of another kind raises
+        raise StateMismatch(f"the loaders' state is malformed: {type(error).__name__}: {error}") from error
+
+
+def _edited_or_measured(
+    state: Mapping[str, Any],
+    target: Setup,
+    seed: int,
+    sources: Callable[[Mapping[str, int | None]], dict[str, GivenSource]],
+    *,
+    is_edit: bool,
+) -> Mapping[str, Any]:
     if is_edit:
         return edit_state(state, target, seed, sources(lengths_in(target)))
     left_open = [name for name in state.get("unmeasured", ()) if name in names_in(target)]
@@ -137,7 +163,12 @@ def edit_state(state: Mapping[str, Any], target: Setup, seed: int, sources: Mapp
             "can't be edited: give the seed that the run began with"
         )
     declared, now = schedule["setups"][0], schedule["setups"][schedule["tail"]["setup"]]
-    return apply_setup(state, merge(declared, now, target), target, sources)
+    after, lengths = merge(declared, now, target), lengths_in(now)
+    for source in after["sources"]:  # a pass of a blend is as many batches as it was
+        name = source["name"]
+        if name in lengths and name in sources and sources[name].edit_run is not None and state["sources"].get(name):
+            source["length"] = lengths[name]
+    return apply_setup(state, after, target, sources)
 
 
 def apply_setup(state: Mapping[str, Any], after: Setup, declared: Setup, sources: Mapping[str, GivenSource]) -> State:
@@ -180,11 +211,8 @@ def _edit_source(
     """Notes what an edit means for one source that stays."""
     snapshot = state["sources"].get(name)
     if given.edit_run is not None and snapshot is not None:
-        left = 0 if length is None else length - place[1]
-        edited.snapshots[name], rest, lines = given.edit_run(snapshot, left)
+        edited.snapshots[name], lines = given.edit_run(snapshot)
         edited.lines += [f"{name}: {line}" for line in lines]
-        if rest is not None and given.length is not None and (given.length != length or rest != left):
-            edited.rests[name] = rest
         return
     before = cut_from(state.get("cuts", {}).get(name))
     if before is None or given.cut is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import warnings
 from collections import deque
 from collections.abc import Callable
@@ -12,13 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
-from mtf.data.workers.supervision import iterate, supervise
-
-# What a process group is sent at Ctrl-C and at preemption: the training process decides what it means, and stops the
-# workers itself once the last step is done.
-_IGNORED_SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
-)
+from mtf.data.workers.supervision import ignore_signals, iterate, supervise
 
 
 class WorkerInit:
@@ -34,8 +27,7 @@ class WorkerInit:
         self._unwrap = unwrap
 
     def __call__(self, worker_id: int) -> None:
-        for number in _IGNORED_SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
+        ignore_signals()
         info: Any = get_worker_info()
         if self._unwrap:
             # Users look at the dataset here and change it (its part of the files, a file handle).

@@ -117,7 +117,8 @@ def _require(where: str, monitor: Any, row: Mapping[str, float]) -> None:
         return
     near = nearest(monitor, row)
     if monitor.startswith("val/") or near:  # else it may be a metric that training logs
-        raise ConfigError(f"{where}: there is no metric {monitor!r}{near}; a validation gives {', '.join(row)}")
+        words = "the validation gives no" if where.startswith("checkpoint") else "there is no metric"
+        raise ConfigError(f"{where}: {words} {monitor!r}{near}; there are {', '.join(row)}")
 
 
 def log_left_out(names: Iterable[str]) -> None:

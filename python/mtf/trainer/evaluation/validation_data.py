@@ -11,9 +11,10 @@ from mtf.data.protocols import length_of as length_of_loader
 from mtf.data.sources.base import Source
 from mtf.data.sources.resolve import as_source
 from mtf.data.workers.fetch_timeout import FetchGuard
-from mtf.data.workers.supervision import forget_ended, supervise
+from mtf.data.workers.supervision import forget_ended, iterate, supervise
 from mtf.distributed.ranks import SingleRank
 from mtf.errors import ConfigError, SourceError
+from mtf.trainer.evaluation.leaving import Leaving
 
 
 def limit_of(loader: Any, name: str, limit: float | None) -> int | None:
@@ -34,19 +35,22 @@ def limit_of(loader: Any, name: str, limit: float | None) -> int | None:
 
 
 def validation_batches(
-    loader: Any, name: str, ranks: SingleRank, guard: FetchGuard | None, limit: int | None = None
+    loader: Any, name: str, ranks: SingleRank, guard: FetchGuard | None, leaving: Leaving, limit: int | None = None
 ) -> Iterator[tuple[Any, bool]]:
     """This rank's batches of one validation, each with whether it counts.
 
     What mtf can divide (ArrayLoader, map-style DataLoader, a list of batches) is divided among the ranks; everything
     else, loaders with a DistributedSampler among them, is taken as each rank has it. Where the model is sharded, all
     ranks must run equally many forward passes: a rank that has no batch left runs one more that doesn't count.
+    There are no more batches once ``leaving`` is due.
 
     Args:
         limit: batches of all ranks together, or, where each rank has batches of its own, of each. None: all.
     """
     if ranks.world_size == 1:
         for batch in islice(_located(one_pass(loader), name, guard), limit):
+            if leaving.is_due():
+                return
             yield batch, True
         return
     source = _divided(loader, name, ranks)
@@ -55,9 +59,11 @@ def validation_batches(
     batches = islice(_located(one_pass(loader) if source is None else _first_pass(source), name, guard), limit)
     try:
         if ranks.is_sharded:
-            yield from _together(iter(batches), ranks)
+            yield from _together(iter(batches), ranks, leaving)
         else:
             for batch in batches:
+                if leaving.is_due():
+                    return
                 yield batch, True
     finally:
         if source is not None:
@@ -76,7 +82,7 @@ def _located(batches: Iterable[Any], name: str, guard: FetchGuard | None) -> Ite
         try:
             if take is None:
                 forget_ended(batches)
-                take = supervise(iter(batches))
+                take = supervise(iterate(batches))
             batch = take() if guard is None else guard.call(take)
         except StopIteration:
             return
@@ -115,14 +121,18 @@ def _first_pass(source: Source) -> Iterator[Any]:
         stream.close()
 
 
-def _together(batches: Iterator[Any], ranks: SingleRank) -> Iterator[tuple[Any, bool]]:
+def _together(batches: Iterator[Any], ranks: SingleRank, leaving: Leaving) -> Iterator[tuple[Any, bool]]:
     """Runs until no rank has a batch left; one small reduction per batch."""
     last: Any = None
     while True:
         batch = next(batches, None)
         has_one = batch is not None
-        have, have_none = ranks.largest([int(has_one), int(not has_one and last is None)])
-        if not have:
+        have, have_none, leave = ranks.largest(
+            [int(has_one), int(not has_one and last is None), int(leaving.is_asked_here())]
+        )
+        if leave:
+            leaving.note()
+        if leave or not have:
             return
         if have_none:
             # A rank that never had a batch needs one to run the model on: another rank's will do.

@@ -17,6 +17,7 @@ from mtf.distributed.ranks import SingleRank
 from mtf.errors import SourceError, with_note
 from mtf.trainer.evaluation import sanity
 from mtf.trainer.evaluation.aggregation import aggregate, check_validation, per_loader
+from mtf.trainer.evaluation.leaving import Leaving
 from mtf.trainer.evaluation.table import EvaluationTable
 from mtf.trainer.evaluation.validation_data import length_of, limit_of, validation_batches
 from mtf.trainer.hooks.registry import HookList
@@ -79,7 +80,7 @@ class Validator:
     def run(
         self,
         loaders: Mapping[str, Any],
-        leaves: Callable[[], bool] = lambda: False,
+        leaves: Callable[[], bool] | None = None,
         names: Sequence[str] | None = None,
     ) -> dict[str, float]:
         """Validates on ``loaders`` (name -> loader), in order; returns the row.
@@ -88,17 +89,18 @@ class Validator:
         changed: with the row, or, where the validation was left or failed, with an empty one.
 
         Args:
-            leaves: asked before each batch whether to leave.
+            leaves: asked before each batch whether a signal has come on this rank; all ranks leave then. None: they
+                never do.
             names: the loaders that take part. None: all. Where some don't, the row has no metric over all of them.
 
         Raises:
-            ValidationLeft: ``leaves`` said so.
+            ValidationLeft: ``leaves`` said so, on any rank.
         """
         check_validation(self._config.validation, list(loaders))
         self._metrics.read_objects()
         due: list[Callable[..., None]] = []  # ends of hooks whose start was called
         try:
-            row = self._row(loaders, leaves, due, names)
+            row = self._row(loaders, Leaving(self._ranks, leaves), due, names)
             for method in self._hooks.on_validation_end:
                 if method in due:
                     due.remove(method)
@@ -121,7 +123,7 @@ class Validator:
         self._limit, limit = self._config.validation.sanity_batches, self._limit
         try:
             with sanity.put_back(chosen.values(), self._model, self._step), sanity.without_compiling(self._config):
-                row = self._row(chosen, lambda: False, [], None if not left_out else list(chosen))
+                row = self._row(chosen, Leaving(self._ranks, None), [], None if not left_out else list(chosen))
         except Exception as error:
             with_note(error, "in the sanity validation before the first update (validation.sanity_batches)")
             raise
@@ -133,7 +135,7 @@ class Validator:
     def _row(
         self,
         loaders: Mapping[str, Any],
-        leaves: Callable[[], bool],
+        leaving: Leaving,
         due: list[Callable[..., None]],
         names: Sequence[str] | None = None,
     ) -> dict[str, float]:
@@ -149,7 +151,7 @@ class Validator:
                 for index, (name, loader) in enumerate(loaders.items()):
                     if names is not None and name not in names:
                         continue
-                    self._run_loader(table, index, name, loader, leaves)
+                    self._run_loader(table, index, name, loader, leaving)
                 means, samples = table.read(self._ranks)
         finally:
             table.drop_objects()
@@ -174,9 +176,7 @@ class Validator:
                         stacklevel=3,
                     )
 
-    def _run_loader(
-        self, table: EvaluationTable, index: int, name: str, loader: Any, leaves: Callable[[], bool]
-    ) -> None:
+    def _run_loader(self, table: EvaluationTable, index: int, name: str, loader: Any, leaving: Leaving) -> None:
         hooks = self._hooks
         shows = self._config.logging.progress_bar and self._ranks.rank == 0
         limit = limit_of(loader, name, self._limit)
@@ -186,23 +186,27 @@ class Validator:
         guard = None if limit_s is None else FetchGuard(limit_s)
         batch_idx = 0
         try:
-            for batch, counts in validation_batches(loader, name, self._ranks, guard, limit):
-                if leaves():
-                    raise ValidationLeft
+            for batch, counts in validation_batches(loader, name, self._ranks, guard, leaving, limit):
                 data = move_to(batch, self._device, non_blocking=True)
                 place = (batch_idx, index, name)
                 for method in hooks.on_validation_batch_start:
                     method(data, *place)
+                if not counts:
+                    table.begin_filler()
                 with self._precision.autocast():
                     result = self._ranks.run(self._step, data, *place)
-                if counts:
+                if not counts:
+                    table.end_filler(result)
+                else:
                     seen = table.add(name, result, data)
                     for method in hooks.on_validation_batch_end:
                         method(data, *place, seen)
                     progress.advance(1)
                 batch_idx += 1
+            if leaving.agree():
+                raise ValidationLeft
             table.end_loader(name, self._ranks)
-        except SourceError:  # which says it itself
+        except (SourceError, ValidationLeft):  # which says it itself
             raise
         except Exception as error:
             with_note(error, f"in the validation on loader {name!r}, at batch {batch_idx}")

@@ -44,8 +44,8 @@ def _metric(metrics: Mapping[str, float], name: str, hook: TrainerHooks) -> floa
 
 
 def is_of_validation(monitor: str) -> bool:
-    """Whether a monitored metric is a validation's, by its name."""
-    return monitor.startswith("val/")
+    """Whether a monitored metric is a validation's, or meant as one (``val_loss``), by its name."""
+    return monitor.startswith(("val/", "val_"))
 
 
 def _is_given(trainer: Trainer, metrics: Mapping[str, float], monitor: str) -> bool:
@@ -251,6 +251,7 @@ class ThroughputMonitor(TrainerHooks):
             raise ConfigError(f"max_wait_share must be in [0, 1], it is {max_wait_share}")
         self.max_wait_share = max_wait_share
         self.epochs: list[dict[str, float]] = []
+        self._waits: dict[str, float] = {}
 
     def on_train_start(self, trainer: Trainer) -> None:
         """Starts the clock, for an epoch that continues."""
@@ -267,9 +268,21 @@ class ThroughputMonitor(TrainerHooks):
         self.epochs.append({"seconds": seconds, "samples_per_s": samples / max(seconds, 1e-9), "wait_share": share})
         if share > self.max_wait_share:
             warnings.warn(
-                f"training waited for data {share:.0%} of epoch {epoch}; use more workers or ArrayLoader",
+                f"training waited for data {share:.0%} of epoch {epoch}{self._slowest(trainer)}; use more workers or "
+                "ArrayLoader",
                 stacklevel=2,
             )
+
+    def _slowest(self, trainer: Trainer) -> str:
+        """The loader that was waited for longest since the last look, in words."""
+        waits = trainer.multi_loader_manager.stats()["source_wait_s"]
+        since = {name: seconds - self._waits.get(name, 0.0) for name, seconds in waits.items()}
+        self._waits = dict(waits)
+        total = sum(since.values())
+        if not total:
+            return ""
+        name = max(since, key=lambda n: since[n])
+        return f", {since[name] / total:.0%} of it for loader {name!r}"
 
 
 class Curriculum(TrainerHooks):

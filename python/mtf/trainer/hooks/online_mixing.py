@@ -131,8 +131,6 @@ class OnlineMixing(TrainerHooks):
     ) -> None:
         """Notes what each source lost."""
         number = trainer.num_batches
-        while self._window and self._window[-1][0] >= number:  # of a window that failed and is trained on again
-            self._window.pop()
         in_blend = self._blend_name(trainer.multi_loader_manager)
         if in_blend not in (None, dataloader_name) or "num_samples" in metrics:  # another loader; no items
             return

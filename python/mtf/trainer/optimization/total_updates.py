@@ -41,7 +41,7 @@ def total_updates(
     try:
         schedule = data.manager.schedule
         windows, performance = config.performance.gradient_accumulation_steps, config.performance
-        accumulation = AccumulationSchedule(windows, performance.gradient_accumulation_by)
+        accumulation = AccumulationSchedule(windows, performance.accumulate_by)
         updates = 0
         for epoch in range(1 if max_epochs is None else max_epochs):
             batches = schedule.num_steps(epoch)

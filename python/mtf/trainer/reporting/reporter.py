@@ -19,8 +19,9 @@ from mtf.data.multi_loader import MultiLoader
 from mtf.distributed.ranks import SingleRank
 from mtf.formatting import duration
 from mtf.loggers.base import Logger, RunInfo, SafeLogger
+from mtf.loggers.files import set_aside
 from mtf.loggers.registry import make_logger
-from mtf.loggers.run_log import run_log_directory
+from mtf.loggers.run_log import log_directories, run_log_directory
 from mtf.trainer.data_setup import TrainingData
 from mtf.trainer.metrics import MetricTable, proportions
 from mtf.trainer.optimization.optimizers import learning_rates
@@ -79,6 +80,8 @@ class Reporter:
                 step=self._run.global_step,
                 state=self._logger_state,
             )
+            if self._recorder is None and info.step == 0:
+                set_aside(log_directories(config.logging, info.name))
             self._logger = SafeLogger(make_logger(config.logging, info))
             self._recorder = self._recorder or ScheduleRecorder(
                 config, info, self._run, self._data, self._ranks.world_size

@@ -1,0 +1,60 @@
+"""The schedule of a mixture that is being read: what its users change in it takes effect at the next batch."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import wraps
+from typing import Any, TypeAlias
+
+from mtf.schedule.schedule import Schedule
+
+Around: TypeAlias = Callable[[str], AbstractContextManager[None]]
+
+_CHANGES = (
+    "advance",
+    "append_source",
+    "change_config",
+    "change_weight",
+    "change_weights",
+    "drop_source",
+    "end_pass",
+    "extend_pass",
+    "load_bytes",
+    "load_state_dict",
+    "next_epoch",
+    "seek",
+)
+
+#: Those that go to another position; the others edit what is drawn from the position on.
+MOVES = frozenset({"advance", "load_bytes", "load_state_dict", "next_epoch", "seek"})
+
+
+class LiveSchedule(Schedule):
+    """A schedule whose changes are made inside what its mixture puts around them.
+
+    A mixture hands out draws that it has taken ahead. A change of the schedule alone would come too early or too late.
+    """
+
+    _around: weakref.WeakMethod[Around] | None = None
+
+    def observe(self, around: Around) -> None:
+        """From now on every change happens inside ``around(name of the method)``, a bound method, held weakly."""
+        self._around = weakref.WeakMethod(around)
+
+
+def _observed(change: Callable[..., Any], name: str) -> Callable[..., Any]:
+    @wraps(change)
+    def method(self: LiveSchedule, *args: Any, **kwargs: Any) -> Any:
+        around = None if self._around is None else self._around()
+        if around is None:
+            return change(self, *args, **kwargs)
+        with around(name):
+            return change(self, *args, **kwargs)
+
+    return method
+
+
+for _name in _CHANGES:
+    setattr(LiveSchedule, _name, _observed(getattr(Schedule, _name), _name))

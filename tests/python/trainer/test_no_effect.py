@@ -1,0 +1,161 @@
+"""Settings and assignments that nothing reads: each is one clear message, said once, with a way out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from trainer_tools import config, loader, trainer
+
+import mtf
+
+
+def said(call: Callable[[], Any]) -> list[str]:
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        call()
+    return [str(w.message) for w in found]
+
+
+def fit(val: Any = None, **settings: Any) -> list[str]:
+    return said(lambda: trainer(config(**settings)).fit(loader(8, 1), val, max_epochs=2))
+
+
+V, C = mtf.ValidationConfig, mtf.CheckpointConfig
+
+
+@pytest.mark.parametrize(
+    ("settings", "validates", "words"),
+    [
+        ({"validation": V(frequency="EVERY_N_STEPS", every_n_steps=2)}, False, "without validation loaders: pass val_"),
+        ({"validation": V(aggregation_fn=lambda row: {})}, False, r"\['aggregation_fn'\] have no effect without valid"),
+        ({"validation": V(primary_metrics={"dl0": "loss"})}, True, "primary_metrics has no effect .* set PRIMARY_ME"),
+        (
+            {"validation": V(validation_weights=[1.0], aggregation="MACRO_AVG_EQUAL_LOADERS")},
+            True,
+            r"\['aggregation'\] have no effect beside validation_weights",
+        ),
+        (
+            {"validation": V(validation_weights=[1.0], aggregation_fn=lambda row: {"x": 1.0})},
+            True,
+            r"\['validation_weights'\] have no effect beside aggregation_fn",
+        ),
+        ({"validation": V(per_loader_metrics=False, global_metrics=False)}, True, "a validation gives no metric"),
+        (
+            {"checkpoint": C(max_checkpoints=7)},
+            False,
+            r"\['max_checkpoints'\] have no effect, because nothing",
+        ),
+        ({"checkpoint": C(asynchronous=True)}, False, r"\['asynchronous'\] have no effect, because nothing is saved"),
+        ({"checkpoint": C(filename_template="s-{step}")}, False, "set save_every_n_steps"),
+        ({"checkpoint": C(monitor_mode="max")}, False, "monitor_mode has no effect without monitor_metric"),
+        ({"logging": {"wandb_project": "x"}}, False, "logging.wandb_project has no effect .*: set 'wandb'"),
+        ({"logging": {"tensorboard_log_dir": "x"}}, False, "tensorboard_log_dir has no effect .*: set 'tensorboard'"),
+        ({"logging": {"mlflow_experiment": "x"}}, False, "mlflow_experiment has no effect .*: set 'mlflow'"),
+        ({"logging": {"log_dir": "x"}}, False, "log_dir has no effect .*: set 'jsonl' or 'csv' or"),
+    ],
+)
+def test_a_setting_that_nothing_reads_is_named_once(settings: dict[str, Any], validates: bool, words: str) -> None:
+    if "logging" in settings:
+        settings = {"logging": mtf.LoggingConfig(logger_type="none", progress_bar=False, **settings["logging"])}
+    texts = fit([loader(8, 2)] if validates else None, **settings)
+    assert len(texts) == 1, texts
+    with pytest.warns(UserWarning, match=words):
+        warnings.warn(texts[0], stacklevel=1)
+
+
+def test_settings_that_are_read_are_not_named(tmp_path: Path) -> None:
+    every = {
+        "validation": V(frequency="EVERY_N_STEPS", every_n_steps=1, validation_weights=[1.0]),
+        "checkpoint": C(root_dir=str(tmp_path), save_every_n_steps=1, max_checkpoints=2, monitor_metric="val/loss"),
+        "logging": mtf.LoggingConfig("jsonl", log_dir=str(tmp_path), progress_bar=False),
+    }
+    assert fit([loader(8, 2)], **every) == []
+    assert fit(checkpoint=C(root_dir=str(tmp_path / "x"))) == []  # for the save on a signal
+
+
+class Sets(mtf.TrainerHooks):
+    def __init__(self, change: Callable[[Any], Any]) -> None:
+        self.change = change
+
+    def on_train_start(self, trainer: Any) -> None:
+        self.change(trainer.config)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (lambda c: setattr(c, "seed", 4), "seed"),
+        (lambda c: setattr(c.checkpoint, "save_every_n_steps", 1), "checkpoint.save_every_n_steps"),
+        (lambda c: setattr(c, "loss_weights_per_loader", {"dl0": 0.1}), "loss_weights_per_loader"),
+        (lambda c: setattr(c.performance, "precision", "bf16"), "performance.precision"),
+    ],
+)
+def test_a_setting_that_a_hook_changes_too_late_is_named_once(change: Any, name: str) -> None:
+    texts = said(lambda: trainer(config(), hooks=[Sets(change)]).fit(loader(8, 1), max_epochs=3))
+    assert len(texts) == 1
+    assert f"['{name}']; make a new trainer" in texts[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("hooks", [], "call trainer.add_hook"),
+        ("device", torch.device("meta"), "make a new trainer on it"),
+    ],
+)
+def test_what_a_trainer_was_made_with_cannot_be_set_later(name: str, value: Any, words: str) -> None:
+    one = trainer()
+    before = getattr(one, name)
+    with pytest.raises(mtf.UsageError, match=words):
+        setattr(one, name, value)
+    assert getattr(one, name) is before
+
+
+class Mine(mtf.Trainer):
+    schedulers: Any = ()
+
+
+def test_attributes_that_belong_elsewhere_are_named_and_a_users_own_are_not() -> None:
+    one = trainer()
+    with pytest.warns(UserWarning, match="max_epochs is read by nothing.*give it to fit"):
+        one.max_epochs = 3  # type: ignore[attr-defined]
+    with pytest.warns(UserWarning, match="schedulers is read by nothing.*to the constructor"):
+        one.schedulers = []  # type: ignore[attr-defined]
+    one.counter = 1  # type: ignore[attr-defined]
+    mine = Mine(config(), one.model, one.optimizers)
+    mine.schedulers = [1]
+
+
+def test_a_mixtures_config_that_was_changed_and_not_rebuilt_is_named_once_for_each_change() -> None:
+    with mtf.MultiLoader({"a": [1] * 4, "b": [2] * 4}) as one:
+        one.config.burst_size = 2
+        texts = said(lambda: [list(one), list(one)])
+        assert len(texts) == 1
+        assert "config.burst_size of this MultiLoader was changed" in texts[0]
+        assert "rebuild_schedule()" in texts[0]
+        one.rebuild_schedule()
+        assert said(lambda: list(one)) == []
+        one.config = mtf.MultiDataLoaderConfig(sampling_strategy="SEQUENTIAL")
+        assert len(said(lambda: list(one))) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("clip_grad_norm", "performance.clip_grad_norm"),
+        ("gradient_acumulation_steps", "performance.gradient_accumulation_steps"),
+        ("save_every_n_steps", "checkpoint.save_every_n_steps"),
+        ("sampling_strategy", "multi.sampling_strategy"),
+        ("loss_weights_per_loaders", "loss_weights_per_loader"),
+    ],
+)
+def test_a_setting_assigned_to_the_wrong_part_is_named(name: str, meant: str) -> None:
+    settings = config()
+    with pytest.warns(UserWarning, match=f"did you mean '{meant}'"):
+        setattr(settings, name, 3)
+    assert said(lambda: setattr(config(), "use_domain_adversarial", True)) == []
