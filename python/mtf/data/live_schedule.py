@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import wraps
 from typing import Any, TypeAlias
 
+from mtf.config.convert import describe
+from mtf.config.mixture import MultiDataLoaderConfig
 from mtf.schedule.schedule import Schedule
 
 Around: TypeAlias = Callable[[str], AbstractContextManager[None]]
@@ -58,3 +61,18 @@ def _observed(change: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 for _name in _CHANGES:
     setattr(LiveSchedule, _name, _observed(getattr(Schedule, _name), _name))
+
+
+def warn_of_forgotten_edits(
+    config: MultiDataLoaderConfig, in_force: MultiDataLoaderConfig, said: dict[str, Any]
+) -> dict[str, Any]:
+    """Warns of what was changed in a mixture's ``config`` and isn't ``in_force``; returns it, as ``said`` next time."""
+    now, there = describe(config), describe(in_force)
+    changed = {n: v for n, v in now.items() if n not in ("dataloader_names", "seed") and v != there[n]}
+    if changed and changed != said:
+        warnings.warn(
+            f"config.{', '.join(changed)} of this MultiLoader was changed, which has no effect yet: call "
+            "rebuild_schedule()",
+            stacklevel=4,
+        )
+    return changed

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from mtf.config.convert import describe
 from mtf.config.mixture import MultiDataLoaderConfig, require_mixture
 from mtf.data.agreed_lengths import check_same_schedule
 from mtf.data.batch import Batch
 from mtf.data.cursor import Cursor
 from mtf.data.delivery import Delivery, EpochIterator, Lifetime
 from mtf.data.determinism.recent_batches import RecentBatches
-from mtf.data.live_schedule import LiveSchedule
+from mtf.data.live_schedule import LiveSchedule, warn_of_forgotten_edits
 from mtf.data.source_set import SourceSet, name_loaders
 from mtf.data.steering.mixture_edit import STATE_VERSION, OnOtherMixture, log_edit, resumed_state, with_way_out
 from mtf.data.steering.skip import skip_batches
@@ -373,15 +371,7 @@ class MultiLoader(TracedLoader):
 
     def _warn_of_forgotten_edits(self) -> None:
         """Says once what was changed in ``config`` and isn't in force."""
-        now, in_force = describe(self.config), describe(self._cursor.schedule.config)
-        changed = {n: v for n, v in now.items() if n not in ("dataloader_names", "seed") and v != in_force[n]}
-        if changed and changed != self._said_edits:
-            warnings.warn(
-                f"config.{', '.join(changed)} of this MultiLoader was changed, which has no effect yet: call "
-                "rebuild_schedule()",
-                stacklevel=3,
-            )
-        self._said_edits = changed
+        self._said_edits = warn_of_forgotten_edits(self.config, self._cursor.schedule.config, self._said_edits)
 
     def _show_config(self) -> None:
         """Lets ``config`` show what the schedule's log made of it."""

@@ -120,6 +120,7 @@ class Checkpointer:
         self._saved_at: tuple[int, int] | None = None  # update and epoch of the newest whole save
         self._exits = False
         self._misses_metric = False
+        self._loaded: Path | str | None = None  # what the state was last loaded from
 
     # When
 
@@ -263,10 +264,7 @@ class Checkpointer:
         """
         assert self.guard is not None
         assert self.guard.requested is not None
-        path = self.save()
-        if self._ranks.rank == 0:
-            preemption.write_marker(self._manager.root, self.guard.requested, self._run.global_step, path)
-        self._exit(path)
+        self._exit(self.save())
 
     def is_exit_requested(self) -> bool:
         """Whether a signal has come on this rank."""
@@ -276,7 +274,7 @@ class Checkpointer:
         """Before the first update: obeys a signal that came while nothing was trained. A collective."""
         if self.agree_to_exit():
             if self._has_nothing_to_save():
-                self._exit(None)
+                self._exit(self._loaded)
             self.save_and_exit()
 
     def agree_to_exit(self) -> bool:
@@ -297,10 +295,15 @@ class Checkpointer:
         return self._run.global_step == 0 or self._saved_at == (self._run.global_step, self._run.epoch)
 
     def _exit(self, path: Any) -> None:
-        """Leaves ``fit``; ``path``: what was saved, None where there was nothing to save."""
+        """Leaves ``fit``; ``path``: the checkpoint of the state, None where there is nothing to save and none."""
         assert self.guard is not None
-        if self._ranks.rank == 0 and self._config.preemption.requeue_job:
-            preemption.requeue_slurm_job()
+        assert self.guard.requested is not None
+        if self._ranks.rank == 0:
+            root = self._manager.root
+            if path is not None or not isinstance(root, Path) or root.is_dir():
+                preemption.write_marker(root, self.guard.requested, self._run.global_step, path)
+            if self._config.preemption.requeue_job:
+                preemption.requeue_slurm_job()
         self._ranks.any(False)  # a launcher kills the other ranks as soon as one has ended
         self.guard.leave(path)
 
@@ -403,6 +406,7 @@ class Checkpointer:
         self._loggers.load_state_dict(found.state["loggers"])
         self._saved_at = None if run.pending.is_anything else (run.global_step, run.epoch)
         _log.info("resumed from %s after update %d, in epoch %d", found.path, run.global_step, run.epoch)
+        self._loaded = found.path
         self._on_loaded(str(found.path))
         self._directory.continue_run(found.manifest.get("run"))
         return Resumed(found.path, run.global_step, run.epoch)
