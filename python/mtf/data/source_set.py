@@ -455,7 +455,9 @@ def name_loaders(
         raise ConfigError(f"{parameter} is empty: give at least one")
     chosen = list(names) or [f"dl{index}" for index in range(len(listed))]
     if len(chosen) != len(listed):
-        raise ConfigError(f"{parameter}: {len(listed)} loaders for {len(chosen)} names, {chosen}")
+        if parameter == "loaders":
+            raise ConfigError(f"dataloader_names has {len(chosen)} names for {len(listed)} loaders: {chosen}")
+        raise ConfigError(f"{parameter}: {len(listed)} loaders for {len(chosen)} names {chosen}")
     if len(set(chosen)) != len(chosen):
         twice = next(name for name in chosen if chosen.count(name) > 1)
         raise ConfigError(f"dataloader_names must differ, but {twice!r} is there {chosen.count(twice)} times")
