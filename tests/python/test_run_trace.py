@@ -292,3 +292,28 @@ def test_mistakes_are_one_line(
     blend = mtf.Blend({"a": torch.arange(40), "b": torch.arange(9)}, global_batch_size=6, batches_per_pass=2)
     train(tmp_path / "run", blend)
     assert said in refused(capsys, tmp_path / "run" / "step-00000001", *arguments)
+
+
+def test_a_run_that_was_continued_with_another_mixture_is_traced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[list[int]] = []
+
+    def step(trainer: mtf.Trainer, batch: Any, *_: object) -> torch.Tensor:
+        seen.append(batch.tolist())
+        return trainer.model(torch.ones(1, 1)).mean()
+
+    for updates, weights, size in ((3, [0.8, 0.2], 4), (6, [0.3, 0.7], 4), (9, [0.3, 0.7], 6)):
+        data = {"web": torch.arange(50), "code": torch.arange(9)}
+        blend = mtf.Blend(data, weights, global_batch_size=size, batches_per_pass=40)
+        config = mtf.TrainerConfig(
+            checkpoint=mtf.CheckpointConfig(root_dir=str(tmp_path), save_every_n_steps=1, max_checkpoints=50),
+            logging=mtf.LoggingConfig(logger_type="none", progress_bar=False),
+        )
+        model = nn.Linear(1, 1)
+        trainer = mtf.Trainer(config, model, torch.optim.SGD(model.parameters(), lr=0.1), training_step=step)
+        resume = None if updates == 3 else "latest"
+        trainer.fit(blend, max_steps=updates, resume_from=resume, on_other_mixture="edit" if resume else "refuse")
+    for update, rows in enumerate(seen, 1):
+        (batch,) = asked(capsys, tmp_path / "step-00000009", "--step", update)
+        assert [sample["row"] for sample in batch["rows"]] == rows

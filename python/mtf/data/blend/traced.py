@@ -20,6 +20,7 @@ from mtf.schedule.caps import PassCaps
 class TracedBlend(Source):
     """The part of a Blend that names the rows of a batch, and the batches of a row."""
 
+    _own_sizes: BatchSizes
     _config: MultiDataLoaderConfig
     _caps: PassCaps | None
     _row_weights: RowWeights
@@ -140,7 +141,7 @@ class TracedBlend(Source):
             "key": str(self._run.key),
             "config": self._config.to_dict(),
             "caps": None if self._caps is None else asdict(self._with_counts(self._caps)),
-            "sizes": self._sizes.stages,
+            "sizes": self._own_sizes.stages,
             "batches_per_pass": self._batches_per_pass,
             "by_source": self._by_source,
             "sources": {name: record_of(rows) for name, rows in self._run.rows.items()},
