@@ -78,9 +78,7 @@ class PerformanceConfig(Config):
         norms = self.clip_grad_norm if isinstance(self.clip_grad_norm, (list, tuple)) else [self.clip_grad_norm]
         for norm in norms:
             if norm is not None and (isinstance(norm, bool) or not isinstance(norm, (int, float))):
-                raise ConfigError(
-                    f"performance.clip_grad_norm must be a number, or one for each optimizer, it is {norm!r}"
-                )
+                raise ConfigError(f"performance.clip_grad_norm must be a number, it is {norm!r}")
             positive("performance.clip_grad_norm", norm)
         positive("performance.clip_grad_value", self.clip_grad_value)
         if self.compile_mode is not None:

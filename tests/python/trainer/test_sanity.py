@@ -188,7 +188,7 @@ class Logging(mtf.TrainerHooks):
         (lambda: {"hooks": [mtf.EarlyStopping("val_loss")]}, "EarlyStopping: .* 'val_loss'; did you mean 'val/loss'"),
         (lambda: {"hooks": [mtf.BestCheckpoint("x", "val/acuracy")]}, "BestCheckpoint: .* no metric 'val/acuracy'"),
         (
-            lambda: {"settings": config(checkpoint=mtf.CheckpointConfig(monitor_metric="val/los"))},
+            lambda: {"settings": config(checkpoint=mtf.CheckpointConfig(monitor_metric="val/los", save_best=True))},
             "checkpoint.monitor_metric: .* did you mean 'val/loss'",
         ),
         (lambda: {"scheduler": "val/los"}, r"schedulers\[0\]\['monitor'\]: .* did you mean 'val/loss'"),

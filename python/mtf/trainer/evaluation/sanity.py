@@ -101,7 +101,7 @@ def check_monitors(row: Mapping[str, float], config: TrainerConfig, hooks: Itera
     hooks = list(hooks)
     for hook in hooks:
         _require(type(hook).__name__, getattr(hook, "monitor", None), row)
-    if config.checkpoint.save_best or not any(_may_log(hook) for hook in hooks):
+    if config.checkpoint.save_best:  # else it may be logged later, and the first validation warns
         _require("checkpoint.monitor_metric", config.checkpoint.monitor_metric, row)
     for i, rate in enumerate(rates if not any(_may_log(hook) for hook in hooks) else ()):
         _require(f"schedulers[{i}]['monitor']", rate.monitor, row)
