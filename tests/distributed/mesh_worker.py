@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import traceback
 from datetime import timedelta
 from itertools import islice
@@ -78,6 +79,26 @@ def train(updates: int, **options: Any) -> dict[str, Any]:
     }
 
 
+def torchtitan() -> dict[str, bool]:
+    """The example under dp 2 x tp 2: in one go, in two jobs, and continued with dp 4 x tp 1."""
+    sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+    import torchtitan_loop as example
+
+    folder = Path(os.environ["SHARED"])
+    wide, mesh = example.ParallelDims(tp=1), example.ParallelDims(tp=2)
+    whole = example.Trainer(mesh).train(example.STEPS, folder / "whole")
+    example.Trainer(mesh).train(4, folder / "parts")
+    found = example.Trainer(mesh).train(example.STEPS, folder / "parts", resume=4)
+    other = example.Trainer(wide).train(example.STEPS, folder / "whole", resume=example.STEPS)
+    on_more = example.Trainer(wide).train(8, folder / "parts", resume=4)
+    expected = example.Trainer(mesh).train(8, folder / "whole")
+    return {  # rank 0 has the whole weights
+        "same bits": all(torch.equal(whole[name], found[name]) for name in whole),
+        "same weights loaded": all(torch.equal(whole[name], other[name]) for name in whole),
+        "close on other ranks": all(torch.allclose(expected[name], on_more[name], atol=1e-5) for name in expected),
+    }
+
+
 def run() -> dict[str, Any]:
     found: dict[str, Any] = {}
     dist.init_process_group("gloo", timeout=timedelta(seconds=120))
@@ -118,6 +139,7 @@ def run() -> dict[str, Any]:
         make_loop(process_group=mesh["dp"], rank=1, world_size=2)
     except mtf.ConfigError as error:
         found["both"] = str(error)
+    found["torchtitan"] = torchtitan()
     found["trainer"] = train(6, process_group=mesh["dp"])
     return found
 

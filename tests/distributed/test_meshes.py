@@ -18,7 +18,8 @@ Results = list[dict[str, Any]]
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """dp 2 x tp 2 over gloo."""
-    run = launch.run(4, tmp_path_factory.mktemp("mesh"), "mesh_worker.py", timeout_s=250)
+    folder = tmp_path_factory.mktemp("mesh")
+    run = launch.run(4, folder, "mesh_worker.py", timeout_s=250, SHARED=str(folder))
     for result in run.results:
         assert "failed" not in result, result["failed"]
     assert run.codes == [0] * 4, "\n".join(run.output)
@@ -75,6 +76,11 @@ def test_a_trainer_in_a_mesh_has_the_updates_of_one_rank(ranks: Results) -> None
         assert result["trainer"]["loss"] == pytest.approx(one["loss"], abs=1e-6)
         for name, value in one["weights"].items():
             assert result["trainer"]["weights"][name] == pytest.approx(value, abs=1e-5), name
+
+
+def test_the_loop_of_torchtitans_shape_resumes_with_the_same_bits_and_on_another_mesh(ranks: Results) -> None:
+    found = ranks[0]["torchtitan"]
+    assert found == {"same bits": True, "same weights loaded": True, "close on other ranks": True}
 
 
 def test_bad_groups_are_refused_with_the_way_out(ranks: Results) -> None:

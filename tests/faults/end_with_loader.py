@@ -119,7 +119,7 @@ def pyg() -> Any:
         def sample_from_nodes(self, index: Any, **_: Any) -> Any:
             time.sleep(2 * fetch_s)
             none = torch.empty(0, dtype=torch.long)
-            return SamplerOutput(node=index.node, row=none, col=none, edge=none, metadata=(None, None))
+            return SamplerOutput(node=index.node, row=none, col=none, edge=none, metadata=(index.input_id, index.time))
 
         def sample_from_edges(self, index: Any, **_: Any) -> Any:
             raise NotImplementedError

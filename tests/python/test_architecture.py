@@ -361,3 +361,15 @@ def test_every_module_has_its_tests_or_a_line_that_names_them() -> None:
         assert (PACKAGE / f"{module}.py").is_file(), module
     for name in re.findall(r"`(?:tests/\w+/)?(test_\w+\.py)`", page):
         assert name in files, name
+
+
+def test_the_ways_on_the_page_are_short_and_name_files_that_exist() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for title in ("The way of a batch", "The way of a checkpoint"):
+        section = page.split(f"## {title}\n")[1].split("\n## ")[0]
+        files = re.findall(r"^\| `([\w/]+\.py)` \|", section, re.MULTILINE)
+        assert 5 <= len(files) <= 12, title
+        assert [file for file in files if not (PACKAGE / file).is_file()] == []
+    table = page.split("## The tree of the package\n")[1].split("\n## ")[0]
+    named = set(re.findall(r"^\| `(\w+)/` \|", table, re.MULTILINE))
+    assert named == {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}

@@ -211,6 +211,18 @@ broken = Broken()
 """
 
 
+def test_a_loader_that_raises_before_it_is_read_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    text = UNREADABLE.replace("def __len__(self)", "def __getattr__(self, name)").replace("return 4", "1 // 0")
+    Path("cli_closed.py").write_text(text, encoding="utf-8")
+    assert cli.main(["check-source", "cli_closed:broken"]) == cli.USAGE
+    assert "cli_closed:broken: reading raised ZeroDivisionError" in capsys.readouterr().err
+
+
 def test_a_loader_that_raises_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

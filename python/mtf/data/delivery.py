@@ -10,7 +10,7 @@ from typing import Any
 
 from mtf.data.agreed_lengths import warn_of_same_data
 from mtf.data.batch import Batch, located, place_of
-from mtf.data.blend.origins import remember_origin
+from mtf.data.blend.origins import carry_origins, remember_origin
 from mtf.data.cursor import Cursor
 from mtf.data.determinism.content_hash import short_hash
 from mtf.data.determinism.recent_batches import RecentBatches
@@ -134,6 +134,8 @@ class Delivery:
             )
             if reader.source.names_rows:
                 remember_origin(handed.data, reader.source, pass_, batch)
+            elif reader.source.reads_loaders and handed.data is not data:
+                carry_origins(data, handed.data)
             if self._recent_batches is not None:
                 self._recent_batches.note(cursor.names[source], pass_, batch, data, before)
             # Whatever interrupts the lines above, the position still stands before this batch, which comes again then.

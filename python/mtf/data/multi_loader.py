@@ -16,6 +16,7 @@ from mtf.data.cursor import Cursor
 from mtf.data.delivery import Delivery, EpochIterator, Lifetime
 from mtf.data.determinism.recent_batches import RecentBatches
 from mtf.data.live_schedule import LiveSchedule, warn_of_forgotten_edits
+from mtf.data.mixture_plan import with_row_shares, with_windows
 from mtf.data.source_set import SourceSet, name_loaders
 from mtf.data.steering.mixture_edit import STATE_VERSION, OnOtherMixture, log_edit, resumed_state, with_way_out
 from mtf.data.steering.skip import skip_batches
@@ -29,6 +30,8 @@ from mtf.schedule.schedule import Schedule
 
 if TYPE_CHECKING:
     import torch
+
+    from mtf.schedule.plan import Plan
 
 
 class MultiLoader(TracedLoader):
@@ -57,6 +60,8 @@ class MultiLoader(TracedLoader):
         remember_batches: Keep hashes of each source's last batches in the state, for ``verify_recent_batches``.
 
     Attributes:
+        accumulation: Batches of an accumulation window, and the weights of losses, where a trainer has them; ``plan``
+            reads it.
         config: A copy of what was given, kept up to date with edits and loaded states. ``rebuild_schedule`` reads what
             was changed in it.
         warns_of_edits: Whether an epoch's start warns of changes in ``config`` that aren't in force.
@@ -87,6 +92,7 @@ class MultiLoader(TracedLoader):
         self._seed = seed if self.config.seed is None else self.config.seed
         self._guard = None if fetch_timeout_s is None else FetchGuard(fetch_timeout_s)
         self._lifetime = Lifetime()
+        self.accumulation: tuple[int, Mapping[str, float]] = (1, {})
         ranks = make_data_group(process_group, rank, world_size)
         self._sources = SourceSet(
             name_loaders(loaders, self.config.dataloader_names),
@@ -379,9 +385,27 @@ class MultiLoader(TracedLoader):
         for field in fields(current):
             setattr(self.config, field.name, getattr(current, field.name))
 
-    def plan(self, epochs: int = 1) -> Any:
-        """What will be drawn; see ``Schedule.plan``."""
-        return self._cursor.schedule.plan(epochs)
+    def plan(
+        self,
+        epochs: int = 1,
+        *,
+        gradient_accumulation_steps: int | None = None,
+        loss_weights: Mapping[str, float] | None = None,
+    ) -> Plan:
+        """What will be drawn; see ``Schedule.plan``. It also warns of sources whose share of the rows is smaller than
+        that of the batches, and of a last accumulation window that is short under loss weights.
+
+        Args:
+            epochs: How many, from the current one on.
+            gradient_accumulation_steps: Batches of an accumulation window; None: the trainer's, or 1.
+            loss_weights: What each loader's loss is multiplied by; None: the trainer's, or 1 each.
+        """
+        schedule, ranks = self._cursor.schedule, self._sources.ranks.world_size
+        length = self.accumulation[0] if gradient_accumulation_steps is None else gradient_accumulation_steps
+        weights = self.accumulation[1] if loss_weights is None else loss_weights
+        rows = {name: reader.source.mean_batch_size(ranks) for name, reader in self._sources.readers.items()}
+        plan = with_row_shares(schedule.plan(epochs), rows)
+        return with_windows(plan, schedule, length, weights)
 
     def stats(self) -> dict[str, Any]:
         """Where time goes.

@@ -16,36 +16,15 @@ from mtf.config.trainer import TrainerConfig
 from mtf.data.agreed_lengths import check_same_schedule
 from mtf.data.batch import Batch
 from mtf.data.multi_loader import MultiLoader
+from mtf.data.source_set import name_loaders
 from mtf.data.steering.mixture_edit import OnOtherMixture
 from mtf.data.workers.supervision import collect_left_behind, end_kept_workers
 from mtf.distributed.ranks import SingleRank
 from mtf.enums import SamplingStrategy
-from mtf.errors import ConfigError, StateMismatch, UsageError
+from mtf.errors import StateMismatch, UsageError
 
 RANK_KEYS = ("sources", "last_batches")
 """Parts of the mixture's state that differ between ranks."""
-
-
-def named(given: Any, names: Sequence[str], parameter: str) -> dict[str, Any]:
-    """Loaders by name, in order.
-
-    Args:
-        given: a dict name -> loader, a list, or one loader.
-        names: names for a list, and the order for a dict; empty: ``dl0``, ``dl1`` ..., or the dict's own.
-        parameter: what the message of an error calls ``given``.
-
-    Raises:
-        ConfigError: numbers or names don't agree.
-    """
-    if isinstance(given, Mapping):
-        if names and not set(names) <= set(given):
-            raise ConfigError(f"{parameter}: the dict must have the keys {list(names)}, it has {list(given)}")
-        return {name: given[name] for name in [*names, *(n for n in given if n not in names)]}
-    listed = list(given) if isinstance(given, (list, tuple)) else [given]
-    chosen = list(names) or [f"dl{i}" for i in range(len(listed))]
-    if len(chosen) != len(listed):
-        raise ConfigError(f"{parameter}: {len(listed)} loaders for {len(chosen)} names {chosen}")
-    return dict(zip(chosen, listed, strict=True))
 
 
 def name_validation(given: Any, config: MultiDataLoaderConfig | None, training_names: Sequence[str]) -> dict[str, Any]:
@@ -56,8 +35,10 @@ def name_validation(given: Any, config: MultiDataLoaderConfig | None, training_n
         return dict(given)
     listed = list(given) if isinstance(given, (list, tuple)) else [given]
     if config is not None and config.dataloader_names:
-        return named(listed, config.dataloader_names, "val_loaders")
-    return named(listed, training_names if len(training_names) == len(listed) else (), "val_loaders")
+        return name_loaders(listed, config.dataloader_names, "val_loaders")
+    if not listed:
+        return {}
+    return name_loaders(listed, training_names if len(training_names) == len(listed) else (), "val_loaders")
 
 
 class TrainingData:
@@ -123,7 +104,7 @@ class TrainingData:
             StateMismatch: other loaders than the state knows, by name.
         """
         config = self._config.multi
-        new = named(given, config.dataloader_names, "train_loaders")
+        new = name_loaders(given, config.dataloader_names, "train_loaders", may_have_more=True)
         if self.multi is None:
             collect_left_behind()
             self.multi = self._make(new)
@@ -300,6 +281,9 @@ class TrainingData:
             device_prefetch=performance.device_prefetch,
             remember_batches=self._config.fault_tolerance.verify_deterministic_resume,
         )
+        window = performance.gradient_accumulation_steps
+        # Windows that change their length on the way don't end with an epoch by arithmetic.
+        multi.accumulation = window if isinstance(window, int) else 1, self._config.loss_weights_per_loader or {}
         multi.warns_of_edits = False  # the loop does, in the trainer's words
         return multi
 

@@ -104,6 +104,7 @@ def _open(
         is_new = data.open(train_loaders) if data.multi is None else is_new
         run.require_whole()
         data.load_pending()
+        preflight.warn_of_short_window(data.manager)
         named = data_setup.name_validation(val_loaders, config.val_loader_config, data.manager.initial_names)
         for part in (parts.optimizers, parts.schedulers, parts.loss_weights):
             part.check_names(data.setting_names)

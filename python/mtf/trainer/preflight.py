@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -14,10 +15,14 @@ from mtf.config.convert import describe
 from mtf.config.foreign_names import translation
 from mtf.config.mixture import MultiDataLoaderConfig
 from mtf.config.trainer import TrainerConfig
+from mtf.data.mixture_plan import short_window
+from mtf.data.multi_loader import MultiLoader
 from mtf.distributed.ranks import SingleRank
 from mtf.enums import ValidationFrequency
 from mtf.errors import ConfigError
 from mtf.trainer.state.run_state import RunState, StopCondition
+
+_log = logging.getLogger("mtf.trainer")
 
 _INIT_ONLY = (
     "seed",
@@ -129,6 +134,13 @@ def warn_of_wrong_config(config: MultiDataLoaderConfig, when_made: Mapping[str, 
             f"config.multi.{', '.join(changed)} was changed after the mixture had been made of it, which has no "
             "effect: change trainer.multi_loader_config, and call trainer.multi_loader_manager.rebuild_schedule()"
         )
+
+
+def warn_of_short_window(multi: MultiLoader) -> None:
+    """Says in the log where an epoch's last accumulation window is short under loss weights."""
+    found = short_window(multi.schedule, multi.epoch, *multi.accumulation)
+    if found is not None:
+        _log.warning("epoch %d: %s", multi.epoch, found)
 
 
 def _warn(message: str) -> None:

@@ -256,6 +256,20 @@ def test_a_blend_resumes_in_the_loops_of_others(framework: str, loop: str, tmp_p
         assert not torch.equal(stopped[name], value)
 
 
+@pytest.mark.filterwarnings("default")  # what DCP warns about
+def test_a_loop_of_torchtitans_shape_resumes_exactly(tmp_path: Path) -> None:
+    example = importlib.import_module("torchtitan_loop")
+    example.join()
+    try:
+        whole = example.Trainer(example.ParallelDims()).train(example.STEPS, tmp_path / "whole")
+        stopped = example.Trainer(example.ParallelDims()).train(4, tmp_path / "parts")
+        found = example.Trainer(example.ParallelDims()).train(example.STEPS, tmp_path / "parts", resume=4)
+    finally:
+        example.dist.destroy_process_group()
+    assert all(torch.equal(whole[name], found[name]) for name in whole)
+    assert not torch.equal(whole["head.weight"], stopped["head.weight"])
+
+
 def test_mixing_inside_batches_trains(tmp_path: Path) -> None:
     example = importlib.import_module("mixed_inside_batches")
     for is_mixed in (False, True):

@@ -6,17 +6,17 @@ import contextlib
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from types import TracebackType
 from typing import Any
 
 from mtf.checkpoint.format.manifest import MANIFEST_NAME, Part, check_file_name, read_manifest, seal_manifest
 from mtf.checkpoint.storage.base import Storage
+from mtf.checkpoint.storage.transaction import CheckpointFiles
 from mtf.errors import CheckpointError, CheckpointIOError
 
 _PART = re.compile(r".*-[0-9a-f]{32}(\.[A-Za-z0-9]+)?")
 
 
-class ObjectTransaction:
+class ObjectTransaction(CheckpointFiles):
     """A checkpoint being written to a storage; as :class:`mtf.checkpoint.Transaction`, without a rename.
 
     The checkpoint counts from the moment its manifest is there. What replaces a checkpoint has parts of other names,
@@ -31,25 +31,10 @@ class ObjectTransaction:
     """
 
     def __init__(self, folder: Storage) -> None:
+        super().__init__(folder.url)
         self._folder = folder
-        self._files: dict[str, Part] = {}
-        self._open = True
         with _failures(folder.url):
             self._refuse_other_content()
-
-    def __repr__(self) -> str:
-        """The checkpoint, and whether files can still be added."""
-        return (
-            f"ObjectTransaction({self._folder.url!r}, {len(self._files)} files, {'open' if self._open else 'closed'})"
-        )
-
-    def __enter__(self) -> ObjectTransaction:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.abort()
 
     def add(self, name: str, chunks: Iterable[bytes | memoryview]) -> None:
         """Uploads a file.
@@ -58,14 +43,8 @@ class ObjectTransaction:
             CheckpointError: the name isn't allowed or taken.
             CheckpointIOError: the upload fails.
         """
-        if name in self._files:
-            raise CheckpointError(f"{self._folder.url}: the file {name} is written twice")
+        self._require_new(name)
         self._files[name] = write_part(self._folder, name, chunks)
-
-    def adopt_part(self, name: str, part: Part) -> None:
-        """Takes in a file that another rank has uploaded."""
-        check_file_name(name)
-        self._files[name] = part
 
     def commit(self, fields: Mapping[str, Any]) -> None:
         """Writes the manifest, last. Durable when this returns.

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mtf.checkpoint.format.manifest import KIND, MANIFEST_NAME, Part, check_file_name, seal_manifest
 from mtf.checkpoint.storage import local
@@ -18,8 +18,51 @@ from mtf.checkpoint.storage.base import Storage
 from mtf.checkpoint.storage.folder import LocalStorage
 from mtf.errors import CheckpointError, CheckpointIOError
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
-class Transaction:
+
+class CheckpointFiles:
+    """The bookkeeping of a checkpoint that is being written: each file once, and a clean-up on every way out.
+
+    Args:
+        label: the checkpoint, for messages.
+    """
+
+    def __init__(self, label: object) -> None:
+        self._label = label
+        self._files: dict[str, Part] = {}
+        self._open = True
+
+    def __repr__(self) -> str:
+        """The checkpoint, and whether files can still be added."""
+        state = "open" if self._open else "closed"
+        return f"{type(self).__name__}({str(self._label)!r}, {len(self._files)} files, {state})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.abort()
+
+    def abort(self) -> None:
+        """Deletes what was written; nothing after a commit. Idempotent."""
+        raise NotImplementedError
+
+    def adopt_part(self, name: str, part: Part) -> None:
+        """Takes in a file that another rank has written, hashed and made durable: nothing is read here."""
+        check_file_name(name)
+        self._files[name] = part
+
+    def _require_new(self, name: str) -> None:
+        check_file_name(name)
+        if name in self._files:
+            raise CheckpointError(f"{self._label}: the file {name} is written twice")
+
+
+class Transaction(CheckpointFiles):
     """A checkpoint being written: files go into a hidden sibling of ``path``, and :meth:`commit` gives it the name.
 
     Usage::
@@ -40,7 +83,7 @@ class Transaction:
             CheckpointError: ``path`` exists and is no checkpoint, or the hidden directory can't be made.
         """
         self.path = Path(os.path.abspath(path))
-        self._files: dict[str, Part] = {}
+        super().__init__(self.path)
         try:
             check_replaceable(self.path)
             local.make_directories(self.path.parent)
@@ -49,19 +92,6 @@ class Transaction:
             os.mkdir(self.directory)
         except OSError as error:
             raise _failure(self.path, error) from error
-        self._open = True
-
-    def __repr__(self) -> str:
-        """The final name, and whether files can still be added."""
-        return f"Transaction({str(self.path)!r}, {len(self._files)} files, {'open' if self._open else 'closed'})"
-
-    def __enter__(self) -> Transaction:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.abort()
 
     def add(self, name: str, chunks: Iterable[bytes | memoryview]) -> None:
         """Writes a file and fsyncs it.
@@ -70,9 +100,7 @@ class Transaction:
             CheckpointError: the name isn't allowed or taken.
             CheckpointIOError: the write fails.
         """
-        check_file_name(name)
-        if name in self._files:
-            raise CheckpointError(f"{self.path}: the file {name} is written twice")
+        self._require_new(name)
         try:
             target = self.directory / name
             if "/" in name:
@@ -91,11 +119,6 @@ class Transaction:
             local.sync_directory((self.directory / name).parent)
         except OSError as error:
             raise _failure(self.path / name, error) from error
-
-    def adopt_part(self, name: str, part: Part) -> None:
-        """As :meth:`adopt` for a file that its writer has fsynced and hashed: nothing is read here."""
-        check_file_name(name)
-        self._files[name] = part
 
     def commit(self, fields: Mapping[str, Any]) -> None:
         """Writes the manifest, last, and publishes the directory under its name. Durable when this returns.

@@ -14,10 +14,10 @@ import torch
 
 from mtf import _core
 from mtf.config.mixture import WeightCurve
-from mtf.data.blend.columns import columns_of
 from mtf.data.blend.items import BlendCollate, BlendOrder, Collate, ItemStream, SampleDataset, make_loader
 from mtf.data.blend.mixture import require_one_structure, sample_mixture
-from mtf.data.blend.rows import NativeRows, Rows, as_rows
+from mtf.data.blend.nested import BlendRows
+from mtf.data.blend.rows import NativeRows, Rows, as_rows, columns_of, datasets_of
 from mtf.data.blend.run import BlendRun, SampleTable, require_names
 from mtf.data.blend.sizes import BatchSizes
 from mtf.data.blend.traced import TracedBlend
@@ -56,7 +56,8 @@ class Blend(TracedBlend):
 
     Args:
         sources: Name -> data: arrays as ``ArrayLoader`` takes them, ``mtf.Windows``, token rows, a map-style or Hugging
-            Face dataset, or a ``mtf.RowSource``.
+            Face dataset, a shuffling DataLoader of one, a ``mtf.RowSource``, anything whose method ``single_rows()``
+            gives one, or another blend, whose samples are then the rows, as it is now.
         weights: By name or in the order of ``sources``: relative shares of the samples. None: all equal.
         global_batch_size: Samples of a batch on all ranks together; a ramp is given as
             ``[(first batch, samples), ...]``, from batch 0 on.
@@ -122,6 +123,8 @@ class Blend(TracedBlend):
         self._own_sizes = BatchSizes(global_batch_size)
         self._own_batches_per_pass = 1
         self._curve_counts_batches = weight_curve is not None and weight_curve.unit == "batches"
+        sources, collate_fn = datasets_of(sources, collate_fn, by_source, options)
+        self._given_threads = num_threads
         self._rows = {name: as_rows(data, name) for name, data in sources.items()}
         self._by_source = by_source
         self._transform, self._collate_fn = transform, collate_fn
@@ -189,6 +192,32 @@ class Blend(TracedBlend):
         else:
             self._inner = TorchSource(loader, self.name, order=order)
             self.max_in_flight, self.opens_ahead = self._inner.max_in_flight, False
+
+    def single_rows(self) -> BlendRows:
+        """The samples as rows of another blend, as the mixture is now; later edits of this one don't change them.
+
+        Raises:
+            ConfigError: What this blend does to whole batches, or to its end, which the other would have to do.
+        """
+        given = {
+            "by_source": self._by_source,
+            "transform": self._transform is not None,
+            "collate_fn": self._collate_fn is not None,
+            "num_threads": self._given_threads is not None,
+            "max_passes": self._run.caps is not None,
+            **dict.fromkeys(self._options, True),
+        }
+        of_batches = [name for name, is_given in given.items() if is_given]
+        if of_batches or self._world_size > 1:
+            what = ", ".join(of_batches) or f"the part of rank {self._rank}"
+            raise ConfigError(
+                f"a blend inside a blend gives single rows, so {what} of the inner one can't take effect: give it to "
+                "the outer blend"
+            )
+        run = self._run
+        rows = {name: run.rows[name] for name in self.names}
+        num_rows = self._sizes.start(self._batches_per_pass)
+        return BlendRows(run.schedule.config, rows, self._sizes, num_rows, self._key)
 
     # A source of batches ---------------------------------------------------------------------------------------------
 
@@ -275,6 +304,9 @@ class Blend(TracedBlend):
         size = self._sizes.size(self._number(pass_, batch))
         share, num_greater = divmod(size, self._world_size)
         return (share + (self._rank < num_greater)) * self._world_size / size
+
+    def mean_batch_size(self, world_size: int) -> float:
+        return float(self.global_batch_size)
 
     def order(self) -> str:
         return f"blended {self._config.weighted_order.name}"

@@ -49,7 +49,7 @@ class SampleDataset(torch.utils.data.Dataset[tuple[str, Any]]):
     def _read(self, name: str, indices: list[Index]) -> list[Any]:
         rows, key = self.rows[name], self.keys[name]
         if isinstance(rows, RowSource):
-            return [rows.row(pass_, place, key) for _, pass_, place, _ in indices]
+            return rows.read_rows([(pass_, place) for _, pass_, place, _ in indices], key)
         if isinstance(rows, NativeRows):
             items: list[Any] = []
             begin = 0

@@ -113,6 +113,15 @@ def remember_origin(data: Any, source: Source, pass_: int, batch: int) -> None:
         _origins[key] = ref, source, pass_, batch
 
 
+def carry_origins(before: Any, after: Any) -> None:
+    """Lets ``sources_of`` find the parts of ``after``, which is ``before`` with its tensors on another device."""
+    for old, new in zip(leaves(before), leaves(after), strict=False):
+        if new is not old and isinstance(old, Tensor) and isinstance(new, Tensor):
+            found = _origins.get(id(old))
+            if found is not None and found[0]() is old:
+                remember_origin(new, *found[1:])
+
+
 def sources_of(batch: Any) -> RowSources:
     """The source of each row of a batch of an ``mtf.Blend``, as a training step or a loop gets it.
 

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, TensorDataset, default_collate
 
 from mtf import _core
-from mtf.data.blend.columns import columns_of
-from mtf.data.sources.array import ArrayLoader, common_rows, flatten_arrays
+from mtf.data.sources.array import DLPACK, RAW, ArrayLoader, common_rows, flatten_arrays, import_dlpack
 from mtf.data.sources.base import Source
 from mtf.data.sources.resolve import refuse_wrapped
 from mtf.data.tracing.samples import Provenance
@@ -21,6 +20,20 @@ from mtf.errors import ConfigError
 from mtf.formatting import plain_repr, shortened
 
 Build = Callable[[list[Any], int, int], Any]
+Column = tuple[Sequence[int], int, int, Callable[[Any], torch.Tensor]]
+
+
+def columns_of(fields: Sequence[tuple[str, str, tuple[int, ...], bool]]) -> list[Column]:
+    """What the core needs to make tensors of ``fields``, as ``RowSource.fields`` lists them: shape of a row, DLPack's
+    type code and bits, and what makes a tensor of a capsule."""
+    return [_column(shape, getattr(torch, dtype)) for _, dtype, shape, _ in fields]
+
+
+def _column(shape: tuple[int, ...], dtype: torch.dtype) -> Column:
+    if dtype in DLPACK:
+        return shape, *DLPACK[dtype], import_dlpack
+    raw = DLPACK[RAW[dtype.itemsize]]
+    return shape, *raw, lambda capsule: import_dlpack(capsule).view(dtype)
 
 
 class RowSource(ABC):
@@ -49,6 +62,15 @@ class RowSource(ABC):
             key: Key of the source's random numbers; ``mtf.Permutation(n, mtf.fold_in(key, pass_))`` is the order that
                 datasets have.
         """
+
+    def read_rows(self, places: Sequence[tuple[int, int]], key: int) -> list[Any]:
+        """The rows at several (pass, place), in their order. Override it where that is faster than one by one.
+
+        Args:
+            places: Pairs of pass and place.
+            key: As for ``row``.
+        """
+        return [self.row(pass_, place, key) for pass_, place in places]
 
 
 class NativeRows:
@@ -231,6 +253,11 @@ def as_rows(data: Any, name: str) -> Rows:
             return data.native_rows()
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
+    if hasattr(data, "single_rows"):
+        try:
+            data = data.single_rows()
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
     if isinstance(data, RowSource):
         return _checked_length(data, data.num_rows(), where)
     _refuse_batches(data, where)
@@ -256,6 +283,73 @@ def as_rows(data: Any, name: str) -> Rows:
     return _checked_length(data, length, where)
 
 
+def datasets_of(
+    sources: Mapping[str, Any], collate_fn: Any, by_source: bool, options: Mapping[str, Any]
+) -> tuple[dict[str, Any], Any]:
+    """Takes DataLoaders apart, where a blend of their datasets does what they say.
+
+    That is so for a map-style dataset whose rows are shuffled, each once per pass.
+
+    Args:
+        sources: Name -> data; what isn't a DataLoader stays as it is.
+        collate_fn: As ``Blend`` takes it.
+        by_source: As ``Blend`` takes it.
+        options: Those of the blend's loader, which replace the DataLoaders' own.
+
+    Returns:
+        The sources with datasets in place of DataLoaders, and the function that collates their samples.
+
+    Raises:
+        ConfigError: A DataLoader that does something else; the message says what to pass instead.
+    """
+    found, own = dict(sources), {}
+    for name, loader in sources.items():
+        if not isinstance(loader, DataLoader):
+            continue
+        refuse_wrapped(loader, f"source {name!r}")
+        why = _why_not_apart(loader, options)
+        if why is not None:
+            raise _no_rows_of(f"source {name!r}", why)
+        found[name] = loader.dataset
+        if loader.collate_fn is not default_collate:
+            own[name] = loader.collate_fn
+    if not own or collate_fn is not None:
+        return found, collate_fn
+    if by_source:
+        return found, own
+    first = next(iter(own))
+    if any(own.get(name) is not own[first] for name in sources):
+        raise ConfigError(
+            f"source {first!r} is a DataLoader with a collate_fn of its own, which not all sources have: give the one "
+            "that makes a batch of all their samples as collate_fn=... to mtf.Blend, or by_source=True"
+        )
+    return found, own[first]
+
+
+def _why_not_apart(loader: DataLoader[Any], options: Mapping[str, Any]) -> str | None:
+    """What of a DataLoader a blend of its dataset wouldn't do; None where there is nothing."""
+    if type(loader) is not DataLoader:
+        return f"{type(loader).__name__} may do more than torch's DataLoader"
+    if isinstance(loader.dataset, IterableDataset):
+        return "its dataset is an IterableDataset, which has no rows by number"
+    sampler = loader.sampler
+    if type(loader.batch_sampler) is not BatchSampler:
+        return "its batches are made by a batch_sampler, or by the dataset"
+    if type(sampler) is not RandomSampler or sampler.replacement or sampler.num_samples != len(loader.dataset):  # type: ignore[arg-type]
+        return f"it draws rows with a {type(sampler).__name__}, and a blend draws each once per pass, shuffled"
+    for option in ("num_workers", "worker_init_fn", "pin_memory", "timeout"):
+        if getattr(loader, option) and option not in options:
+            return f"it has {option}={getattr(loader, option)!r}, which is one for all sources of a blend"
+    return None
+
+
+def _no_rows_of(where: str, why: str) -> ConfigError:
+    return ConfigError(
+        f"{where} is a DataLoader, which makes batches of its own: {why}. Pass its dataset, and its collate_fn and "
+        "num_workers to mtf.Blend; or mix whole batches with mtf.MultiLoader"
+    )
+
+
 def num_rows_of(rows: Rows) -> int:
     """Rows of one pass."""
     if isinstance(rows, NativeRows):
@@ -272,10 +366,7 @@ def _checked_length(rows: Rows, length: int, where: str) -> Rows:
 def _refuse_batches(data: Any, where: str) -> None:
     refuse_wrapped(data, where)
     if isinstance(data, DataLoader):
-        raise ConfigError(
-            f"{where} is a DataLoader, which makes batches of its own: pass its dataset, and its collate_fn and "
-            "num_workers to mtf.Blend; or mix whole batches with mtf.MultiLoader"
-        )
+        raise _no_rows_of(where, "its batches are its own")
     if isinstance(data, ArrayLoader):
         raise ConfigError(
             f"{where} is an ArrayLoader, which makes batches of its own: pass its arrays, or mtf.Windows(...) for "

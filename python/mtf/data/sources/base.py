@@ -300,6 +300,15 @@ class Source(ABC):
         ``pass_cut``."""
         raise NotImplementedError
 
+    def mean_batch_size(self, world_size: int) -> float | None:
+        """Samples of a batch of all ranks together, on average over a pass; None where that isn't known."""
+        cut = self.pass_cut(world_size)
+        if cut is None:
+            size = self.global_batch_size_on(world_size)
+            return None if size is None else float(size)
+        num_batches = cut.num_batches()
+        return min(cut.num_samples, num_batches * cut.global_batch_size) / num_batches if num_batches else None
+
     def order(self) -> str | None:
         """How the samples of a pass are ordered, in words; None where the source doesn't say. A state needs
         the same order."""

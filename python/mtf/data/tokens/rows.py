@@ -7,8 +7,7 @@ from abc import abstractmethod
 from typing import Any
 
 from mtf import _core
-from mtf.data.blend.columns import columns_of
-from mtf.data.blend.rows import NativeRows
+from mtf.data.blend.rows import NativeRows, columns_of
 from mtf.data.sources.row_loader import RowLoader, positive
 from mtf.data.tokens.stream import TokenStream
 from mtf.data.tracing.samples import TokenOrigin
