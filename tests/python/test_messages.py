@@ -17,6 +17,9 @@ PACKAGE = Path(mtf.__file__).parent
 # `mtf` prints results; the progress bar and the console logger exist to print.
 MAY_PRINT = {
     "cli.py",
+    "commands/common.py",
+    "commands/edit.py",
+    "commands/trace.py",
     "config/command_line.py",
     "trainer/reporting/progress_bar.py",
     "loggers/console.py",

@@ -29,7 +29,10 @@ def set_aside(directories: Iterable[Path]) -> None:
             for path in found:
                 path.rename(place / path.name)
         except OSError as error:
-            warnings.warn(f"{directory} holds the log of another run, which can't be moved: {error}", stacklevel=4)
+            warnings.warn(
+                f"{directory} holds the log of another run, which can't be moved: {error}; give this run a log_dir of its own",
+                stacklevel=4,
+            )
             continue
         warnings.warn(
             f"{directory} held the log of another run, which is in {place} now: give each run an experiment_name or "

@@ -74,6 +74,7 @@ class TrainingData:
         self.pending_state: Mapping[str, Any] | None = None
         self.given: dict[str, Any] = {}
         self.added: dict[str, Any] = {}
+        self._recorded: dict[str, Any] = {}
         self.is_announced = False
         self.on_other_mixture: OnOtherMixture = "refuse"
         self.config_when_made: dict[str, Any] = describe(config.multi)
@@ -127,7 +128,10 @@ class TrainingData:
 
     def record(self) -> dict[str, Any]:
         """How the rows of the loaders are numbered, for a checkpoint's manifest."""
-        return {} if self.multi is None else self.multi.record()
+        if self.multi is not None:
+            # A mixture that is closed, after fit, doesn't know; its loaders are those of before.
+            self._recorded = self.multi.record() or self._recorded
+        return self._recorded
 
     def load_pending(self) -> None:
         """Loads the state that came before the mixture into it, and commits its position."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -22,7 +21,6 @@ from mtf.enums import ValidationFrequency
 from mtf.errors import ConfigError
 from mtf.trainer.state.run_state import RunState, StopCondition
 
-_log = logging.getLogger("mtf.trainer")
 
 _INIT_ONLY = (
     "seed",
@@ -137,10 +135,10 @@ def warn_of_wrong_config(config: MultiDataLoaderConfig, when_made: Mapping[str, 
 
 
 def warn_of_short_window(multi: MultiLoader) -> None:
-    """Says in the log where an epoch's last accumulation window is short under loss weights."""
+    """Warns where an epoch's last accumulation window is short under loss weights."""
     found = short_window(multi.schedule, multi.epoch, *multi.accumulation)
     if found is not None:
-        _log.warning("epoch %d: %s", multi.epoch, found)
+        warnings.warn(f"epoch {multi.epoch}: {found}", stacklevel=4)
 
 
 def _warn(message: str) -> None:

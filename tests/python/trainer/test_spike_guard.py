@@ -52,6 +52,7 @@ def left_out(ranges: list[tuple[int, int]], steps: int = 40, spikes: Any = ()) -
 
 
 def test_the_update_of_a_spike_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "mtf")
     watched = guard()
     there = run(watched, [12, 20, 21])
     assert watched.num_skipped == 3
@@ -147,6 +148,7 @@ def test_decisions_are_the_same_after_a_resume(tmp_path: Path, stop: int) -> Non
 def test_a_rollback_goes_to_the_last_checkpoint_and_leaves_the_range_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "mtf")
     watched = guard(action="rollback")
     there = run(watched, [17], tmp_path=tmp_path)
     assert (watched.num_rollbacks, watched.num_skipped, there.global_step) == (1, 0, 40)
@@ -168,6 +170,7 @@ def test_skip_ahead_leaves_out_more(tmp_path: Path) -> None:
 
 
 def test_before_there_is_a_checkpoint_the_update_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "mtf")
     watched = guard(action="rollback")
     there = run(watched, [7], tmp_path=tmp_path, every=10)
     assert (watched.num_rollbacks, watched.num_skipped) == (0, 1)

@@ -32,11 +32,11 @@ def go_back(
     if resumed is None:
         guard.num_skipped = num_skipped
         skips.extend(update, update + 1)
-        _log.warning("left out update %d, because there is no checkpoint to go back to yet: %s", update, spike.spike)
+        _log.info("left out update %d, because there is no checkpoint to go back to yet: %s", update, spike.spike)
     else:
         guard.num_rollbacks = num_rollbacks
         skips.extend(resumed.step, spike.end)
-        _log.warning(
+        _log.info(
             "update %d: %s; went back to %s (rollback %d of at most %d), and leaves out the data of updates %d to %d",
             *(update, spike.spike, resumed.path, num_rollbacks, guard.max_rollbacks, resumed.step, spike.end - 1),
         )

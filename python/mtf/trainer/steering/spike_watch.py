@@ -99,4 +99,4 @@ class SpikeWatch:
                 )
             raise GoBack(guard, update + 1 + guard.skip_ahead, spike)
         guard.num_skipped += 1
-        _log.warning("left out update %d: %s", update, spike)
+        _log.info("left out update %d: %s", update, spike)
