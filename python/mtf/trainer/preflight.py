@@ -21,7 +21,6 @@ from mtf.enums import ValidationFrequency
 from mtf.errors import ConfigError
 from mtf.trainer.state.run_state import RunState, StopCondition
 
-
 _INIT_ONLY = (
     "seed",
     "step_rng",
