@@ -30,8 +30,8 @@ def set_aside(directories: Iterable[Path]) -> None:
                 path.rename(place / path.name)
         except OSError as error:
             warnings.warn(
-                f"{directory} holds the log of another run, which can't be moved ({error}): give this run a log_dir of its "
-                "own",
+                f"{directory} holds the log of another run, which can't be moved ({error}): give this run a log_dir of "
+                "its own",
                 stacklevel=4,
             )
             continue
