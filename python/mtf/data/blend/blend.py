@@ -15,12 +15,12 @@ from mtf.data.blend.edited import EditedBlend
 from mtf.data.blend.items import BlendCollate, BlendOrder, Collate, ItemStream, SampleDataset, make_loader
 from mtf.data.blend.mixture import require_one_structure, sample_mixture
 from mtf.data.blend.nested import BlendRows
+from mtf.data.blend.preview.viewed import ViewedBlend
 from mtf.data.blend.rows import NativeRows, as_rows, datasets_of
 from mtf.data.blend.run import BlendRun, require_names
 from mtf.data.blend.running import key_of
 from mtf.data.blend.sizes import BatchSizes, positive
 from mtf.data.blend.tracing.traced import TracedBlend
-from mtf.data.blend.views.viewed import ViewedBlend
 from mtf.data.blend.weights_count import RowWeights, WeightsCount
 from mtf.data.prefetch.engine import NativeStream
 from mtf.data.sources.base import Snapshot, Stream

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from mtf.data.blend.items import BlendCollate, Collate
+from mtf.data.blend.preview.datasets import BlendBatchSampler, BlendDataset
+from mtf.data.blend.preview.plan import BlendPlan, batches_of_tokens, make_plan
 from mtf.data.blend.run import SampleTable
 from mtf.data.blend.running import RunningBlend
 from mtf.data.blend.sizes import positive
-from mtf.data.blend.views.datasets import BlendBatchSampler, BlendDataset
-from mtf.data.blend.views.plan import BlendPlan, batches_of_tokens, make_plan
 from mtf.distributed.data_group import make_data_group
 from mtf.errors import ConfigError
 
