@@ -100,6 +100,10 @@ def kind_of(value: object) -> str:
     return "function" if inspect.isroutine(value) else "data"
 
 
+# Classes whose members lie in several modules, as bases -> the first base that isn't one of these parts.
+IN_PARTS = {"Blend": "Source", "MultiLoader": "object", "Trainer": "object"}
+
+
 class PublicNames(SphinxDirective):
     """One entry per name of `mtf` in the directive's content, in that order."""
 
@@ -115,6 +119,8 @@ class PublicNames(SphinxDirective):
                 lines += ["   :members:"]
             if issubclass(type(value), type) and any(base.__module__ == "mtf._core" for base in value.__mro__[1:]):
                 lines += ["   :inherited-members: pybind11_object"]  # the native part of the interface
+            elif name in IN_PARTS:
+                lines += [f"   :inherited-members: {IN_PARTS[name]}"]
             lines += [""]
         node = nodes.section()
         node.document = self.state.document

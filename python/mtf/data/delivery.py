@@ -10,7 +10,7 @@ from typing import Any
 
 from mtf.data.agreed_lengths import warn_of_same_data
 from mtf.data.batch import Batch, located, place_of
-from mtf.data.blend.origins import carry_origins, remember_origin
+from mtf.data.blend.tracing.origins import carry_origins, remember_origin
 from mtf.data.cursor import Cursor
 from mtf.data.determinism.content_hash import short_hash
 from mtf.data.determinism.recent_batches import RecentBatches

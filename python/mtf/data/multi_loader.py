@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import fields
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -15,26 +13,23 @@ from mtf.data.batch import Batch
 from mtf.data.cursor import Cursor
 from mtf.data.delivery import Delivery, EpochIterator, Lifetime
 from mtf.data.determinism.recent_batches import RecentBatches
-from mtf.data.live_schedule import LiveSchedule, warn_of_forgotten_edits
-from mtf.data.mixture_plan import with_row_shares, with_windows
+from mtf.data.live_schedule import LiveSchedule
 from mtf.data.source_set import SourceSet, name_loaders
+from mtf.data.steering.edited_loader import EditedLoader
 from mtf.data.steering.mixture_edit import STATE_VERSION, OnOtherMixture, log_edit, resumed_state, with_way_out
 from mtf.data.steering.skip import skip_batches
 from mtf.data.tracing.loader import TracedLoader
 from mtf.data.transfer import mover_to
 from mtf.data.workers.fetch_timeout import FetchGuard
 from mtf.distributed.data_group import make_data_group
-from mtf.errors import ConfigError, MtfError, StateMismatch, UsageError
+from mtf.errors import ConfigError, MtfError, StateMismatch
 from mtf.formatting import html_table
-from mtf.schedule.schedule import Schedule
 
 if TYPE_CHECKING:
     import torch
 
-    from mtf.schedule.plan import Plan
 
-
-class MultiLoader(TracedLoader):
+class MultiLoader(EditedLoader, TracedLoader):
     """Batches of several loaders in the order of a schedule, with an exact state between any two of them.
 
     Iterating gives the rest of the current epoch; then the position is the start of the next one. All iterators of one
@@ -141,60 +136,10 @@ class MultiLoader(TracedLoader):
             raise TypeError("the epoch's length isn't known: a source has no len(), and the epoch ends where it does")
         return num_steps
 
-    @property
-    def why_over(self) -> str | None:
-        """Why no batch will come any more, in words: the next one is wanted from a source whose data are spent, as a
-        ``Blend`` with ``max_passes`` can be. None: there is one. An iteration ends there as at the end of an epoch."""
-        return self.why_over_within(1)
-
-    def why_over_within(self, num_steps: int) -> str | None:
-        """As ``why_over``, for any of the next ``num_steps`` batches of the epoch."""
-        if not any(reader.source.has_end for reader in self._sources.readers.values()):
-            return None
-        schedule = self._cursor.schedule
-        is_done = bool(schedule.epoch_done)
-        first, epoch = 0 if is_done else schedule.step, schedule.epoch + is_done
-        for step in range(first, first + num_steps):
-            draw = schedule.at(step, epoch)
-            name = schedule.names[draw.source]
-            source = self._sources.readers[name].source
-            if source.has_end and source.is_over(draw.pass_, draw.batch):
-                return f"source {name!r}: {source.why_over(draw.pass_, draw.batch)}"
-        return None
-
     def take_ended_passes(self) -> list[tuple[str, int]]:
         """(name, pass) of passes whose end no length had told before, each once: found since the last call."""
         found, self._delivery.ended_passes = self._delivery.ended_passes, []
         return found
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the sources in the mixture, in the order of their indices."""
-        cursor = self._cursor
-        cursor.follow_if_stale()
-        return [name for name, present in zip(cursor.names, cursor.present, strict=True) if present]
-
-    @property
-    def initial_names(self) -> list[str]:
-        """Names of the sources that training began with, whatever was removed or added since."""
-        return list(self._sources.initial)
-
-    @property
-    def schedule(self) -> Schedule:
-        """What is drawn when, its cursor behind the last batch handed out. What is changed in it takes effect at the
-        next batch; sources are added through the MultiLoader, which needs their loaders."""
-        return self._cursor.expose()
-
-    @property
-    def epoch(self) -> int:
-        """The epoch that the next iteration gives (the rest of)."""
-        return self._cursor.next_epoch
-
-    @property
-    def step(self) -> int:
-        """Steps of the current epoch that were handed out."""
-        schedule = self._cursor.schedule
-        return 0 if schedule.epoch_done else int(schedule.step)
 
     def set_epoch(self, epoch: int) -> None:
         """Goes to the start of ``epoch``; the current epoch's position stays."""
@@ -310,117 +255,6 @@ class MultiLoader(TracedLoader):
             self.load_state_dict(state)
             if is_committed:
                 self.commit()
-
-    def update_weights(self, weights: Sequence[float] | Mapping[str, float], *, keep_curve: bool = False) -> None:
-        """New weights from the next step on, one per source in their order, or by name."""
-        self._edit(lambda schedule: schedule.update_weights(weights, keep_curve=keep_curve))
-
-    def set_weight(self, name: str, weight: float, *, keep_curve: bool = False) -> None:
-        """A new weight of one source from the next step on."""
-        self._edit(lambda schedule: schedule.set_weight(name, weight, keep_curve=keep_curve))
-
-    def set_strategy(self, strategy: Any, **options: Any) -> None:
-        """Another way of mixing from the next step on; options are those of the configuration."""
-        self._edit(lambda schedule: schedule.set_strategy(strategy, **options))
-
-    def rebuild_schedule(self) -> None:
-        """Reads ``config`` again, which the user has changed; takes effect from the next step on.
-
-        Raises:
-            ConfigError: It can't be; ``config`` shows what is in force again, or a later edit would bring it back.
-        """
-        try:
-            self._edit(lambda schedule: schedule.set_config(self.config))
-        except ConfigError:
-            self._show_config()
-            raise
-
-    def add_source(self, name: str, loader: Any, weight: float | None = None) -> None:
-        """Adds a loader from the next step on. A resume needs it again: by ``loaders`` or ``loader_factories``."""
-        if not isinstance(name, str):
-            raise ConfigError(f"the name of a loader must be a string, got {name!r}")
-        if name in self.names:
-            raise ConfigError(f"there is already a source {name!r}; the sources are {self.names}")
-        source = self._sources.adapt(loader, name)
-        length = self._sources.agreed_lengths({name: source})[name]
-        with self._cursor.editing() as schedule:
-            self._sources.add(name, source, schedule, length, weight, self._delivery.num_steps)
-            if self._cursor.is_committed:
-                self._sources.commit_addition(name)
-        self._show_config()
-
-    def remove_source(self, name: str) -> None:
-        """Takes a source out from the next step on."""
-        self._edit(lambda schedule: schedule.remove_source(name))
-        self._sources.readers[name].close()
-        if self._recent_batches is not None:
-            self._recent_batches.forget(name, is_committed=self._cursor.is_committed)
-
-    def _edit(self, change: Callable[[Schedule], Any]) -> None:
-        self._lifetime.check()
-        with self._cursor.editing() as schedule:
-            change(schedule)
-        self._show_config()
-
-    @contextmanager
-    def _changing_schedule(self, method: str) -> Iterator[None]:
-        """Around each change of the schedule."""
-        if self._cursor.is_busy:
-            yield
-            return
-        self._lifetime.check()
-        if method == "append_source":
-            raise UsageError("the schedule alone can't add a source, which needs a loader: call MultiLoader.add_source")
-        with self._cursor.changing_by_hand(method):
-            yield
-        self._show_config()
-
-    def _warn_of_forgotten_edits(self) -> None:
-        """Says once what was changed in ``config`` and isn't in force."""
-        self._said_edits = warn_of_forgotten_edits(self.config, self._cursor.schedule.config, self._said_edits)
-
-    def _show_config(self) -> None:
-        """Lets ``config`` show what the schedule's log made of it."""
-        current = self._cursor.schedule.config
-        for field in fields(current):
-            setattr(self.config, field.name, getattr(current, field.name))
-
-    def plan(
-        self,
-        epochs: int = 1,
-        *,
-        gradient_accumulation_steps: int | None = None,
-        loss_weights: Mapping[str, float] | None = None,
-    ) -> Plan:
-        """What will be drawn; see ``Schedule.plan``. It also warns of sources whose share of the rows is smaller than
-        that of the batches, and of a last accumulation window that is short under loss weights.
-
-        Args:
-            epochs: How many, from the current one on.
-            gradient_accumulation_steps: Batches of an accumulation window; None: the trainer's, or 1.
-            loss_weights: What each loader's loss is multiplied by; None: the trainer's, or 1 each.
-        """
-        schedule, ranks = self._cursor.schedule, self._sources.ranks.world_size
-        length = self.accumulation[0] if gradient_accumulation_steps is None else gradient_accumulation_steps
-        weights = self.accumulation[1] if loss_weights is None else loss_weights
-        rows = {name: reader.source.mean_batch_size(ranks) for name, reader in self._sources.readers.items()}
-        plan = with_row_shares(schedule.plan(epochs), rows)
-        return with_windows(plan, schedule, length, weights)
-
-    def stats(self) -> dict[str, Any]:
-        """Where time goes.
-
-        Returns:
-            ``num_steps``; ``wait_s``, seconds spent waiting for batches; by name ``source_wait_s``, the part of each
-            source in it, ``in_flight``, batches requested from workers, and ``notes``, what doesn't hold for the
-            source, in words; ``engine``, see ``Engine.stats``.
-        """
-        return {
-            "num_steps": self._delivery.num_steps,
-            "wait_s": sum(self._delivery.wait_s),
-            "source_wait_s": dict(zip(self._cursor.names, self._delivery.wait_s, strict=False)),
-            **self._sources.stats(),
-        }
 
     def __repr__(self) -> str:
         """Strategy, sources and position."""

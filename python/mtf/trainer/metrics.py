@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtf.data.blend.origins import SourceMeans
+from mtf.data.blend.tracing.origins import SourceMeans
 from mtf.distributed.ranks import SingleRank
 from mtf.errors import ConfigError
 

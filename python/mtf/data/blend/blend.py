@@ -4,44 +4,38 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import torch
 
 from mtf import _core
 from mtf.config.mixture import WeightCurve
+from mtf.data.blend.edited import EditedBlend
 from mtf.data.blend.items import BlendCollate, BlendOrder, Collate, ItemStream, SampleDataset, make_loader
 from mtf.data.blend.mixture import require_one_structure, sample_mixture
 from mtf.data.blend.nested import BlendRows
-from mtf.data.blend.rows import NativeRows, Rows, as_rows, columns_of, datasets_of
-from mtf.data.blend.run import BlendRun, SampleTable, require_names
-from mtf.data.blend.sizes import BatchSizes
-from mtf.data.blend.traced import TracedBlend
+from mtf.data.blend.preview.viewed import ViewedBlend
+from mtf.data.blend.rows import NativeRows, as_rows, datasets_of
+from mtf.data.blend.run import BlendRun, require_names
+from mtf.data.blend.running import key_of
+from mtf.data.blend.sizes import BatchSizes, positive
+from mtf.data.blend.tracing.traced import TracedBlend
 from mtf.data.blend.weights_count import RowWeights, WeightsCount
 from mtf.data.prefetch.engine import NativeStream
 from mtf.data.sources.base import Snapshot, Stream
 from mtf.data.sources.threaded import ThreadLoader
 from mtf.data.sources.torch_map import TorchSource
-from mtf.distributed.data_group import make_data_group
 from mtf.enums import WeightedOrder
 from mtf.errors import ConfigError, StateMismatch
-from mtf.schedule.caps import PassCaps, WhenSpent, check_max_passes, parse_caps
-from mtf.schedule.schedule import Schedule
-
-if TYPE_CHECKING:
-    from mtf.data.blend.plan import BlendPlan
-    from mtf.data.blend.views import BlendBatchSampler, BlendDataset
+from mtf.schedule.caps import WhenSpent, parse_caps
 
 _log = logging.getLogger("mtf.data")
 
 Transform = Callable[[Any, np.random.Generator], Any]
 
 
-class Blend(TracedBlend):
+class Blend(ViewedBlend, EditedBlend, TracedBlend):
     """Batches whose samples come from several sources, in the shares of their weights.
 
     The samples of a run are numbered 0, 1, 2 ...; batch ``k`` has the next ``global_batch_size`` of them. Which source
@@ -135,21 +129,12 @@ class Blend(TracedBlend):
         if not by_source:
             require_one_structure(self._rows)
         self._row_weights = RowWeights(weights_count, self._rows)
-        if weight_curve is None:
-            weights = self._row_weights.given(list(sources), weights)
-        weights = self._row_weights.of(list(sources), weights)
-        curve = self._row_weights.of_curve(list(sources), weight_curve)
+        weights, curve = self._in_rows(weights, weight_curve)
         self._caps = parse_caps(max_passes, when_spent, list(sources))
-        if self._caps is not None and weight_curve is not None and weight_curve.unit == "tokens":
-            raise ConfigError(
-                "weight_curve.unit='tokens' can't be used with max_passes: how many tokens a sample holds changes when "
-                "a source is spent; count samples or batches"
-            )
+        self._check_curve(weight_curve)
         self._config = sample_mixture(self._rows, weights, curve, order, self._own_sizes)
         self._seed = seed
-        self._key: int | None = (
-            None if seed is None else _core.fold_in(_core.fold_in(_checked_seed(seed), "source"), "")
-        )
+        self._key = None if seed is None else key_of(seed)
         self._rank, self._world_size = 0, 1
         self._next = 0
         # The run that edits and questions mean; the parts of ranks share it. It refuses weights that can't be.
@@ -158,12 +143,28 @@ class Blend(TracedBlend):
         self._own_batches_per_pass = (
             max(1, self._run.num_batches(self._sizes.num_batches_of(total)))
             if batches_per_pass is None
-            else _positive("batches_per_pass", batches_per_pass)
+            else positive("batches_per_pass", batches_per_pass)
         )
         self._run.batches_per_pass = self._own_batches_per_pass
         self._inner: TorchSource | None = None
         if not self._gathers:
             self._prepare_items(num_threads)
+
+    def _in_rows(
+        self, weights: Mapping[str, float] | Sequence[float] | None, curve: WeightCurve | None
+    ) -> tuple[list[float] | None, WeightCurve | None]:
+        """The weights, and the curve, as shares of the rows."""
+        names = list(self._rows)
+        if curve is None:
+            weights = self._row_weights.given(names, weights)
+        return self._row_weights.of(names, weights), self._row_weights.of_curve(names, curve)
+
+    def _check_curve(self, curve: WeightCurve | None) -> None:
+        if self._caps is not None and curve is not None and curve.unit == "tokens":
+            raise ConfigError(
+                "weight_curve.unit='tokens' can't be used with max_passes: how many tokens a sample holds changes when "
+                "a source is spent; count samples or batches"
+            )
 
     def _check_options(self, num_threads: int | None) -> None:
         if num_threads is not None and num_threads < 0:
@@ -332,205 +333,6 @@ class Blend(TracedBlend):
         """Samples of a batch on all ranks together; of the last stage of a ramp."""
         return self._sizes.stages[-1][1]
 
-    def samples(self, step: int) -> SampleTable:
-        """The samples of batch ``step`` of the run, on all ranks together; reads no data.
-
-        It means the run of the loader or trainer that the blend is in. Before that it means iteration alone, which has
-        the seed given here, or 0.
-
-        Args:
-            step: Number of the batch, counted over all passes.
-
-        Returns:
-            Arrays that unpack as ``source, pass_, row``.
-        """
-        if step < 0:
-            raise ConfigError(f"step must be at least 0, but is {step}")
-        if self._run.is_over(step):
-            raise ConfigError(f"there is no batch {step}: {self._run.why_over(step)}")
-        return self._run.samples(self._sizes.start(step), self._sizes.size(step))
-
-    def sources_of(self, pass_: int, batch: int) -> torch.Tensor:
-        """Index of the source of each row of this rank's part of a batch, int64 ``[rows]``; with ``by_source`` in the
-        order of the parts."""
-        number = self._number(pass_, batch)
-        share, num_greater = divmod(self._sizes.size(number), self._world_size)
-        begin = self._sizes.start(number) + self._rank * share + min(self._rank, num_greater)
-        sources = self._run.draws(begin, share + (self._rank < num_greater))[0]
-        return torch.from_numpy((np.sort(sources) if self._by_source else sources).astype(np.int64))
-
-    def plan(
-        self,
-        batches: int | None = None,
-        *,
-        tokens: int | None = None,
-        start: int | None = None,
-        batches_per_update: int = 1,
-    ) -> BlendPlan:
-        """What will be drawn: rows and passes of each source, and tokens where sources say how many a row has.
-
-        Args:
-            batches: How many batches to count; None: one pass of the blend.
-            tokens: Instead, as many batches as draw so many tokens, padding left out.
-            start: The first of them; None: the one after the batch taken last.
-            batches_per_update: Batches of an accumulation window, for the number of updates.
-
-        Raises:
-            ConfigError: A number is wrong, both ``batches`` and ``tokens`` are given, or a source doesn't say how many
-                tokens a row has.
-        """
-        from mtf.data.blend.plan import batches_of_tokens, make_plan
-
-        run = self._run
-        self._mark_taken(run)
-        first = run.next_batch if start is None else start
-        if tokens is not None:
-            if batches is not None:
-                raise ConfigError(f"give either batches or tokens, but they are {batches} and {tokens}")
-            num = batches_of_tokens(run, first, _positive("tokens", tokens))
-        else:
-            num = self._batches_per_pass if batches is None else _positive("batches", batches)
-        return make_plan(run, first, num, _positive("batches_per_update", batches_per_update))
-
-    def dataset(self) -> BlendDataset:
-        """The samples of the run as a map-style dataset, for another framework's loader; see ``batch_sampler``."""
-        from mtf.data.blend.views import BlendDataset
-
-        run = self._run
-        return BlendDataset(
-            run, self._sizes.start(self._batches_per_pass), BlendCollate(self._collate_fn, self._by_source)
-        )
-
-    def batch_sampler(
-        self,
-        consumed_samples: int = 0,
-        micro_batch_size: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-        *,
-        process_group: Any = None,
-    ) -> BlendBatchSampler:
-        """Indices into ``dataset()`` for each batch of one rank, from any position on.
-
-        Args:
-            consumed_samples: Samples that all ranks together have trained on; must lie between two micro-batches.
-            micro_batch_size: Samples of a batch on one rank; None: the rank's part of the global batch.
-            rank: This process among ``world_size`` that train together.
-            world_size: Number of processes.
-            process_group: The processes that train together, instead of ``rank`` and ``world_size``: a ``ProcessGroup``
-                or a ``DeviceMesh`` of one dimension, as ``mesh["dp"]``.
-
-        Raises:
-            ConfigError: Numbers that don't fit each other.
-        """
-        from mtf.data.blend.views import BlendBatchSampler
-
-        ranks = make_data_group(process_group, rank, world_size)
-        return BlendBatchSampler(
-            self._sizes,
-            self._run.num_batches,
-            self._batches_per_pass,
-            consumed_samples,
-            micro_batch_size,
-            ranks.rank,
-            ranks.world_size,
-        )
-
-    @property
-    def weight_curve(self) -> WeightCurve | None:
-        """The weight curve in force, its points in samples of the run; None where the weights are fixed."""
-        return self._run.schedule.config.weight_curve
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """The shares in force for the next batch, of what ``weights_count`` says; they sum to 1."""
-        run = self._run
-        self._mark_taken(run)
-        schedule = run.schedule
-        rows = schedule.mixture.weights or [1.0] * len(schedule.names)
-        if schedule.mixture.curve is not None:
-            at = self._sizes.start(run.next_batch)
-            before, after = (schedule.expected_counts(position, 0) for position in (at, at + 1))
-            rows = [b - a for a, b in zip(before, after, strict=True)]
-        present = zip(schedule.names, rows, schedule.present, strict=True)
-        counted = {name: share * self._row_weights.per_row(name) for name, share, here in present if here}
-        total = math.fsum(counted.values())
-        return {name: share / total for name, share in counted.items()}
-
-    # Edits -----------------------------------------------------------------------------------------------------------
-
-    def update_weights(self, weights: Mapping[str, float] | Sequence[float]) -> None:
-        """New weights from the next batch on, by name or one per source in their order. Replaces a weight curve.
-
-        On several ranks each has to make the same edits at the same step.
-
-        Raises:
-            ConfigError: Wrong number or names; negative, infinite, NaN or all-zero weights.
-        """
-        in_rows = self._row_weights.of(self.names, weights)
-        self._edit(lambda schedule: schedule.update_weights(in_rows))
-
-    def set_weight(self, name: str, weight: float) -> None:
-        """A new weight of one source from the next batch on; the others keep theirs."""
-        in_rows = self._row_weights.one(name, weight)
-        self._edit(lambda schedule: schedule.set_weight(name, in_rows))
-
-    def add_source(self, name: str, data: Any, weight: float | None = None, *, max_passes: int | None = None) -> None:
-        """Adds a source from the next batch on. A resume needs it again: as ``source_factories``.
-
-        Args:
-            name: Of the source.
-            data: As in ``sources``.
-            weight: Relative to those of the others; needed where these have weights.
-            max_passes: How often each of its rows is drawn at most. Passes that a removed source of this name has begun
-                count.
-
-        Raises:
-            ConfigError: A name that is there, or data whose rows can't be stacked with those of the others.
-        """
-        require_names([name])
-        run = self._run
-        if name in self.names:
-            raise ConfigError(f"there is already a source {name!r}; the sources are {self.names}")
-        rows = as_rows(data, name)
-        self._check_addition(run, name, rows)
-        self._row_weights.add(name, rows)
-        self._mark_taken(run)
-        self._check_cap(run, name, max_passes)
-        per_draw = self._row_weights.per_row(name)
-        run.add_source(
-            name, rows, None if weight is None else self._row_weights.one(name, weight), max_passes, per_draw
-        )
-        run.set_cap(name, max_passes)
-
-    def remove_source(self, name: str) -> None:
-        """Takes a source out from the next batch on."""
-        self._edit(lambda schedule: schedule.remove_source(name))
-
-    def _edit(self, change: Callable[[Schedule], Any]) -> None:
-        self._mark_taken(self._run)
-        self._run.edit(change)
-
-    def _check_cap(self, run: BlendRun, name: str, max_passes: int | None) -> None:
-        if max_passes is None:
-            return
-        check_max_passes(name, max_passes)
-        if run.caps is None:
-            raise ConfigError(
-                f"max_passes of {name!r}: this blend was made without max_passes, so that it has no rule for what "
-                "happens when a source is spent: give max_passes and when_spent to Blend"
-            )
-
-    def _check_addition(self, run: BlendRun, name: str, rows: Rows) -> None:
-        if self._gathers and not isinstance(rows, NativeRows):
-            raise ConfigError(
-                f"source {name!r} is read in Python, but this blend gathers natively: give collate_fn=... to Blend, so "
-                "that it reads all sources in Python"
-            )
-        if not self._by_source:
-            present = {known: run.rows[known] for known in self.names}
-            require_one_structure({**present, name: rows})
-
     # State -----------------------------------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[Any]:
@@ -570,87 +372,6 @@ class Blend(TracedBlend):
         self._run.load(state["run"], state["next_batch"])
         self._next = state["next_batch"]
 
-    def run_state(self, pending: bool = False) -> Snapshot:
-        run = self._run
-        self._mark_taken(run)
-        place = divmod(run.next_batch - pending, self._batches_per_pass)
-        return Snapshot(*place, run.state_dict(pending), is_global=True)
-
-    def skip_to(self, pass_: int, batch: int) -> None:
-        run = self._run
-        run.next_batch = self._number(pass_, batch)
-        for native in run.natives.values():
-            native.num_taken = run.next_batch
-
-    def edited_run_state(self, snapshot: Any) -> tuple[Any, list[str]]:
-        from mtf.data.blend.resume_edit import edited_run
-
-        state, run = snapshot["state"], self._new_run(self._run.key)
-        number = snapshot["pass"] * state.get("batches_per_pass", run.batches_per_pass) + snapshot["batch"]
-        edited, lines = edited_run(run, state, number)
-        return {**snapshot, "state": edited}, lines
-
-    def run_layout(self) -> Any:
-        return self._run.layout
-
-    def check_run_state(self, snapshot: Snapshot | None) -> None:
-        if snapshot is not None:
-            self._run.check(snapshot.data)
-
-    def load_run_state(self, snapshot: Snapshot | None) -> None:
-        if snapshot is not None:
-            per_pass = snapshot.data.get("batches_per_pass", self._batches_per_pass)
-            self._run.load(snapshot.data, snapshot.pass_ * per_pass + snapshot.batch)
-
-    # The run ---------------------------------------------------------------------------------------------------------
-
-    def begin_run(self, key: int) -> None:
-        """A loop with ``key`` begins at batch 0; edits made before it hold from the start, those of another run not."""
-        before = self._run
-        self._mark_taken(before)
-        if before.next_batch == 0 and before.version > 0:
-            table = before.schedule.source_table
-            self._rows = {name: before.rows[name] for name, _, present in table if present}
-            self._config = before.schedule.config
-            self._caps = before.caps
-        self._current[:] = [self._new_run(key if self._key is None else self._key)]
-
-    def _run_of(self, key: int) -> BlendRun:
-        """The run of a loop with ``key``: the current one, or a new one in its place."""
-        if self._run.key != (key if self._key is None else self._key):
-            self.begin_run(key)
-        return self._run
-
-    def _mark_taken(self, run: BlendRun) -> None:
-        """Lets the run know of batches that native threads fetched and a loop took."""
-        if run.natives:
-            run.next_batch = max(native.num_taken for native in run.natives.values())
-
-    def _key_alone(self) -> int:
-        if self._key is not None:
-            return self._key
-        return _key_of(0)
-
-    def _new_run(self, key: int) -> BlendRun:
-        factories = {name: lambda name=name, make=make: as_rows(make(), name) for name, make in self._factories.items()}
-        caps = None if self._caps is None else self._with_counts(self._caps)
-        run = BlendRun(self._config, self._rows, self._own_sizes, key, factories, self._native_parts, caps)
-        run.batches_per_pass = self._own_batches_per_pass
-        run.curve_counts_batches = self._curve_counts_batches
-        return run
-
-    def _with_counts(self, caps: PassCaps) -> PassCaps:
-        return replace(caps, per_draw={name: self._row_weights.per_row(name) for name in self._rows})
-
-    def _native_parts(self, run: BlendRun) -> tuple[list[Any], list[Any]]:
-        parts: list[Any] = []
-        columns: list[Any] = []
-        for name, _, present in run.schedule.source_table:
-            rows: Any = run.rows[name] if present else None
-            parts.append(None if rows is None else (rows.core, run.source_key(name)))
-            columns.append([] if rows is None else columns_of(rows.core.fields))
-        return parts, columns
-
     def _native_build(self, run: BlendRun) -> Any:
         transform, rank, world_size = self._transform, self._rank, self._world_size
 
@@ -673,19 +394,3 @@ class Blend(TracedBlend):
         if transform is None and not callable(rows.build):
             return rows.build
         return lambda tensors, pass_, batch: finish(rows.built(tensors), pass_, batch)
-
-
-def _key_of(seed: int) -> int:
-    return _core.fold_in(_core.fold_in(seed, "source"), "")
-
-
-def _positive(name: str, value: int) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
-        raise ConfigError(f"{name} must be a whole number of at least 1, but is {value!r}")
-    return int(value)
-
-
-def _checked_seed(seed: Any) -> int:
-    if isinstance(seed, bool) or not hasattr(seed, "__index__") or not 0 <= seed < 2**64:
-        raise ConfigError(f"seed must be an integer in [0, 2**64), but is {seed!r}")
-    return int(seed)

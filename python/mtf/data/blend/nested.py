@@ -7,10 +7,10 @@ from typing import Any
 
 from mtf.config.mixture import MultiDataLoaderConfig
 from mtf.data.blend.items import BlendCollate
+from mtf.data.blend.preview.datasets import BlendDataset
 from mtf.data.blend.rows import Rows, RowSource
 from mtf.data.blend.run import BlendRun
 from mtf.data.blend.sizes import BatchSizes
-from mtf.data.blend.views import BlendDataset
 
 
 class BlendRows(RowSource):

@@ -30,6 +30,17 @@ class BatchSizes(_core.BatchSizes):
         return str(self.stages[0][1] if len(self.stages) == 1 else self.stages)
 
 
+def positive(name: str, value: int) -> int:
+    """``value`` as a number of batches, tokens or the like.
+
+    Raises:
+        ConfigError: It isn't a whole number of at least 1.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
+        raise ConfigError(f"{name} must be a whole number of at least 1, but is {value!r}")
+    return int(value)
+
+
 def _stages(given: Any) -> list[tuple[int, int]]:
     if isinstance(given, int) and not isinstance(given, bool):
         return [(0, _whole(given, "global_batch_size", 1))]

@@ -6,8 +6,7 @@ from typing import Any
 
 from mtf.config.checks import nearest
 from mtf.data.batch import Batch
-from mtf.data.cursor import Cursor
-from mtf.data.source_set import SourceSet
+from mtf.data.loader_view import LoaderView
 from mtf.data.sources.base import Source
 from mtf.data.tracing.samples import BatchTrace, DrawnSample, Sought
 from mtf.data.tracing.steps import find_steps
@@ -15,17 +14,10 @@ from mtf.errors import ConfigError
 from mtf.random import fold_in
 
 
-class TracedLoader:
+class TracedLoader(LoaderView):
     """The part of a MultiLoader that names the rows of a step, and the steps of a row."""
 
-    _cursor: Cursor
-    _sources: SourceSet
     _seed: int
-
-    @property
-    def epoch(self) -> int:
-        """The epoch that is under way."""
-        raise NotImplementedError
 
     def trace(self, batch: Batch | None = None, *, epoch: int | None = None, step: int | None = None) -> BatchTrace:
         """Which rows a batch has, on all ranks together: of a blend, an array loader or token rows. Reads no data.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mtf.data.blend.blend import Blend
-from mtf.data.blend.origins import SourceMeans
+from mtf.data.blend.tracing.origins import SourceMeans
 from mtf.data.multi_loader import MultiLoader
 from mtf.enums import SamplingStrategy
 from mtf.errors import ConfigError

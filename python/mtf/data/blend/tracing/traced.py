@@ -7,59 +7,15 @@ from dataclasses import asdict
 from typing import Any
 
 from mtf.config.mixture import MultiDataLoaderConfig
-from mtf.data.blend.run import BlendRun
-from mtf.data.blend.sizes import BatchSizes
-from mtf.data.blend.trace import Layout, find_samples, record_of, trace_batch
-from mtf.data.blend.weights_count import RowWeights
-from mtf.data.sources.base import Source
+from mtf.data.blend.running import RunningBlend
+from mtf.data.blend.tracing.trace import Layout, find_samples, record_of, trace_batch
 from mtf.data.tracing.samples import BatchTrace, SamplePlace, Sought
 from mtf.errors import ConfigError
 from mtf.schedule.caps import PassCaps
 
 
-class TracedBlend(Source):
+class TracedBlend(RunningBlend):
     """The part of a Blend that names the rows of a batch, and the batches of a row."""
-
-    _own_sizes: BatchSizes
-    _config: MultiDataLoaderConfig
-    _caps: PassCaps | None
-    _row_weights: RowWeights
-    _by_source: bool
-    _rank: int
-    _world_size: int
-    _current: list[BlendRun]
-
-    @property
-    def _run(self) -> BlendRun:
-        """The run of the loop that the blend is in."""
-        return self._current[0]
-
-    @property
-    def _sizes(self) -> BatchSizes:
-        """Samples of each batch of the run, which a resume with another blend may have changed on the way."""
-        return self._run.sizes
-
-    @property
-    def _batches_per_pass(self) -> int:
-        return self._run.batches_per_pass
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the sources in force, in the order of their indices."""
-        schedule = self._run.schedule
-        return [name for name, here in zip(schedule.names, schedule.present, strict=True) if here]
-
-    def _run_of(self, key: int) -> BlendRun:
-        raise NotImplementedError
-
-    def _mark_taken(self, run: BlendRun) -> None:
-        raise NotImplementedError
-
-    def _with_counts(self, caps: PassCaps) -> PassCaps:
-        raise NotImplementedError
-
-    def _number(self, pass_: int, batch: int) -> int:
-        return pass_ * self._batches_per_pass + batch
 
     def trace(self, step: int, *, world_size: int | None = None) -> BatchTrace:
         """Where each sample of batch ``step`` comes from: rank and row in its batch, source, pass and row; for token
