@@ -183,6 +183,13 @@ def may_grow(rows: Rows) -> bool:
     return not isinstance(rows, RowSource)
 
 
+def is_permuted(rows: Rows) -> bool:
+    """Whether a pass takes the rows in the order ``mtf.Permutation(rows, mtf.fold_in(key, pass_))``."""
+    if isinstance(rows, NativeRows):
+        return isinstance(rows._make, _ArrayFactory | _GrownFactory)
+    return not isinstance(rows, RowSource)
+
+
 def grown_rows(rows: NativeRows, num_before: int, pass_: int) -> NativeRows:
     """The rows of arrays that had ``num_before`` rows when pass ``pass_`` began."""
     assert isinstance(rows._make, _ArrayFactory)

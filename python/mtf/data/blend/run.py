@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from mtf import _core
 from mtf.config.mixture import MultiDataLoaderConfig
-from mtf.data.blend.rows import NativeRows, Rows, RowSource, grown_rows, num_rows_of
+from mtf.data.blend.rows import NativeRows, Rows, RowSource, grown_rows, is_permuted, num_rows_of
 from mtf.data.blend.sizes import BatchSizes
 from mtf.data.sources.rest_of_pass import RestOfPass, rest_from
+from mtf.data.tracing.row_counts import RowCount, RowCounts
 from mtf.errors import ConfigError, StateMismatch
 from mtf.random import Permutation
 from mtf.schedule.caps import PassCaps
@@ -103,6 +104,7 @@ class BlendRun:
         self.batches_per_pass = 1  # of the blend; whoever makes the run sets it
         self.curve_counts_batches = False
         self.rests: dict[str, RestOfPass] = {}
+        self.row_counts = RowCounts.at_start(self.schedule.source_table)
         self._declared_stages = sizes.stages
         self._given_rows = dict(rows)
         self._factories = factories
@@ -134,11 +136,13 @@ class BlendRun:
         source, passes, places = self.draws(begin, num)
         rows = np.empty(len(source), np.int64)
         names = self.schedule.names
-        for index, name in enumerate(names):
-            of_source = np.flatnonzero(source == index)
-            for pass_ in np.unique(passes[of_source]):
-                at = of_source[passes[of_source] == pass_]
-                rows[at] = self.find_rows(name, int(pass_), places[at])
+        for count in self.row_counts.within(begin, begin + len(source)):
+            part = np.arange(count.begin - begin, count.end - begin)
+            for index in np.unique(source[part]).tolist():
+                of_source = part[source[part] == index]
+                for pass_ in np.unique(passes[of_source]):
+                    at = of_source[passes[of_source] == pass_]
+                    rows[at] = self.find_rows(index, int(pass_), places[at], count)
         return SampleTable(source, passes, places, rows, tuple(names))
 
     def num_batches(self, limit: int) -> int:
@@ -198,27 +202,44 @@ class BlendRun:
         """Rows of a source in one pass."""
         return num_rows_of(self.rows_of(name))
 
-    def find_rows(self, name: str, pass_: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The rows at successive places of a pass of a source."""
+    def find_rows(self, index: int, pass_: int, places: NDArray[np.int64], count: RowCount) -> NDArray[np.int64]:
+        """The rows at successive places of a pass of a source.
+
+        Args:
+            index: Of the source.
+            pass_: Its pass.
+            places: As the draws count them that lie in ``count``.
+            count: How many rows it had.
+        """
+        name = self.schedule.names[index]
         rows, key = self.rows_of(name), self.source_key(name)
-        if isinstance(rows, NativeRows):
-            return rows.core.find_rows(key, pass_, places.astype(np.uint64))
         if isinstance(rows, RowSource):
             return places
-        rest = self.rests.get(name)
-        begin, end = int(places[0]), int(places[-1]) + 1  # the draws of a source follow one another
-        if rest is not None and rest.pass_ == pass_:
-            shift = rest.first_batch - rest.first_sample
-            order = Permutation(rest.num_samples, _core.fold_in(key, pass_))
-            return order.fill(begin - shift, end - shift)
-        return Permutation(len(rows), _core.fold_in(key, pass_)).fill(begin, end)
+        num, shift = count.of_pass(index, pass_)
+        if is_permuted(rows):
+            begin, end = int(places[0]) - shift, int(places[-1]) + 1 - shift  # the draws of a source follow one another
+            return Permutation(num, _core.fold_in(key, pass_)).fill(begin, end)
+        self.require_rows(name, pass_, num)
+        return rows.core.find_rows(key, pass_, places.astype(np.uint64))
+
+    def require_rows(self, name: str, pass_: int, num: int) -> None:
+        """Raises ``ConfigError`` where the data given here have another number of rows than in a pass, and say
+        nothing of it."""
+        here = self.length_of(name)
+        if num != here:
+            raise ConfigError(
+                f"pass {pass_} of source {name!r} can't be searched: it had {num} rows, and the data given here have "
+                f"{here}; give the data it had then, or ask for batches since it was added again"
+            )
 
     # Edits -----------------------------------------------------------------------------------------------------------
 
     def edit(self, change: Callable[[Schedule], Any]) -> None:
         """Applies ``change`` to the schedule from the next batch on."""
-        self.schedule.seek(0, self.sizes.start(self.num_batches(self.next_batch)))
+        here = self.sizes.start(self.num_batches(self.next_batch))
+        self.schedule.seek(0, here)
         change(self.schedule)
+        self.row_counts = self.row_counts.edited(here, self.schedule.source_table)
         self._changed()
 
     def add_source(
@@ -341,6 +362,15 @@ class BlendRun:
         if self.layout != before:
             self.natives.clear()
 
+    def _counts_of(self, state: Mapping[str, Any]) -> RowCounts:
+        schedule = self.schedule
+        rests = {schedule.names.index(name): (rest.pass_, rest.num_samples) for name, rest in self.rests.items()}
+
+        def passes_at(position: int) -> list[int]:
+            return [pass_ for pass_, _ in schedule.places(position, 0)]
+
+        return RowCounts.from_state(state["schedule"] or self._initial, rests, passes_at)
+
     def load(self, state: Mapping[str, Any], next_batch: int) -> None:
         """Goes to a state from ``state_dict`` at batch ``next_batch``.
 
@@ -351,6 +381,7 @@ class BlendRun:
         self.schedule.load_state_dict(self._initial if state["schedule"] is None else state["schedule"])
         self.rows.update(made)
         self._take_layout(state)
+        self.row_counts = self._counts_of(state)
         self._edits = state["schedule"]
         self.next_batch = next_batch
         self._let_follow()

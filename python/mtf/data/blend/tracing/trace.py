@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtf.config.checks import nearest
-from mtf.data.blend.rows import NativeRows, Rows, RowSource, num_rows_of
+from mtf.data.blend.rows import NativeRows, Rows, RowSource, is_permuted, num_rows_of
 from mtf.data.blend.run import BlendRun, SampleTable
+from mtf.data.tracing.row_counts import RowCount
 from mtf.data.tracing.samples import BatchTrace, SamplePlace, TokenOrigin, rank_of
 from mtf.errors import ConfigError
 from mtf.random import Permutation, fold_in
@@ -98,23 +99,35 @@ def find_samples(
     begin, end = run.sizes.start(batches[0]), run.sizes.start(stop)
     if begin >= end:
         return []
-    # A source that is at the end of its pass before `begin` gives the next one: the pass before is looked at in vain.
-    first, last = (run.schedule.places(position, 0)[index][0] for position in (begin, end))
-    passes, places = _places_of(run, source, row, document, np.arange(first, last + 1, dtype=np.int64))
-    positions = _positions(run, index, passes, places, begin, end)
-    at = np.argsort(positions, kind="stable")
-    return [
-        _sample_at(run, int(positions[k]), index, int(passes[k]), int(places[k]), layout)
-        for k in at.tolist()
-        if positions[k] >= begin
-    ]
+    if document is None:
+        most = run.row_counts.most(index)
+        if row is None or not 0 <= row < most:
+            raise ConfigError(f"source {source!r}: row must be in [0, {most}), but is {row}")
+    found = []
+    for count in run.row_counts.within(begin, end):
+        if not count.has(index):
+            continue
+        # A source that is at the end of its pass before `begin` gives the next one: the pass before is looked at in
+        # vain.
+        first, last = (run.schedule.places(at, 0)[index][0] for at in (count.begin, count.end))
+        passes, places = _places_of(run, index, row, document, np.arange(first, last + 1, dtype=np.int64), count)
+        positions = _positions(run, index, passes, places, count.begin, count.end)
+        at = np.argsort(positions, kind="stable")
+        found += [
+            _sample_at(run, int(positions[k]), index, int(passes[k]), int(places[k]), layout, count)
+            for k in at.tolist()
+            if positions[k] >= count.begin
+        ]
+    return found
 
 
 def _places_of(
-    run: BlendRun, source: str, row: int | None, document: int | None, passes: NDArray[np.int64]
+    run: BlendRun, index: int, row: int | None, document: int | None, passes: NDArray[np.int64], count: RowCount
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Passes and places in them at which a row or document comes; a document may come several times in a pass."""
+    source = run.schedule.names[index]
     rows, key = run.rows_of(source), run.source_key(source)
+    pairs: list[tuple[int, int]] = []
     if document is not None:
         provenance = rows.provenance if isinstance(rows, NativeRows) else None
         if provenance is None:
@@ -123,21 +136,30 @@ def _places_of(
                 "give row, the row's number in the source"
             )
         try:
-            found = [(pass_, place) for pass_ in passes.tolist() for place in provenance.find(document, pass_, key=key)]
+            for pass_ in passes.tolist():
+                run.require_rows(source, pass_, count.of_pass(index, pass_)[0])
+                pairs += [(pass_, place) for place in provenance.find(document, pass_, key=key)]
         except IndexError as error:
             raise ConfigError(f"source {source!r}: {error}") from None
-        pairs = np.array(found, np.int64).reshape(-1, 2)
-        return pairs[:, 0], pairs[:, 1]
+        return _columns(pairs)
     assert row is not None
-    length = run.length_of(source)
-    if not 0 <= row < length:
-        raise ConfigError(f"source {source!r}: row must be in [0, {length}), but is {row}")
-    if isinstance(rows, NativeRows):
-        return passes, rows.core.places_of(key, passes.astype(np.uint64), row)
     if isinstance(rows, RowSource):
         return passes, np.full(len(passes), row, np.int64)
-    places = [Permutation(length, fold_in(key, pass_)).inverse(row) for pass_ in passes.tolist()]
-    return passes, np.array(places, np.int64)
+    are_whole = [count.of_pass(index, pass_) == (num_rows_of(rows), 0) for pass_ in passes.tolist()]
+    if isinstance(rows, NativeRows) and all(are_whole) and row < num_rows_of(rows):
+        return passes, rows.core.places_of(key, passes.astype(np.uint64), row)
+    for pass_ in passes.tolist():
+        num, shift = count.of_pass(index, pass_)
+        if not is_permuted(rows):
+            run.require_rows(source, pass_, num)
+        if row < num:  # else the pass began before there was this row
+            pairs.append((pass_, Permutation(num, fold_in(key, pass_)).inverse(row) + shift))
+    return _columns(pairs)
+
+
+def _columns(pairs: list[tuple[int, int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    columns = np.array(pairs, np.int64).reshape(-1, 2)
+    return columns[:, 0], columns[:, 1]
 
 
 def _positions(
@@ -159,7 +181,9 @@ def _positions(
     return positions
 
 
-def _sample_at(run: BlendRun, position: int, index: int, pass_: int, place: int, layout: Layout) -> SamplePlace:
+def _sample_at(
+    run: BlendRun, position: int, index: int, pass_: int, place: int, layout: Layout, count: RowCount
+) -> SamplePlace:
     step = run.sizes.batch_of(position)
     begin = run.sizes.start(step)
     rank, first = layout.part_of(position - begin, run.sizes.size(step))
@@ -168,5 +192,5 @@ def _sample_at(run: BlendRun, position: int, index: int, pass_: int, place: int,
         counts: Sequence[NDArray[np.int64]] = [run.schedule.counts(p, 0) for p in (begin + first, position)]
         rank_row = int(counts[1][index] - counts[0][index])
     name = run.schedule.names[index]
-    row = int(run.find_rows(name, pass_, np.array([place]))[0])
+    row = int(run.find_rows(index, pass_, np.array([place]), count)[0])
     return SamplePlace(step, position - begin, rank, rank_row, name, pass_, row)
