@@ -162,7 +162,8 @@ class Cursor:
     def skip(self, num_draws: int) -> None:
         """Moves on by so many draws of the epoch."""
         self.leave_draws()
-        self._schedule.advance(num_draws)
+        with self._busy():
+            self._schedule.advance(num_draws)
         self.follow()
 
     def seek_epoch(self, epoch: int) -> None:

@@ -16,6 +16,7 @@ from mtf.data.determinism.content_hash import short_hash
 from mtf.data.determinism.recent_batches import RecentBatches
 from mtf.data.prefetch.source_reader import PassEnded, SourceReader
 from mtf.data.source_set import SourceSet
+from mtf.data.sources.base import Source
 from mtf.data.workers.fetch_timeout import FetchGuard
 from mtf.errors import Closed, SourceError
 
@@ -90,12 +91,11 @@ class Delivery:
         """
         cursor = self._cursor
         while True:
-            place = cursor.place
-            if place >= cursor.refill_at:
+            if cursor.place >= cursor.refill_at:
                 self._refill()
-                place = cursor.place
-                if place >= cursor.num_drawn:
+                if cursor.place >= cursor.num_drawn:
                     raise StopIteration
+            place = cursor.place
             source, pass_, batch = cursor.sources[place], cursor.passes[place], cursor.batches[place]
             reader = self._order[source]
             if reader.source.has_end and reader.source.is_over(pass_, batch):
@@ -107,18 +107,16 @@ class Delivery:
             except PassEnded as ended:
                 self._on_pass_end(source, pass_, ended.num_batches)
                 continue
-            except Exception as error:  # a loader may raise anything; it is named and chained
+            except BaseException as error:
                 self._sources.discard_ended_workers()
-                raise located(error, self._location(source, pass_, batch)) from error
-            except BaseException:
-                self._sources.discard_ended_workers()
+                if isinstance(error, Exception):  # a loader may raise anything; it is named and chained
+                    raise located(error, self._location(source, pass_, batch)) from error
                 raise
             if data is None:
                 raise SourceError(f"{self._location(source, pass_, batch)}: the loader gave None instead of a batch")
             self.wait_s[source] += time.perf_counter() - start
-            if self._sources.undivided and cursor.names[source] in self._sources.undivided:
-                self._sources.undivided.discard(cursor.names[source])
-                warn_of_same_data(cursor.names[source], short_hash(data), self._sources.ranks)
+            if self._sources.undivided:
+                self._compare_ranks(cursor.names[source], data)
             self._sources.prefetch.took(place, reader, data)
             index = cursor.counts[source]
             handed = Batch(
@@ -132,10 +130,8 @@ class Delivery:
                 cursor.epoch,
                 1.0 if self._world_size == 1 else reader.source.weight(pass_, batch),
             )
-            if reader.source.names_rows:
-                remember_origin(handed.data, reader.source, pass_, batch)
-            elif reader.source.reads_loaders and handed.data is not data:
-                carry_origins(data, handed.data)
+            if reader.source.names_rows or reader.source.reads_loaders:
+                keep_origin(reader.source, data, handed)
             if self._recent_batches is not None:
                 self._recent_batches.note(cursor.names[source], pass_, batch, data, before)
             # Whatever interrupts the lines above, the position still stands before this batch, which comes again then.
@@ -147,6 +143,12 @@ class Delivery:
             if reader.overruns:
                 self._on_late_end(source)
             return handed
+
+    def _compare_ranks(self, name: str, data: Any) -> None:
+        """Warns once, at the first batch of a source that isn't divided, where all ranks have the same."""
+        if name in self._sources.undivided:
+            self._sources.undivided.discard(name)
+            warn_of_same_data(name, short_hash(data), self._sources.ranks)
 
     def _refill(self) -> None:
         """Takes the next draws from the schedule and asks for them ahead."""
@@ -208,3 +210,11 @@ class EpochIterator(Iterator[Batch]):
         except StopIteration:
             self._delivery = None
             raise
+
+
+def keep_origin(source: Source, data: Any, handed: Batch) -> None:
+    """Lets ``sources_of`` answer for a batch as it was handed out, which a mover may have made anew of ``data``."""
+    if source.names_rows:
+        remember_origin(handed.data, source, handed.pass_, handed.batch)
+    elif handed.data is not data:
+        carry_origins(data, handed.data)

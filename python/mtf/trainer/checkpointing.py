@@ -26,9 +26,10 @@ from mtf.config.trainer import TrainerConfig
 from mtf.distributed.ranks import SingleRank
 from mtf.errors import ConfigError, MtfError
 from mtf.schedule.schedule import Schedule
-from mtf.trainer import preemption, resuming
-from mtf.trainer.resume_parts import ResumeParts, require_path
+from mtf.trainer import preemption
+from mtf.trainer.state import resuming
 from mtf.trainer.state.registry import Stateful, StateRegistry
+from mtf.trainer.state.resume_parts import ResumeParts, require_path
 from mtf.trainer.state.run_state import RunState
 
 _log = logging.getLogger("mtf.trainer")

@@ -66,13 +66,23 @@ class Parts:
     data: TrainingData
     skips: SkippedUpdates
     reporter: Reporter
-    manual: ManualOptimization
     init_only: dict[str, Any]
     said_changes: dict[str, Any] = field(default_factory=dict)
+    manual: ManualOptimization = field(init=False)
     registry: StateRegistry = field(init=False)
     checkpointer: Checkpointer = field(init=False)
 
     def __post_init__(self) -> None:
+        self.manual = ManualOptimization(
+            self.config.performance,
+            device=self.device,
+            run=self.run,
+            optimizers=self.optimizers,
+            precision=self.precision,
+            guard=self.nonfinite,
+            ranks=self.ranks,
+            hooks=self.hooks,
+        )
         self.registry = StateRegistry(self.ranks, upgrade=components.upgraded, on_loaded=self._after_load)
         self.checkpointer = Checkpointer(
             self.config,
@@ -171,16 +181,6 @@ def make_parts(
     reporter = Reporter(config, run, data, metrics, optimizers, ranks, Throughput(model, device, config.logging))
     precision = Precision(config.performance.precision, device)
     nonfinite = NonFiniteGuard(config.performance.on_nonfinite, device)
-    manual = ManualOptimization(
-        config.performance,
-        device=device,
-        run=run,
-        optimizers=owned,
-        precision=precision,
-        guard=nonfinite,
-        ranks=ranks,
-        hooks=hooks,
-    )
     parts = Parts(
         config=config,
         model=model,
@@ -195,7 +195,6 @@ def make_parts(
         precision=precision,
         rng=StepRng(config.seed, config.step_rng, device, ranks.data.rank),
         nonfinite=nonfinite,
-        manual=manual,
         metrics=metrics,
         data=data,
         skips=SkippedUpdates(),

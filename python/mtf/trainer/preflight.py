@@ -44,6 +44,22 @@ _INIT_ONLY = (
 )
 
 
+def checked_config(config: Any) -> TrainerConfig:
+    """``config``, or the default one for None.
+
+    Raises:
+        ConfigError: it is something else, or settings in it are wrong.
+    """
+    checked = config if config is not None else TrainerConfig()
+    if not isinstance(checked, TrainerConfig):
+        raise ConfigError(
+            f"config must be a TrainerConfig, it is {checked!r}: a mixture goes into TrainerConfig(multi=...), "
+            "a dict into TrainerConfig.from_dict"
+        )
+    checked.require_valid()
+    return checked
+
+
 def refuse_unknown_arguments(function: Callable[..., Any], unknown: Iterable[str]) -> None:
     """Refuses keywords that ``function`` doesn't have, with what they are called here.
 

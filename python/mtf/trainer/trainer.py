@@ -71,13 +71,7 @@ class Trainer(RunView):
         preflight.refuse_unknown_arguments(Trainer, unknown)
         if not isinstance(model, nn.Module):
             raise ConfigError(f"model must be a torch.nn.Module, it is {model!r}")
-        self.config = config if config is not None else TrainerConfig()
-        if not isinstance(self.config, TrainerConfig):
-            raise ConfigError(
-                f"config must be a TrainerConfig, it is {config!r}: a mixture goes into TrainerConfig(multi=...), "
-                "a dict into TrainerConfig.from_dict"
-            )
-        self.config.require_valid()
+        self.config = preflight.checked_config(config)
         self.model = model
         self.device = choose_device(model, device)
         self.optimizers = as_list(optimizers)

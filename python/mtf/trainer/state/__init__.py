@@ -1,1 +1,1 @@
-"""The state of a run: its position, its components, and a value that holds all of it."""
+"""The state of a run: its position, its components, a value that holds all of it, and resuming from a saved one."""
