@@ -28,7 +28,9 @@ class TracedLoader(LoaderView):
             step: And a step of it.
 
         Raises:
-            ConfigError: Neither or both are given, there is no such step, or the source can't say which rows it gives.
+            ConfigError: Neither or both are given, there is no such step, or the source can't say which rows it gives;
+                a step before the source's data were replaced under its name, or before an edit of which the state
+                doesn't say how batches were cut.
         """
         if (batch is None) == (step is None):
             raise ConfigError("give either a batch that was handed out, or step (and epoch)")
@@ -55,7 +57,7 @@ class TracedLoader(LoaderView):
 
         Raises:
             ConfigError: There is no such source, row or document, or the source can't say which rows it gives; an epoch
-                before the last edit or loaded state, or whose end isn't known.
+                before the last edit or loaded state, or whose end isn't known; steps that ``trace`` refuses.
         """
         if (row is None) == (document is None):
             raise ConfigError(f"give either row or document, but they are {row!r} and {document!r}")
