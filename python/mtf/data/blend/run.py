@@ -232,6 +232,22 @@ class BlendRun:
                 f"{here}; give the data it had then, or ask for batches since it was added again"
             )
 
+    def require_readable(self, begin: int, table: SampleTable) -> None:
+        """Raises ``ConfigError`` for samples from ``begin`` on that the core can't find by their places any more.
+
+        It finds those of the pass under way when a source grew, and of later ones.
+        """
+        for count in self.row_counts.within(begin, begin + len(table)):
+            part = slice(count.begin - begin, count.end - begin)
+            drawn = np.unique(np.stack([table.source[part].astype(np.int64), table.pass_[part]]), axis=1)
+            for index, pass_ in drawn.T.tolist():
+                rows, now = self.rows_of(table.names[index]), self.row_counts.now
+                if isinstance(rows, NativeRows) and count.of_pass(index, pass_) != now.of_pass(index, pass_):
+                    raise ConfigError(
+                        f"samples before {now.begin} can't be read: source {table.names[index]!r} has other rows "
+                        "since; trace says which rows they are, to be read from the data"
+                    )
+
     # Edits -----------------------------------------------------------------------------------------------------------
 
     def edit(self, change: Callable[[Schedule], Any]) -> None:

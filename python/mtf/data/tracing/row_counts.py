@@ -107,6 +107,11 @@ class RowCounts:
                 parts.append(replace(count, begin=first, end=stop))
         return parts
 
+    @property
+    def now(self) -> RowCount:
+        """The last of them."""
+        return self._counts[-1]
+
     def most(self, index: int) -> int:
         """The most rows that a source had."""
         lengths = [count.table[index][1] or 0 for count in self._counts if index < len(count.table)]

@@ -119,6 +119,27 @@ def test_other_data_under_a_name_that_was_removed_are_traced_as_they_were() -> N
     require_traced(source, given, {"web": 20, "code": 9})
 
 
+@pytest.mark.parametrize("kind", ["arrays", "datasets"])
+def test_samples_before_a_growth_are_read_as_they_were_or_not_at_all(kind: str) -> None:
+    with mtf.MultiLoader({"blend": blend({"web": 20, "code": 9}, [2, 1], 4, kind)}, seed=4) as loader:
+        batches = take(loader, 12)
+        state = loader.state_dict()
+    source = blend({"web": 27, "code": 9}, [2, 1], 4, kind)
+    with mtf.MultiLoader({"blend": source}, seed=4) as loader:
+        loader.load_state_dict(state, on_other_mixture="edit")
+        batches += take(loader, 12)
+        samples = source.dataset()
+        read = 0
+        for number, row in enumerate(row for batch in batches for row in batch):
+            if kind == "arrays" and number < 48 and row < FIRST["code"]:
+                with pytest.raises(ConfigError, match="samples before 48 can't be read: source 'web' has other rows"):
+                    samples[number]
+            else:
+                assert int(samples[number][1]) == row
+                read += 1
+        assert read == 96 if kind == "datasets" else 48 < read < 96
+
+
 def test_a_row_that_there_never_was_is_refused() -> None:
     with mtf.MultiLoader({"blend": blend({"web": 20, "code": 9}, [2, 1], 4, "arrays")}, seed=4) as loader:
         take(loader, 3)

@@ -49,6 +49,7 @@ class BlendDataset(torch.utils.data.Dataset[Any]):
             if positions[begin] < 0:
                 raise IndexError(f"positions of samples are at least 0, but one is {positions[begin]}")
             table = self._run.samples(positions[begin], end - begin)
+            self._run.require_readable(positions[begin], table)
             if len(table) < end - begin:
                 raise IndexError(f"there is no sample {positions[begin] + len(table)}: sources of the blend are spent")
             columns = (table.source.tolist(), table.pass_.tolist(), table.place.tolist(), table.row.tolist())
