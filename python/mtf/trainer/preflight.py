@@ -154,7 +154,7 @@ def warn_of_short_window(multi: MultiLoader) -> None:
     found = short_window(multi.schedule, multi.epoch, *multi.accumulation)
     if found is not None:
         message = f"epoch {multi.epoch}: {found}"  # which ends with what to do
-        warnings.warn(message, stacklevel=4)
+        warnings.warn(message, stacklevel=5)
 
 
 def _warn(message: str) -> None:
