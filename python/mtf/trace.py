@@ -14,6 +14,8 @@ from mtf.checkpoint.storage.registry import open_checkpoint
 from mtf.config.checks import nearest
 from mtf.data.determinism.recent_batches import from_dict
 from mtf.data.sources.base import Source
+from mtf.data.sources.rest_of_pass import rest_from
+from mtf.data.tracing.past_cuts import PastCuts
 from mtf.data.tracing.recorded import source_from
 from mtf.data.tracing.samples import DrawnSample, SamplePlace, Sought, TokenOrigin, described
 from mtf.data.tracing.steps import find_steps
@@ -105,10 +107,18 @@ class RunTrace:
             self._updates = int(state["global_step"])
             self.world_size = 1 + len(state["other_ranks"])
             snapshots = state["multi"]["sources"]
+            self._rests = {name: rest_from(entry) for name, entry in state["multi"].get("rests", {}).items()}
+            past_cuts = state["multi"].get("past_cuts", {})
             self._skips = [(int(begin), int(end)) for begin, end in state.get("skips", {}).get("ranges", [])]
             self.accumulation = int(manifest["config"]["performance"]["gradient_accumulation_steps"])
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"{label}: isn't the state of a trainer: {error!r}") from None
+        self._past_cuts = PastCuts.from_state(
+            {
+                "schedule": self._schedule.state_dict(),
+                "past_cuts": join({"tree": past_cuts, "tensors": []}, {}, ("past",)),
+            }
+        )
         self.notes: dict[str, str] = {}
         self._sources: dict[str, Source | None] = {}
         records = join({"tree": manifest.get("data") or {}, "tensors": []}, {}, ("manifest", "data"))
@@ -135,8 +145,10 @@ class RunTrace:
         if source.has_run_state and saved is not None:
             snapshot = join({"tree": saved, "tensors": []}, {}, ("sources", name))
             source.load_run_state(from_dict(snapshot))
-        if self.world_size > 1:
-            self._sources[name] = source.shard(0, self.world_size)
+        rest = self._rests.get(name)
+        if rest is not None:
+            source = source.finish_pass(rest)
+        self._sources[name] = source.shard(0, self.world_size) if self.world_size > 1 else source
 
     # Updates and batches ---------------------------------------------------------------------------------------------
 
@@ -206,6 +218,7 @@ class RunTrace:
         name = self._schedule.names[draw.source]
         source, rows = self._sources[name], None
         if source is not None:
+            source = self._past_cuts.source_at(name, source, epoch, step)
             trace = source.trace_batch(draw.pass_, draw.batch, self._key_of(name))
             chosen = [s for s in trace if rank in (None, s.rank) and row in (None, s.rank_row)]
             rows = [(sample, trace.tokens(sample.place)) for sample in chosen]
@@ -237,11 +250,10 @@ class RunTrace:
             raise ConfigError(f"the checkpoint doesn't say how the rows of {name!r} are numbered")
         if document is not None and (within or name) in self.notes:
             raise ConfigError(self.notes[within or name])
-        epoch, index = int(self._schedule.epoch), self._schedule.names.index(name)
+        epoch = int(self._schedule.epoch)
         end = self._end_of(epoch)
-        first, last = (self._schedule.places(at, epoch)[index][0] for at in (0, end))
         sought, key = Sought(row, document, within), self._key_of(name)
-        steps = find_steps(found, sought, range(first, last + 1), key, self._schedule, index, epoch, end)
+        steps = find_steps(found, self._past_cuts, name, sought, key, self._schedule, epoch, end)
         return [TracedSample(self.update_of(drawn.epoch, drawn.step), drawn) for drawn in steps]
 
     def _resolve(self, source: str) -> tuple[str, str | None]:

@@ -16,6 +16,7 @@ from mtf.data.sources.base import ResumeMode, Snapshot, Source
 from mtf.data.sources.resolve import as_source
 from mtf.data.sources.rest_of_pass import RestOfPass, rest_from
 from mtf.data.steering.mixture_edit import WAY_OUT, GivenSource, given_source
+from mtf.data.tracing.past_cuts import PastCuts
 from mtf.distributed.data_group import DataGroup
 from mtf.errors import ConfigError, StateMismatch
 
@@ -77,6 +78,7 @@ class SourceSet:
             self.add_reader(name, source)
         self.additions: Mapping[str, int] = {}
         self.rests: dict[str, RestOfPass] = {}  # passes that began with other batches or fewer samples
+        self.past_cuts = PastCuts()
         self._whole: dict[str, Source] = {}  # their sources, without these passes
         self._replaced: dict[tuple[str, int], Source] = {}  # until batches were committed since
         self._replaced_at = 0
@@ -219,6 +221,8 @@ class SourceSet:
                 self._keep_replaced(name, usual, num_steps)
             self.add_reader(name, source)
             self.rests.pop(name, None)
+            if was_known:
+                self.past_cuts.add(name, schedule.epoch, schedule.step)
         except BaseException:
             schedule.load_state_dict(before)  # Ctrl-C: the schedule mustn't draw what isn't read
             raise
@@ -261,6 +265,7 @@ class SourceSet:
             additions = self.additions
         cuts = {n: cut.to_list() for n, source in present.items() if (cut := source.pass_cut(self._world_size))}
         rests = {name: rest.to_list() for name, rest in self.rests.items() if name in present}
+        past_cuts = self.past_cuts.to_dict(names)
         order_states = {n: state for n, source in present.items() if (state := source.order_state()) is not None}
         return {
             "global_batch_sizes": {n: source.global_batch_size_on(self._world_size) for n, source in present.items()},
@@ -269,6 +274,7 @@ class SourceSet:
             **({"additions": dict(additions)} if additions else {}),
             **({"cuts": cuts} if cuts else {}),
             **({"rests": rests} if rests else {}),
+            **({"past_cuts": past_cuts} if past_cuts else {}),
             **({"order_states": order_states} if order_states else {}),
         }
 
@@ -294,7 +300,8 @@ class SourceSet:
                     f"source {name!r} can't be opened at any sample here, but the state has a pass of it to finish: "
                     "give it the sampler that it had"
                 )
-        return PreparedLoad(snapshots, additions, added, began_with, dict(state.get("order_states", {})), rests)
+        order_states, past_cuts = dict(state.get("order_states", {})), PastCuts.from_state(state)
+        return PreparedLoad(snapshots, additions, added, began_with, order_states, rests, past_cuts)
 
     def load(self, prepared: PreparedLoad, num_steps: int) -> None:
         """Puts every source to its snapshot. Reads no data."""
@@ -303,6 +310,7 @@ class SourceSet:
             self.add_reader(name, source)
             self.rests.pop(name, None)
         self._finish_passes(prepared.rests)
+        self.past_cuts = prepared.past_cuts
         self.additions = prepared.additions
         self.initial = {name: source for name, source in self.initial.items() if name in prepared.began_with}
         for name, reader in list(self.readers.items()):
@@ -400,6 +408,7 @@ class PreparedLoad:
         began_with: Names of the sources that the schedule began with.
         order_states: By name, what ``Source.order_state`` gave.
         rests: By name, passes that began otherwise.
+        past_cuts: How batches were cut before.
     """
 
     def __init__(
@@ -410,6 +419,7 @@ class PreparedLoad:
         began_with: set[str],
         order_states: dict[str, Any],
         rests: dict[str, RestOfPass],
+        past_cuts: PastCuts,
     ) -> None:
         self.snapshots = snapshots
         self.additions = additions
@@ -417,6 +427,7 @@ class PreparedLoad:
         self.began_with = began_with
         self.order_states = order_states
         self.rests = rests
+        self.past_cuts = past_cuts
 
 
 def _check_orders(saved: Mapping[str, str | None], sources: Mapping[str, Source]) -> None:

@@ -130,6 +130,13 @@ class RowLoader(StandaloneSource):
         other._rest = rest
         return other
 
+    def as_it_was(self: _Rows, cut: PassCut, rest: RestOfPass | None) -> _Rows:
+        """The loader for ``trace_batch`` and ``find_batches`` of batches that were cut otherwise."""
+        other = copy.copy(self)
+        other._num_rows, other._drop_last, other._rest = cut.num_samples, cut.drop_last, rest
+        other._batch_size, other._global_batch_size = None, cut.global_batch_size
+        return other
+
     def weight(self, pass_: int, batch: int) -> float:
         if self._rest is not None and self._rest.pass_ == pass_:
             rows = len(self._rest.places(batch, self.global_batch_size))
@@ -139,11 +146,18 @@ class RowLoader(StandaloneSource):
         return (share + (self._rank < num_greater)) * self._world_size / rows
 
     def trace_batch(self, pass_: int, batch: int, key: int) -> BatchTrace:
-        size = self.global_batch_size
-        if not 0 <= batch < self.num_batches():
-            raise ConfigError(f"source {self.name!r}: batch must be in [0, {self.num_batches()}), but is {batch}")
-        begin, end = batch * size, min((batch + 1) * size, self._num_rows)
-        rows: Any = range(begin, end)
+        size, rest = self.global_batch_size, self._rest_of(pass_)
+        first = 0 if rest is None else rest.first_batch
+        if not first <= batch < self.num_batches():
+            raise ConfigError(
+                f"source {self.name!r}: batch must be in [{first}, {self.num_batches()}), but is {batch}"
+                + ("" if rest is None else f", because earlier ones of pass {pass_} were cut otherwise")
+            )
+        places = range(batch * size, min((batch + 1) * size, self._num_rows))
+        if rest is not None:
+            places = rest.places(batch, size)
+        begin, end = places.start, places.stop
+        rows: Any = places
         if self._shuffle:
             rows = self._pass_order(pass_, key).fill(begin, end).tolist()
         samples = [self._sample_at(pass_, begin + place, row) for place, row in enumerate(rows)]
@@ -153,16 +167,22 @@ class RowLoader(StandaloneSource):
     def find_batches(self, sought: Sought, passes: range, key: int) -> list[SamplePlace]:
         if sought.within is not None:
             raise ConfigError(f"source {self.name!r} isn't a blend and has no source {sought.within!r}")
+        if sought.document is None and (sought.row is None or not 0 <= sought.row < self._num_rows):
+            raise ConfigError(f"source {self.name!r}: row must be in [0, {self._num_rows}), but is {sought.row}")
         found = []
         for pass_ in passes:
+            rest = self._rest_of(pass_)
             if sought.document is not None:
                 places = self.places_of_document(sought.document, pass_, key)
-            elif sought.row is None or not 0 <= sought.row < self._num_rows:
-                raise ConfigError(f"source {self.name!r}: row must be in [0, {self._num_rows}), but is {sought.row}")
+            elif rest is not None and (sought.row or 0) >= rest.num_samples:
+                places = []  # the pass began before there was this row
             else:
-                places = [self._pass_order(pass_, key).inverse(sought.row) if self._shuffle else sought.row]
+                row = sought.row or 0
+                places = [self._pass_order(pass_, key).inverse(row) if self._shuffle else row]
             for place in places:
-                if place < self.num_batches() * self.global_batch_size:  # else drop_last leaves it out
+                if rest is not None and place < rest.first_sample:
+                    continue  # it was given before the pass was cut otherwise
+                if self._batch_at(pass_, place)[0] < self.num_batches():  # else drop_last leaves it out
                     row = self._pass_order(pass_, key)[place] if self._shuffle else place
                     found.append(self._sample_at(pass_, place, row))
         return found
@@ -196,11 +216,24 @@ class RowLoader(StandaloneSource):
         return self._batch_size is not None or self._global_batch_size is not None
 
     def _pass_order(self, pass_: int, key: int) -> Permutation:
-        return Permutation(self._num_rows, fold_in(key, pass_))
+        rest = self._rest_of(pass_)
+        return Permutation(self._num_rows if rest is None else rest.num_samples, fold_in(key, pass_))
+
+    def _rest_of(self, pass_: int) -> RestOfPass | None:
+        """What is left of the pass, where it began with other batches or fewer rows."""
+        return self._rest if self._rest is not None and self._rest.pass_ == pass_ else None
+
+    def _batch_at(self, pass_: int, place: int) -> tuple[int, int, int]:
+        """Number of the batch that has a place of a pass, the place in this batch, and its size."""
+        rest, full = self._rest_of(pass_), self.global_batch_size
+        if rest is not None:
+            batch, in_batch = divmod(place - rest.first_sample, full)
+            return batch + rest.first_batch, in_batch, len(rest.places(batch + rest.first_batch, full))
+        batch, in_batch = divmod(place, full)
+        return batch, in_batch, min(full, self._num_rows - batch * full)
 
     def _sample_at(self, pass_: int, place: int, row: int) -> SamplePlace:
-        batch, in_batch = divmod(place, self.global_batch_size)
-        size = min(self.global_batch_size, self._num_rows - batch * self.global_batch_size)
+        batch, in_batch, size = self._batch_at(pass_, place)
         rank, first = rank_of(in_batch, size, self._world_size)
         step = pass_ * self.num_batches() + batch
         return SamplePlace(step, in_batch, rank, in_batch - first, self.name, pass_, row)

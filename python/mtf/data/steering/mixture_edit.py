@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from mtf.data.sources.base import Source
 from mtf.data.sources.rest_of_pass import PassCut, RestOfPass, cut_again, cut_from, rest_from
+from mtf.data.tracing.past_cuts import PastCut, followed_by
 from mtf.errors import ConfigError, MtfError, StateMismatch
 from mtf.schedule.edit import Setup, describe_changes, lengths_in, merge, names_in
 from mtf.schedule.schedule import Schedule
@@ -54,6 +55,7 @@ class _Edited:
 
     rests: dict[str, int] = field(default_factory=dict)
     finish: dict[str, RestOfPass | None] = field(default_factory=dict)
+    before: dict[str, tuple[PassCut, RestOfPass | None]] = field(default_factory=dict)
     snapshots: dict[str, Any] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
 
@@ -224,8 +226,9 @@ def _edit_source(
         return
     if before.drop_last != given.cut.drop_last and before.num_samples % before.global_batch_size:
         edited.lines.append(f"drop_last of {name!r}: {before.drop_last} -> {given.cut.drop_last}")
-    rest, finish = cut_again(name, place, before, given.cut, rest_from(state.get("rests", {}).get(name)))
-    edited.finish[name] = finish
+    rest_before = rest_from(state.get("rests", {}).get(name))
+    rest, finish = cut_again(name, place, before, given.cut, rest_before)
+    edited.finish[name], edited.before[name] = finish, (before, rest_before)
     if rest is not None:
         edited.rests[name] = rest
     if before.global_batch_size != given.cut.global_batch_size:
@@ -260,9 +263,11 @@ def _new_state(
     lines: Sequence[str],
 ) -> State:
     present = names_in(after)
+    known = [source["name"] for source in state["schedule"]["setups"][state["schedule"]["tail"]["setup"]]["sources"]]
     new: State = {**state, "schedule": schedule.state_dict()}
     declared = {source["name"] for source in new["schedule"]["setups"][0]["sources"]}
-    for part in ("global_batch_sizes", "orders", "sources", "order_states", "cuts", "rests", "last_batches"):
+    parts = ("global_batch_sizes", "orders", "sources", "order_states", "cuts", "rests", "past_cuts", "last_batches")
+    for part in parts:
         new[part] = {name: value for name, value in state.get(part, {}).items() if name in present}
     was_there = set(state["sources"])
     for name in present:
@@ -277,10 +282,15 @@ def _new_state(
             new["last_batches"].pop(name, None)  # they have other numbers now
             new["rests"].pop(name, None)
     new["sources"].update(edited.snapshots)
+    came_back = [name for name in present if name not in was_there and name in known]
+    for name in [*edited.before, *came_back]:  # data that come back may be others than they were
+        past = PastCut(schedule.epoch, schedule.step, *edited.before.get(name, ()))
+        new["past_cuts"][name] = followed_by(new["past_cuts"].get(name, ()), past)
     new["rests"].update({name: rest.to_list() for name, rest in edited.finish.items() if rest is not None})
     # A source that is named from the beginning is found among the loaders, whichever addition it was.
     additions = {name: n for name, n in state.get("additions", {}).items() if name not in declared}
-    for part, value in (("additions", additions), ("rests", new["rests"]), ("order_states", new["order_states"])):
+    optional = {part: new[part] for part in ("rests", "past_cuts", "order_states")}
+    for part, value in {"additions": additions, **optional}.items():
         new.pop(part, None)
         if value:
             new[part] = value

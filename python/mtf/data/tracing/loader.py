@@ -28,17 +28,21 @@ class TracedLoader(LoaderView):
             step: And a step of it.
 
         Raises:
-            ConfigError: Neither or both are given, there is no such step, or the source can't say which rows it gives.
+            ConfigError: Neither or both are given, there is no such step, or the source can't say which rows it gives;
+                a step before the source's data were replaced under its name, or before an edit of which the state
+                doesn't say how batches were cut.
         """
         if (batch is None) == (step is None):
             raise ConfigError("give either a batch that was handed out, or step (and epoch)")
         if batch is not None:
-            name, pass_, number = batch.name, batch.pass_, batch.batch
+            name, pass_, number, at = batch.name, batch.pass_, batch.batch, (batch.epoch, batch.step)
         else:
             assert step is not None
-            draw = self._cursor.schedule.at(step, self.epoch if epoch is None else epoch)
+            at = (self.epoch if epoch is None else epoch), step
+            draw = self._cursor.schedule.at(step, at[0])
             name, pass_, number = self._cursor.names[draw.source], draw.pass_, draw.batch
-        return self.source(name).trace_batch(pass_, number, self._key_of(name))
+        source = self._sources.past_cuts.source_at(name, self.source(name), *at)
+        return source.trace_batch(pass_, number, self._key_of(name))
 
     def find(
         self, source: str, *, row: int | None = None, document: int | None = None, epoch: int | None = None
@@ -53,7 +57,7 @@ class TracedLoader(LoaderView):
 
         Raises:
             ConfigError: There is no such source, row or document, or the source can't say which rows it gives; an epoch
-                before the last edit or loaded state, or whose end isn't known.
+                before the last edit or loaded state, or whose end isn't known; steps that ``trace`` refuses.
         """
         if (row is None) == (document is None):
             raise ConfigError(f"give either row or document, but they are {row!r} and {document!r}")
@@ -63,11 +67,9 @@ class TracedLoader(LoaderView):
         end = schedule.num_steps(number)
         if end is None:
             raise ConfigError(f"epoch {number} can't be searched: how many steps it has isn't known yet")
-        found = self.source(name)
-        index = schedule.names.index(name)
-        first, last = (schedule.places(at, number)[index][0] for at in (0, end))
-        sought = Sought(row, document, within or None)
-        return find_steps(found, sought, range(first, last + 1), self._key_of(name), schedule, index, number, end)
+        found, sought = self.source(name), Sought(row, document, within or None)
+        past = self._sources.past_cuts
+        return find_steps(found, past, name, sought, self._key_of(name), schedule, number, end)
 
     def record(self) -> dict[str, Any]:
         """How the rows of its sources are numbered, by name, for a checkpoint's manifest; None for those that can't
