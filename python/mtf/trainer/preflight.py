@@ -153,7 +153,8 @@ def warn_of_short_window(multi: MultiLoader) -> None:
     """Warns where an epoch's last accumulation window is short under loss weights."""
     found = short_window(multi.schedule, multi.epoch, *multi.accumulation)
     if found is not None:
-        warnings.warn(f"epoch {multi.epoch}: {found}", stacklevel=4)
+        message = f"epoch {multi.epoch}: {found}"  # which ends with what to do
+        warnings.warn(message, stacklevel=5)
 
 
 def _warn(message: str) -> None:
