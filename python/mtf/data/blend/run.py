@@ -219,12 +219,18 @@ class BlendRun:
         if is_permuted(rows):
             begin, end = int(places[0]) - shift, int(places[-1]) + 1 - shift  # the draws of a source follow one another
             return Permutation(num, _core.fold_in(key, pass_)).fill(begin, end)
-        self.require_rows(name, pass_, num)
+        self.require_rows(index, pass_, count)
         return rows.core.find_rows(key, pass_, places.astype(np.uint64))
 
-    def require_rows(self, name: str, pass_: int, num: int) -> None:
-        """Raises ``ConfigError`` where the data given here have another number of rows than in a pass, and say
-        nothing of it."""
+    def require_rows(self, index: int, pass_: int, count: RowCount) -> None:
+        """Raises ``ConfigError`` where the data given here aren't those of a pass, or may be others, and say nothing
+        of it."""
+        name, (num, _) = self.schedule.names[index], count.of_pass(index, pass_)
+        if self.row_counts.is_replaced_after(count.begin, index):
+            raise ConfigError(
+                f"pass {pass_} of source {name!r} can't be searched: the source was removed since and came back, "
+                "perhaps with other data; ask for batches since then, or trace a checkpoint from before"
+            )
         here = self.length_of(name)
         if num != here:
             raise ConfigError(

@@ -107,6 +107,12 @@ class RowCounts:
                 parts.append(replace(count, begin=first, end=stop))
         return parts
 
+    def is_replaced_after(self, position: int, index: int) -> bool:
+        """Whether a source was removed and came back later than a position, perhaps with other data."""
+        later = [count for count in self._counts if count.end > position]
+        are_there = [count.has(index) for count in later]
+        return True in are_there[are_there.index(False) :] if False in are_there else False
+
     @property
     def now(self) -> RowCount:
         """The last of them."""

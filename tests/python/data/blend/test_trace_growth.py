@@ -119,6 +119,52 @@ def test_other_data_under_a_name_that_was_removed_are_traced_as_they_were() -> N
     require_traced(source, given, {"web": 20, "code": 9})
 
 
+class Given(mtf.RowSource):
+    """Rows in an order of their own."""
+
+    def __init__(self, num: int) -> None:
+        self.num = num
+
+    def num_rows(self) -> int:
+        return self.num
+
+    def row(self, pass_: int, place: int, key: int) -> int:
+        return 2000 + place
+
+
+def test_a_row_source_that_came_back_with_more_rows_is_traced_as_it_was() -> None:
+    source = mtf.Blend({"web": Numbers("web", 20), "code": Given(3)}, [1, 1], global_batch_size=4)
+    batches = iter(source)
+    given = [next(batches).tolist() for _ in range(2)]
+    source.remove_source("code")
+    given += [next(batches).tolist()]
+    source.add_source("code", Given(9), 2.0)
+    given += [next(batches).tolist() for _ in range(2)]
+    require_traced(source, given, {"web": 20, "code": 9})
+
+
+def test_tokens_that_came_back_under_a_name_are_refused_before() -> None:
+    def rows(first: int) -> mtf.TokenRows:
+        documents = np.arange(0, 200, 10)
+        tokens = np.arange(first, first + 190, dtype=np.uint16)
+        return mtf.TokenCorpus(tokens, documents=documents).windows(10)
+
+    source = mtf.Blend({"web": rows(0), "code": rows(300)}, [1, 1], global_batch_size=4)
+    batches = iter(source)
+    for _ in range(2):
+        next(batches)
+    source.remove_source("code")
+    source.add_source("code", rows(600), 1.0)
+    next(batches)
+    message = "pass 0 of source 'code' can't be searched: the source was removed since and came back"
+    for ask in (lambda: source.trace(0), lambda: source.find("code", row=0), lambda: source.find("code", document=0)):
+        with pytest.raises(ConfigError, match=message):
+            ask()
+    assert [sample.row for sample in source.trace(2) if sample.source == "code"]
+    assert len(source.find("code", document=3, start=2)) > 0
+    assert len(source.find("web", document=3)) > 0
+
+
 @pytest.mark.parametrize("kind", ["arrays", "datasets"])
 def test_samples_before_a_growth_are_read_as_they_were_or_not_at_all(kind: str) -> None:
     with mtf.MultiLoader({"blend": blend({"web": 20, "code": 9}, [2, 1], 4, kind)}, seed=4) as loader:

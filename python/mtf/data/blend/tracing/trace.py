@@ -137,23 +137,23 @@ def _places_of(
             )
         try:
             for pass_ in passes.tolist():
-                run.require_rows(source, pass_, count.of_pass(index, pass_)[0])
+                run.require_rows(index, pass_, count)
                 pairs += [(pass_, place) for place in provenance.find(document, pass_, key=key)]
         except IndexError as error:
             raise ConfigError(f"source {source!r}: {error}") from None
         return _columns(pairs)
     assert row is not None
-    if isinstance(rows, RowSource):
-        return passes, np.full(len(passes), row, np.int64)
+    if not is_permuted(rows) and isinstance(rows, NativeRows):
+        for pass_ in passes.tolist():
+            run.require_rows(index, pass_, count)
     are_whole = [count.of_pass(index, pass_) == (num_rows_of(rows), 0) for pass_ in passes.tolist()]
     if isinstance(rows, NativeRows) and all(are_whole) and row < num_rows_of(rows):
         return passes, rows.core.places_of(key, passes.astype(np.uint64), row)
     for pass_ in passes.tolist():
         num, shift = count.of_pass(index, pass_)
-        if not is_permuted(rows):
-            run.require_rows(source, pass_, num)
         if row < num:  # else the pass began before there was this row
-            pairs.append((pass_, Permutation(num, fold_in(key, pass_)).inverse(row) + shift))
+            place = row if isinstance(rows, RowSource) else Permutation(num, fold_in(key, pass_)).inverse(row)
+            pairs.append((pass_, place + shift))
     return _columns(pairs)
 
 
