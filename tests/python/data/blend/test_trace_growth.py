@@ -119,6 +119,33 @@ def test_other_data_under_a_name_that_was_removed_are_traced_as_they_were() -> N
     require_traced(source, given, {"web": 20, "code": 9})
 
 
+def test_after_more_edits_than_a_state_keeps_later_batches_are_searched_and_earlier_ones_refused() -> None:
+    sizes = {"web": 40, "code": 9}
+    with mtf.MultiLoader({"blend": blend(sizes, [2, 1], 4, "arrays", batches_per_pass=100)}, seed=4) as loader:
+        batches = take(loader, 3)
+        state = loader.state_dict()
+    sizes["web"] = 90
+    source = blend(sizes, [2, 1], 4, "arrays", batches_per_pass=100)
+    with mtf.MultiLoader({"blend": source}, seed=4) as loader:
+        loader.load_state_dict(state, on_other_mixture="edit")
+        for number in range(20):
+            source.update_weights([1 + number % 3, 1])
+            batches += take(loader, 1)
+        require_traced(source, batches, sizes)
+        state = loader.state_dict()
+    source = blend(sizes, [2, 1], 4, "arrays", batches_per_pass=100)
+    with mtf.MultiLoader({"blend": source}, seed=4) as loader:
+        loader.load_state_dict(state)
+        for ask in (lambda: source.trace(21), lambda: source.find("web", row=0)):
+            with pytest.raises(ConfigError, match="draws before step 88 of this epoch are out of reach"):
+                ask()
+        found = [
+            s for name, num in sizes.items() for r in range(num) for s in source.find(name, row=r, start=22, stop=60)
+        ]
+        assert sorted(found) == sorted(sample for step in range(22, 60) for sample in source.trace(step))
+        assert [FIRST[sample.source] + sample.row for sample in source.trace(22)] == batches[22]
+
+
 class Given(mtf.RowSource):
     """Rows in an order of their own."""
 

@@ -109,8 +109,10 @@ def find_samples(
             continue
         # A source that is at the end of its pass before `begin` gives the next one: the pass before is looked at in
         # vain.
-        first, last = (run.schedule.places(at, 0)[index][0] for at in (count.begin, count.end))
+        (first, given), (last, _) = (run.schedule.places(at, 0)[index] for at in (count.begin, count.end))
         passes, places = _places_of(run, index, row, document, np.arange(first, last + 1, dtype=np.int64), count)
+        is_left = (passes > first) | (places >= given)  # draws before may be out of reach
+        passes, places = passes[is_left], places[is_left]
         positions = _positions(run, index, passes, places, count.begin, count.end)
         at = np.argsort(positions, kind="stable")
         found += [
