@@ -96,7 +96,7 @@ EXAMPLES: dict[str, tuple[Callable[[], Any], str] | None] = {
     ),
     "ThreadLoader": (
         lambda: mtf.ThreadLoader(torch.arange(9), 4),
-        "ThreadLoader(3 batches per pass, addressed by position, seed_each_batch=True)",
+        "ThreadLoader(3 batches per pass, addressed by position, seed_each_batch=True, filter=None)",
     ),
     "MultiLoader": (
         lambda: mtf.MultiLoader({"a": loader(8, 0), "b": loader(8, 1)}, seed=3),
@@ -175,6 +175,13 @@ EXAMPLES: dict[str, tuple[Callable[[], Any], str] | None] = {
         "MixingRound(number=0, update=16, means={'a': 0.5}, counts={'a': 8}, weights={'a': 1.0}, memory={})",
     ),
     "Curriculum": (lambda: mtf.Curriculum({0: [1.0, 2.0]}), "Curriculum("),
+    "FreezeSchedule": (
+        lambda: mtf.FreezeSchedule({0: ["head"], 2: "*"}),
+        "FreezeSchedule(by='epoch', optimizer_idx=0, eval_frozen=False, start=None)",
+    ),
+    "Profiler": (lambda: mtf.Profiler(), "Profiler("),
+    "SpikeGuard": (lambda: mtf.SpikeGuard(), "SpikeGuard("),
+    "LossSpike": (lambda: mtf.LossSpike("update 7: loss of 'a' is 3"), "LossSpike("),
     "AveragedWeights": (
         lambda: mtf.AveragedWeights("swa"),
         "AveragedWeights(kind='swa', decay=0.999, every_n_updates=1, start=0, num_averaged=0)",

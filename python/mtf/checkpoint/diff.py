@@ -15,6 +15,7 @@ from mtf.checkpoint.format.tree_path import format_path
 # Members of the manifest that differ between any two saves and say nothing about training.
 _INCIDENTAL = (
     *("sha256", "format", "run", "files", "sequence", "time", "time_s", "created", "mtf_version", "torch_version"),
+    "data",  # how the rows of the loaders are numbered, where they were at hand
 )
 
 

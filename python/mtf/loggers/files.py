@@ -18,7 +18,7 @@ def set_aside(directories: Iterable[Path]) -> None:
     A directory that the system refuses to change is left: the loggers say what they can't write.
     """
     for directory in dict.fromkeys(directories):
-        found = [path for pattern in _PATTERNS for path in sorted(directory.glob(pattern))]
+        found = [path for pattern in _PATTERNS for path in sorted(directory.glob(pattern)) if path.is_file()]
         if not found:
             continue
         number = 1

@@ -33,7 +33,8 @@ def run_main(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Non
 
 def test_every_example_is_short_and_tested() -> None:
     tested = Path(__file__).read_text(encoding="utf-8")
-    elsewhere = {"domain_adaptation", "several_ranks", "under_fabric", "under_ray"}  # tests/distributed
+    # In tests/distributed, and in tests/python/trainer/test_online_mixing.py.
+    elsewhere = {"domain_adaptation", "several_ranks", "under_fabric", "under_ray", "online_mixing"}
     for path in EXAMPLES.glob("*.py"):
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 150, f"{path.name} is too long to be read at once"
         assert path.stem in elsewhere or re.search(rf"\b{path.stem}\b", tested), f"{path.name} has no test"

@@ -77,13 +77,16 @@ def run(
         ),
         performance=mtf.PerformanceConfig(gradient_accumulation_steps=window),
         checkpoint=mtf.CheckpointConfig(
-            root_dir=str(path / "checkpoints"), save_every_n_steps=save, max_checkpoints=keep, monitor_metric="val/loss"
+            root_dir=str(path / "checkpoints"),
+            save_every_n_steps=save,
+            monitor_metric="val/loss",
+            **({} if save is None else {"max_checkpoints": keep}),
         ),
         logging=mtf.LoggingConfig(
             logger_type=kind,  # type: ignore[arg-type]
-            log_dir=str(path / "logs"),
             log_scalars_every_n_steps=every,
             progress_bar=False,
+            **({} if kind == "none" else {"log_dir": str(path / "logs")}),
             **logging,
         ),
         seed=11,

@@ -229,7 +229,7 @@ def test_epoch_schedulers_and_monitors() -> None:
     run = trainer(model=net, optimizers=optimizer, schedulers=[{"scheduler": plateau, "monitor": "val/loss"}])
     run.fit([loader(8, 1)], [loader(8, 2)], max_epochs=3)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-9 * 0.25), "the first epoch sets the mark"
-    with pytest.raises(mtf.ConfigError, match="monitored metric 'val/los' isn't there; did you mean 'val/loss'"):
+    with pytest.raises(mtf.ConfigError, match=r"\['monitor'\]: there is no metric 'val/los'; did you mean 'val/loss'"):
         trainer(model=net, optimizers=optimizer, schedulers=[{"scheduler": plateau, "monitor": "val/los"}]).fit(
             [loader(8, 1)], [loader(8, 2)]
         )

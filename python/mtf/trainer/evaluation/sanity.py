@@ -83,8 +83,11 @@ def _numbers(dataset: Any) -> dict[str, Any]:
 
 def without_compiling(config: TrainerConfig) -> AbstractContextManager[Any]:
     """What is compiled may depend on the shapes that were seen first, so these batches run uncompiled."""
+    if not config.performance.compile_model:
+        return nullcontext()
+    # The call itself already sets it, for the whole process, until the context ends.
     stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
-    return stance if config.performance.compile_model else nullcontext()
+    return stance
 
 
 def check_monitors(row: Mapping[str, float], config: TrainerConfig, hooks: Iterable[Any], rates: Iterable[Any]) -> None:

@@ -57,6 +57,6 @@ class TrainerState:
     def __repr__(self) -> str:
         _, tensors = split(self._tree)
         num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-        numbers = [f"{name}={value!r}" for name, value in self._tree.items() if isinstance(value, (bool, int, float))]
+        numbers = [f"{name}={value!r}" for name, value in self._tree.items() if type(value) in (int, float)]
         parts = ", ".join(name for name, value in self._tree.items() if not isinstance(value, (bool, int, float)))
         return f"TrainerState({', '.join([*numbers, f'{len(tensors)} tensors', f'{num_bytes} bytes'])}; parts: {parts})"
