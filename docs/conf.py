@@ -6,6 +6,7 @@ import html
 import inspect
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -184,6 +185,15 @@ def plain_types(app: Sphinx, what: str, name: str, obj: object, options: object,
     return signature, returns
 
 
+def copy_pictures_of_readme(app: Sphinx, error: Exception | None) -> None:
+    """The README names its pictures by their place in the repository, in HTML that Sphinx doesn't read."""
+    if error is None and app.builder.format == "html":
+        place = Path(app.outdir) / "docs" / "report"
+        place.mkdir(parents=True, exist_ok=True)
+        for picture in (HERE / "report").glob("overview-*.png"):
+            shutil.copy(picture, place)
+
+
 def setup(app: Sphinx) -> None:
     """Register the directives that pages use."""
     app.add_post_transform(InlinePictures)
@@ -191,3 +201,4 @@ def setup(app: Sphinx) -> None:
     app.add_directive("mtf-summary", Summary)
     app.add_directive("mtf-configuration", ConfigurationReference)
     app.connect("autodoc-process-signature", plain_types)
+    app.connect("build-finished", copy_pictures_of_readme)
