@@ -107,6 +107,8 @@ def test_removed_all_the_time_the_run_goes_on(tmp_path: Path) -> None:
     assert latest(root) == "step-00000061"
 
 
+# A writer of its own may still be rotating when the folder goes: that says so, too.
+@pytest.mark.filterwarnings("ignore:.*old checkpoints can't be tidied up:mtf.checkpoint.CheckpointWarning")
 @pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("kind", ["a file in its place", "read-only", "full"])
 def test_refused_by_the_system_the_run_goes_on(tmp_path: Path, kind: str, asynchronous: bool) -> None:
