@@ -247,7 +247,8 @@ std::vector<Schedule::SegmentDraws> Schedule::source_draws(std::span<std::int32_
       known_ = {range.segment, step_, counts};
     }
     counts.resize(range.segment->breakpoint().sources.size());
-    SegmentDraws& draws = found.emplace_back(range.segment, range.end - range.begin, counts);
+    found.push_back({range.segment, range.end - range.begin, counts});
+    SegmentDraws& draws = found.back();
     range.segment->fill(range.begin, sources.first(draws.size));
     count_sources(sources.first(draws.size), counts);
     draws.after = counts;
