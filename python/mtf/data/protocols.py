@@ -21,6 +21,18 @@ def length_of(loader: Any) -> int | None:
     return length if length < _ENDLESS else None
 
 
+def known_length(loader: Any) -> int:
+    """What ``len()`` of a wrapper of ``loader`` gives.
+
+    Raises:
+        TypeError: the length isn't known.
+    """
+    length = length_of(loader)
+    if length is None:
+        raise TypeError("the dataset has no len()")
+    return length
+
+
 def has_state_methods(value: Any) -> bool:
     """Whether ``value`` follows the Stateful protocol: ``state_dict()`` and ``load_state_dict(state)``.
 

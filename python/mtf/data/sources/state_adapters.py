@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
 
-from mtf.data.protocols import has_state_methods, length_of
+from mtf.data.protocols import has_state_methods, known_length, length_of
 from mtf.data.sources.torch_map import is_stateful_data_loader, iterates_as_torchs
 from mtf.data.workers.pool import RenumberedWorkers
 from mtf.data.workers.supervision import iterate, supervise
@@ -171,10 +171,7 @@ class CountedStateLoader:
         self._is_loaded = False
 
     def __len__(self) -> int:
-        length = length_of(self.loader)
-        if length is None:
-            raise TypeError("the dataset has no len()")
-        return length
+        return known_length(self.loader)
 
     def __iter__(self) -> Iterator[Any]:
         begins, self._is_loaded = not self._is_loaded, False

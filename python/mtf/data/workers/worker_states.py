@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from mtf._core import fold_in
-from mtf.data.protocols import copy_state, has_state_methods, length_of
+from mtf.data.protocols import copy_state, has_state_methods, known_length
 from mtf.data.rng.generators import seed_generators
 from mtf.data.workers.pool import RenumberedWorkers
 from mtf.data.workers.supervision import iterate, supervise
@@ -44,10 +44,7 @@ class WorkerStateLoader:
         self._is_loaded = False
 
     def __len__(self) -> int:
-        length = length_of(self.loader)
-        if length is None:
-            raise TypeError("the dataset has no len()")
-        return length
+        return known_length(self.loader)
 
     def __iter__(self) -> Iterator[Any]:
         if not self._is_loaded:
