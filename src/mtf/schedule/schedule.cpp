@@ -6,6 +6,7 @@
 
 #include "mtf/error.hpp"
 #include "mtf/message.hpp"
+#include "mtf/schedule/state/differences.hpp"
 
 namespace mtf {
 
