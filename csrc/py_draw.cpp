@@ -181,7 +181,8 @@ PyObject* draw_at(PyObject* self, PyObject* const* args, Py_ssize_t num_args, Py
 
 PyMethodDef draw_at_method = {"at", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(draw_at)),
                               METH_FASTCALL | METH_KEYWORDS,
-                              "at($self, /, step, epoch=None)\n--\n\nThe draw at a step: as quick at any "
+                              "at($self, /, step, epoch=None)\n--\n\nat(self: mtf._core.Schedule, step: int, epoch: "
+                              "int | None = None) -> mtf._core.Draw\n\nThe draw at a step: as quick at any "
                               "step.\n\nRaises:\n    ConfigError: the epoch has fewer steps."};
 
 PyType_Slot iterator_slots[] = {
@@ -227,7 +228,7 @@ py::object PySchedule::make_draw(const Draw& draw) const {
   return py::reinterpret_steal<py::object>(out);
 }
 
-py::object make_draw_iterator(py::object schedule, std::int64_t num_epochs) {
+py::typing::Iterator<PyDraw> make_draw_iterator(py::object schedule, std::int64_t num_epochs) {
   PyObject* out = iterator_type->tp_alloc(iterator_type, 0);
   if (out == nullptr) {
     throw py::error_already_set();
@@ -236,7 +237,7 @@ py::object make_draw_iterator(py::object schedule, std::int64_t num_epochs) {
   iterator->schedule = schedule.cast<PySchedule*>();
   iterator->num_epochs = num_epochs;
   iterator->owner = schedule.release().ptr();
-  return py::reinterpret_steal<py::object>(out);
+  return py::reinterpret_steal<py::typing::Iterator<PyDraw>>(out);
 }
 
 void bind_random_access(py::handle schedule_type) {
