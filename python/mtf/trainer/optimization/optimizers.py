@@ -407,7 +407,7 @@ class SchedulerSet:
                 warnings.warn(
                     f"schedulers: the monitored metric {watched!r} isn't there, so its scheduler doesn't step"
                     f"{nearest(watched, kind)} (so far: {', '.join(sorted(kind)) or 'no validation'})",
-                    stacklevel=4,
+                    stacklevel=5,
                 )
 
     def after_epoch(self, metrics: Mapping[str, float], *, after_validation: bool) -> None:
