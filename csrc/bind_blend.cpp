@@ -1,6 +1,7 @@
 // Blends: batches whose samples come from several sources.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include <cstdint>
 #include <memory>
@@ -25,8 +26,11 @@ namespace {
 using Sizes = std::vector<std::pair<std::uint64_t, std::uint64_t>>;
 /// Per source its rows and its key; None for one that was removed.
 using Parts = std::vector<std::optional<std::pair<std::shared_ptr<PyRowSource>, std::uint64_t>>>;
-/// Per source what its fields are made into: (row shape, DLPack's code and bits, importer).
-using Columns = std::vector<std::vector<std::tuple<std::vector<std::int64_t>, std::uint8_t, std::uint8_t, py::object>>>;
+/// Per source what its fields are made into.
+using Columns = std::vector<std::vector<ColumnSpec>>;
+
+/// Per stack (source, its tensors).
+using Stacks = py::typing::List<py::typing::Tuple<py::int_, py::typing::List<py::object>>>;
 
 BatchSizes make_sizes(const Sizes& given) {
   std::vector<BatchSizes::Stage> stages;
@@ -48,8 +52,8 @@ std::vector<std::vector<Column>> make_columns(const Columns& given) {
   std::vector<std::vector<Column>> columns;
   for (const auto& of_source : given) {
     std::vector<Column>& made = columns.emplace_back();
-    for (const auto& [shape, code, bits, importer] : of_source) {
-      made.push_back({.row_shape = shape, .type = {code, bits, 1}, .import = importer});
+    for (const ColumnSpec& column : of_source) {
+      made.push_back(make_column(column));
     }
   }
   return columns;
@@ -93,7 +97,7 @@ class PyBlendSource final : public PySource {
     return build_(tensors_of(stack), batch->pass, batch->batch);
   }
 
-  [[nodiscard]] py::object samples(const std::vector<std::uint64_t>& positions) const {
+  [[nodiscard]] Stacks samples(const std::vector<std::uint64_t>& positions) const {
     std::unique_ptr<BlendBatch> batch;
     without_gil([&] { batch = source_->fetch_samples(positions); });
     return stacks_of(*batch);
@@ -138,9 +142,8 @@ class PyBlendSource final : public PySource {
     return out;
   }
 
-  /// Per stack (source, its tensors).
-  [[nodiscard]] py::list stacks_of(BlendBatch& batch) const {
-    py::list out(batch.stacks.size());
+  [[nodiscard]] Stacks stacks_of(BlendBatch& batch) const {
+    Stacks out(batch.stacks.size());
     for (std::size_t s = 0; s < batch.stacks.size(); ++s) {
       out[s] = py::make_tuple(batch.stacks[s].source, tensors_of(batch.stacks[s]));
     }
@@ -184,8 +187,7 @@ void bind_blend(py::module_& module) {
            py::arg("build"), py::kw_only(), py::arg("batches_per_pass"), py::arg("rank") = 0, py::arg("world_size") = 1,
            py::arg("by_source") = false,
            "`build`: None, the batch is its only tensor; a tuple of names, it is a dict; else `build(tensors, pass_, "
-           "batch)` "
-           "makes it. With `by_source`: `build(stacks, pass_, batch)`, each stack being (source, its tensors).")
+           "batch)` makes it. With `by_source`: `build(stacks, pass_, batch)`, each stack being (source, its tensors).")
       .def(
           "follow",
           [](PyBlendSource& self, PySchedule& schedule, const Parts& parts, const Columns& columns) {

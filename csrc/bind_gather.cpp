@@ -1,6 +1,7 @@
 // Array sources: numpy arrays in, DLPack capsules out. The arrays stay alive as long as the source.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include <array>
 #include <cstdint>
@@ -59,7 +60,7 @@ class PyArraySource final : public PySource {
 
 std::shared_ptr<PyArraySource> make_array_source(const std::vector<py::array>& arrays,
                                                  const std::vector<std::pair<std::uint8_t, std::uint8_t>>& dtypes,
-                                                 const std::vector<py::object>& importers, py::object build,
+                                                 const std::vector<Importer>& importers, py::object build,
                                                  std::uint64_t batch_size, std::uint64_t key, bool shuffle,
                                                  bool drop_last, std::uint32_t rank, std::uint32_t world_size,
                                                  std::optional<std::pair<std::uint64_t, std::uint64_t>> windows,
@@ -99,9 +100,9 @@ std::shared_ptr<PyArraySource> make_array_source(const std::vector<py::array>& a
   return std::make_shared<PyArraySource>(std::move(source), std::move(columns), std::move(build));
 }
 
-py::dict batch_memory_stats() {
+py::typing::Dict<py::str, py::int_> batch_memory_stats() {
   const BufferPool::Stats stats = batch_memory()->stats();
-  py::dict result;
+  py::typing::Dict<py::str, py::int_> result;
   result["num_allocated"] = stats.num_allocated;
   result["num_reused"] = stats.num_reused;
   result["idle_bytes"] = stats.idle_bytes;
@@ -119,8 +120,7 @@ void bind_gather(py::module_& module) {
            py::arg("drop_last") = false, py::arg("rank") = 0, py::arg("world_size") = 1,
            py::arg("windows") = py::none(), py::arg("rest") = py::none(),
            "`build(tensors, pass_, batch)` makes the batch from its tensors; None: the batch is its only tensor. "
-           "`rest`: "
-           "(pass, num_samples, first_sample, first_batch) of a pass that began otherwise.")
+           "`rest`: (pass, num_samples, first_sample, first_batch) of a pass that began otherwise.")
       .def_property_readonly("num_batches", [](const PyArraySource& self) { return self.source().num_batches(); })
       .def(
           "share_is_empty",

@@ -1,6 +1,7 @@
 // The prefetcher. Waiting releases the GIL in slices and looks for signals between them.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include <algorithm>
 #include <chrono>
@@ -87,9 +88,12 @@ class CallableSource final : public NativeSource {
   bool concurrent_;
 };
 
+using Fetch = py::typing::Callable<py::object(std::uint64_t, std::uint64_t)>;
+using Size = py::typing::Callable<py::int_(py::object)>;
+
 class PyCallableSource final : public PySource {
  public:
-  PyCallableSource(py::object fetch, py::object num_bytes, bool concurrent)
+  PyCallableSource(Fetch fetch, Size num_bytes, bool concurrent)
       : PySource(std::make_shared<CallableSource>(std::move(fetch), std::move(num_bytes), concurrent)) {}
 
   [[nodiscard]] py::object to_python(std::unique_ptr<Payload> payload) const override {
@@ -152,7 +156,7 @@ class PyPrefetcher {
     }
   }
 
-  [[nodiscard]] py::dict stats() const {
+  [[nodiscard]] py::typing::Dict<py::str, py::object> stats() const {
     const PrefetchStats stats = core_.stats();
     py::dict result;
     result["wait_s"] = stats.wait_s;
@@ -249,7 +253,7 @@ void bind_prefetch(py::module_& module) {
   py::class_<PySource, SourceHandle>(module, "NativeSource", "What the prefetcher's threads fetch from.");
   py::class_<PyCallableSource, PySource, std::shared_ptr<PyCallableSource>>(
       module, "CallableSource", "A Python function `fetch(pass_, batch)`, called on the prefetcher's threads.")
-      .def(py::init<py::object, py::object, bool>(), py::arg("fetch"), py::arg("num_bytes"), py::kw_only(),
+      .def(py::init<Fetch, Size, bool>(), py::arg("fetch"), py::arg("num_bytes"), py::kw_only(),
            py::arg("concurrent") = true,
            "`num_bytes(batch)` is what a batch counts against the budget; `concurrent`: several threads may fetch at "
            "once.");

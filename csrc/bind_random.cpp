@@ -96,23 +96,26 @@ std::uint64_t checked_batch(const Sampler& sampler, std::uint64_t batch) {
   return batch;
 }
 
-}  // namespace
-
-void bind_random(py::module_& module) {
-  // Each docstring begins with a signature in Python's own types.
+/// One signature for both kinds of `data`, as users write it.
+void bind_fold_in(py::module_& module) {
   py::options options;
   options.disable_function_signatures();
   module.def(
       "fold_in", [](std::uint64_t key, std::uint64_t data) { return fold_in(Key{key}, data).value; }, py::arg("key"),
       py::arg("data"),
-      "fold_in(key, data) -> int\n\nA key that depends on every bit of `key` and `data`: an integer (both in [0, "
-      "2^64)) or a name.");
+      "fold_in(key: int, data: int | str) -> int\n\nA key that depends on every bit of `key` and `data`: an integer "
+      "(both in [0, 2^64)) or a name.");
   module.def(
       "fold_in", [](std::uint64_t key, std::string_view data) { return fold_in(Key{key}, data).value; }, py::arg("key"),
       py::arg("data"));
+}
+
+}  // namespace
+
+void bind_random(py::module_& module) {
+  bind_fold_in(module);
   module.def("philox4x32", &philox4x32, py::arg("counter"), py::arg("key"),
-             "philox4x32(counter, key) -> list[int]\n\nThe four words of Philox4x32-10 at a counter of four words "
-             "under a key of two.");
+             "The four words of Philox4x32-10 at a counter of four words under a key of two.");
   module.def(
       "philox_fill",
       [](std::uint64_t key, std::uint64_t start, std::uint64_t stop) {
@@ -121,12 +124,11 @@ void bind_random(py::module_& module) {
         }
         return filled<std::uint32_t>(stop - start, [&](auto out) { philox_fill(Key{key}, start, out); });
       },
-      py::arg("key"), py::arg("start"), py::arg("stop"),
-      "philox_fill(key, start, stop) -> numpy.ndarray\n\nWords [start, stop) of the key's stream, as uint32.");
+      py::arg("key"), py::arg("start"), py::arg("stop"), "Words [start, stop) of the key's stream, as uint32.");
 
   py::class_<Permutation>(module, "Permutation",
-                          "Permutation(n, key)\n\nA bijection of [0, n) chosen by a key, for any n up to 2^62, in O(1) "
-                          "memory. `permutation[i]` is the image of i.")
+                          "Permutation(n: int, key: int)\n\nA bijection of [0, n) chosen by a key, for any n up to "
+                          "2^62, in O(1) memory. `permutation[i]` is the image of i.")
       .def(py::init([](std::uint64_t n, std::uint64_t key) { return Permutation(n, Key{key}); }), py::arg("n"),
            py::arg("key"))
       .def("__len__", &Permutation::size)
@@ -142,9 +144,9 @@ void bind_random(py::module_& module) {
             }
             return permutation.inverse(image);
           },
-          py::arg("image"), "inverse(self, image) -> int\n\nThe index whose image this is.")
+          py::arg("image"), "The index whose image this is.")
       .def("fill", &permutation_range, py::arg("start"), py::arg("stop"),
-           "fill(self, start, stop) -> numpy.ndarray\n\nThe images of [start, stop): int64, shape (stop - start,).");
+           "The images of [start, stop): int64, shape (stop - start,).");
 
   py::class_<Sampler>(module, "Sampler", "The sample indices of batch b of pass p, as a function of (spec, p, b).")
       .def(py::init(&make_sampler), py::arg("num_samples"), py::arg("batch_size"), py::kw_only(), py::arg("key") = 0,

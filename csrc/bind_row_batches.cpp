@@ -21,9 +21,6 @@ namespace mtf::python {
 
 namespace {
 
-/// Per field what it is made into: (row shape, DLPack's code and bits, importer).
-using Columns = std::vector<std::tuple<std::vector<std::int64_t>, std::uint8_t, std::uint8_t, py::object>>;
-
 class PyRowBatches final : public PySource {
  public:
   PyRowBatches(std::shared_ptr<RowBatches> batches, std::vector<Column> columns)
@@ -58,13 +55,13 @@ class PyRowBatches final : public PySource {
   py::list names_;
 };
 
-std::shared_ptr<PyRowBatches> make_row_batches(const PyRowSource& rows, const Columns& columns,
+std::shared_ptr<PyRowBatches> make_row_batches(const PyRowSource& rows, const std::vector<ColumnSpec>& columns,
                                                std::uint64_t batch_size, std::uint64_t key, bool drop_last,
                                                std::uint32_t rank, std::uint32_t world_size,
                                                std::optional<std::array<std::uint64_t, 4>> rest) {
   std::vector<Column> made;
-  for (const auto& [shape, code, bits, importer] : columns) {
-    made.push_back({.row_shape = shape, .type = {code, bits, 1}, .import = importer});
+  for (const ColumnSpec& column : columns) {
+    made.push_back(make_column(column));
   }
   if (made.size() != rows.native()->fields().size()) {
     throw py::value_error("columns must be one per field");
@@ -87,8 +84,7 @@ void bind_row_batches(py::module_& module) {
            py::arg("key") = 0, py::arg("drop_last") = false, py::arg("rank") = 0, py::arg("world_size") = 1,
            py::arg("rest") = py::none(),
            "A batch is a dict of the fields' tensors, and of `cu_seqlens` where a field counts positions. `rest`: "
-           "(pass, "
-           "num_samples, first_sample, first_batch) of a pass that began with another batch size.")
+           "(pass, num_samples, first_sample, first_batch) of a pass that began with another batch size.")
       .def_property_readonly("num_batches", &PyRowBatches::num_batches);
 }
 

@@ -1,6 +1,7 @@
 // Rows that a blend gathers from. The arrays stay alive as long as the rows.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include <cstdint>
 #include <memory>
@@ -78,8 +79,10 @@ std::shared_ptr<PyArrayRows> make_array_rows(const std::vector<py::array>& array
       std::make_shared<KeepingArrayRows>(OwnedObject(py::cast(arrays)), std::move(views), std::move(fields), shuffle));
 }
 
-py::list fields_of(const PyRowSource& self) {
-  py::list out;
+using FieldTuple = py::typing::Tuple<py::str, py::str, py::typing::Tuple<py::int_, py::ellipsis>, py::bool_>;
+
+py::typing::List<FieldTuple> fields_of(const PyRowSource& self) {
+  py::typing::List<FieldTuple> out;
   for (const RowField& field : self.native()->fields()) {
     out.append(py::make_tuple(field.name, field.dtype, py::tuple(py::cast(field.shape)), field.counts_positions));
   }
@@ -107,10 +110,9 @@ py::array_t<std::int64_t> places_of(const PyRowSource& self, std::uint64_t key,
 }
 
 /// Rows in a stack of their own, one tensor per field.
-py::list read(
-    const PyRowSource& self, std::uint64_t key, std::uint64_t pass,
-    const py::array_t<std::uint64_t, py::array::c_style | py::array::forcecast>& places,
-    const std::vector<std::tuple<std::vector<std::int64_t>, std::uint8_t, std::uint8_t, py::object>>& columns) {
+py::typing::List<py::object> read(const PyRowSource& self, std::uint64_t key, std::uint64_t pass,
+                                  const py::array_t<std::uint64_t, py::array::c_style | py::array::forcecast>& places,
+                                  const std::vector<ColumnSpec>& columns) {
   const std::span<const RowField> fields = self.native()->fields();
   if (columns.size() != fields.size()) {
     throw py::value_error("columns must be one per field");
@@ -125,11 +127,9 @@ py::list read(
     starts.push_back(buffers.back().data());
   }
   self.native()->write(Key{key}, pass, {places.data(), num_rows}, slots, starts);
-  py::list out(fields.size());
+  py::typing::List<py::object> out(fields.size());
   for (std::size_t k = 0; k < fields.size(); ++k) {
-    const auto& [shape, code, bits, importer] = columns[k];
-    const Column column{.row_shape = shape, .type = {code, bits, 1}, .import = importer};
-    out[k] = to_tensor(std::move(buffers[k]), num_rows, column);
+    out[k] = to_tensor(std::move(buffers[k]), num_rows, make_column(columns[k]));
   }
   return out;
 }

@@ -2,6 +2,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include "bindings.hpp"
 #include "gil.hpp"
@@ -19,55 +20,9 @@ namespace mtf::python {
 
 namespace {
 
-template <NamedEnum Enum>
-Enum member(const std::string& name) {
-  if (const std::optional<Enum> found = find_member<Enum>(name)) {
-    return *found;
-  }
-  throw py::value_error("'" + name + "' is none of " + list_names<Enum>());
-}
-
 using Lengths = std::vector<std::optional<std::uint64_t>>;
 /// Per source its largest number of passes, the index of its heir, and what a batch counts.
 using Caps = std::vector<std::tuple<std::optional<std::uint64_t>, std::optional<std::int32_t>, double>>;
-using Points = std::vector<std::pair<std::uint64_t, std::vector<double>>>;
-
-MixtureConfig make_config(const std::string& strategy, const std::string& order, std::vector<double> weights,
-                          std::vector<std::int32_t> pattern, std::int64_t burst, const std::string& policy,
-                          std::optional<std::int64_t> steps_per_epoch, bool cycle,
-                          std::optional<bool> continue_across_epochs,
-                          const std::optional<std::tuple<Points, std::string, std::uint64_t>>& curve) {
-  MixtureConfig config{.strategy = member<Strategy>(strategy),
-                       .order = member<WeightedOrder>(order),
-                       .weights = std::move(weights),
-                       .pattern = std::move(pattern),
-                       .burst = burst,
-                       .policy = member<EpochPolicy>(policy),
-                       .steps_per_epoch = steps_per_epoch,
-                       .cycle = cycle,
-                       .continue_across_epochs = continue_across_epochs,
-                       .curve = std::nullopt};
-  if (curve) {
-    WeightCurve& made = config.curve.emplace();
-    for (const auto& [step, point_weights] : std::get<0>(*curve)) {
-      made.points.push_back({step, point_weights});
-    }
-    made.interpolation = member<Interpolation>(std::get<1>(*curve));
-    made.every = std::get<2>(*curve);
-  }
-  return config;
-}
-
-std::optional<std::tuple<Points, std::string, std::uint64_t>> curve_of(const MixtureConfig& config) {
-  if (!config.curve) {
-    return std::nullopt;
-  }
-  Points points;
-  for (const WeightCurve::Point& point : config.curve->points) {
-    points.emplace_back(point.step, point.weights);
-  }
-  return std::tuple(points, std::string(name_of(config.curve->interpolation)), config.curve->every);
-}
 
 std::unique_ptr<PySchedule> make_schedule(const MixtureConfig& config, const std::vector<std::string>& names,
                                           const Lengths& lengths, std::uint64_t seed, const Caps& caps,
@@ -82,18 +37,18 @@ std::unique_ptr<PySchedule> make_schedule(const MixtureConfig& config, const std
   return std::make_unique<PySchedule>(Schedule(std::move(spec), seed));
 }
 
-std::uint64_t epoch_or_current(PySchedule& self, std::optional<std::uint64_t> epoch) {
+EpochIndex epoch_or_current(PySchedule& self, std::optional<std::uint64_t> epoch) {
   return epoch ? self.reach(*epoch) : self.core.epoch();
 }
 
 py::array_t<std::int32_t> sources(PySchedule& self, std::optional<std::uint64_t> epoch, std::uint64_t start,
                                   std::optional<std::uint64_t> stop) {
-  const std::uint64_t number = epoch_or_current(self, epoch);
-  const std::optional<std::uint64_t> end = stop ? stop : self.core.num_steps(number);
+  const EpochIndex index = epoch_or_current(self, epoch);
+  const std::optional<std::uint64_t> end = stop ? stop : self.core.num_steps(index);
   if (!end) {
-    throw ConfigError(format_message("stop must be given: how many steps epoch {} has is not known yet", number));
+    throw ConfigError(format_message("stop must be given: how many steps epoch {} has is not known yet", index.value));
   }
-  const auto ranges = self.core.ranges(number, std::min(start, *end), *end);
+  const auto ranges = self.core.ranges(index, std::min(start, *end), *end);
   std::uint64_t num_steps = 0;
   for (const auto& range : ranges) {
     num_steps += range.end - range.begin;
@@ -122,7 +77,10 @@ struct Draws {
   std::size_t num = 0;
 };
 
-py::tuple draws(PySchedule& self, std::size_t n) {
+using Numbers32 = py::array_t<std::int32_t>;
+using Numbers64 = py::array_t<std::int64_t>;
+
+py::typing::Tuple<Numbers32, Numbers64, Numbers64> draws(PySchedule& self, std::size_t n) {
   const Draws drawn(self, n);
   const auto num = static_cast<py::ssize_t>(drawn.num);
   return py::make_tuple(py::array_t<std::int32_t>(num, drawn.sources.data()),
@@ -130,9 +88,11 @@ py::tuple draws(PySchedule& self, std::size_t n) {
                         py::array_t<std::int64_t>(num, drawn.batches.data()));
 }
 
+using IntList = py::typing::List<py::int_>;
+
 template <class Int>
-py::list as_list(const std::vector<Int>& values, std::size_t num) {
-  py::list out(num);
+IntList as_list(const std::vector<Int>& values, std::size_t num) {
+  IntList out(num);
   for (std::size_t i = 0; i < num; ++i) {
     PyObject* value = PyLong_FromLongLong(values[i]);
     if (value == nullptr) {
@@ -143,19 +103,20 @@ py::list as_list(const std::vector<Int>& values, std::size_t num) {
   return out;
 }
 
-py::tuple draw_lists(PySchedule& self, std::size_t n) {
+py::typing::Tuple<IntList, IntList, IntList> draw_lists(PySchedule& self, std::size_t n) {
   const Draws drawn(self, n);
   return py::make_tuple(as_list(drawn.sources, drawn.num), as_list(drawn.passes, drawn.num),
                         as_list(drawn.batches, drawn.num));
 }
 
-py::dict report(PySchedule& self, std::uint64_t epoch) {
-  const std::optional<std::uint64_t> end = self.core.num_steps(self.reach(epoch));
+py::typing::Dict<py::str, py::object> report(PySchedule& self, std::uint64_t epoch) {
+  const EpochIndex index = self.reach(epoch);
+  const std::optional<std::uint64_t> end = self.core.num_steps(index);
   if (!end) {
     throw ConfigError(format_message("epoch {} cannot be counted: how many steps it has is not known yet", epoch));
   }
-  const auto ranges = self.core.ranges(epoch, self.core.known_from(epoch), *end);
-  const std::vector<PassPosition> opening = self.core.opening_positions(epoch);
+  const auto ranges = self.core.ranges(index, self.core.known_from(index), *end);
+  const std::vector<PassPosition> opening = self.core.opening_positions(index);
   EpochReport made;
   without_gil([&] { made = make_report(ranges); });
   for (std::size_t i = 0; i < opening.size() && i < made.sources.size(); ++i) {
@@ -245,11 +206,11 @@ py::array_t<std::int64_t> steps_of(PySchedule& self, std::size_t source, const N
   if (passes.size() != batches.size()) {
     throw py::value_error("passes and batches must be equally long");
   }
-  const std::uint64_t number = epoch_or_current(self, epoch);
+  const EpochIndex index = epoch_or_current(self, epoch);
   py::array_t<std::int64_t> out(passes.size());
   for (py::ssize_t k = 0; k < passes.size(); ++k) {
     const PassPosition draw{.pass = passes.data()[k], .batch = batches.data()[k]};
-    const std::optional<std::uint64_t> step = self.core.step_of(source, draw, stop, number);
+    const std::optional<std::uint64_t> step = self.core.step_of(source, draw, stop, index);
     out.mutable_data()[k] = step ? static_cast<std::int64_t>(*step) : -1;
   }
   return out;
@@ -263,11 +224,11 @@ std::vector<std::tuple<std::string, std::optional<std::uint64_t>, bool>> source_
   return out;
 }
 
-py::object iterate(py::object self, std::optional<std::int64_t> num_epochs) {
+py::typing::Iterator<PyDraw> iterate(py::object self, std::optional<std::int64_t> num_epochs) {
   return make_draw_iterator(std::move(self), num_epochs.value_or(-1));
 }
 
-py::object iterate_epoch(py::object self) { return make_draw_iterator(std::move(self), 1); }
+py::typing::Iterator<PyDraw> iterate_epoch(py::object self) { return make_draw_iterator(std::move(self), 1); }
 
 void seek(PySchedule& self, std::uint64_t epoch, std::uint64_t step) { self.core.seek(self.reach(epoch), step); }
 
@@ -294,8 +255,8 @@ bool append_source(PySchedule& self, const std::string& name, std::optional<std:
   return changed;
 }
 
-py::object state_dict(PySchedule& self, std::optional<std::uint64_t> step) {
-  return to_python(to_value(state_at(self, step)));
+py::typing::Dict<py::str, py::object> state_dict(PySchedule& self, std::optional<std::uint64_t> step) {
+  return py::dict(to_python(to_value(state_at(self, step))));
 }
 
 void load_state_dict(PySchedule& self, const py::object& state) {
@@ -303,7 +264,7 @@ void load_state_dict(PySchedule& self, const py::object& state) {
   self.refresh_names();
 }
 
-void load_bytes(PySchedule& self, const std::string& bytes) {
+void load_bytes(PySchedule& self, const py::bytes& bytes) {
   self.core.load(decode_state(bytes));
   self.refresh_names();
 }
@@ -318,116 +279,65 @@ constexpr auto on_core = []<class Result, class... Args>(Result (Schedule::*)(Ar
   return [](PySchedule& self, Args... args) -> Result { return (self.core.*Method)(std::forward<Args>(args)...); };
 }(Method);
 
-template <NamedEnum Enum, Enum MixtureConfig::* Field>
-std::string name_in(const MixtureConfig& config) {
-  return std::string(name_of(config.*Field));
-}
-
-template <NamedEnum Enum>
-py::list names_of() {
-  py::list names;
-  for (const EnumRow<Enum>& row : kEnumRows<Enum>) {
-    names.append(py::str(row.name));
-  }
-  return names;
-}
-
-py::dict enum_names() {
-  py::dict out;
-  out["SamplingStrategy"] = names_of<Strategy>();
-  out["WeightedOrder"] = names_of<WeightedOrder>();
-  out["EpochLengthPolicy"] = names_of<EpochPolicy>();
-  out["Interpolation"] = names_of<Interpolation>();
-  return out;
-}
-
-void bind_config(py::module_& module) {
-  py::class_<MixtureConfig>(module, "MixtureConfig")
-      .def(py::init(&make_config), py::kw_only(), py::arg("strategy"), py::arg("order"), py::arg("weights"),
-           py::arg("pattern"), py::arg("burst"), py::arg("policy"), py::arg("steps_per_epoch"), py::arg("cycle"),
-           py::arg("continue_across_epochs"), py::arg("curve"))
-      .def_property_readonly("strategy", &name_in<Strategy, &MixtureConfig::strategy>)
-      .def_property_readonly("order", &name_in<WeightedOrder, &MixtureConfig::order>)
-      .def_property_readonly("policy", &name_in<EpochPolicy, &MixtureConfig::policy>)
-      .def_readonly("weights", &MixtureConfig::weights)
-      .def_readonly("pattern", &MixtureConfig::pattern)
-      .def_readonly("burst", &MixtureConfig::burst)
-      .def_readonly("steps_per_epoch", &MixtureConfig::steps_per_epoch)
-      .def_readonly("cycle", &MixtureConfig::cycle)
-      .def_readonly("continue_across_epochs", &MixtureConfig::continue_across_epochs)
-      .def_property_readonly("curve", &curve_of)
-      .def_property_readonly("useless_options", &find_useless_options);
-}
-
 using ScheduleClass = py::class_<PySchedule>;
 
 void bind_position(ScheduleClass& schedule) {
   schedule.def_property_readonly(
               "seed", [](const PySchedule& s) { return s.core.seed(); }, "The seed.")
       .def_property_readonly(
-          "epoch", [](const PySchedule& s) { return s.core.epoch(); }, "Epoch of the cursor.")
+          "epoch", [](const PySchedule& s) { return s.core.epoch().value; }, "Epoch of the cursor.")
       .def_property_readonly(
           "step", [](const PySchedule& s) { return s.core.step(); },
           "Step of the cursor in its epoch, that is the next draw.")
       .def_property_readonly("epoch_done", on_core<&Schedule::epoch_done>,
                              "Whether the cursor is at the end of its epoch.")
-      .def(
-          "advance", on_core<&Schedule::advance>, py::arg("n"),
-          "advance(self, n) -> None\n\nMoves the cursor on by `n` steps of its epoch.\n\nRaises:\n    ConfigError: the "
-          "epoch has fewer steps.")
+      .def("advance", on_core<&Schedule::advance>, py::arg("n"),
+           "Moves the cursor on by `n` steps of its epoch.\n\nRaises:\n    ConfigError: the epoch has fewer steps.")
       .def("next_epoch", on_core<&Schedule::next_epoch>,
-           "next_epoch(self) -> None\n\nOpens the next epoch; the cursor must be at the end of its own.")
+           "Opens the next epoch; the cursor must be at the end of its own.")
       .def("seek", &seek, py::arg("epoch"), py::arg("step"),
-           "seek(self, epoch, step) -> None\n\nMoves the cursor.\n\nRaises:\n    ConfigError: an epoch before the last "
-           "edit or loaded state, or a step beyond the epoch's end.");
+           "Moves the cursor.\n\nRaises:\n    ConfigError: an epoch before the last edit or loaded state, or a step "
+           "beyond the epoch's end.");
 }
 
 void bind_draws(ScheduleClass& schedule) {
   schedule
       .def("num_steps", &num_steps, py::arg("epoch") = py::none(),
-           "num_steps(self, epoch=None) -> int | None\n\nSteps (batches) of an epoch; None if it isn't known before "
-           "its sources end.")
+           "Steps (batches) of an epoch; None if it isn't known before its sources end.")
       .def("first_step", &first_step, py::arg("epoch") = py::none(),
-           "first_step(self, epoch=None) -> int\n\nSteps drawn in the whole training before an epoch.")
+           "Steps drawn in the whole training before an epoch.")
       .def("known_from", &known_from, py::arg("epoch") = py::none(),
-           "known_from(self, epoch=None) -> int\n\nThe first step of an epoch whose draw is known: above 0 only after "
-           "more edits in the epoch than a state, or a long run, keeps.")
+           "The first step of an epoch whose draw is known: above 0 only after more edits in the epoch than a state, "
+           "or a long run, keeps.")
       .def("sources", &sources, py::arg("epoch") = py::none(), py::arg("start") = 0, py::arg("stop") = py::none(),
-           "sources(self, epoch=None, start=0, stop=None) -> numpy.ndarray\n\nIndex of the source of each step in "
-           "[start, stop) of an epoch, cut at its end: int32, shape (steps,).\n\nRaises:\n    ConfigError: `stop` is "
-           "left out and the epoch's length isn't known yet.")
+           "Index of the source of each step in [start, stop) of an epoch, cut at its end: int32, shape "
+           "(steps,).\n\nRaises:\n    ConfigError: `stop` is left out and the epoch's length isn't known yet.")
       .def("counts", &counts, py::arg("step"), py::arg("epoch") = py::none(),
-           "counts(self, step, epoch=None) -> numpy.ndarray\n\nDraws of each source in steps [0, step) of an epoch: "
-           "int64, shape (sources,).\n\nRaises:\n    ConfigError: the epoch has fewer steps.")
+           "Draws of each source in steps [0, step) of an epoch: int64, shape (sources,).\n\nRaises:\n    ConfigError: "
+           "the epoch has fewer steps.")
       .def("expected_counts", &expected_counts, py::arg("step"), py::arg("epoch") = py::none(),
-           "expected_counts(self, step, epoch=None) -> list[float]\n\nAs `counts`, with the draws that the weights "
-           "promise in place of those that were made.")
+           "As `counts`, with the draws that the weights promise in place of those that were made.")
       .def("end_by", &end_by, py::arg("step"), py::arg("epoch") = py::none(),
-           "end_by(self, step, epoch=None) -> int | None\n\nNumber of steps of an epoch, if that is `step` or less.")
+           "Number of steps of an epoch, if that is `step` or less.")
       .def("places", &positions, py::arg("step"), py::arg("epoch") = py::none(),
-           "places(self, step, epoch=None) -> list[tuple[int, int]]\n\nPer source `(pass, batch)`: it has given "
-           "`batch` batches of `pass` in the training before `step` of an epoch.")
+           "Per source `(pass, batch)`: it has given `batch` batches of `pass` in the training before `step` of an "
+           "epoch.")
       .def("steps_of", &steps_of, py::arg("source"), py::arg("passes"), py::arg("batches"), py::arg("stop"),
            py::arg("epoch") = py::none(),
-           "steps_of(self, source, passes, batches, stop, epoch=None) -> numpy.ndarray\n\nThe step in [0, stop) of an "
-           "epoch that draws each batch of a source (an index), -1 where none does: int64, as long as `passes` and "
-           "`batches`. The inverse of `at`, in microseconds at any step; order RANDOM draws again from the "
-           "start.\n\nRaises:\n    ConfigError: a step before `known_from`.")
+           "The step in [0, stop) of an epoch that draws each batch of a source (an index), -1 where none does: int64, "
+           "as long as `passes` and `batches`. The inverse of `at`, in microseconds at any step; order RANDOM draws "
+           "again from the start.\n\nRaises:\n    ConfigError: a step before `known_from`.")
       .def("opening_places", &opening_positions, py::arg("epoch") = py::none(),
-           "opening_places(self, epoch=None) -> list[tuple[int, int]]\n\nPer source `(pass, batch)` that it would give "
-           "next when an epoch begins.")
+           "Per source `(pass, batch)` that it would give next when an epoch begins.")
       .def("report", &report, py::arg("epoch"))
       .def("draws", &draws, py::arg("n"),
-           "draws(self, n) -> tuple\n\nThe next `n` draws from the cursor, which stays, or as many as the epoch has: "
-           "sources (int32), passes and batches (int64), each of shape (draws,).")
+           "The next `n` draws from the cursor, which stays, or as many as the epoch has: sources (int32), passes and "
+           "batches (int64), each of shape (draws,).")
       .def("draw_lists", &draw_lists, py::arg("n"),
-           "draw_lists(self, n) -> tuple\n\nThe same as lists, for a loop in Python: integers of arrays are made "
-           "slower.")
+           "The same as lists, for a loop in Python: integers of arrays are made slower.")
       .def("__iter__", &iterate_epoch)
-      .def(
-          "iterate", &iterate, py::arg("num_epochs") = py::none(),
-          "iterate(self, num_epochs=None) -> Iterator[Draw]\n\nIterates from the cursor, which it moves, to the end of "
-          "`num_epochs` epochs; None: without end.");
+      .def("iterate", &iterate, py::arg("num_epochs") = py::none(),
+           "Iterates from the cursor, which it moves, to the end of `num_epochs` epochs; None: without end.");
 }
 
 void bind_edits(ScheduleClass& schedule) {
@@ -439,31 +349,27 @@ void bind_edits(ScheduleClass& schedule) {
       .def("drop_source", on_core<&Schedule::remove_source>, py::arg("name"))
       .def("change_config", on_core<&Schedule::set_config>, py::arg("config"))
       .def("edit", &edit, py::arg("next"), py::arg("rests"), py::arg("declared"),
-           "edit(self, next, rests, declared) -> bool\n\nAll of another configuration at once; setups are those of a "
-           "state. `rests`: (source, batches left of its pass).")
+           "All of another configuration at once; setups are those of a state. `rests`: (source, batches left of its "
+           "pass).")
       .def("end_pass", on_core<&Schedule::end_pass>, py::arg("source"), py::arg("num_batches"),
-           "end_pass(self, source, num_batches) -> None\n\nThe pass in which `source` (an index) stands ended after "
-           "`num_batches` batches, whatever its length said.")
+           "The pass in which `source` (an index) stands ended after `num_batches` batches, whatever its length said.")
       .def("extend_pass", on_core<&Schedule::extend_pass>, py::arg("source"), py::arg("num_batches"),
-           "extend_pass(self, source, num_batches) -> None\n\nThe pass in which `source` (an index) stands is longer "
-           "than its length says: it has `num_batches` batches at least.");
+           "The pass in which `source` (an index) stands is longer than its length says: it has `num_batches` batches "
+           "at least.");
 }
 
 void bind_state(ScheduleClass& schedule) {
   schedule
       .def("state_dict", &state_dict, py::arg("step") = py::none(),
-           "state_dict(self, step=None) -> dict\n\nThe state at the cursor, or at a step of its epoch before it: plain "
-           "data, as docs/state-format.md describes it.")
-      .def("to_bytes", &to_bytes, py::arg("step") = py::none(),
-           "to_bytes(self, step=None) -> bytes\n\nAs `state_dict`, as bytes with a checksum.")
+           "The state at the cursor, or at a step of its epoch before it: plain data, as docs/state-format.md "
+           "describes it.")
+      .def("to_bytes", &to_bytes, py::arg("step") = py::none(), "As `state_dict`, as bytes with a checksum.")
       .def_static("pack_state", &pack_state, py::arg("state"),
-                  "pack_state(state) -> bytes\n\nThe bytes of what `state_dict` gave, at whatever step it was taken.")
+                  "The bytes of what `state_dict` gave, at whatever step it was taken.")
       .def("load_state_dict", &load_state_dict, py::arg("state"),
-           "load_state_dict(self, state) -> None\n\nPuts the state from `state_dict` in place, cursor and "
-           "log.\n\nRaises:\n    StateMismatch: damaged, newer, or of another seed, configuration, names or lengths; "
-           "nothing has been changed.")
-      .def("load_bytes", &load_bytes, py::arg("data"),
-           "load_bytes(self, data) -> None\n\nAs `load_state_dict`, from the bytes of `to_bytes`.")
+           "Puts the state from `state_dict` in place, cursor and log.\n\nRaises:\n    StateMismatch: damaged, newer, "
+           "or of another seed, configuration, names or lengths; nothing has been changed.")
+      .def("load_bytes", &load_bytes, py::arg("data"), "As `load_state_dict`, from the bytes of `to_bytes`.")
       .def_property_readonly("fingerprints", on_core<&Schedule::fingerprints>)
       .def(py::init(&schedule_from_bytes), py::arg("data"));
 }
@@ -471,13 +377,7 @@ void bind_state(ScheduleClass& schedule) {
 }  // namespace
 
 void bind_schedule(py::module_& module) {
-  // Each docstring begins with a signature in Python's own types.
-  py::options options;
-  options.disable_function_signatures();
-  module.def("enum_names", &enum_names,
-             "enum_names() -> dict[str, list[str]]\n\nThe members of each enum of options, as the core names them.");
   bind_draw(module);
-  bind_config(module);
   ScheduleClass schedule(module, "Schedule");
   bind_random_access(schedule);
   schedule

@@ -1,6 +1,7 @@
 // Token corpora, their windows and packed rows. Arrays that they read stay alive as long as they do.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include <algorithm>
 #include <array>
@@ -149,11 +150,12 @@ class PyPackedRows final : public PyTokenRows {
   const std::shared_ptr<const PackedRows> packed;
 };
 
-std::shared_ptr<PyWindowRows> make_windows(const PyTokenCorpus& corpus, const PyDocumentIndex* documents,
+std::shared_ptr<PyWindowRows> make_windows(const PyTokenCorpus& corpus,
+                                           const std::optional<std::shared_ptr<PyDocumentIndex>>& documents,
                                            std::uint64_t length, bool moving, bool boundaries, bool shuffle,
                                            std::optional<std::int64_t> end_token) {
   return std::make_shared<PyWindowRows>(std::make_shared<const WindowRows>(
-      corpus.core(), documents == nullptr ? nullptr : documents->core(),
+      corpus.core(), documents ? (*documents)->core() : nullptr,
       WindowSpec{
           .length = length, .moving = moving, .boundaries = boundaries, .shuffle = shuffle, .end_token = end_token}));
 }
@@ -193,9 +195,9 @@ std::vector<std::pair<std::uint64_t, std::uint64_t>> trace(const PyTokenRows& se
   return out;
 }
 
-py::dict packing_stats(const PyPackedRows& self) {
+py::typing::Dict<py::str, py::int_> packing_stats(const PyPackedRows& self) {
   const Pieces& pieces = self.packed->pieces();
-  py::dict out;
+  py::typing::Dict<py::str, py::int_> out;
   out["num_patterns"] = self.packed->table().num_patterns();
   out["num_tokens"] = pieces.num_tokens();
   out["num_supervised"] = pieces.num_supervised();

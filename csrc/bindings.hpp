@@ -6,6 +6,7 @@
 namespace mtf::python {
 
 void bind_blend(pybind11::module_& module);
+void bind_config(pybind11::module_& module);
 void bind_errors(pybind11::module_& module);
 void bind_gather(pybind11::module_& module);
 void bind_prefetch(pybind11::module_& module);

@@ -8,6 +8,7 @@ PYBIND11_MODULE(_core, module) {
   mtf::python::bind_prefetch(module);
   mtf::python::bind_gather(module);
   mtf::python::bind_random(module);
+  mtf::python::bind_config(module);
   mtf::python::bind_schedule(module);
   mtf::python::bind_rows(module);
   mtf::python::bind_row_batches(module);

@@ -171,7 +171,7 @@ PyObject* draw_at(PyObject* self, PyObject* const* args, Py_ssize_t num_args, Py
     PySchedule& schedule = schedule_of(self);
     const std::uint64_t step = to_count(given[0], "step");
     const bool is_current = given[1] == nullptr || given[1] == Py_None;
-    const std::uint64_t epoch = is_current ? schedule.core.epoch() : schedule.reach(to_count(given[1], "epoch"));
+    const EpochIndex epoch = is_current ? schedule.core.epoch() : schedule.reach(to_count(given[1], "epoch"));
     return schedule.make_draw(schedule.core.at(step, epoch)).release().ptr();
   } catch (...) {
     set_error();
@@ -181,7 +181,8 @@ PyObject* draw_at(PyObject* self, PyObject* const* args, Py_ssize_t num_args, Py
 
 PyMethodDef draw_at_method = {"at", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(draw_at)),
                               METH_FASTCALL | METH_KEYWORDS,
-                              "at($self, /, step, epoch=None)\n--\n\nThe draw at a step: as quick at any "
+                              "at($self, /, step, epoch=None)\n--\n\nat(self: mtf._core.Schedule, step: int, epoch: "
+                              "int | None = None) -> mtf._core.Draw\n\nThe draw at a step: as quick at any "
                               "step.\n\nRaises:\n    ConfigError: the epoch has fewer steps."};
 
 PyType_Slot iterator_slots[] = {
@@ -203,14 +204,14 @@ void PySchedule::refresh_names() {
   }
 }
 
-std::uint64_t PySchedule::reach(std::uint64_t epoch) {
+EpochIndex PySchedule::reach(std::uint64_t epoch) {
   constexpr std::uint64_t kEpochsPerLook = 64;
-  while (!core.approach(epoch, kEpochsPerLook)) {
+  while (!core.approach({epoch}, kEpochsPerLook)) {
     if (PyErr_CheckSignals() != 0) {
       throw py::error_already_set();
     }
   }
-  return epoch;
+  return {epoch};
 }
 
 py::object PySchedule::make_draw(const Draw& draw) const {
@@ -227,7 +228,7 @@ py::object PySchedule::make_draw(const Draw& draw) const {
   return py::reinterpret_steal<py::object>(out);
 }
 
-py::object make_draw_iterator(py::object schedule, std::int64_t num_epochs) {
+py::typing::Iterator<PyDraw> make_draw_iterator(py::object schedule, std::int64_t num_epochs) {
   PyObject* out = iterator_type->tp_alloc(iterator_type, 0);
   if (out == nullptr) {
     throw py::error_already_set();
@@ -236,7 +237,7 @@ py::object make_draw_iterator(py::object schedule, std::int64_t num_epochs) {
   iterator->schedule = schedule.cast<PySchedule*>();
   iterator->num_epochs = num_epochs;
   iterator->owner = schedule.release().ptr();
-  return py::reinterpret_steal<py::object>(out);
+  return py::reinterpret_steal<py::typing::Iterator<PyDraw>>(out);
 }
 
 void bind_random_access(py::handle schedule_type) {

@@ -22,6 +22,11 @@ const std::shared_ptr<BufferPool>& batch_memory() {
   return *pool;
 }
 
+Column make_column(const ColumnSpec& spec) {
+  const auto& [shape, code, bits, importer] = spec;
+  return {.row_shape = shape, .type = {code, bits, 1}, .import = importer};
+}
+
 py::object to_tensor(Buffer buffer, std::uint64_t num_rows, const Column& column) {
   auto owner = std::make_unique<OwningTensor>();
   const std::size_t num_dimensions = column.row_shape.size() + 1;

@@ -3,10 +3,12 @@
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/typing.h>
 
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <tuple>
 #include <vector>
 
 #include "dlpack.hpp"
@@ -24,6 +26,11 @@ struct Column {
   dlpack::DataType type{};
   pybind11::object import;
 };
+
+/// A column as Python gives it: the shape of one row, DLPack's code and bits, and what makes a tensor of a capsule.
+using Importer = pybind11::typing::Callable<pybind11::object(pybind11::object)>;
+using ColumnSpec = std::tuple<std::vector<std::int64_t>, std::uint8_t, std::uint8_t, Importer>;
+[[nodiscard]] Column make_column(const ColumnSpec& spec);
 
 /// A tensor of `num_rows` rows that owns `buffer`: releasing it gives the memory back to the pool, with or without the
 /// GIL.

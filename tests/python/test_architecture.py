@@ -310,6 +310,17 @@ def test_public_name_is_documented(name: str) -> None:
             assert inspect.getdoc(getattr(value, attribute)), f"mtf.{name}.{attribute} has no docstring"
 
 
+def test_the_trainers_interface_stays_small() -> None:
+    """Besides what the guide names. What belongs to a run's parts is found there."""
+    pytest.importorskip("torch")
+    guide = {"add_dataloader", "config", "fit", "get_state", "load_checkpoint", "model", "multi_loader_config"}
+    guide |= {"multi_loader_manager", "optimizers", "save_checkpoint"}
+    assigned = set(re.findall(r"self\.([a-z]\w*) = ", inspect.getsource(mtf.Trainer)))
+    names = {name for name in dir(mtf.Trainer) if not name.startswith("_")} | assigned
+    assert guide <= names
+    assert len(names - guide) <= 25, sorted(names - guide)
+
+
 def test_all_lists_every_public_name_once() -> None:
     assert len(mtf.__all__) == len(set(mtf.__all__))
     assert set(mtf.__all__) == {"__version__", *mtf._PUBLIC}

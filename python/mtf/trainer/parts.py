@@ -22,10 +22,11 @@ from mtf.trainer.optimization.clipping import check_clipping
 from mtf.trainer.optimization.item_counts import ItemCounts
 from mtf.trainer.optimization.manual import ManualOptimization
 from mtf.trainer.optimization.nonfinite import NonFiniteGuard
-from mtf.trainer.optimization.optimizers import OptimizerSet, SchedulerSet
+from mtf.trainer.optimization.optimizers import OptimizerSet
 from mtf.trainer.optimization.precision import Precision, compile_in_place
 from mtf.trainer.optimization.rate_watch import RateWatch
 from mtf.trainer.optimization.scheduler_settings import SchedulerSettings
+from mtf.trainer.optimization.schedulers import SchedulerSet
 from mtf.trainer.reporting.reporter import Reporter
 from mtf.trainer.reporting.throughput import Throughput
 from mtf.trainer.rng import StepRng
@@ -92,7 +93,7 @@ class Parts:
             loggers=self.reporter,
             before_save=self._before_save,
             describe_data=self.data.record,
-            on_saved=lambda path: self.hooks.call("on_checkpoint_save", path),  # ``trainer.hooks`` may be replaced
+            on_saved=lambda path: self.hooks.call("on_checkpoint_save", path),  # the list may be replaced
             on_loaded=lambda path: self.hooks.call("on_checkpoint_load", path),
         )
 

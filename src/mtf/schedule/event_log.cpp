@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "mtf/random/key.hpp"
-#include "mtf/schedule/state.hpp"
+#include "mtf/schedule/state/event_fields.hpp"
 
 namespace mtf {
 

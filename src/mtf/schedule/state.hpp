@@ -43,20 +43,9 @@ struct ScheduleState {
 /// A setup of a state. Throws StateMismatch, naming the field, for one that no schedule could have.
 [[nodiscard]] MixtureSpec mixture_spec_from(const Value& value);
 
-/// Depends on all that an event says.
-[[nodiscard]] std::uint64_t hash_of(const Event& event);
-
 /// `header_version`: of the bytes that held the value, if it was in bytes. Throws StateMismatch naming the field for
 /// anything that no schedule could have written.
 [[nodiscard]] ScheduleState schedule_state_from(const Value& value,
                                                 std::optional<std::uint32_t> header_version = std::nullopt);
-
-/// Where `other` differs from `mine` in what must agree for a state to be loaded: seed, names, lengths and the initial
-/// configuration, compared by source name. One sentence per field; empty when they agree.
-[[nodiscard]] std::vector<std::string> find_differences(std::uint64_t my_seed, const MixtureSpec& mine,
-                                                        const ScheduleState& other);
-
-/// Hashes of what ranks must agree on, by field: config, names, lengths, seed, log (which doesn't depend on the step).
-[[nodiscard]] std::map<std::string, std::uint64_t> find_fingerprints(const ScheduleState& state);
 
 }  // namespace mtf

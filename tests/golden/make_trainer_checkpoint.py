@@ -1,4 +1,4 @@
-"""What ``trainer_checkpoint_v1`` holds, made by ``python tests/golden/make_trainer_checkpoint_v1.py PATH``.
+"""What ``trainer_checkpoint_v1`` holds, made by ``python tests/golden/make_trainer_checkpoint.py PATH``.
 
 A trainer of format 1 saved it inside its second epoch; every later release must resume from it. Never write it anew.
 """

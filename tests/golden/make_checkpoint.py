@@ -1,7 +1,7 @@
-"""What ``checkpoint_v1`` holds, and how it was made: ``python tests/golden/make_checkpoint_v1.py DIRECTORY``.
+"""What each ``checkpoint_v<format>`` holds, and how it was made: ``python tests/golden/make_checkpoint.py DIRECTORY``.
 
-The directory was written once, by the release that introduced format 1, and every later release must load it. Never
-write it anew: a new format gets a directory of its own.
+A directory is written once, by the release that introduces its format, and every later release must load it. Never
+write one anew: a new format gets a directory of its own.
 """
 
 from __future__ import annotations
