@@ -353,6 +353,7 @@ class Blend(ViewedBlend, EditedBlend, TracedBlend):
                 self._next = self._number(pass_, number) + 1
                 run.next_batch = self._next
                 yield data
+                del data  # its memory is free for the next batch, unless the caller still has it
         finally:
             stream.close()
 
