@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from mtf.call_site import user_level
 from mtf.config.base import Config
 from mtf.config.checkpoint import CheckpointConfig
 from mtf.config.logging import LoggingConfig
@@ -53,7 +54,7 @@ def warn_of_settings(config: TrainerConfig, val_loaders: Any) -> None:
         *_of_checkpoints(config.checkpoint),
         *_of_loggers(config.logging),
     ):
-        warnings.warn(message, stacklevel=4)
+        warnings.warn(message, stacklevel=user_level())
 
 
 def _of_validation(config: ValidationConfig, *, has_loaders: bool) -> Iterator[str]:
@@ -129,7 +130,7 @@ def warn_of_late_changes(now: Mapping[str, Any], when_made: Mapping[str, Any], s
         warnings.warn(
             f"these settings were changed after the trainer had read them, which has no effect: {changed}; make a new "
             "trainer with them",
-            stacklevel=5,
+            stacklevel=user_level(),
         )
 
 
@@ -147,5 +148,6 @@ def check_assignment(name: str, *, is_subclass: bool) -> None:
         raise UsageError(f"trainer.{name} can't be set after the trainer was made: {_FIXED[name]}")
     if name in _ELSEWHERE and not is_subclass:
         warnings.warn(
-            f"trainer.{name} is read by nothing, so setting it has no effect: {_ELSEWHERE[name]}", stacklevel=3
+            f"trainer.{name} is read by nothing, so setting it has no effect: {_ELSEWHERE[name]}",
+            stacklevel=user_level(),
         )

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+from mtf.call_site import user_level
 from mtf.checkpoint.storage.local import replace_file
 from mtf.checkpoint.storage.registry import open_storage
 from mtf.config.execution import PreemptionConfig
@@ -25,6 +26,7 @@ from mtf.errors import ConfigError
 
 EXIT_CODE = 75  # EX_TEMPFAIL: a temporary failure, the caller is invited to try again
 MARKER_NAME = "PREEMPTED"
+STOPPED = "stopped by Ctrl-C"
 
 _log = logging.getLogger("mtf.preemption")
 
@@ -111,7 +113,7 @@ class PreemptionGuard:
         if self._requested is None:
             return
         if self._requested == signal.SIGINT:
-            raise KeyboardInterrupt(f"stopped by Ctrl-C, saved to {checkpoint}")
+            raise KeyboardInterrupt(f"{STOPPED}, saved to {checkpoint}")
         raise Preempted(self._exit_code, self._requested, checkpoint)
 
     def __enter__(self) -> PreemptionGuard:
@@ -125,13 +127,15 @@ class PreemptionGuard:
             warnings.warn(
                 f"fit runs outside the main thread, so {names} don't save before they stop the run; "
                 "call fit in the main thread",
-                stacklevel=3,
+                stacklevel=user_level(),
             )
             return self
         for number in self._signals:
             previous = signal.getsignal(number)
             if previous is None:
-                warnings.warn(f"{number.name} has a handler that isn't Python's; it stays in charge", stacklevel=3)
+                warnings.warn(
+                    f"{number.name} has a handler that isn't Python's; it stays in charge", stacklevel=user_level()
+                )
             elif number == signal.SIGINT and previous is signal.SIG_IGN:
                 continue  # a background job of a shell: Ctrl-C is meant for somebody else
             else:
@@ -181,7 +185,8 @@ class PreemptionGuard:
             # Where warnings are errors, this one must not tear the step apart either.
             with contextlib.suppress(UserWarning):
                 warnings.warn(
-                    f"the handler installed before raised {error!r}; the run saves and stops first", stacklevel=3
+                    f"the handler installed before raised {error!r}; the run saves and stops first",
+                    stacklevel=user_level(),
                 )
 
 
@@ -227,7 +232,7 @@ def _warn_of_marker(root: Path | str, done: str, error: OSError) -> None:
     warnings.warn(
         f"{root}/{MARKER_NAME} can't be {done}: {error.strerror or error}. The checkpoints say where the run stands: "
         "a resume needs no marker",
-        stacklevel=4,
+        stacklevel=user_level(),
     )
 
 
@@ -259,10 +264,10 @@ def requeue_slurm_job(timeout_s: float = 30.0) -> bool:
         # Slurm may end this job, and scontrol with it, before scontrol has heard that it does.
         if error.returncode >= 0 or error.cmd[1] != "requeue":
             text = (error.stderr or error.stdout or "").strip()
-            warnings.warn(f"scontrol requeue {job} failed, call it yourself: {text or error}", stacklevel=2)
+            warnings.warn(f"scontrol requeue {job} failed, call it yourself: {text or error}", stacklevel=user_level())
             return False
     except (OSError, subprocess.TimeoutExpired) as error:
-        warnings.warn(f"scontrol requeue {job} failed, call it yourself: {error}", stacklevel=2)
+        warnings.warn(f"scontrol requeue {job} failed, call it yourself: {error}", stacklevel=user_level())
         return False
     _log.info("Slurm puts job %s back into its queue", job)
     return True

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
-from mtf.config.checks import nearest
+from mtf.call_site import user_level
 from mtf.config.convert import describe
-from mtf.config.foreign_names import translation
 from mtf.config.mixture import MultiDataLoaderConfig
 from mtf.config.trainer import TrainerConfig
 from mtf.data.mixture_plan import short_window
@@ -58,19 +56,6 @@ def checked_config(config: Any) -> TrainerConfig:
         )
     checked.require_valid()
     return checked
-
-
-def refuse_unknown_arguments(function: Callable[..., Any], unknown: Iterable[str]) -> None:
-    """Refuses keywords that ``function`` doesn't have, with what they are called here.
-
-    Raises:
-        ConfigError: ``unknown`` isn't empty.
-    """
-    for name in unknown:
-        known = [p for p in inspect.signature(function).parameters if p not in ("self", "unknown")]
-        found = translation(name)
-        way = f"; here it is {found}" if found else nearest(name, known)
-        raise ConfigError(f"{function.__qualname__} has no argument {name!r}{way} (arguments: {', '.join(known)})")
 
 
 def init_only_settings(config: TrainerConfig) -> dict[str, Any]:
@@ -154,11 +139,11 @@ def warn_of_short_window(multi: MultiLoader) -> None:
     found = short_window(multi.schedule, multi.epoch, *multi.accumulation)
     if found is not None:
         message = f"epoch {multi.epoch}: {found}"  # which ends with what to do
-        warnings.warn(message, stacklevel=5)
+        warnings.warn(message, stacklevel=user_level())
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, stacklevel=5)
+    warnings.warn(message, stacklevel=user_level())
 
 
 def require_same_on_all_ranks(

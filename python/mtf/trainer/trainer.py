@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mtf.config.keywords import checked_keywords
 from mtf.config.trainer import TrainerConfig
 from mtf.data.steering.mixture_edit import OnOtherMixture
 from mtf.distributed.ranks import make_ranks
@@ -18,6 +19,7 @@ from mtf.trainer.hooks.registry import HookList, require_arguments
 from mtf.trainer.optimization.optimizers import as_list
 from mtf.trainer.optimization.precision import arithmetic
 from mtf.trainer.parts import choose_device, make_parts
+from mtf.trainer.preemption import STOPPED
 from mtf.trainer.reporting import _repr
 from mtf.trainer.run_view import RunView
 from mtf.trainer.state.registry import Stateful
@@ -54,6 +56,7 @@ class Trainer(RunView):
         ConfigError: arguments that contradict each other; nothing has been changed.
     """
 
+    @checked_keywords(settings=TrainerConfig)
     def __init__(
         self,
         config: TrainerConfig | None = None,
@@ -66,9 +69,9 @@ class Trainer(RunView):
         loader_factories: Mapping[str, Callable[[], Any]] | None = None,
         device: torch.device | str | None = None,
         process_group: Any = None,
-        **unknown: Any,
     ) -> None:
-        preflight.refuse_unknown_arguments(Trainer, unknown)
+        if isinstance(config, nn.Module):
+            raise ConfigError("config must be a TrainerConfig, it is a model: the order is Trainer(config, model, ...)")
         if not isinstance(model, nn.Module):
             raise ConfigError(f"model must be a torch.nn.Module, it is {model!r}")
         self.config = preflight.checked_config(config)
@@ -155,6 +158,7 @@ class Trainer(RunView):
 
     # Training and validation
 
+    @checked_keywords(words={"epochs": "max_epochs", "num_epochs": "max_epochs"}, settings=TrainerConfig)
     def fit(
         self,
         train_loaders: Any,
@@ -165,7 +169,6 @@ class Trainer(RunView):
         resume_parts: str | Sequence[str] | None = None,
         on_other_mixture: OnOtherMixture = "refuse",
         skip: Sequence[tuple[int, int]] | None = None,
-        **unknown: Any,
     ) -> None:
         """Trains until ``max_epochs`` or ``max_steps`` (updates), both counted from the beginning of training.
 
@@ -191,21 +194,25 @@ class Trainer(RunView):
             StateMismatch: the loaders are not those that the state knows.
             Preempted: a signal arrived; the state has been saved.
         """
-        preflight.refuse_unknown_arguments(Trainer.fit, unknown)
-        fitting.fit(
-            self._parts,
-            self.training_step,
-            self.validation_step,
-            train_loaders,
-            val_loaders,
-            max_epochs=max_epochs,
-            max_steps=max_steps,
-            resume_from=resume_from,
-            resume_parts=resume_parts,
-            on_other_mixture=on_other_mixture,
-            skip=skip,
-            check=self._require_ready,
-        )
+        try:
+            fitting.fit(
+                self._parts,
+                self.training_step,
+                self.validation_step,
+                train_loaders,
+                val_loaders,
+                max_epochs=max_epochs,
+                max_steps=max_steps,
+                resume_from=resume_from,
+                resume_parts=resume_parts,
+                on_other_mixture=on_other_mixture,
+                skip=skip,
+                check=self._require_ready,
+            )
+        except KeyboardInterrupt as stop:
+            if not str(stop).startswith(STOPPED):  # at a place that its traceback shows
+                raise
+            raise stop.with_traceback(None) from None  # after the save, where the loop's frames say nothing
 
     def _require_ready(self) -> None:
         """Raises where ``fit`` can't train with what the trainer has now."""

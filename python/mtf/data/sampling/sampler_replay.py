@@ -20,6 +20,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from mtf._core import fold_in
+from mtf.call_site import user_level
 from mtf.data.protocols import copy_state, has_state_methods, length_of
 from mtf.data.rng.generators import fresh_torch_generator, seed_generators, untouched
 
@@ -133,7 +134,7 @@ class SamplerReplay:
             warnings.warn(
                 f"{type(self.sampler).__name__} keeps something from pass to pass and pass {pass_} doesn't end within "
                 f"{_MAX_DRAWS} draws, so every pass begins as pass 0 did: give it __len__, or set_epoch",
-                stacklevel=2,
+                stacklevel=user_level(),
             )
             self._keeps_nothing = True
             return
