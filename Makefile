@@ -19,9 +19,9 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install -q -c requirements/constraints.txt
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-SOURCES := $(shell find src csrc -name '*.[ch]pp' 2>/dev/null) $(shell find . -maxdepth 2 -name CMakeLists.txt -not -path './build/*' 2>/dev/null)
+SOURCES := $(shell find src csrc -name '*.[ch]pp' -o -name '*.def' 2>/dev/null) $(shell find . -maxdepth 2 -name CMakeLists.txt -not -path './build/*' 2>/dev/null)
 
-.PHONY: help loaders loaders-table demo gpu-check cluster test native-test asan-python stubs bench bench-quick bench-docs lint wheel wheels docs docs-check faults coverage guards fuzz clean
+.PHONY: help loaders loaders-table demo gpu-check cluster test native-test asan-python stubs tables bench bench-quick bench-docs lint wheel wheels docs docs-check faults coverage guards fuzz clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ native-test: $(VENV)/.tools  ## Build and run the C++ tests (PRESET=dev, asan or
 
 asan-python: $(VENV)/.built  ## Run the tests of schedules and prefetching with the module under the address sanitizer
 	scripts/asan-python
+
+tables:  ## Write what follows from the rows of src/mtf/schedule/options.def
+	$(PYTHON) scripts/make_tables.py
 
 stubs: $(VENV)/.built  ## Write python/mtf/_core.pyi anew from the compiled module
 	$(PY) scripts/make_stubs.py

@@ -62,7 +62,7 @@ def run(state: mtf.TrainerState, max_steps: int, root: Path | None = None) -> tu
     trainer = make(root)
     trainer.load_state(state)
     trainer.fit(loaders(), max_steps=max_steps, max_epochs=2**60)
-    return trainer, next(hook for hook in trainer.hooks if isinstance(hook, Noise)).drawn
+    return trainer, next(hook for hook in trainer._hooks if isinstance(hook, Noise)).drawn
 
 
 @pytest.mark.parametrize("power", POWERS)

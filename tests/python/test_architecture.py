@@ -310,6 +310,17 @@ def test_public_name_is_documented(name: str) -> None:
             assert inspect.getdoc(getattr(value, attribute)), f"mtf.{name}.{attribute} has no docstring"
 
 
+def test_the_trainers_interface_stays_small() -> None:
+    """Besides what the guide names. What belongs to a run's parts is found there."""
+    pytest.importorskip("torch")
+    guide = {"add_dataloader", "config", "fit", "get_state", "load_checkpoint", "model", "multi_loader_config"}
+    guide |= {"multi_loader_manager", "optimizers", "save_checkpoint"}
+    assigned = set(re.findall(r"self\.([a-z]\w*) = ", inspect.getsource(mtf.Trainer)))
+    names = {name for name in dir(mtf.Trainer) if not name.startswith("_")} | assigned
+    assert guide <= names
+    assert len(names - guide) <= 25, sorted(names - guide)
+
+
 def test_all_lists_every_public_name_once() -> None:
     assert len(mtf.__all__) == len(set(mtf.__all__))
     assert set(mtf.__all__) == {"__version__", *mtf._PUBLIC}
@@ -373,3 +384,13 @@ def test_the_ways_on_the_page_are_short_and_name_files_that_exist() -> None:
     table = page.split("## The tree of the package\n")[1].split("\n## ")[0]
     named = set(re.findall(r"^\| `(\w+)/` \|", table, re.MULTILINE))
     assert named == {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+
+
+def test_no_warning_counts_frames_by_hand() -> None:
+    """``stacklevel=user_level()`` of ``mtf.call_site`` points at the user's line; a number points somewhere in mtf."""
+    by_hand = [
+        f"{path.name}: {match[0]}"
+        for path in PACKAGE.rglob("*.py")
+        for match in re.finditer(r"stacklevel=(?!user_level\(\))\S+", path.read_text(encoding="utf-8"))
+    ]
+    assert by_hand == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +12,6 @@ from trainer_tools import config, loader, trainer
 
 import mtf
 from mtf.call_site import user_level
-
-PACKAGE = Path(mtf.__file__).parent
 
 
 def line_of(caught: pytest.WarningsRecorder, words: str) -> str:
@@ -71,12 +68,3 @@ def test_without_a_line_of_the_users_the_warning_is_where_it_is() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[1]"
-
-
-def test_no_warning_counts_frames_by_hand() -> None:
-    by_hand = [
-        f"{path.name}: {match[0]}"
-        for path in PACKAGE.rglob("*.py")
-        for match in re.finditer(r"stacklevel=(?!user_level\(\))\S+", path.read_text(encoding="utf-8"))
-    ]
-    assert by_hand == []

@@ -104,7 +104,7 @@ class RankCheckpointer:
 
     def _outcome(self, result: Any) -> Any:
         """Returns on every rank when rank 0 is here. One that failed never comes, and is named by the others."""
-        return self._ranks.from_first(result)
+        return self._ranks.broadcast_object(result)
 
     def _sharded(
         self,

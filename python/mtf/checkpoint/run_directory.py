@@ -56,7 +56,7 @@ def claim(directory: CheckpointManager, ranks: SingleRank, may_leave: Callable[[
                     CheckpointWarning,
                     stacklevel=user_level(),
                 )
-        waiting, token, refusal = ranks.from_first((waiting, token, refusal))
+        waiting, token, refusal = ranks.broadcast_object((waiting, token, refusal))
         if waiting is None:
             break
         time.sleep(min(_SLICE_S, timeout_s / 4) if ranks.rank == 0 else 0.0)

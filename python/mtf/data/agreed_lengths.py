@@ -57,10 +57,10 @@ def agree_on_lengths(
     group = DataGroup(rank, world_size) if group is None else group
     if not group.can_ask:
         return lengths
-    require_equal("the sources", {"names": names}, group.largest, group.gather)
+    require_equal("the sources", {"names": names}, group.all_reduce_max, group.gather)
     sizes = sizes or [None] * len(names)
     known = [_UNKNOWN if length is None else length for length in (*lengths, *sizes)]
-    reduced = group.largest([*known, *(-length for length in known)])
+    reduced = group.all_reduce_max([*known, *(-length for length in known)])
     if reduced[len(names) : len(known)] != [-size for size in reduced[len(known) + len(names) :]]:
         _refuse_other_data(names, sizes, group)
     agreed: list[int | None] = []
@@ -133,7 +133,7 @@ def check_same_schedule(schedule: Schedule, world_size: int, state: Any = None, 
     group = DataGroup(0, world_size) if group is None else group
     if group.can_ask:
         # guard: same schedule on all ranks
-        require_equal("the schedule", describe(schedule, state), group.largest, group.gather)
+        require_equal("the schedule", describe(schedule, state), group.all_reduce_max, group.gather)
 
 
 def describe(schedule: Schedule, state: Any = None) -> dict[str, Any]:

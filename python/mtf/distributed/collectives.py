@@ -33,7 +33,7 @@ def device(group: Any = None) -> torch.device:
     return torch.device("cpu")
 
 
-def largest(numbers: Sequence[int], group: Any = None) -> list[int]:
+def all_reduce_max(numbers: Sequence[int], group: Any = None) -> list[int]:
     """Elementwise largest of equally many integers (below 2^63 in size) over all ranks of ``group``."""
     import torch
     import torch.distributed as dist

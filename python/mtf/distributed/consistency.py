@@ -11,7 +11,7 @@ from typing import Any
 from mtf.checkpoint.storage.local import host_name
 from mtf.errors import ConfigError
 
-Largest = Callable[[Sequence[int]], list[int]]
+AllReduceMax = Callable[[Sequence[int]], list[int]]
 Gather = Callable[[Any], list[Any]]
 
 
@@ -21,20 +21,20 @@ def fingerprint(fields: Mapping[str, Any]) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
 
-def require_equal(what: str, fields: Mapping[str, Any], largest: Largest, gather: Gather) -> None:
+def require_equal(what: str, fields: Mapping[str, Any], all_reduce_max: AllReduceMax, gather: Gather) -> None:
     """Compares ``fields`` (nested plain data) on all ranks. A collective: one reduction of two integers if all is well.
 
     Args:
         what: what the fields describe, for the message.
         fields: name -> value.
-        largest: elementwise largest over all ranks.
+        all_reduce_max: elementwise largest over all ranks.
         gather: every rank's value.
 
     Raises:
         ConfigError: on every rank; names each field that differs, its values and the ranks that have them.
     """
     own = fingerprint(fields)
-    high, low = largest([own, -own])
+    high, low = all_reduce_max([own, -own])
     if high == -low:
         return
     everywhere = gather((_flat(fields), host_name()))

@@ -29,9 +29,9 @@ class DataGroup:
             return False
         return self.group is not None or collectives.size() == self.world_size
 
-    def largest(self, numbers: Sequence[int]) -> list[int]:
+    def all_reduce_max(self, numbers: Sequence[int]) -> list[int]:
         """Elementwise largest of equally many integers over these ranks; a collective."""
-        return collectives.largest(numbers, self.group)
+        return collectives.all_reduce_max(numbers, self.group)
 
     def gather(self, value: Any) -> list[Any]:
         """``value`` of every one of these ranks; a collective."""

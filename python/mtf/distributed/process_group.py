@@ -56,15 +56,15 @@ class ProcessGroup:
         dist.all_reduce(work, op=op)
         return work.to(values.device)
 
-    def largest(self, numbers: Sequence[int]) -> list[int]:
+    def all_reduce_max(self, numbers: Sequence[int]) -> list[int]:
         """Elementwise largest of equally many integers."""
-        return collectives.largest(numbers)
+        return collectives.all_reduce_max(numbers)
 
     def gather(self, value: Any) -> list[Any]:
         """``value`` of every rank, on every rank."""
         return collectives.gather(value)
 
-    def from_first(self, value: Any) -> Any:
+    def broadcast_object(self, value: Any) -> Any:
         """Rank 0's ``value``."""
         box = [value]
         dist.broadcast_object_list(box, src=0)
@@ -113,7 +113,7 @@ def _adopt(config: DDPConfig) -> ProcessGroup:
     monitor = RankMonitor(bounded, dist.get_rank(), dist.get_world_size(), grace_s(config.timeout_s))
     monitor.register()
     group = ProcessGroup(bounded, collectives.device(), config.timeout_s, monitor)
-    require_equal("how they train together", _settings(config, dist.get_backend()), group.largest, group.gather)
+    require_equal("how they train together", _settings(config, dist.get_backend()), group.all_reduce_max, group.gather)
     monitor.watch()
     return group
 

@@ -73,7 +73,7 @@ class SingleRank:
         """Whether ``flag`` is set on any rank; a collective, so all ranks call it at the same update."""
         return flag
 
-    def largest(self, numbers: Sequence[int]) -> list[int]:
+    def all_reduce_max(self, numbers: Sequence[int]) -> list[int]:
         """Elementwise largest over all ranks; a collective."""
         return list(numbers)
 
@@ -85,7 +85,7 @@ class SingleRank:
         """``value`` of every rank, on every rank; a collective."""
         return [value]
 
-    def from_first(self, value: T) -> T:
+    def broadcast_object(self, value: T) -> T:
         """Rank 0's ``value``; a collective."""
         return value
 
@@ -111,7 +111,7 @@ class SingleRank:
         """``tree`` with sharded tensors gathered; a collective where there are any."""
         return tree
 
-    def place(self, value: Any, like: Any) -> Any:
+    def distribute_like(self, value: Any, like: Any) -> Any:
         """``value`` sharded as ``like`` is, where it is a whole tensor of the same shape; else ``value``."""
         return value
 
@@ -168,10 +168,10 @@ class MultiRank(SingleRank):
         return self.group.reduce(values)
 
     def any(self, flag: bool) -> bool:
-        return bool(self.largest([int(flag)])[0])
+        return bool(self.all_reduce_max([int(flag)])[0])
 
-    def largest(self, numbers: Sequence[int]) -> list[int]:
-        return self.group.largest(numbers)
+    def all_reduce_max(self, numbers: Sequence[int]) -> list[int]:
+        return self.group.all_reduce_max(numbers)
 
     def union(self, names: Iterable[str]) -> list[str]:
         from mtf.distributed.consistency import fingerprint
@@ -180,7 +180,7 @@ class MultiRank(SingleRank):
         known = self._union is not None and self._union[0] == own
         # Metrics rarely change their names: one small reduction says that nobody's have, and all use the last answer.
         mark = fingerprint(dict.fromkeys(own, 1))
-        high, low, unknown = self.largest([mark, -mark, int(not known)])
+        high, low, unknown = self.all_reduce_max([mark, -mark, int(not known)])
         if high != -low or unknown:
             found = sorted(set().union(*self.gather(sorted(own))))
             if high != -low:
@@ -192,8 +192,8 @@ class MultiRank(SingleRank):
     def gather(self, value: T) -> list[T]:
         return self.group.gather(value)
 
-    def from_first(self, value: T) -> T:
-        result: T = self.group.from_first(value)
+    def broadcast_object(self, value: T) -> T:
+        result: T = self.group.broadcast_object(value)
         return result
 
     def new_flag(self) -> str:
@@ -209,12 +209,12 @@ class MultiRank(SingleRank):
     def require_equal(self, what: str, fields: Mapping[str, Any]) -> None:
         from mtf.distributed.consistency import require_equal
 
-        require_equal(what, fields, self.largest, self.gather)
+        require_equal(what, fields, self.all_reduce_max, self.gather)
 
     def full(self, tree: T) -> T:
         return _full(tree) if self.is_sharded else tree
 
-    def place(self, value: Any, like: Any) -> Any:
+    def distribute_like(self, value: Any, like: Any) -> Any:
         dtensor = _dtensor()
         whole = isinstance(value, Tensor) and not isinstance(value, dtensor)
         if not (whole and isinstance(like, dtensor) and value.shape == like.shape):

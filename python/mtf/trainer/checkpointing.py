@@ -167,7 +167,7 @@ class Checkpointer:
         by_time = self._config.checkpoint.save_every_n_minutes is not None
         save = save and (self._ranks.rank == 0 or not by_time or self._is_due_by_count(is_epoch_end=is_epoch_end))
         asked = [0 if requested is None else int(requested), int(self._run.stop_reason is not None), int(save)]
-        number, stops, saves = self._ranks.largest(asked)
+        number, stops, saves = self._ranks.all_reduce_max(asked)
         if number:
             self.guard.request(signal.Signals(number))
             self._exits = True
@@ -282,7 +282,7 @@ class Checkpointer:
     def agree_to_exit(self) -> bool:
         """Whether a signal has come on any rank, which all then know of. A collective."""
         assert self.guard is not None
-        (number,) = self._ranks.largest([0 if self.guard.requested is None else int(self.guard.requested)])
+        (number,) = self._ranks.all_reduce_max([0 if self.guard.requested is None else int(self.guard.requested)])
         if number:
             self.guard.request(signal.Signals(number))
             self._exits = True

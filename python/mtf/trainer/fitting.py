@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -96,8 +96,8 @@ def _open(
     """
     config, data, run = parts.config, parts.data, parts.run
     preflight.warn_of_no_effect(config, parts.model, parts.optimizers.optimizers, parts.hooks, val_loaders)
-    no_effect.warn_of_settings(config, val_loaders)
-    no_effect.warn_of_late_changes(preflight.init_only_settings(config), parts.init_only, parts.said_changes)
+    no_effect.warn_of_settings(config, val_loaders, parts.ranks)
+    _warn_of_changes(parts)
     is_new = data.open(train_loaders)
     try:
         parts.checkpointer.resume(*source, is_new=run.global_step == 0 and data.pending_state is None)
@@ -119,12 +119,15 @@ def _open(
         raise
     if is_new:
         data.warn_of_idle()
+        parts.init_only.update(preflight.settings_named(config, preflight.READ_WITH_LOADERS))
+    no_effect.warn_of_late_saves(config, data.manager.schedule, run, limits)
     return named
 
 
 def _loop(
     parts: Parts, training_step: Callable[..., Any], validation_step: Callable[..., Any], val_loaders: dict[str, Any]
 ) -> TrainLoop:
+    at_start = preflight.settings_named(parts.config, preflight.READ_BY_EACH_FIT)
     return TrainLoop(
         run=parts.run,
         step=parts.train_step(training_step),
@@ -136,10 +139,28 @@ def _loop(
         checkpointer=parts.checkpointer,
         config=parts.config,
         skips=parts.skips,
-        warn_of_changes=lambda: no_effect.warn_of_late_changes(
-            preflight.init_only_settings(parts.config), parts.init_only, parts.said_changes
-        ),
+        note_logger=lambda: _note_logger(parts),
+        warn_of_changes=lambda: _warn_of_changes(parts, at_start),
     )
+
+
+def _note_logger(parts: Parts) -> None:
+    """The logger is open, made of the settings as they are now or as they were in an earlier ``fit``."""
+    for name, value in preflight.settings_named(parts.config, preflight.READ_WITH_LOGGER).items():
+        parts.init_only.setdefault(name, value)
+
+
+def _warn_of_changes(parts: Parts, at_start: Mapping[str, Any] | None = None) -> None:
+    """Warns of settings that were changed too late.
+
+    Args:
+        at_start: those that each ``fit`` reads, when this one began.
+    """
+    now = preflight.settings_named(parts.config, (*parts.init_only, *(at_start or ())))
+    no_effect.warn_of_late_changes(now, parts.init_only, parts.said_changes)
+    if at_start is not None:
+        way = "only fit reads them, where it begins, so they count from the next fit on"
+        no_effect.warn_of_late_changes(now, at_start, parts.said_changes, way_out=way)
 
 
 def _leave(parts: Parts) -> None:

@@ -41,6 +41,7 @@ class TrainLoop:
         val_loaders: name -> validation loader; empty: no validation.
         checkpointer: decides at commit points, between two updates or two epochs, and saves.
         skips: updates whose data are left out.
+        note_logger: called when the logger is open.
         warn_of_changes: warns of settings that were changed too late.
     """
 
@@ -54,6 +55,7 @@ class TrainLoop:
     checkpointer: Checkpointer
     config: TrainerConfig
     skips: SkippedUpdates
+    note_logger: Callable[[], None]
     warn_of_changes: Callable[[], None]
 
     def fit(self, limits: StopCondition) -> None:
@@ -69,6 +71,7 @@ class TrainLoop:
         self._check_validation()
         run.is_stopping = self.step.ranks.any(run.stop_reason is not None)
         self.reporter.open()
+        self.note_logger()
         self.checkpointer.can_save_now = False
         if self.config.validation.at_start and run.is_new and self._validates:
             self._validate(self.val_loaders)

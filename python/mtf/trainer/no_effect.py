@@ -10,11 +10,17 @@ from typing import Any
 from mtf.call_site import user_level
 from mtf.config.base import Config
 from mtf.config.checkpoint import CheckpointConfig
+from mtf.config.distributed import DDPConfig
+from mtf.config.execution import PreemptionConfig
 from mtf.config.logging import LoggingConfig
 from mtf.config.trainer import TrainerConfig
 from mtf.config.validation import ValidationConfig
+from mtf.distributed.ranks import MultiRank, SingleRank
 from mtf.enums import ValAggregation, ValidationFrequency
 from mtf.errors import UsageError
+from mtf.schedule.accumulation import AccumulationSchedule
+from mtf.schedule.schedule import Schedule
+from mtf.trainer.state.run_state import RunState, StopCondition
 
 _LOGGERS = {
     "log_dir": ("jsonl", "csv", "tensorboard", "wandb"),
@@ -27,6 +33,10 @@ _LOGGERS = {
     "mlflow_experiment": ("mlflow",),
     "trackio_project": ("trackio",),
 }
+
+_OF_DDP = ("find_unused_parameters", "broadcast_buffers", "bucket_cap_mb", "gradient_as_bucket_view")
+_OF_FSDP = ("fsdp_wrap", "fsdp_param_dtype", "fsdp_reduce_dtype", "fsdp_reshard_after_forward")
+_MOST_EPOCHS = 1000  # that are looked at for the first save
 
 _FIXED = {
     "hooks": "call trainer.add_hook",
@@ -43,18 +53,99 @@ _ELSEWHERE = {
 }
 
 
-def warn_of_settings(config: TrainerConfig, val_loaders: Any) -> None:
+def warn_of_settings(config: TrainerConfig, val_loaders: Any, ranks: SingleRank) -> None:
     """Warns of settings without effect on this ``fit``.
 
     Args:
         val_loaders: as given to ``fit``.
     """
+    saves_itself = config.fault_tolerance.auto_resume or config.preemption.max_time is not None
     for message in (
+        *_of_ranks(config.ddp, is_alone=not isinstance(ranks, MultiRank)),
         *_of_validation(config.validation, has_loaders=val_loaders is not None),
-        *_of_checkpoints(config.checkpoint),
+        *_of_checkpoints(config.checkpoint, config.preemption, saves_itself=saves_itself),
         *_of_loggers(config.logging),
     ):
         warnings.warn(message, stacklevel=user_level())
+
+
+def warn_of_late_saves(config: TrainerConfig, schedule: Schedule, run: RunState, limits: StopCondition) -> None:
+    """Warns where a run begins whose first save would come after the end of ``fit``.
+
+    Nothing is said where the length of an epoch isn't known, nor of what a clock or a metric decides.
+
+    Args:
+        schedule: stands where ``fit`` begins.
+    """
+    saves = config.checkpoint
+    every = {
+        name: getattr(saves, name)
+        for name in ("save_every_n_steps", "save_every_n_epochs")
+        if getattr(saves, name) is not None
+    }
+    others = saves.save_at_end or saves.save_best or saves.save_every_n_minutes is not None
+    if not every or others or config.preemption.max_time is not None or not run.is_new or limits.reached(run):
+        return
+    end = _end_of_fit(config, schedule, run, limits, every)
+    if end is None or _saves_before(every, run, *end):
+        return
+    settings = " and ".join(f"{name}={value}" for name, value in every.items())
+    steps, epochs = end
+    warnings.warn(
+        f"checkpoint: with {settings} nothing is saved, because fit ends after update {steps} and {epochs} whole "
+        f"epoch{'' if epochs == 1 else 's'}: set save_at_end=True, or save more often",
+        stacklevel=user_level(),
+    )
+
+
+def _saves_before(every: Mapping[str, int], run: RunState, steps: int, epochs: int) -> bool:
+    """Whether an update up to ``steps``, or the end of one of the first ``epochs`` epochs, saves."""
+    by_steps, by_epochs = every.get("save_every_n_steps"), every.get("save_every_n_epochs")
+    return bool(
+        (by_steps and steps // by_steps > run.global_step // by_steps)
+        or (by_epochs and epochs // by_epochs > run.epoch // by_epochs)
+    )
+
+
+def _end_of_fit(
+    config: TrainerConfig, schedule: Schedule, run: RunState, limits: StopCondition, every: Mapping[str, int]
+) -> tuple[int, int] | None:
+    """Updates and whole epochs at the end of ``fit``; None where that can't be known, or where a save comes early."""
+    accumulation = AccumulationSchedule(
+        config.performance.gradient_accumulation_steps, config.performance.accumulate_by
+    )
+    bounds = limits.describe()
+    max_steps, max_epochs = bounds["max_steps"], bounds["max_epochs"]
+    steps, epoch, drawn = run.global_step, run.epoch, schedule.step if schedule.epoch == run.epoch else 0
+    for _ in range(_MOST_EPOCHS):
+        if max_epochs is not None and epoch >= max_epochs:
+            return steps, epoch
+        batches = schedule.num_steps(epoch)
+        if batches is None:
+            return (max_steps, epoch) if max_steps is not None and "save_every_n_epochs" not in every else None
+        steps += accumulation.updates_in(batches - drawn, epoch, steps)
+        if max_steps is not None and steps >= max_steps:
+            return max_steps, epoch + (steps == max_steps)
+        epoch, drawn = epoch + 1, 0
+        if _saves_before(every, run, steps, epoch):
+            return None
+    return None
+
+
+def _of_ranks(config: DDPConfig, *, is_alone: bool) -> Iterator[str]:
+    if is_alone:
+        names = (field.name for field in dataclasses.fields(config) if field.name != "timeout_s")
+        changed = _changed(config, names)
+        if changed:
+            yield (
+                f"ddp: {changed} have no effect, because this process was started alone: start it with torchrun, or "
+                "omit them"
+            )
+        return
+    other = _changed(config, _OF_FSDP if config.strategy == "ddp" else _OF_DDP)
+    if other:
+        needed = "fsdp" if config.strategy == "ddp" else "ddp"
+        yield f"ddp: {other} have no effect with strategy={config.strategy!r}, because only {needed!r} reads them"
 
 
 def _of_validation(config: ValidationConfig, *, has_loaders: bool) -> Iterator[str]:
@@ -83,16 +174,19 @@ def _of_validation(config: ValidationConfig, *, has_loaders: bool) -> Iterator[s
         yield "validation: with per_loader_metrics=False and global_metrics=False a validation gives no metric"
 
 
-def _of_checkpoints(config: CheckpointConfig) -> Iterator[str]:
+def _of_checkpoints(config: CheckpointConfig, signals: PreemptionConfig, *, saves_itself: bool) -> Iterator[str]:
     if config.monitor_metric is None and _changed(config, ("monitor_mode",)):
         yield "checkpoint.monitor_mode has no effect without monitor_metric"
     every = (config.save_every_n_steps, config.save_every_n_epochs, config.save_every_n_minutes)
     if config.save_at_end or config.save_best or any(value is not None for value in every):
         return
-    changed = _changed(config, ("max_checkpoints", "asynchronous", "filename_template"))
+    may_save = bool(signals.signals)
+    names = ("max_checkpoints", "keep_every_n_steps", "asynchronous", "filename_template")
+    changed = _changed(config, names if may_save or saves_itself else ("root_dir", *names))
     if changed:
+        until = " until a signal comes" if may_save else ""
         yield (
-            f"checkpoint: {changed} have no effect, because nothing is saved until a signal comes: set "
+            f"checkpoint: {changed} have no effect, because nothing is saved{until}: set "
             "save_every_n_steps, save_every_n_epochs, save_every_n_minutes or save_at_end"
         )
 
@@ -116,20 +210,26 @@ def _changed(config: Config, names: Iterable[str]) -> list[str]:
     return [name for name in names if getattr(config, name) != getattr(default, name)]
 
 
-def warn_of_late_changes(now: Mapping[str, Any], when_made: Mapping[str, Any], said: dict[str, Any]) -> None:
-    """Warns of settings that only the constructor reads and that were changed since.
+def warn_of_late_changes(
+    now: Mapping[str, Any],
+    when_read: Mapping[str, Any],
+    said: dict[str, Any],
+    *,
+    way_out: str = "make a new trainer with them",
+) -> None:
+    """Warns of settings that were changed since they were read for the last time.
 
     Args:
-        now: as ``preflight.init_only_settings`` gives them.
-        when_made: likewise, when the trainer was made.
+        now: their values, by dotted name.
+        when_read: likewise, when they were read.
         said: values that were warned of; brought up to date.
+        way_out: what to do.
     """
-    changed = [name for name, value in now.items() if value != when_made[name] and said.get(name) != value]
+    changed = [name for name, value in when_read.items() if now[name] != value and said.get(name) != now[name]]
     if changed:
         said.update({name: now[name] for name in changed})
         warnings.warn(
-            f"these settings were changed after the trainer had read them, which has no effect: {changed}; make a new "
-            "trainer with them",
+            f"these settings were changed after the trainer had read them, which has no effect: {changed}; {way_out}",
             stacklevel=user_level(),
         )
 

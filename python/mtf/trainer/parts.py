@@ -92,7 +92,7 @@ class Parts:
             loggers=self.reporter,
             before_save=self._before_save,
             describe_data=self.data.record,
-            on_saved=lambda path: self.hooks.call("on_checkpoint_save", path),  # ``trainer.hooks`` may be replaced
+            on_saved=lambda path: self.hooks.call("on_checkpoint_save", path),  # the list may be replaced
             on_loaded=lambda path: self.hooks.call("on_checkpoint_load", path),
         )
 

@@ -40,6 +40,38 @@ _INIT_ONLY = (
     "checkpoint.save_every_n_minutes",
     "checkpoint.filename_template",
 )
+READ_WITH_LOADERS = (
+    "performance.fetch_timeout_s",
+    "performance.pin_memory",
+    "performance.device_prefetch",
+    "fault_tolerance.seed_each_batch",
+    "fault_tolerance.verify_deterministic_resume",
+)
+"""Settings that the first ``fit`` reads when it makes the mixture."""
+READ_WITH_LOGGER = (
+    "experiment_name",
+    "logging.logger_type",
+    "logging.composite_loggers",
+    "logging.console_fields",
+    "logging.log_dir",
+    "logging.log_pictures",
+    "logging.tensorboard_log_dir",
+    "logging.wandb_project",
+    "logging.wandb_entity",
+    "logging.wandb_mode",
+    "logging.wandb_tags",
+    "logging.mlflow_tracking_uri",
+    "logging.mlflow_experiment",
+    "logging.trackio_project",
+)
+"""Settings that the first ``fit`` reads when it opens the logger, after ``on_train_start``."""
+READ_BY_EACH_FIT = (
+    "preemption.signals",
+    "preemption.exit_code",
+    "performance.deterministic",
+    "performance.matmul_precision",
+)
+"""Settings that each ``fit`` reads where it begins."""
 
 
 def checked_config(config: Any) -> TrainerConfig:
@@ -60,9 +92,14 @@ def checked_config(config: Any) -> TrainerConfig:
 
 def init_only_settings(config: TrainerConfig) -> dict[str, Any]:
     """Settings that only the trainer's constructor reads, by dotted name, as plain data."""
+    return settings_named(config, _INIT_ONLY)
+
+
+def settings_named(config: TrainerConfig, names: Iterable[str]) -> dict[str, Any]:
+    """The settings of these dotted names, as plain data."""
     described = config.describe()
     values = {}
-    for name in _INIT_ONLY:
+    for name in names:
         part, _, field = name.partition(".")
         values[name] = described[part][field] if field else described[part]
     return values

@@ -84,11 +84,6 @@ class RunView:
         return self._run.num_batches
 
     @property
-    def stop_reason(self) -> str | None:
-        """Why this rank wants ``fit`` to return; None: it doesn't."""
-        return self._run.stop_reason
-
-    @property
     def should_stop(self) -> bool:
         """Whether a stop was requested. Setting it to True is :meth:`request_stop`, as in Lightning."""
         return self._run.stop_reason is not None

@@ -83,9 +83,16 @@ class Trainer(RunView):
         with self.ranks.failures(lambda: "while the trainer was made"):
             self.ranks.wrap(self.model, self.optimizers)
         given = [hooks] if isinstance(hooks, TrainerHooks) else hooks
-        self.hooks = HookList(self, given, self.config.fault_tolerance.on_hook_error)
+        self._hooks = HookList(self, given, self.config.fault_tolerance.on_hook_error)
         self._parts = make_parts(
-            self.config, model, self.device, self.ranks, self.optimizers, schedulers, loader_factories or {}, self.hooks
+            self.config,
+            model,
+            self.device,
+            self.ranks,
+            self.optimizers,
+            schedulers,
+            loader_factories or {},
+            self._hooks,
         )
         self._run, self._metrics, self._data = self._parts.run, self._parts.metrics, self._parts.data
         self.manual = self._parts.manual
@@ -100,7 +107,7 @@ class Trainer(RunView):
 
     def add_hook(self, hook: TrainerHooks) -> None:
         """Adds ``hook`` after those there are."""
-        self.hooks.add(hook)
+        self._hooks.add(hook)
 
     def register(self, name: str, component: Stateful) -> None:
         """Adds ``component`` to the state: it is saved, compared by ``mtf diff`` and loaded under ``name``.
@@ -221,7 +228,7 @@ class Trainer(RunView):
         for name in ("training_step", "validation_step"):
             require_arguments(getattr(self, name), name, _STEP_ARGUMENTS[1:])
         fitting.require_same_objects(self._parts, self.config, self.model, self.optimizers)
-        self._parts.hooks = self.hooks
+        self._parts.hooks = self._hooks
 
     def validate(self, val_loaders: Any) -> dict[str, float]:
         """Runs every batch of ``val_loaders`` once; returns ``val/<metric>`` and ``val/<loader>/<metric>``."""
@@ -286,7 +293,7 @@ class Trainer(RunView):
         self._parts.reporter.close_logs()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name[0] != "_" and "_validation_step" in vars(self) and not isinstance(value, HookList):
+        if name[0] != "_" and "_validation_step" in vars(self):
             no_effect.check_assignment(name, is_subclass=type(self) is not Trainer)
         super().__setattr__(name, value)
 

@@ -1,4 +1,4 @@
-/// The closed sets of options and the names of their members: one row per member.
+/// The closed sets of options and the names of their members, from the rows of options.def.
 ///
 /// Parsing, printing, reading states and listing what is allowed all use these rows, so that a member is named once.
 /// The names are the guide's, and those in states and in Python.
@@ -12,10 +12,26 @@
 
 namespace mtf {
 
-enum class Strategy : std::uint8_t { round_robin, weighted, alternating, sequential };
-enum class WeightedOrder : std::uint8_t { random, shuffled, even };
-enum class EpochPolicy : std::uint8_t { sum_of_lengths, max_length, min_length, fixed_num_steps };
-enum class Interpolation : std::uint8_t { step, linear };
+enum class Strategy : std::uint8_t {
+#define MTF_STRATEGY(member, name, pattern) member,
+#define MTF_STRATEGY_WITH_ORDERS(member, name) member,
+#include "mtf/schedule/options.def"
+};
+
+enum class WeightedOrder : std::uint8_t {
+#define MTF_WEIGHTED_ORDER(member, name, pattern) member,
+#include "mtf/schedule/options.def"
+};
+
+enum class EpochPolicy : std::uint8_t {
+#define MTF_EPOCH_POLICY(member, name) member,
+#include "mtf/schedule/options.def"
+};
+
+enum class Interpolation : std::uint8_t {
+#define MTF_INTERPOLATION(member, name) member,
+#include "mtf/schedule/options.def"
+};
 
 /// What happened to a schedule at a step: `edit`: the user changed the mixture; `end_pass`: a source's pass ended after
 /// `num_batches` batches; `extend_pass`: a source had more batches than its length.
@@ -33,31 +49,27 @@ inline constexpr std::array<EnumRow<Enum>, 0> kEnumRows{};
 
 template <>
 inline constexpr auto kEnumRows<Strategy> = std::to_array<EnumRow<Strategy>>({
-    {Strategy::round_robin, "ROUND_ROBIN"},
-    {Strategy::weighted, "WEIGHTED"},
-    {Strategy::alternating, "ALTERNATING"},
-    {Strategy::sequential, "SEQUENTIAL"},
+#define MTF_STRATEGY(member, name, pattern) {Strategy::member, #name},
+#define MTF_STRATEGY_WITH_ORDERS(member, name) {Strategy::member, #name},
+#include "mtf/schedule/options.def"
 });
 
 template <>
 inline constexpr auto kEnumRows<WeightedOrder> = std::to_array<EnumRow<WeightedOrder>>({
-    {WeightedOrder::random, "RANDOM"},
-    {WeightedOrder::shuffled, "SHUFFLED"},
-    {WeightedOrder::even, "EVEN"},
+#define MTF_WEIGHTED_ORDER(member, name, pattern) {WeightedOrder::member, #name},
+#include "mtf/schedule/options.def"
 });
 
 template <>
 inline constexpr auto kEnumRows<EpochPolicy> = std::to_array<EnumRow<EpochPolicy>>({
-    {EpochPolicy::sum_of_lengths, "SUM_OF_LENGTHS"},
-    {EpochPolicy::max_length, "MAX_LENGTH"},
-    {EpochPolicy::min_length, "MIN_LENGTH"},
-    {EpochPolicy::fixed_num_steps, "FIXED_NUM_STEPS"},
+#define MTF_EPOCH_POLICY(member, name) {EpochPolicy::member, #name},
+#include "mtf/schedule/options.def"
 });
 
 template <>
 inline constexpr auto kEnumRows<Interpolation> = std::to_array<EnumRow<Interpolation>>({
-    {Interpolation::step, "STEP"},
-    {Interpolation::linear, "LINEAR"},
+#define MTF_INTERPOLATION(member, name) {Interpolation::member, #name},
+#include "mtf/schedule/options.def"
 });
 
 template <>

@@ -11,6 +11,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
+
+#include "mtf/random/key.hpp"
 
 namespace mtf {
 
@@ -28,8 +31,23 @@ struct SlotDraw {
   friend constexpr bool operator==(const SlotDraw&, const SlotDraw&) = default;
 };
 
-/// What every pattern offers. Steps count from 0; steps asked for lie below `length()`. Const methods are pure
-/// functions of the pattern's value and may be called from several threads at once.
+/// All that patterns are made of; each reads its part. Spans have one item per slot where nothing else is said.
+struct PatternInput {
+  std::uint32_t num_slots = 0;
+  std::uint64_t burst = 1;                       // steps of a turn
+  std::span<const std::uint64_t> limits{};       // batches that a slot may give; empty: no limits
+  std::span<const std::int32_t> cycle{};         // ALTERNATING: the slots of its pattern, in order
+  std::span<const std::uint64_t> first_round{};  // SEQUENTIAL: steps of each slot's block
+  std::span<const std::uint64_t> later_rounds{};
+  std::span<const std::uint32_t> weights{};  // WEIGHTED
+  std::span<const std::string> names{};
+  std::span<const std::int64_t> deficits{};  // EVEN, SHUFFLED: of a pattern that continues another; else empty
+  std::uint32_t num_in_block = 0;            // SHUFFLED: turns of the first block that were drawn before
+  Key key{};                                 // of this pattern alone
+};
+
+/// What every pattern offers, besides a constructor from PatternInput. Steps count from 0; steps asked for lie below
+/// `length()`. Const methods are pure functions of the pattern's value and may be called from several threads at once.
 template <class P>
 concept Pattern = requires(const P& pattern, std::uint64_t step, std::int32_t slot, std::span<std::int32_t> slots,
                            std::span<std::uint64_t> counts) {

@@ -193,61 +193,36 @@ void Segment::choose_sources(std::uint64_t training_step) {
 void Segment::make_pattern(Key key) {
   const MixtureSpec& spec = *breakpoint_.spec;
   const MixtureConfig& config = spec.config;
-  const auto burst = static_cast<std::uint64_t>(config.burst);
-  const auto num_slots = static_cast<std::uint32_t>(active_.size());
   std::vector<std::uint64_t> limits;
-  if (spec.drops_out()) {
-    for (const std::int32_t source : active_) {
-      limits.push_back(breakpoint_.sources[static_cast<std::size_t>(source)].limit);
-    }
-  }
-  switch (config.strategy) {
-    case Strategy::round_robin:
-      pattern_.emplace(RoundRobin(num_slots, burst, limits));
-      return;
-    case Strategy::alternating: {
-      std::vector<std::int32_t> slots;
-      for (const std::int32_t source : config.pattern) {
-        const auto found = std::ranges::lower_bound(active_, source);
-        if (found != active_.end() && *found == source) {
-          slots.push_back(static_cast<std::int32_t>(found - active_.begin()));
-        }
-      }
-      pattern_.emplace(Alternating(slots, num_slots, burst, limits));
-      return;
-    }
-    case Strategy::sequential: {
-      const Blocks blocks = find_blocks(begun_breakpoint(), active_);
-      pattern_.emplace(Sequential(blocks.first, blocks.later));
-      return;
-    }
-    case Strategy::weighted:
-      break;
-  }
-  make_weighted(fold_in(key, breakpoint_.origin), limits);
-}
-
-void Segment::make_weighted(Key key, std::span<const std::uint64_t> limits) {
-  const MixtureSpec& spec = *breakpoint_.spec;
-  const auto burst = static_cast<std::uint64_t>(spec.config.burst);
-  const std::vector<std::uint32_t>& weights = slot_units_;
-  const std::span<const std::int64_t> deficits =
-      breakpoint_.continues ? std::span(slot_deficits_) : std::span<const std::int64_t>{};
   std::vector<std::string> names;
   for (const std::int32_t source : active_) {
-    names.push_back(spec.sources[static_cast<std::size_t>(source)].name);
+    const auto i = static_cast<std::size_t>(source);
+    names.push_back(spec.sources[i].name);
+    if (spec.drops_out()) {
+      limits.push_back(breakpoint_.sources[i].limit);
+    }
   }
-  switch (spec.config.order) {
-    case WeightedOrder::random:
-      pattern_.emplace(WeightedRandom(weights, burst, limits, key));
-      return;
-    case WeightedOrder::shuffled:
-      pattern_.emplace(WeightedShuffled(weights, names, burst, limits, key, deficits, breakpoint_.num_in_block));
-      return;
-    case WeightedOrder::even:
-      pattern_.emplace(WeightedEven(weights, names, burst, limits, key, deficits));
-      return;
+  std::vector<std::int32_t> cycle;
+  for (const std::int32_t source : config.pattern) {
+    const auto found = std::ranges::lower_bound(active_, source);
+    if (found != active_.end() && *found == source) {
+      cycle.push_back(static_cast<std::int32_t>(found - active_.begin()));
+    }
   }
+  const Blocks blocks = config.strategy == Strategy::sequential ? find_blocks(begun_breakpoint(), active_) : Blocks{};
+  pattern_ = mtf::make_pattern(config.strategy, config.order,
+                               {.num_slots = static_cast<std::uint32_t>(active_.size()),
+                                .burst = static_cast<std::uint64_t>(config.burst),
+                                .limits = limits,
+                                .cycle = cycle,
+                                .first_round = blocks.first,
+                                .later_rounds = blocks.later,
+                                .weights = slot_units_,
+                                .names = names,
+                                .deficits = breakpoint_.continues ? std::span<const std::int64_t>(slot_deficits_)
+                                                                  : std::span<const std::int64_t>{},
+                                .num_in_block = breakpoint_.num_in_block,
+                                .key = fold_in(key, breakpoint_.origin)});
 }
 
 PassPosition Segment::pass_position(std::size_t source, std::uint64_t count) const noexcept {

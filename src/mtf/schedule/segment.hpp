@@ -6,23 +6,13 @@
 #include <memory>
 #include <optional>
 #include <span>
-#include <variant>
 #include <vector>
 
 #include "mtf/random/key.hpp"
+#include "mtf/schedule/any_pattern.hpp"
 #include "mtf/schedule/mixture_spec.hpp"
-#include "mtf/schedule/pattern.hpp"
-#include "mtf/schedule/patterns/alternating.hpp"
-#include "mtf/schedule/patterns/even.hpp"
-#include "mtf/schedule/patterns/random.hpp"
-#include "mtf/schedule/patterns/round_robin.hpp"
-#include "mtf/schedule/patterns/sequential.hpp"
-#include "mtf/schedule/patterns/shuffled.hpp"
 
 namespace mtf {
-
-/// Any of the patterns: a closed set, to be visited.
-using AnyPattern = std::variant<Sequential, RoundRobin, Alternating, WeightedRandom, WeightedShuffled, WeightedEven>;
 
 /// Where a source stands: `batch` batches of pass `pass` were given. At the end of a pass batch is its length.
 struct PassPosition {
@@ -145,7 +135,6 @@ class Segment {
   void carry_deficits(Breakpoint& breakpoint, std::uint64_t step) const;
   void make_pattern(Key key);
   [[nodiscard]] Breakpoint begun_breakpoint() const;
-  void make_weighted(Key key, std::span<const std::uint64_t> limits);
 
   Breakpoint breakpoint_;
   std::vector<std::int32_t> active_;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -93,6 +94,44 @@ def test_errors_and_delays_pass(proxy: Proxy, url: str, fate: Any, monkeypatch: 
     again.load_checkpoint(f"{url}/latest")
     assert again.get_state().diff(run.get_state()) == []
     assert len(proxy.requests) > 20
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large files are those above 1 kB. S3 itself takes no part below 5 MiB but the last; this server does."""
+    monkeypatch.setattr(object_store, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(object_store, "_ONE_REQUEST_BYTES", 1000)
+    monkeypatch.setattr(object_store, "BLOCK_BYTES", 5000)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("fate", [None, "503", "cut", "lose"])
+def test_a_large_file_arrives_whatever_happens_to_one_request(proxy: Proxy, url: str, fate: Any) -> None:
+    """Create, three parts, complete: each of the five requests fails once; a part is sent again alone."""
+    content = random.Random(0).randbytes(11_001)
+    store = object_store.FsspecStorage(url)
+    for failing in range(5):
+        proxy.requests.clear()
+        proxy.rule = lambda number, method, path, at=failing: fate if number == at else None
+        name = f"large-{failing}"
+        store.write_atomic(name, [content[:7], memoryview(content)[7:6_000], b"", content[6_000:]])
+        uploads = [request for request in proxy.requests if request.startswith(("POST", "PUT"))]
+        assert len(uploads) == 5 + (fate is not None)
+        assert sum("partNumber" in request for request in uploads) == 3 + (fate is not None and 1 <= failing <= 3)
+        with store.read(name) as file:
+            assert file.read() == content
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_large_file_that_fails_leaves_nothing_behind(proxy: Proxy, url: str) -> None:
+    store = object_store.FsspecStorage(url)
+    proxy.rule = lambda number, method, path: "503" if "partNumber=2" in path else None
+    with pytest.raises(OSError, match="Unavailable"):
+        store.write_atomic("large", [bytes(11_001)])
+    proxy.rule = lambda number, method, path: None
+    assert store.list() == []
+    prefix = url.removeprefix("s3://bucket/")
+    assert "Uploads" not in store._fs.call_s3("list_multipart_uploads", Bucket="bucket", Prefix=prefix)
 
 
 def test_a_store_that_is_gone_is_a_warning_within_a_bound(

@@ -811,7 +811,7 @@ def _(path: Path) -> None:
             run = trainer(config(preemption=mtf.PreemptionConfig(max_time="00:00:05"), **limited))
             run.fit([loader(40, 1)], max_steps=12)
             assert run.global_step == updates
-            assert (run.stop_reason is None) == (updates == 12)
+            assert run.should_stop == (updates != 12)
     assert run.get_state() == straight.get_state()
     for wrong in ("1:30", "soon", -1, 0.0):
         with pytest.raises(mtf.ConfigError, match=r"preemption\.max_time"):

@@ -145,14 +145,14 @@ def test_differences_name_field_and_ranks() -> None:
 def test_equal_fields_cost_one_reduction() -> None:
     calls: list[Any] = []
 
-    def largest(numbers: Any) -> list[int]:
+    def all_reduce_max(numbers: Any) -> list[int]:
         calls.append(numbers)
         return list(numbers)
 
     def gather(value: Any) -> list[Any]:
         raise AssertionError("nothing differs")
 
-    require_equal("the run", {"a": {"b": 1}}, largest, gather)
+    require_equal("the run", {"a": {"b": 1}}, all_reduce_max, gather)
     assert len(calls) == 1
     assert 0 <= calls[0][0] < 2**63
     assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1}) != fingerprint({"a": 2, "b": 1})

@@ -46,7 +46,7 @@ def frozen_trainer(by: Any, make_scheduler: Any = None, *, has_all: bool = False
 
 
 def changes(run: mtf.Trainer) -> list[set[str]]:
-    return next(hook for hook in run.hooks if isinstance(hook, Changes)).names
+    return next(hook for hook in run._hooks if isinstance(hook, Changes)).names
 
 
 @pytest.mark.parametrize(("by", "first"), [("epoch", 6), ("update", 4)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +69,66 @@ def test_a_setting_that_nothing_reads_is_named_once(settings: dict[str, Any], va
         warnings.warn(texts[0], stacklevel=1)
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {"ddp": mtf.DDPConfig(strategy="fsdp")},
+            r"ddp: \['strategy'\] have no effect, because this process was started",
+        ),
+        (
+            {"ddp": mtf.DDPConfig(bucket_cap_mb=1, fsdp_wrap=["Linear"])},
+            r"\['bucket_cap_mb', 'fsdp_wrap'\] have no eff",
+        ),
+        (
+            {"checkpoint": C(root_dir="elsewhere"), "preemption": mtf.PreemptionConfig(signals=())},
+            r"\['root_dir'\] have no effect, because nothing is saved: set",
+        ),
+        (
+            {"checkpoint": C(keep_every_n_steps=2)},
+            r"\['keep_every_n_steps'\] have no effect, because nothing is saved u",
+        ),
+    ],
+)
+def test_a_setting_for_other_processes_and_a_folder_that_nothing_writes_are_named(
+    settings: dict[str, Any], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    texts = fit(**settings)
+    assert len(texts) == 1, texts
+    assert re.search(words, texts[0]), texts
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("saves", "limits", "words"),
+    [
+        ({"save_every_n_epochs": 1}, {"max_steps": 1}, "save_every_n_epochs=1 .* after update 1 and 0 whole epochs"),
+        ({"save_every_n_epochs": 3}, {"max_epochs": 2}, "save_every_n_epochs=3 .* after update 4 and 2 whole epochs"),
+        (
+            {"save_every_n_epochs": 2},
+            {"max_steps": 3, "max_epochs": 9},
+            "after update 3 and 1 whole epoch: set save_at",
+        ),
+        ({"save_every_n_steps": 5}, {"max_epochs": 2}, "save_every_n_steps=5 .* after update 4"),
+        ({"save_every_n_steps": 5, "save_every_n_epochs": 2}, {"max_steps": 3}, "steps=5 and save_every_n_epochs=2"),
+        ({"save_every_n_epochs": 1}, {"max_steps": 2}, None),  # the epoch ends with its last update
+        ({"save_every_n_epochs": 2}, {"max_epochs": 2}, None),
+        ({"save_every_n_steps": 4}, {"max_epochs": 2}, None),
+        ({"save_every_n_epochs": 1, "save_at_end": True}, {"max_steps": 1}, None),
+    ],
+)
+def test_a_run_that_ends_before_its_first_save_is_named_where_it_begins(
+    saves: dict[str, Any], limits: dict[str, int], words: str | None, tmp_path: Path
+) -> None:
+    one = trainer(config(checkpoint=C(root_dir=str(tmp_path / "run"), **saves)))
+    texts = said(lambda: one.fit(loader(8, 1), **limits))
+    saved = any((tmp_path / "run").glob("step-*"))
+    assert (len(texts), saved) == ((0, True) if words is None else (1, False)), texts
+    if words is not None:
+        assert re.search(words, texts[0]), texts
+
+
 def test_settings_that_are_read_are_not_named(tmp_path: Path) -> None:
     every = {
         "validation": V(frequency="EVERY_N_STEPS", every_n_steps=1, validation_weights=[1.0]),
@@ -78,12 +139,24 @@ def test_settings_that_are_read_are_not_named(tmp_path: Path) -> None:
     assert fit(checkpoint=C(root_dir=str(tmp_path / "x"))) == []  # for the save on a signal
 
 
-class Sets(mtf.TrainerHooks):
-    def __init__(self, change: Callable[[Any], Any]) -> None:
-        self.change = change
+def test_a_run_with_a_folder_that_got_no_checkpoint_says_so_in_its_last_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = config(
+        checkpoint=C(root_dir=str(tmp_path / "x")),
+        logging=mtf.LoggingConfig("none", progress_bar=True, model_summary=0),
+    )
+    trainer(settings).fit(loader(8, 1), max_epochs=1)
+    assert "no checkpoint, because nothing asked for one (checkpoint.save_at_end)" in capsys.readouterr().err
+    settings.checkpoint.save_at_end = True
+    trainer(settings).fit(loader(8, 1), max_epochs=1)
+    assert "no checkpoint" not in capsys.readouterr().err
 
-    def on_train_start(self, trainer: Any) -> None:
-        self.change(trainer.config)
+
+class Sets(mtf.TrainerHooks):
+    def __init__(self, change: Callable[[Any], Any], event: str = "on_train_start") -> None:
+        self.change = change
+        setattr(self, event, lambda trainer, *_: self.change(trainer.config))
 
 
 @pytest.mark.parametrize(
@@ -102,6 +175,38 @@ def test_a_setting_that_a_hook_changes_too_late_is_named_once(change: Any, name:
 
 
 @pytest.mark.parametrize(
+    ("change", "name", "way_out"),
+    [
+        (lambda c: setattr(c, "experiment_name", "other"), "experiment_name", "make a new trainer"),
+        (lambda c: setattr(c.logging, "logger_type", "jsonl"), "logging.logger_type", "make a new trainer"),
+        (lambda c: setattr(c.logging, "log_dir", "elsewhere"), "logging.log_dir", "make a new trainer"),
+        (lambda c: setattr(c.performance, "fetch_timeout_s", 9.0), "performance.fetch_timeout_s", "make a new trainer"),
+        (lambda c: setattr(c.preemption, "exit_code", 3), "preemption.exit_code", "they count from the next fit on"),
+        (lambda c: setattr(c.preemption, "signals", ()), "preemption.signals", "they count from the next fit on"),
+    ],
+)
+def test_what_fit_has_read_already_is_named_once(change: Any, name: str, way_out: str) -> None:
+    for event in ("on_epoch_start", "on_epoch_end"):
+        one = trainer(config(), hooks=[Sets(change, event)])
+        texts = said(lambda one=one: one.fit(loader(8, 1), max_epochs=3))  # type: ignore[misc]
+        assert len(texts) == 1, texts
+        assert f"['{name}']" in texts[0]
+        assert way_out in texts[0]
+
+
+def test_a_logger_that_is_chosen_in_time_is_used_and_one_that_comes_later_named(tmp_path: Path) -> None:
+    def log(settings: Any) -> None:
+        settings.logging.logger_type, settings.logging.log_dir = "jsonl", str(tmp_path)
+
+    one = trainer(config(), hooks=[Sets(log)])
+    assert said(lambda: one.fit(loader(8, 1), max_epochs=1)) == []
+    assert list(tmp_path.rglob("metrics.jsonl"))
+    one.config.logging.logger_type = "csv"
+    (text,) = said(lambda: one.fit(loader(8, 1), max_epochs=2))
+    assert "['logging.logger_type']; make a new trainer" in text
+
+
+@pytest.mark.parametrize(
     ("name", "value", "words"),
     [
         ("hooks", [], "call trainer.add_hook"),
@@ -110,10 +215,10 @@ def test_a_setting_that_a_hook_changes_too_late_is_named_once(change: Any, name:
 )
 def test_what_a_trainer_was_made_with_cannot_be_set_later(name: str, value: Any, words: str) -> None:
     one = trainer()
-    before = getattr(one, name)
+    before = dict(vars(one))
     with pytest.raises(mtf.UsageError, match=words):
         setattr(one, name, value)
-    assert getattr(one, name) is before
+    assert vars(one) == before
 
 
 class Mine(mtf.Trainer):

@@ -126,7 +126,7 @@ def test_the_function_gets_the_means_of_all_samples(kind: str, accumulation: int
 
 def test_the_next_updates_draw_with_the_new_weights() -> None:
     run = Run("blend", every=2)
-    hook: Any = next(iter(run.trainer.hooks))
+    hook: Any = next(iter(run.trainer._hooks))
     hook._fn = lambda found: {"a": 0.0, "b": 0.0, "c": 1.0}
     run.trainer.fit(loaders("blend"), max_steps=40)
     assert {name for name, _ in run.seen[:12]} == {"a", "b", "c"}
@@ -171,7 +171,7 @@ def test_a_window_without_an_update_counts_nothing(kind: str) -> None:
 
 def test_none_changes_nothing_and_decisions_are_told(caplog: pytest.LogCaptureFixture) -> None:
     run = Run("mixture", every=3)
-    hook: Any = next(iter(run.trainer.hooks))
+    hook: Any = next(iter(run.trainer._hooks))
     hook._fn = lambda found: None if found.number == 0 else dict.fromkeys(ROWS, 1)
     with caplog.at_level(logging.INFO, "mtf.trainer"):
         run.trainer.fit(loaders("mixture"), max_steps=5)

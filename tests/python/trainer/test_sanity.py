@@ -273,7 +273,7 @@ def test_a_loader_takes_part_in_every_nth_validation(frequency: Any, parts: list
 def test_monitored_metrics_of_training(tmp_path: Path) -> None:
     run = trainer(hooks=[mtf.EarlyStopping("train/loss", patience=2, min_delta=100.0)])
     run.fit([loader(16, 1)], max_epochs=10)
-    assert (run.epoch, run.stop_reason is not None) == (3, True)
+    assert (run.epoch, run.should_stop) == (3, True)
     best = mtf.BestCheckpoint(str(tmp_path / "best"), "train/loss")
     run = trainer(hooks=[best])
     run.fit([loader(16, 1)], max_epochs=3)

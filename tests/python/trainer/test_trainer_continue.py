@@ -321,6 +321,7 @@ def saving(root: Path, *hooks: mtf.TrainerHooks, **checkpoint: Any) -> mtf.Train
     return tools.trainer(tools.config(checkpoint=settings), hooks=hooks)
 
 
+@pytest.mark.filterwarnings("ignore:checkpoint. with save_every_n_steps=4 nothing is saved")  # by the first fit
 def test_going_back_saves_again_where_it_had_saved(tmp_path: Path) -> None:
     run, given = saving(tmp_path / "run", save_every_n_steps=4), tools.loader(32, 1)
     run.fit(given, max_steps=2)

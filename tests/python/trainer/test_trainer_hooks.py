@@ -108,7 +108,7 @@ def test_a_hook_that_raises_stops_training_with_its_own_error() -> None:
     with pytest.raises(ZeroDivisionError, match="in the hook"):
         run.fit([loader(8, 1)])
     assert log.events[-1] == "exception"
-    run.hooks = HookList(run)
+    run._hooks = HookList(run)
     run.fit([loader(8, 1)], max_steps=1)
 
 
@@ -140,7 +140,7 @@ def test_state_of_hooks() -> None:
     state = run.get_state()
     fresh = trainer(hooks=[Counting(), Counting()])
     fresh.load_state(state)
-    assert [hook.num for hook in fresh.hooks] == [2, 2]
+    assert [hook.num for hook in fresh._hooks] == [2, 2]
     with pytest.warns(UserWarning, match=r"hooks \['Counting#1'\] isn't used"):
         trainer(hooks=[Counting()]).load_state(state)
 

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, BinaryIO, TypeVar
 
 from mtf.checkpoint.storage.base import Lock
@@ -20,8 +21,9 @@ T = TypeVar("T")
 ATTEMPTS = 7
 FIRST_PAUSE_S = 0.1
 BLOCK_BYTES = 16 << 20
-_BLOCKS_AHEAD = 4
+_BLOCKS_AT_ONCE = 4
 _ONE_REQUEST_BYTES = 64 << 20
+_S3_MAX_PARTS = 10_000
 # Asking again would give the same answer.
 _FINAL = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "hf": "hf"}
@@ -55,7 +57,7 @@ class FsspecStorage:
         """The file ``name``, open for reading and seeking; parts of it are fetched ahead, in memory."""
         path = self._path(name)
         size = int(_retried(lambda: self._fs.info(path))["size"])
-        with ThreadPoolExecutor(_BLOCKS_AHEAD, "mtf-object-reader") as pool:
+        with ThreadPoolExecutor(_BLOCKS_AT_ONCE, "mtf-object-reader") as pool:
             file = _ObjectFile(lambda begin, end: self._fetch(path, begin, end), size, pool)
             try:
                 yield file  # type: ignore[misc]  # a RawIOBase is what typing calls a BinaryIO
@@ -78,6 +80,8 @@ class FsspecStorage:
         if sum(map(len, parts)) <= _ONE_REQUEST_BYTES:
             content = b"".join(parts)
             _retried(lambda: self._fs.pipe_file(path, content))
+        elif hasattr(self._fs, "call_s3"):
+            self._upload_to_s3(path, parts)
         else:
             _retried(lambda: self._upload(path, parts))
 
@@ -93,6 +97,39 @@ class FsspecStorage:
             file.closed = True  # closing would publish what has arrived
             raise
         file.close()
+
+    def _upload_to_s3(self, path: str, parts: list[memoryview]) -> None:
+        """A multipart upload: blocks are sent side by side, and a block that fails is sent again alone."""
+        bucket, key, _ = self._fs.split_path(path)
+        size = sum(map(len, parts))
+        call = partial(self._fs.call_s3, Bucket=bucket, Key=key)
+        upload = _retried(lambda: call("create_multipart_upload"))["UploadId"]
+
+        def send(number: int, block: list[memoryview]) -> dict[str, Any]:
+            content = b"".join(block)
+            answer = _retried(lambda: call("upload_part", UploadId=upload, PartNumber=number, Body=content))
+            return {"PartNumber": number, "ETag": answer["ETag"]}
+
+        try:
+            blocks = _in_blocks(parts, max(BLOCK_BYTES, -(-size // _S3_MAX_PARTS)))
+            with ThreadPoolExecutor(_BLOCKS_AT_ONCE, "mtf-object-writer") as pool:
+                futures = [pool.submit(send, number, block) for number, block in enumerate(blocks, 1)]
+                try:
+                    sent = [future.result() for future in futures]
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+            complete = partial(call, "complete_multipart_upload", UploadId=upload, MultipartUpload={"Parts": sent})
+            try:
+                _retried(complete)
+            except FileNotFoundError:
+                # The store has forgotten the upload, because an attempt whose answer got lost has completed it.
+                if _retried(lambda: self._fs.info(path))["size"] != size:
+                    raise
+        except BaseException:
+            with suppress(Exception):  # the upload has failed already, and says why
+                call("abort_multipart_upload", UploadId=upload)
+            raise
 
     def list(self, folder: str = "") -> list[str]:
         """Names directly in ``folder``, as far as the store lists them already; those of folders end with ``/``."""
@@ -132,6 +169,22 @@ class FsspecStorage:
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
+
+
+def _in_blocks(parts: list[memoryview], size: int) -> Iterator[list[memoryview]]:
+    """The bytes of ``parts`` in blocks of ``size``, without copying."""
+    block: list[memoryview] = []
+    missing = size
+    for part in parts:
+        while len(part):
+            block.append(part[:missing])
+            missing -= len(block[-1])
+            part = part[len(block[-1]) :]
+            if not missing:
+                yield block
+                block, missing = [], size
+    if block:
+        yield block
 
 
 class _ObjectFile(io.RawIOBase):
@@ -177,7 +230,7 @@ class _ObjectFile(io.RawIOBase):
         if not self._ahead or self._ahead[0][0] != self._position:
             self._drop()
         at = self._ahead[-1][0] + BLOCK_BYTES if self._ahead else self._position
-        while at < self._size and len(self._ahead) < _BLOCKS_AHEAD:
+        while at < self._size and len(self._ahead) < _BLOCKS_AT_ONCE:
             self._ahead.append((at, self._pool.submit(self._fetch, at, min(at + BLOCK_BYTES, self._size))))
             at += BLOCK_BYTES
         return memoryview(self._ahead.popleft()[1].result())

@@ -127,7 +127,7 @@ def _together(batches: Iterator[Any], ranks: SingleRank, leaving: Leaving) -> It
     while True:
         batch = next(batches, None)
         has_one = batch is not None
-        have, have_none, leave = ranks.largest(
+        have, have_none, leave = ranks.all_reduce_max(
             [int(has_one), int(not has_one and last is None), int(leaving.is_asked_here())]
         )
         if leave:

@@ -113,7 +113,7 @@ class OnlineMixing(TrainerHooks):
         """Checks that there are weights to set."""
         self._window.clear()
         target = self._target(trainer.multi_loader_manager)
-        for hook in trainer.hooks:
+        for hook in trainer._hooks:
             is_same = isinstance(hook, OnlineMixing) and hook is not self and hook.blend == self.blend
             if is_same or isinstance(hook, Curriculum):
                 other = type(hook).__name__
@@ -230,7 +230,7 @@ class OnlineMixing(TrainerHooks):
 
     def _decide(self, trainer: Trainer, target: MultiLoader | Blend, update: int) -> None:
         # Ranks add in orders of their own: what rank 0 has decides.
-        totals = trainer.ranks.from_first({name: total.tolist() for name, total in self._totals.items()})
+        totals = trainer.ranks.broadcast_object({name: total.tolist() for name, total in self._totals.items()})
         means = {name: total / count for name, (total, count) in totals.items() if count > 0}
         counts = {name: int(count) for name, (_, count) in totals.items()}
         before = _weights_of(target)
@@ -240,7 +240,7 @@ class OnlineMixing(TrainerHooks):
         self._totals = {}
         if given is None:
             return
-        units = trainer.ranks.from_first(self._on_grid(given, list(before)))
+        units = trainer.ranks.broadcast_object(self._on_grid(given, list(before)))
         target.update_weights({name: float(unit) for name, unit in units.items()})
         _log.info(
             "update %d: OnlineMixing sets the weights to %s",

@@ -158,7 +158,7 @@ class ManualOptimization:
         """Means of the gradients over the ranks; one that only some ranks have is zero on the others."""
         if self._ranks.world_size == 1:
             return
-        has = self._ranks.largest([int(p.grad is not None) for p in parameters])
+        has = self._ranks.all_reduce_max([int(p.grad is not None) for p in parameters])
         shared = [p for p, there in zip(parameters, has, strict=True) if there]
         if not shared:
             return

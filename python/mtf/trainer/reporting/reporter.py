@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mtf.config.checkpoint import CheckpointConfig
 from mtf.config.trainer import TrainerConfig
 from mtf.data.multi_loader import MultiLoader
 from mtf.distributed.ranks import SingleRank
@@ -211,6 +212,8 @@ class Reporter:
             parts.append(waited)
         if checkpoint is not None:
             parts.append(f"checkpoint {checkpoint}")
+        elif config.checkpoint.root_dir != CheckpointConfig().root_dir:
+            parts.append("no checkpoint, because nothing asked for one (checkpoint.save_at_end)")
         if (folder := run_log_directory(config.logging, config.experiment_name)) is not None:
             parts.append(f"mtf report {folder}")
         self._began_s = None

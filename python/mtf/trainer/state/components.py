@@ -92,7 +92,7 @@ class ModelState:
         like = self._model.state_dict()
         with torch.no_grad():
             self._model.load_state_dict(
-                {name: self._ranks.place(value, like.get(name)) for name, value in state.items()}
+                {name: self._ranks.distribute_like(value, like.get(name)) for name, value in state.items()}
             )
 
 
@@ -173,7 +173,7 @@ class OptimizersState:
             return state
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         placed = {
-            index: {name: self._ranks.place(value, parameters[index]) for name, value in values.items()}
+            index: {name: self._ranks.distribute_like(value, parameters[index]) for name, value in values.items()}
             for index, values in state["state"].items()
         }
         return {**state, "state": placed}

@@ -71,7 +71,7 @@ class RunDirectory:
             meant = "; did you mean 'latest'?" if source is True else ""
             raise ConfigError(f"resume_from must be 'latest' or a checkpoint's path, it is {source!r}{meant}")
         ranks, auto_resume = self._ranks, self._config.fault_tolerance.auto_resume
-        self._is_used = ranks.from_first(
+        self._is_used = ranks.broadcast_object(
             run_directory.is_used(self._config.checkpoint, auto_resume)
             or source == "latest"
             or self._config.preemption.max_time is not None
@@ -105,7 +105,7 @@ class RunDirectory:
         others read what they need of the same one."""
         ranks = self._ranks
         found = self._manager.load_latest() if ranks.rank == 0 else None
-        path = ranks.from_first(None if found is None else found.path)
+        path = ranks.broadcast_object(None if found is None else found.path)
         return checkpoint.read(path, verify_shards=False) if found is None and path is not None else found
 
     def newest_of_run(self) -> Checkpoint | None:
@@ -133,7 +133,7 @@ class RunDirectory:
                         self.run = found[-1].run
                 names = [other.name for other in self._manager.others(self.run)]
         self._has_run = True
-        self.run, names = self._ranks.from_first((self.run, names))
+        self.run, names = self._ranks.broadcast_object((self.run, names))
         self._manager.begin_run(self.run, names)
         if names and self._is_used and self._ranks.rank == 0:
             warnings.warn(

@@ -11,6 +11,8 @@ namespace mtf {
 
 class Alternating : public WithBursts<Rotation> {
  public:
+  explicit Alternating(const PatternInput& input)
+      : Alternating(input.cycle, input.num_slots, input.burst, input.limits) {}
   /// `pattern`: slots in [0, num_slots); a slot that isn't in it is never drawn. `limits`: batches each slot may give;
   /// empty for none. Throws ConfigError for an empty pattern, an entry out of range, burst 0.
   Alternating(std::span<const std::int32_t> pattern, std::uint32_t num_slots, std::uint64_t burst = 1,

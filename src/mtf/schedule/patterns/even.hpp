@@ -81,6 +81,8 @@ class EvenDraws {
 
 class WeightedEven : public WithBursts<EvenDraws> {
  public:
+  explicit WeightedEven(const PatternInput& input)
+      : WeightedEven(input.weights, input.names, input.burst, input.limits, input.key, input.deficits) {}
   /// `weights`: positive integers (see quantise). `names`: of the slots, so that the draws don't depend on how the
   /// slots are numbered; may be empty. `limits`: batches each slot may give; empty for none. `key`: of the epoch.
   /// `deficits`: see EvenDraws. Throws ConfigError when a weight is 0, the sum is above 2^31, sizes differ or burst is

@@ -94,6 +94,8 @@ class RandomDraws {
 /// With limits and a burst above 1 the whole pattern is drawn once, when it is made, to know where bursts are cut.
 class WeightedRandom : public WithBursts<RandomDraws> {
  public:
+  explicit WeightedRandom(const PatternInput& input)
+      : WeightedRandom(input.weights, input.burst, input.limits, input.key) {}
   /// `weights`: positive integers (see quantise). `limits`: batches each slot may give; empty for none. `key`: of the
   /// epoch. Throws ConfigError when a weight is 0, the sum is above 2^31, sizes differ or burst is 0.
   explicit WeightedRandom(std::span<const std::uint32_t> weights, std::uint64_t burst = 1,

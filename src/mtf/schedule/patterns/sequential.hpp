@@ -11,6 +11,7 @@ namespace mtf {
 
 class Sequential {
  public:
+  explicit Sequential(const PatternInput& input) : Sequential(input.first_round, input.later_rounds) {}
   /// `blocks`: steps of each slot in the first round (0 leaves a slot out, kUnbounded never ends).
   /// `repeated`: steps of each slot in every later round; empty or all 0 when there is none.
   /// Throws ConfigError when there is no slot or the numbers of blocks differ.

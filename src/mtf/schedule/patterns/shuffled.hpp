@@ -77,6 +77,9 @@ class ShuffledBlocks {
 
 class WeightedShuffled : public WithBursts<ShuffledBlocks> {
  public:
+  explicit WeightedShuffled(const PatternInput& input)
+      : WeightedShuffled(input.weights, input.names, input.burst, input.limits, input.key, input.deficits,
+                         input.num_in_block) {}
   /// Parameters and errors as of WeightedEven, and ShuffledBlocks' `num_before`.
   explicit WeightedShuffled(std::span<const std::uint32_t> weights, std::span<const std::string> names = {},
                             std::uint64_t burst = 1, std::span<const std::uint64_t> limits = {}, Key key = {},
