@@ -146,7 +146,7 @@ FOREIGN_ATTRIBUTES: Mapping[str, str] = {
     "add_callback": "trainer.add_hook",
     "best_model_path": "the folder best in checkpoint.root_dir",
     "callback_metrics": "trainer.metrics",
-    "callbacks": "trainer.hooks",
+    "callbacks": "trainer.add_hook",
     "current_epoch": "trainer.epoch",
     "estimated_stepping_batches": "mtf.total_updates(config, loaders, max_epochs=...)",
     "evaluate": "trainer.validate",
