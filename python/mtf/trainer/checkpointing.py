@@ -1,7 +1,9 @@
 """When a run saves, what a checkpoint of it holds, and how it continues from one.
 
 The loop asks at every commit point (between two updates, between two epochs) for a :class:`Decision`, and does what it
-says. Nothing here knows the trainer: a checkpoint is what the registry of components collects.
+says: it saves, stops, or saves and exits because of a signal. Nothing here knows the trainer: a checkpoint is what the
+registry of components collects, and a resume gives every component its part back. How files are written is a matter of
+:mod:`mtf.checkpoint`, and which checkpoint is the latest one of :mod:`mtf.trainer.state.resuming`.
 """
 
 from __future__ import annotations
@@ -83,9 +85,9 @@ class Checkpointer:
 
     Attributes:
         saved_path: the newest checkpoint of this process; None before the first.
-        guard: tells of signals that ask the run to stop; None outside of ``fit``.
-        can_save_now: whether a state taken now is one from which training continues exactly; inside ``fit`` only where
-            it begins and ends. Elsewhere :meth:`defer_save` saves at the next commit point.
+        guard: knows whether a signal has asked the run to stop; None outside of ``fit``.
+        can_save_now: whether training could continue exactly from a state taken now. Inside ``fit`` that holds only at
+            its beginning and end; elsewhere :meth:`defer_save` saves at the next commit point.
     """
 
     def __init__(
@@ -124,16 +126,17 @@ class Checkpointer:
         self._misses_metric = False
         self._loaded: Path | str | None = None  # what the state was last loaded from
 
-    # When
+    # When to save
 
     def at_update(self) -> Decision:
-        """Decides after an update, or, where no epoch is open, after an epoch. The same on all ranks."""
+        """Decides after an update, or after an epoch where none is open. All ranks decide the same."""
         run, policy = self._run, self._manager.frequency
         is_epoch_end = not run.epoch_is_open
         due = policy.due(run.global_step) is not None
         due = due or (is_epoch_end and policy.due_after_epoch(run.epoch) is not None)
-        is_meeting = is_epoch_end or run.is_final or run.global_step % self._config.preemption.agree_every == 0
-        if self._ranks.world_size > 1 and not is_meeting:
+        # Where ranks tell each other of signals, and of what else only some of them know.
+        ranks_meet = is_epoch_end or run.is_final or run.global_step % self._config.preemption.agree_every == 0
+        if self._ranks.world_size > 1 and not ranks_meet:
             # Wall-clock triggers differ between ranks, so only update-based triggers may decide here.
             return Decision(self._is_due_by_count(is_epoch_end=False) or self._best_is_due, exit=self._exits)
         return self._decide(due, is_epoch_end=is_epoch_end)
@@ -142,51 +145,27 @@ class Checkpointer:
         """Decides after the last update of ``fit``.
 
         Args:
-            may_have_changed: whether a hook may have changed what was saved at this update, averaged the weights
-                for one.
+            may_have_changed: whether a hook may have changed what was saved at this update, for example by averaging
+                the weights.
         """
         due = self._config.checkpoint.save_at_end or self._is_out_of_time()
         if due and self._ranks.any(may_have_changed):
             self._saved_at = None
         return self._decide(due)
 
-    def _is_out_of_time(self) -> bool:
-        """Whether the time of any rank has passed; a collective where there is a limit."""
-        return self._config.preemption.max_time is not None and self._ranks.any(self._run.is_out_of_time)
-
     def at_exit(self) -> Decision:
-        """Decides when ``fit`` is about to return: obeys a signal that came meanwhile."""
+        """Decides when ``fit`` is about to return, because a signal may have come meanwhile."""
         return self._decide(False)
 
-    def _decide(self, due: bool, *, is_epoch_end: bool = False) -> Decision:
-        assert self.guard is not None
-        save, requested = due or self._best_is_due, self.guard.requested
-        if self._ranks.world_size == 1:
-            return Decision(save, exit=requested is not None)
-        # The ranks tell each other of signals, of wishes to stop and of minutes passed.
-        by_time = self._config.checkpoint.save_every_n_minutes is not None
-        save = save and (self._ranks.rank == 0 or not by_time or self._is_due_by_count(is_epoch_end=is_epoch_end))
-        asked = [0 if requested is None else int(requested), int(self._run.stop_reason is not None), int(save)]
-        number, stops, saves = self._ranks.all_reduce_max(asked)
-        if number:
-            self.guard.request(signal.Signals(number))
-            self._exits = True
-        return Decision(bool(saves), bool(stops), self._exits)
-
-    def _is_due_by_count(self, *, is_epoch_end: bool) -> bool:
-        config, run = self._config.checkpoint, self._run
-        steps, epochs = config.save_every_n_steps, config.save_every_n_epochs
-        return bool(steps and run.global_step % steps == 0) or bool(is_epoch_end and epochs and run.epoch % epochs == 0)
-
     def after_validation(self, row: dict[str, float]) -> None:
-        """Under ``save_best``, a better metric makes the next commit point save.
+        """Looks at the metrics of a validation: under ``save_best`` a better one makes the next commit point save.
 
         Raises:
-            ConfigError: the metric that decides isn't there.
+            ConfigError: the validation doesn't give the metric that decides.
         """
         monitor, known = self._config.checkpoint.monitor_metric, self._run.metrics
         if monitor not in row and (monitor in known or self._config.validation.loader_every_n):
-            return  # a metric of training, or of a loader that had no part in this validation
+            return  # a metric of training, or of a loader that this validation left out
         if self._config.checkpoint.save_best:
             if monitor not in row:
                 raise ConfigError(
@@ -205,10 +184,34 @@ class Checkpointer:
             )
 
     def after_epoch(self) -> None:
-        """As :meth:`after_validation`, where a metric of training decides."""
+        """The same after an epoch, where ``save_best`` looks at a metric of training."""
         config = self._config.checkpoint
         if config.save_best and not str(config.monitor_metric).startswith(("val/", "val_")):
             self.after_validation(self._run.metrics)
+
+    def _decide(self, due: bool, *, is_epoch_end: bool = False) -> Decision:
+        assert self.guard is not None
+        save, requested = due or self._best_is_due, self.guard.requested
+        if self._ranks.world_size == 1:
+            return Decision(save, exit=requested is not None)
+        # One reduction: has any rank got a signal, been asked to stop, or found a save due by the clock?
+        by_time = self._config.checkpoint.save_every_n_minutes is not None
+        save = save and (self._ranks.rank == 0 or not by_time or self._is_due_by_count(is_epoch_end=is_epoch_end))
+        asked = [0 if requested is None else int(requested), int(self._run.stop_reason is not None), int(save)]
+        number, stops, saves = self._ranks.all_reduce_max(asked)
+        if number:
+            self.guard.request(signal.Signals(number))
+            self._exits = True
+        return Decision(bool(saves), bool(stops), self._exits)
+
+    def _is_due_by_count(self, *, is_epoch_end: bool) -> bool:
+        config, run = self._config.checkpoint, self._run
+        steps, epochs = config.save_every_n_steps, config.save_every_n_epochs
+        return bool(steps and run.global_step % steps == 0) or bool(is_epoch_end and epochs and run.epoch % epochs == 0)
+
+    def _is_out_of_time(self) -> bool:
+        """Whether ``preemption.max_time`` has passed on any rank. A collective where it is set."""
+        return self._config.preemption.max_time is not None and self._ranks.any(self._run.is_out_of_time)
 
     # Saving
 
@@ -217,8 +220,8 @@ class Checkpointer:
 
         Args:
             path: None: under the template's name in the run's directory.
-            required: whether the checkpoint is durable when this returns, and a full disk is an error. Otherwise a
-                failed write is a warning, and a save into the run's directory may be skipped where the newest
+            required: True: the checkpoint is durable when this returns, and a failed write (a full disk) is an error.
+                False: a failed write is a warning, and a save into the run's directory is skipped if the newest
                 checkpoint is of this very update.
 
         Returns:
@@ -232,85 +235,12 @@ class Checkpointer:
         saved = None
         if self._saved_at != here or required:
             saved = self._writer.in_root(contents, required=required)
-        # A state with pending work (a validation) is saved again when that is done.
+        # A state with pending work, such as a validation, is saved again once that is done.
         self._best_is_due, self._saved_at = False, None if self._run.pending.is_anything else here
         return saved
 
-    def defer_save(self, path: str) -> None:
-        """Saves to ``path`` at the next commit point."""
-        self._deferred.append(path)
-
-    def save_deferred(self) -> None:
-        """Saves to the paths that were deferred."""
-        deferred, self._deferred = list(dict.fromkeys(self._deferred)), []
-        try:
-            while deferred:
-                self.save(deferred[0], required=False)
-                deferred.pop(0)
-        except MtfError:  # the path is no good
-            self._deferred = deferred[1:] + self._deferred
-            raise
-        except Exception:  # of a hook
-            self._deferred = deferred + self._deferred
-            raise
-
-    def drop_deferred(self) -> None:
-        """After an error in a window: it is trained on again, and what asked for a save asks again."""
-        self._deferred = []
-
-    def save_and_exit(self) -> None:
-        """Saves, and leaves ``fit`` on the signal that has come.
-
-        Raises:
-            Preempted: or ``KeyboardInterrupt``, after the save.
-        """
-        assert self.guard is not None
-        assert self.guard.requested is not None
-        self._exit(self.save())
-
-    def is_exit_requested(self) -> bool:
-        """Whether a signal has come on this rank."""
-        return self.guard is not None and self.guard.requested is not None
-
-    def exit_if_requested(self) -> None:
-        """Before the first update: obeys a signal that came while nothing was trained. A collective."""
-        if self.agree_to_exit():
-            if self._has_nothing_to_save():
-                self._exit(self._loaded)
-            self.save_and_exit()
-
-    def agree_to_exit(self) -> bool:
-        """Whether a signal has come on any rank, which all then know of. A collective."""
-        assert self.guard is not None
-        (number,) = self._ranks.all_reduce_max([0 if self.guard.requested is None else int(self.guard.requested)])
-        if number:
-            self.guard.request(signal.Signals(number))
-            self._exits = True
-        return bool(number)
-
-    def _exit_while_waiting(self) -> None:
-        """While the checkpoint folder is waited for: obeys a signal where there is nothing to save. A collective."""
-        if self.guard is not None and self.agree_to_exit() and self._has_nothing_to_save():
-            self._exit(None)
-
-    def _has_nothing_to_save(self) -> bool:
-        return self._run.global_step == 0 or self._saved_at == (self._run.global_step, self._run.epoch)
-
-    def _exit(self, path: Any) -> None:
-        """Leaves ``fit``; ``path``: the checkpoint of the state, None where there is nothing to save and none."""
-        assert self.guard is not None
-        assert self.guard.requested is not None
-        if self._ranks.rank == 0:
-            root = self._manager.root
-            if path is not None or not isinstance(root, Path) or root.is_dir():
-                preemption.write_marker(root, self.guard.requested, self._run.global_step, path)
-            if self._config.preemption.requeue_job:
-                preemption.requeue_slurm_job()
-        self._ranks.any(False)  # a launcher kills the other ranks as soon as one has ended
-        self.guard.leave(path)
-
     def _contents(self) -> dict[str, Any]:
-        """What is saved."""
+        """What a checkpoint holds: weights, state of every component, schedule, and a manifest that describes them."""
         self._before_save()
         tree = self._registry.collect()
         schedule = b""
@@ -340,6 +270,28 @@ class Checkpointer:
         _log.info("saved %s after update %d", path, self._run.global_step)
         self._on_saved(str(path))
 
+    def defer_save(self, path: str) -> None:
+        """Saves to ``path`` at the next commit point."""
+        self._deferred.append(path)
+
+    def save_deferred(self) -> None:
+        """Saves to the paths that were deferred."""
+        deferred, self._deferred = list(dict.fromkeys(self._deferred)), []
+        try:
+            while deferred:
+                self.save(deferred[0], required=False)
+                deferred.pop(0)
+        except MtfError:  # the path can't be written, so it isn't tried again
+            self._deferred = deferred[1:] + self._deferred
+            raise
+        except Exception:  # a hook raised; the next commit point tries again
+            self._deferred = deferred + self._deferred
+            raise
+
+    def drop_deferred(self) -> None:
+        """Forgets deferred saves after an error in a window: that is trained on again, and asks for them again."""
+        self._deferred = []
+
     def poll(self) -> None:
         """Calls ``on_saved`` for asynchronous saves that have finished. Never waits."""
         if self._config.checkpoint.asynchronous:
@@ -351,12 +303,69 @@ class Checkpointer:
         self._writer.wait()
 
     def close(self) -> None:
-        """Waits, and gives the directory's lock back."""
+        """Waits for what is being written, and releases the directory's lock."""
         self.guard = None
         self.can_save_now = True
         self._manager.close()
         self._writer.wait()
         self._exits = False
+
+    # Leaving because of a signal
+
+    def is_exit_requested(self) -> bool:
+        """Whether a signal has come on this rank."""
+        return self.guard is not None and self.guard.requested is not None
+
+    def agree_to_exit(self) -> bool:
+        """Whether a signal has come on any rank; then all ranks exit. A collective."""
+        assert self.guard is not None
+        (number,) = self._ranks.all_reduce_max([0 if self.guard.requested is None else int(self.guard.requested)])
+        if number:
+            self.guard.request(signal.Signals(number))
+            self._exits = True
+        return bool(number)
+
+    def save_and_exit(self) -> None:
+        """Saves, then leaves ``fit`` because of the signal that has come.
+
+        Raises:
+            Preempted: or ``KeyboardInterrupt``, after the save.
+        """
+        assert self.guard is not None
+        assert self.guard.requested is not None
+        self._exit(self.save())
+
+    def exit_if_requested(self) -> None:
+        """Leaves ``fit`` before its first update if a signal came meanwhile. A collective."""
+        if self.agree_to_exit():
+            if self._has_nothing_to_save():
+                self._exit(self._loaded)
+            self.save_and_exit()
+
+    def _exit_while_waiting(self) -> None:
+        """Leaves ``fit`` on a signal that comes while it waits for the checkpoint folder. A collective."""
+        if self.guard is not None and self.agree_to_exit() and self._has_nothing_to_save():
+            self._exit(None)
+
+    def _has_nothing_to_save(self) -> bool:
+        return self._run.global_step == 0 or self._saved_at == (self._run.global_step, self._run.epoch)
+
+    def _exit(self, path: Any) -> None:
+        """Writes the marker, requeues the job where that is wanted, and leaves ``fit``.
+
+        Args:
+            path: the checkpoint of the present state; None: there is none, because there was nothing to save.
+        """
+        assert self.guard is not None
+        assert self.guard.requested is not None
+        if self._ranks.rank == 0:
+            root = self._manager.root
+            if path is not None or not isinstance(root, Path) or root.is_dir():
+                preemption.write_marker(root, self.guard.requested, self._run.global_step, path)
+            if self._config.preemption.requeue_job:
+                preemption.requeue_slurm_job()
+        self._ranks.any(False)  # a launcher kills the other ranks as soon as one has ended
+        self.guard.leave(path)
 
     # Resuming
 
@@ -391,13 +400,13 @@ class Checkpointer:
         return None if found is None else self._restore(found)
 
     def forget(self) -> None:
-        """After another state was put in place: its position may be one at which another run was saved."""
+        """Forgets what was saved and what is due, after a state of another run was loaded."""
         self._deferred = []
         self._best_is_due = False
         self._saved_at = None
 
     def _restore(self, found: Checkpoint, parts: Any = None) -> Resumed:
-        """Loads what every rank has read. A collective."""
+        """Loads what every rank has read. All components check it before the first one changes. A collective."""
         run = self._run
         resuming.require_of_a_trainer(found)
         if parts is not None:

@@ -74,12 +74,16 @@ READ_BY_EACH_FIT = (
 """Settings that each ``fit`` reads where it begins."""
 
 
-def checked_config(config: Any) -> TrainerConfig:
+def checked_config(config: Any, model: Any) -> TrainerConfig:
     """``config``, or the default one for None.
 
     Raises:
-        ConfigError: it is something else, or settings in it are wrong.
+        ConfigError: it is something else, settings in it are wrong, or ``model`` is no module.
     """
+    if isinstance(config, nn.Module):
+        raise ConfigError("config must be a TrainerConfig, it is a model: the order is Trainer(config, model, ...)")
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model must be a torch.nn.Module, it is {model!r}")
     checked = config if config is not None else TrainerConfig()
     if not isinstance(checked, TrainerConfig):
         raise ConfigError(

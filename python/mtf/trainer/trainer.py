@@ -19,7 +19,6 @@ from mtf.trainer.hooks.registry import HookList, require_arguments
 from mtf.trainer.optimization.optimizers import as_list
 from mtf.trainer.optimization.precision import arithmetic
 from mtf.trainer.parts import choose_device, make_parts
-from mtf.trainer.preemption import STOPPED
 from mtf.trainer.reporting import _repr
 from mtf.trainer.run_view import RunView
 from mtf.trainer.state.registry import Stateful
@@ -70,11 +69,7 @@ class Trainer(RunView):
         device: torch.device | str | None = None,
         process_group: Any = None,
     ) -> None:
-        if isinstance(config, nn.Module):
-            raise ConfigError("config must be a TrainerConfig, it is a model: the order is Trainer(config, model, ...)")
-        if not isinstance(model, nn.Module):
-            raise ConfigError(f"model must be a torch.nn.Module, it is {model!r}")
-        self.config = preflight.checked_config(config)
+        self.config = preflight.checked_config(config, model)
         self.model = model
         self.device = choose_device(model, device)
         self.optimizers = as_list(optimizers)
@@ -201,25 +196,20 @@ class Trainer(RunView):
             StateMismatch: the loaders are not those that the state knows.
             Preempted: a signal arrived; the state has been saved.
         """
-        try:
-            fitting.fit(
-                self._parts,
-                self.training_step,
-                self.validation_step,
-                train_loaders,
-                val_loaders,
-                max_epochs=max_epochs,
-                max_steps=max_steps,
-                resume_from=resume_from,
-                resume_parts=resume_parts,
-                on_other_mixture=on_other_mixture,
-                skip=skip,
-                check=self._require_ready,
-            )
-        except KeyboardInterrupt as stop:
-            if not str(stop).startswith(STOPPED):  # at a place that its traceback shows
-                raise
-            raise stop.with_traceback(None) from None  # after the save, where the loop's frames say nothing
+        fitting.fit(
+            self._parts,
+            self.training_step,
+            self.validation_step,
+            train_loaders,
+            val_loaders,
+            max_epochs=max_epochs,
+            max_steps=max_steps,
+            resume_from=resume_from,
+            resume_parts=resume_parts,
+            on_other_mixture=on_other_mixture,
+            skip=skip,
+            check=self._require_ready,
+        )
 
     def _require_ready(self) -> None:
         """Raises where ``fit`` can't train with what the trainer has now."""
