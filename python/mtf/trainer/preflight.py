@@ -74,8 +74,8 @@ READ_BY_EACH_FIT = (
 """Settings that each ``fit`` reads where it begins."""
 
 
-def checked_config(config: Any, model: Any) -> TrainerConfig:
-    """``config``, or the default one for None.
+def checked(config: Any, model: Any) -> tuple[TrainerConfig, nn.Module]:
+    """``config``, or the default one for None, and ``model``.
 
     Raises:
         ConfigError: it is something else, settings in it are wrong, or ``model`` is no module.
@@ -84,14 +84,14 @@ def checked_config(config: Any, model: Any) -> TrainerConfig:
         raise ConfigError("config must be a TrainerConfig, it is a model: the order is Trainer(config, model, ...)")
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model must be a torch.nn.Module, it is {model!r}")
-    checked = config if config is not None else TrainerConfig()
-    if not isinstance(checked, TrainerConfig):
+    settings = config if config is not None else TrainerConfig()
+    if not isinstance(settings, TrainerConfig):
         raise ConfigError(
-            f"config must be a TrainerConfig, it is {checked!r}: a mixture goes into TrainerConfig(multi=...), "
+            f"config must be a TrainerConfig, it is {settings!r}: a mixture goes into TrainerConfig(multi=...), "
             "a dict into TrainerConfig.from_dict"
         )
-    checked.require_valid()
-    return checked
+    settings.require_valid()
+    return settings, model
 
 
 def init_only_settings(config: TrainerConfig) -> dict[str, Any]:

@@ -69,9 +69,8 @@ class Trainer(RunView):
         device: torch.device | str | None = None,
         process_group: Any = None,
     ) -> None:
-        self.config = preflight.checked_config(config, model)
-        self.model = model
-        self.device = choose_device(model, device)
+        self.config, self.model = preflight.checked(config, model)
+        self.device = choose_device(self.model, device)
         self.optimizers = as_list(optimizers)
         self.model.to(self.device)
         self.ranks = make_ranks(self.config.ddp, self.device.type, process_group)
@@ -81,7 +80,7 @@ class Trainer(RunView):
         self._hooks = HookList(self, given, self.config.fault_tolerance.on_hook_error)
         self._parts = make_parts(
             self.config,
-            model,
+            self.model,
             self.device,
             self.ranks,
             self.optimizers,
