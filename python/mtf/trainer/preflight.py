@@ -74,24 +74,33 @@ READ_BY_EACH_FIT = (
 """Settings that each ``fit`` reads where it begins."""
 
 
-def checked(config: Any, model: Any) -> tuple[TrainerConfig, nn.Module]:
-    """``config``, or the default one for None, and ``model``.
+def checked_config(config: Any) -> TrainerConfig:
+    """``config``, or the default one for None.
 
     Raises:
-        ConfigError: it is something else, settings in it are wrong, or ``model`` is no module.
+        ConfigError: it is something else, or settings in it are wrong.
     """
     if isinstance(config, nn.Module):
         raise ConfigError("config must be a TrainerConfig, it is a model: the order is Trainer(config, model, ...)")
-    if not isinstance(model, nn.Module):
-        raise ConfigError(f"model must be a torch.nn.Module, it is {model!r}")
-    settings = config if config is not None else TrainerConfig()
-    if not isinstance(settings, TrainerConfig):
+    checked = config if config is not None else TrainerConfig()
+    if not isinstance(checked, TrainerConfig):
         raise ConfigError(
-            f"config must be a TrainerConfig, it is {settings!r}: a mixture goes into TrainerConfig(multi=...), "
+            f"config must be a TrainerConfig, it is {checked!r}: a mixture goes into TrainerConfig(multi=...), "
             "a dict into TrainerConfig.from_dict"
         )
-    settings.require_valid()
-    return settings, model
+    checked.require_valid()
+    return checked
+
+
+def checked_model(model: Any) -> nn.Module:
+    """``model``.
+
+    Raises:
+        ConfigError: it is no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model must be a torch.nn.Module, it is {model!r}")
+    return model
 
 
 def init_only_settings(config: TrainerConfig) -> dict[str, Any]:

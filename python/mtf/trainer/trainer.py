@@ -69,7 +69,8 @@ class Trainer(RunView):
         device: torch.device | str | None = None,
         process_group: Any = None,
     ) -> None:
-        self.config, self.model = preflight.checked(config, model)
+        self.config = preflight.checked_config(config)
+        self.model = preflight.checked_model(model)
         self.device = choose_device(self.model, device)
         self.optimizers = as_list(optimizers)
         self.model.to(self.device)
