@@ -139,6 +139,7 @@ def check_source(loader: Any, *, num_batches: int = 6, workers: int = 2, seed: i
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*are produced again and dropped")
             warnings.filterwarnings("ignore", message=".*the last one before the resume")
+            warnings.filterwarnings("ignore", message=".*gives other indices when")
             report.findings += trial.findings()
             if report.findings[0].holds and isinstance(source, ThreadLoader):
                 report.findings.append(_compare_threads(source, trial))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 from typing import Any
 
+from mtf.data.protocols import length_of
 from mtf.data.rng.owned_generators import OwnedGenerators
 from mtf.data.sources.base import Source
 from mtf.data.sources.threaded import ThreadLoader
@@ -25,14 +26,39 @@ def _parts_of(loader: Any) -> dict[str, Any]:
 
 
 def plain_attributes(loader: Any) -> dict[str, Any]:
-    """What the user's objects hold of plain values, to be compared with what they hold after reading."""
-    plain = (int, float, str, bool, type(None))
+    """What the user's objects hold, to be compared with what they hold after reading.
+
+    Plain values count as they are; of others only which object it is, and how many items it has.
+    """
     return {
-        f"{label}.{name}": value
+        f"{label}.{name}": value if isinstance(value, _PLAIN) else _Held(value)
         for label, part in _parts_of(loader).items()
         for name, value in getattr(part, "__dict__", {}).items()
-        if isinstance(value, plain)
     }
+
+
+_PLAIN = (int, float, str, bool, type(None))
+
+
+class _Held:
+    """An object that was held, and its length."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+        self._length = length_of(value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Held) and self._value is other._value and self._length == other._length
+
+    def __hash__(self) -> int:
+        return id(self._value)
+
+    def __repr__(self) -> str:
+        length = "" if self._length is None else f" of length {self._length}"
+        return f"a {type(self._value).__name__}{length}"
+
+
+_MISSING = "nothing"
 
 
 def suspects_of(loader: Any, source: Source, before: dict[str, Any]) -> list[str]:
@@ -52,11 +78,13 @@ def suspects_of(loader: Any, source: Source, before: dict[str, Any]) -> list[str
                 for path in OwnedGenerators(part).paths
             ]
     after = plain_attributes(loader)
-    for name in sorted(name for name in before if after.get(name) != before[name]):
-        suspects.append(
-            f"{name} changed while reading, from {before[name]!r} to {after.get(name)!r}: compute it from the "
-            "index, or define state_dict and load_state_dict and use num_workers=0"
-        )
+    for name in sorted({*before, *after}):
+        there, here = (repr(held[name]) if name in held else _MISSING for held in (before, after))
+        if name not in before or name not in after or before[name] != after[name]:
+            suspects.append(
+                f"{name} changed while reading, from {there} to {here}: compute it from the index, or define "
+                "state_dict and load_state_dict and use num_workers=0"
+            )
     for attribute in ("batch_sampler", "sampler"):
         sampler = getattr(loader, attribute, None)
         if sampler is not None and type(sampler).__module__.split(".")[0] not in ("torch", "torchdata", "builtins"):

@@ -91,6 +91,39 @@ def test_what_does_not(loader: Any, suspect: str) -> None:
     assert "suspect: " in repr(report)
 
 
+class MixesWithTheLast:
+    """A collate function that keeps the batch before."""
+
+    last: Any = None
+
+    def __call__(self, samples: list[torch.Tensor]) -> torch.Tensor:
+        batch = torch.stack(samples).float()
+        mixed = batch if self.last is None or self.last.shape != batch.shape else batch + 0.1 * self.last
+        self.last = batch
+        return mixed
+
+
+class Caches(Rows):
+    """Counts in an attribute that comes with the first sample."""
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        self.seen = getattr(self, "seen", 0) + 1
+        return torch.tensor([index, self.seen])
+
+
+@pytest.mark.parametrize(
+    ("make", "suspect"),
+    [
+        (lambda: DataLoader(Rows(17), 3, collate_fn=MixesWithTheLast()), "collate_fn.last changed while reading"),
+        (lambda: DataLoader(Caches(17), 3), "Caches.seen changed while reading, from nothing to"),
+    ],
+)
+def test_what_changed_is_named_whatever_it_is(make: Any, suspect: str) -> None:
+    report = mtf.check_source(make, workers=0)
+    assert not report.ok
+    assert any(suspect in found for found in report.suspects), report
+
+
 def test_a_dataset_that_looks_at_the_worker() -> None:
     class ByWorker(Rows):
         def __getitem__(self, index: int) -> torch.Tensor:

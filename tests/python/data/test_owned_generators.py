@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,62 @@ def of_global(keep: Any) -> Any:
     return _GLOBAL
 
 
+class OfClass:
+    rng = np.random.default_rng(8)
+
+    @staticmethod
+    def draw() -> float:
+        return float(OfClass.rng.random())
+
+
+class Compose:
+    """As a module-level ``transform = Compose(...)`` that a dataset's method uses."""
+
+    def __init__(self) -> None:
+        self.steps = [Slotted(random.Random(0))]
+
+    def __call__(self) -> Any:
+        return self.steps[0].rng
+
+
+_TRANSFORM = Compose()
+
+
+def through_another_function(keep: Any) -> Any:
+    return _global_transform()
+
+
+def _global_transform() -> Any:
+    return _TRANSFORM()
+
+
+def of_class(keep: Any) -> Any:
+    return OfClass.rng
+
+
+class _Bits:
+    """Draws from a bit generator."""
+
+    def __init__(self, bits: Any) -> None:
+        self.bits = bits
+
+    def random(self) -> float:
+        return float(self.bits.random_raw() % 2**50)
+
+
+def suspended(rng: Any) -> Iterator[float]:
+    while True:
+        yield rng.random()
+
+
+class _Next:
+    def __init__(self, numbers: Iterator[float]) -> None:
+        self.numbers = numbers
+
+    def random(self) -> float:
+        return next(self.numbers)
+
+
 def of_partial(keep: Any) -> Any:
     return keep.keywords["rng"]
 
@@ -81,6 +137,11 @@ KEPT: dict[str, Callable[[], tuple[Any, Callable[[Any], Any]]]] = {
     "nested, in slots": lambda: ({"steps": [1, Slotted(np.random.default_rng(0))]}, inside),
     "in a partial": lambda: (functools.partial(draw, rng=random.Random(0)), of_partial),
     "a global": lambda: (None, of_global),
+    "in a global object that a called function names": lambda: (None, through_another_function),
+    "of a class that a function names": lambda: (None, of_class),
+    "a bit generator": lambda: (_Bits(np.random.PCG64(3)), itself),
+    "a variable of a generator function": lambda: (_Next(suspended(np.random.default_rng(3))), itself),
+    "the last of many": lambda: ([random.Random(n) for n in range(100)], lambda keep: keep[-1]),
 }
 
 
@@ -99,6 +160,45 @@ def test_a_generator_made_at_the_first_call_is_seeded_from_the_first_batch_on() 
         return DataLoader(data, 3, shuffle=True, num_workers=num_workers, collate_fn=LazyCollate())
 
     assert_resumes_exactly(make, workers=(0, 2), every=4)
+
+
+class MadeLater(Dataset[Any]):
+    """Makes its generator when it first meets a sample that needs one."""
+
+    def __len__(self) -> int:
+        return 24
+
+    def __getitem__(self, index: int) -> Any:
+        if index < 20:
+            return torch.tensor([float(index), 0.0])
+        if not hasattr(self, "rng"):
+            self.rng = np.random.default_rng(3)
+        return torch.tensor([float(index), self.rng.random()])
+
+
+def test_a_generator_made_in_a_later_batch_is_seeded_from_that_batch_on() -> None:
+    def make(num_workers: int) -> DataLoader[Any]:
+        return DataLoader(MadeLater(), 3, num_workers=num_workers)  # only the seventh batch of a pass needs one
+
+    assert_resumes_exactly(make, workers=(0, 2), every=3)
+
+
+def test_a_dataset_that_gets_a_new_attribute_with_each_batch_is_not_looked_through_for_ever() -> None:
+    class Growing(Dataset[Any]):
+        def __len__(self) -> int:
+            return 100
+
+        def __getitem__(self, index: int) -> int:
+            setattr(self, f"seen_{index}", index)
+            return index
+
+    found, data = [], Growing()
+    owned = OwnedGenerators(data)
+    for index in range(100):
+        data[index]
+        found.append(owned.look_if_changed())
+    assert not any(found)
+    assert owned._looks_left == 0
 
 
 def test_in_the_training_process_the_users_generator_stays_where_it_was() -> None:

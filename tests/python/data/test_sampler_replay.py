@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import random
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, Sampler, TensorDataset
@@ -254,3 +257,109 @@ def test_a_sampler_whose_count_is_elsewhere_is_named() -> None:
     report = mtf.check_source(DataLoader(ROWS, 4, sampler=Elsewhere()), workers=0)
     assert not report.ok
     assert any("the sampler Elsewhere" in suspect for suspect in report.suspects)
+
+
+class Slotted(Sampler[int]):
+    """Keeps its count in a slot, and its order in a bit generator."""
+
+    __slots__ = ("__count", "bits")
+
+    def __init__(self) -> None:
+        self.__count, self.bits = 0, np.random.PCG64(5)
+
+    def __iter__(self) -> Iterator[int]:
+        self.__count += 1
+        order = np.random.Generator(self.bits).permutation(24).tolist()
+        return iter([(index + self.__count) % 24 for index in order])
+
+    def __len__(self) -> int:
+        return 24
+
+
+@dataclasses.dataclass(slots=True)
+class Record:
+    count: int = 0
+
+
+class WithRecord(Counting):
+    """Keeps its count in an object with slots."""
+
+    def __init__(self) -> None:
+        self.record = Record()
+
+    def __iter__(self) -> Iterator[int]:
+        self.record.count += 1
+        return iter(torch.randperm(24, generator=torch.Generator().manual_seed(self.record.count)).tolist())
+
+
+@pytest.mark.parametrize("kind", [Slotted, WithRecord])
+def test_what_a_sampler_keeps_in_slots_is_carried_from_pass_to_pass(kind: Callable[[], Any]) -> None:
+    def make() -> DataLoader[Any]:
+        return DataLoader(ROWS, 4, sampler=kind())
+
+    sampler = kind()
+    with mtf.MultiLoader(DataLoader(ROWS, 4, sampler=sampler)) as mixture:
+        orders = [[tuple(batch.data[0].tolist()) for batch in mixture] for _ in range(3)]
+    assert len({tuple(order) for order in orders}) == 3
+    if kind is WithRecord:
+        expected = [list(DataLoader(ROWS, 4, sampler=sampler)) for _ in range(3)]  # the user's object is as it was
+        assert orders == [[tuple(batch[0].tolist()) for batch in one] for one in expected]
+    assert_resumes_exactly(make, passes=3, every=2)
+
+
+def test_a_sampler_that_depends_on_something_outside_is_named_in_the_run() -> None:
+    calls = itertools.count()
+
+    class Elsewhere(Counting):
+        def __iter__(self) -> Iterator[int]:
+            return iter(torch.randperm(24, generator=torch.Generator().manual_seed(next(calls))).tolist())
+
+    with (
+        mtf.MultiLoader(DataLoader(ROWS, 4, sampler=Elsewhere())) as mixture,
+        pytest.warns(UserWarning, match="Elsewhere gives other indices when pass 0 is drawn again.*a resume can't be"),
+    ):
+        assert [len(list(mixture)) for _ in range(3)] == [6] * 3
+
+
+class Short(Sampler[Any]):
+    """Gives more than its length says."""
+
+    def __init__(self, length: int, draws: list[Any]) -> None:
+        self.length, self.draws = length, draws
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.draws)
+
+    def __len__(self) -> int:
+        return self.length
+
+
+@pytest.mark.parametrize(
+    ("options", "num_batches", "is_named"),
+    [
+        ({"sampler": Short(16, list(range(24))), "batch_size": 4}, 4, True),
+        ({"sampler": Short(16, list(range(17))), "batch_size": 4}, 4, True),
+        ({"sampler": Short(16, list(range(17))), "batch_size": 4, "drop_last": True}, 4, False),
+        ({"batch_sampler": Short(4, [[n] for n in range(6)])}, 4, True),
+        ({"batch_sampler": Short(6, [[n] for n in range(6)])}, 6, False),
+        ({"sampler": Short(6, list(range(7))), "batch_size": None}, 6, True),
+    ],
+)
+def test_a_sampler_that_gives_more_than_it_says_is_named_once(
+    options: dict[str, Any], num_batches: int, is_named: bool
+) -> None:
+    with mtf.MultiLoader(DataLoader(ROWS, **options)) as mixture, warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert [len(list(mixture)) for _ in range(3)] == [num_batches] * 3
+    assert len(said) == is_named
+    assert all("but it gives more" in str(one.message) for one in said)
+
+
+def test_a_sampler_without_a_length_can_be_checked() -> None:
+    class Endless(Sampler[int]):
+        def __iter__(self) -> Iterator[int]:
+            return itertools.cycle(range(24))
+
+    report = mtf.check_source(lambda: DataLoader(ROWS, 4, sampler=Endless()), workers=0)
+    assert report.ok
+    assert "BatchSampler: a resume draws the pass's indices again" in report.notes[0]

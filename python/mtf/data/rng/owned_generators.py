@@ -11,7 +11,7 @@ import os
 import random
 import types
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,10 @@ from mtf._core import fold_in
 
 _MAX_OBJECTS = 20_000
 _MAX_ITEMS = 64  # of a container whose first items are looked at
-_KINDS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
+_KINDS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState, np.random.BitGenerator)
 _OPAQUE = (str, bytes, bytearray, int, float, complex, type(None), np.ndarray, np.generic, torch.Tensor, range)
+_MAX_WATCHED = 64  # objects that are looked at after each batch, because they may make a generator later
+_MAX_LOOKS = 16  # of a process, after its first
 # Their functions and classes hold no generator of a user's, and looking through them takes long.
 _LIBRARIES = ("builtins", "torch", "numpy", "threading", "_thread", "logging", "multiprocessing", "pandas", "pyarrow")
 
@@ -30,9 +32,9 @@ _LIBRARIES = ("builtins", "torch", "numpy", "threading", "_thread", "logging", "
 class OwnedGenerators:
     """The generators found from a few objects, each with the path that leads to it.
 
-    Looked through are attributes (in slots as well), items of small containers, what functions have closed over or
-    name as globals, and what ``functools.partial`` and bound methods hold. A generator inside compiled code isn't
-    found.
+    Looked through are attributes (in slots as well), items of small containers, what functions have closed over,
+    what they and the functions that they call name as globals, the variables of suspended generator functions, and
+    what ``functools.partial`` and bound methods hold. A generator inside compiled code isn't found.
 
     Args:
         roots: Datasets, transforms, functions.
@@ -42,6 +44,8 @@ class OwnedGenerators:
         self._roots = roots
         self._pid = os.getpid()
         self._found: dict[int, tuple[str, Any]] = {}
+        self._watched: list[tuple[dict[str, Any], int, list[str]]] = []
+        self._looks_left = _MAX_LOOKS
         self.look_again()
 
     @property
@@ -60,9 +64,22 @@ class OwnedGenerators:
     def look_again(self) -> bool:
         """Looks for generators made since; returns whether there are any."""
         known = len(self._found)
-        for path, generator in _find(self._roots):
+        self._watched = []
+        for path, generator in _find(self._roots, self._watch):
             self._found.setdefault(id(generator), (path, generator))
         return len(self._found) > known
+
+    def look_if_changed(self) -> bool:
+        """Looks again where an object has a new attribute, or one that was None; as ``look_again``."""
+        if not self._looks_left or not any(_has_changed(*watched) for watched in self._watched):
+            return False
+        self._looks_left -= 1
+        return self.look_again()
+
+    def _watch(self, value: Any) -> None:
+        held = getattr(value, "__dict__", None)
+        if type(held) is dict and len(self._watched) < _MAX_WATCHED and not isinstance(value, types.FunctionType):
+            self._watched.append((held, len(held), [name for name, inner in held.items() if inner is None]))
 
     def seed(self, key: int) -> None:
         """Puts every generator to the start that ``key`` and its path give."""
@@ -79,6 +96,10 @@ class OwnedGenerators:
             _restore(generator, state)
 
 
+def _has_changed(held: dict[str, Any], number: int, empty: list[str]) -> bool:
+    return len(held) != number or any(held.get(name) is not None for name in empty)
+
+
 def _seed(generator: Any, key: int) -> None:
     if isinstance(generator, torch.Generator):
         generator.manual_seed(key)
@@ -87,7 +108,12 @@ def _seed(generator: Any, key: int) -> None:
     elif isinstance(generator, np.random.RandomState):
         generator.seed([key & 0xFFFFFFFF, key >> 32])
     else:
-        generator.bit_generator.state = type(generator.bit_generator)(key).state
+        bits = _bits(generator)
+        bits.state = type(bits)(key).state
+
+
+def _bits(generator: Any) -> Any:
+    return generator if isinstance(generator, np.random.BitGenerator) else generator.bit_generator
 
 
 def _state(generator: Any) -> Any:
@@ -97,7 +123,7 @@ def _state(generator: Any) -> Any:
         return generator.getstate()
     if isinstance(generator, np.random.RandomState):
         return generator.get_state()
-    return generator.bit_generator.state
+    return _bits(generator).state
 
 
 def _restore(generator: Any, state: Any) -> None:
@@ -108,10 +134,10 @@ def _restore(generator: Any, state: Any) -> None:
     elif isinstance(generator, np.random.RandomState):
         generator.set_state(state)
     else:
-        generator.bit_generator.state = state
+        _bits(generator).state = state
 
 
-def _find(roots: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
+def _find(roots: tuple[Any, ...], watch: Callable[[Any], None]) -> Iterator[tuple[str, Any]]:
     """Generators in a fixed order, so that their paths are the same in every process: breadth first."""
     seen: set[int] = {id(random._inst), id(torch.default_generator), id(np.random.mtrand._rand)}
     waiting = deque((f"{number}", root) for number, root in enumerate(roots))
@@ -124,6 +150,7 @@ def _find(roots: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
             if not _is_system(value):
                 yield path, value
             continue
+        watch(value)
         waiting.extend((f"{path}{step}", inner) for step, inner in _inside(value))
 
 
@@ -152,10 +179,14 @@ def _inside(value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, types.FunctionType):
         yield from _of_function(value)
         return
+    elif isinstance(value, types.GeneratorType):
+        frame = value.gi_frame
+        yield from () if frame is None else ((f"<{name}>", inner) for name, inner in frame.f_locals.items())
+        return
     yield from ((f".{name}", inner) for name, inner in sorted(getattr(value, "__dict__", {}).items(), key=_by_name))
     cls = type(value)
     for base in cls.__mro__:
-        if base.__module__.split(".")[0] in _LIBRARIES:
+        if _is_of_library(base):
             continue
         slots = base.__dict__.get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:
@@ -171,7 +202,7 @@ def _inside(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _of_function(function: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
-    """What a function has closed over, its defaults, and the generators among the globals that it names."""
+    """What a function has closed over, its defaults, and what it names of its globals."""
     code, closure = function.__code__, function.__closure__ or ()
     for name, cell in zip(code.co_freevars, closure, strict=False):
         try:
@@ -179,18 +210,67 @@ def _of_function(function: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
         except ValueError:  # not assigned yet
             continue
     yield from ((f"<default {place}>", value) for place, value in enumerate(function.__defaults__ or ()))
-    for name in code.co_names:
-        value = function.__globals__.get(name)
-        if isinstance(value, _KINDS):
-            yield f"<global {name}>", value
+    yield from ((f"<default {name}>", value) for name, value in (function.__kwdefaults__ or {}).items())
+    if _is_of_library(function) or function.__module__.split(".")[0] == "mtf":
+        return
+    names = _names_in(code)
+    for name in names:
+        yield from _of_global(f"<global {name}>", function.__globals__.get(name), names)
+
+
+def _names_in(code: types.CodeType) -> list[str]:
+    """Names of globals and attributes in a function and in those inside it."""
+    inner = [name for part in code.co_consts if isinstance(part, types.CodeType) for name in _names_in(part)]
+    return list(dict.fromkeys((*code.co_names, *inner)))
+
+
+def _of_global(path: str, value: Any, names: list[str]) -> Iterator[tuple[str, Any]]:
+    """What a function may use of a global.
+
+    Args:
+        path: Of the global.
+        value: The global.
+        names: All names in the function.
+    """
+    if isinstance(value, _KINDS):
+        yield path, value
+    elif isinstance(value, (type, types.ModuleType)):
+        if not _is_of_library(value):
+            members = vars(value)
+            usable = (*_KINDS, types.FunctionType, staticmethod, classmethod)
+            found = ((name, members.get(name)) for name in names)
+            yield from (
+                (f"{path}.{name}", getattr(member, "__func__", member))
+                for name, member in found
+                if isinstance(member, usable) or (isinstance(value, types.ModuleType) and _may_hold(member))
+            )
+    elif _may_hold(value):
+        yield path, value
+
+
+def _may_hold(value: Any) -> bool:
+    """Whether a global, or a member of a module, may be a transform or a function that draws."""
+    if isinstance(value, (*_OPAQUE, type, types.ModuleType, types.BuiltinFunctionType)):
+        return False
+    return not _is_of_library(value if isinstance(value, types.FunctionType) else type(value)) or isinstance(
+        value, (list, tuple, dict)
+    )
+
+
+def _is_of_library(thing: Any) -> bool:
+    """Whether a function, class or module belongs to a library that holds no generator of a user's."""
+    name = thing.__name__ if isinstance(thing, types.ModuleType) else getattr(thing, "__module__", None)
+    return (name or "builtins").split(".")[0] in _LIBRARIES
 
 
 def _first_items(items: Any) -> list[Any]:
-    """The first of a container's items; none of a long one of plain values, which is data."""
-    first = []
+    """A container's items; the first ones only of a long one that doesn't begin with generators, which is data."""
+    first, is_data = [], True
     for item in items:
         first.append(item)
-        if len(first) == _MAX_ITEMS:
+        if isinstance(item[1] if isinstance(items, ItemsView) else item, _KINDS):
+            is_data = False
+        if len(first) == (_MAX_ITEMS if is_data else _MAX_OBJECTS):
             break
     return first
 

@@ -61,14 +61,19 @@ class SeededDataset:
     def collate(self, samples: Any) -> Any:
         """The batch of the samples fetched last.
 
-        Some transforms and collate functions make their generators at their first call. The first batches of a process
-        are fetched again where that happened, now with these generators seeded as well.
+        Some transforms and collate functions make their generators at their first call, or later. A batch in which
+        that happened is fetched again, now with these generators seeded as well.
         """
         data = self._collate(samples)
-        if self._looks_left and self._keyed[0] is not None:
+        if self._keyed[0] is None:
+            return data
+        if self._looks_left:
             self._looks_left -= 1
-            if self.owned.look_again():
-                return self._collate((self.__getitems__ if self._is_batch else self.__getitem__)(self._keyed))
+            has_more = self.owned.look_again()
+        else:
+            has_more = self.owned.look_if_changed()
+        if has_more:
+            return self._collate((self.__getitems__ if self._is_batch else self.__getitem__)(self._keyed))
         return data
 
     def __getstate__(self) -> dict[str, Any]:
@@ -85,6 +90,7 @@ class SeededDataset:
                 set_epoch(pass_)
             self._pass = pass_
         if key is not None:
+            # guard: seed of a batch
             seed_generators(key)
             self.owned.seed(key)
             begin_batch(key)

@@ -162,15 +162,21 @@ class FlatOrder(IndexOrder):
         per_step = (self.batch_size or 1) * self.world_size
         while num_batches is None or batch < num_batches:
             samples = take(min(block, per_step * _MAX_CHUNK))
-            for start in range(0, len(samples), per_step):
+            is_last, start = len(samples) < min(block, per_step * _MAX_CHUNK), 0
+            while start < len(samples):
                 whole = samples[start : start + per_step]
+                start += per_step
                 if len(whole) < per_step and not self.incomplete:
                     return
+                if batch + 1 == num_batches and self.replay is not None:
+                    samples += take(per_step) if start == len(samples) else []
+                    if len(samples) - start >= (1 if self.incomplete else per_step):
+                        self.replay.warn_of_more(num_batches)
                 # A rank without a sample of its own repeats the first one; its batch has weight zero.
                 mine = whole if self.world_size == 1 else (self._part(whole) or whole[:1])
                 yield mine if self.batch_size is not None else mine[0]
                 batch += 1
-            if len(samples) < min(block, per_step * _MAX_CHUNK):
+            if is_last:
                 return
 
 
@@ -211,12 +217,20 @@ class SamplerBatches(IndexOrder):
 
     def _groups(self, draws: ReplayedDraws) -> Iterator[Any]:
         # One at first, so that a batch is there at once; then as many as make up for swapping generators.
-        number = 1
+        number, size = 1, self.world_size
+        batch, num_batches = draws.num_draws // size, self.num_batches()
         while True:
-            groups = draws.take(number * self.world_size)
-            for start in range(0, len(groups) - self.world_size + 1, self.world_size):
+            groups = draws.take(number * size)
+            is_last, start = len(groups) < number * size, 0
+            while start + size <= len(groups):
+                batch += 1
+                if batch == num_batches:
+                    groups += draws.take(size) if start + size == len(groups) else []
+                    if start + 2 * size <= len(groups):
+                        self._replay.warn_of_more(batch)
                 yield groups[start + self.rank]
-            if len(groups) < number * self.world_size:
+                start += size
+            if is_last:
                 return
             number = min(2 * number, _MAX_CHUNK)
 

@@ -26,6 +26,7 @@ from mtf.data.rng.generators import fresh_torch_generator, seed_generators, unto
 
 _MAX_DRAWS = 10**6  # of a pass whose length isn't known, after which it is taken for endless
 _KEPT_PASSES = 8
+_COMPARED = 256  # draws of a pass that are made twice and compared
 _MAX_DEPTH = 4
 
 _Path = tuple[str, ...]
@@ -51,6 +52,8 @@ class SamplerReplay:
         # By pass: the state that a sampler with ``state_dict`` had at its start.
         self._starts: dict[int, Any] = {}
         self.num_draws: int | None = None  # of the pass opened last, where its length is known
+        self._opened: tuple[int, ReplayedDraws] | None = None  # the pass opened last
+        self._has_warned = self._has_more = False
 
     def open(self, pass_: int, key: int) -> ReplayedDraws:
         """The draws of a pass.
@@ -69,7 +72,19 @@ class SamplerReplay:
             holder: Any = _state_holder(copied)
             self._remember(self._starts, pass_, copy_state(holder.state_dict()))
         self.num_draws = length_of(copied)
-        return ReplayedDraws(copied, pass_, fold_in(key, pass_))
+        draws = ReplayedDraws(copied, pass_, fold_in(key, pass_))
+        self._opened = pass_, draws
+        return draws
+
+    def warn_of_more(self, num_batches: int) -> None:
+        """Warns, once, that the sampler gives more than its length says; growth is said elsewhere."""
+        if not self._has_more and self.num_draws == length_of(self.sampler):
+            self._has_more = True
+            warnings.warn(
+                f"{type(self.sampler).__name__}: its len() says {self.num_draws}, but it gives more. The schedule "
+                f"knows {num_batches} batches, so what is more is left out: correct its len()",
+                stacklevel=user_level(),
+            )
 
     def state_dict(self) -> dict[str, Any] | None:
         """State of a sampler with ``state_dict``; None for others.
@@ -122,7 +137,8 @@ class SamplerReplay:
         draws = ReplayedDraws(start, pass_, fold_in(key, pass_))
         length = length_of(self.sampler)
         limit = _MAX_DRAWS if length is None else length
-        ends = draws.skip(limit + 1) <= limit or length is not None
+        self._compare_again(pass_, draws)
+        ends = draws.num_draws + draws.skip(max(0, limit + 1 - draws.num_draws)) <= limit or length is not None
         after = _attributes(start)
         left = {path: value for path, value in after.items() if path not in before or not _same(before[path], value)}
         left = {**self._left.get(pass_, {}), **left}
@@ -139,6 +155,24 @@ class SamplerReplay:
             self._keeps_nothing = True
             return
         self._remember(self._left, pass_ + 1, left)
+
+    def _compare_again(self, pass_: int, draws: ReplayedDraws) -> None:
+        """Makes the first draws of a pass, and warns where they aren't those that the run has got.
+
+        Args:
+            draws: The pass, from its start.
+        """
+        if self._opened is None or self._opened[0] != pass_ or self._has_warned:
+            return
+        first = self._opened[1].first
+        if first and not _same(draws.take(len(first)), first):
+            self._has_warned = True
+            warnings.warn(
+                f"{type(self.sampler).__name__} gives other indices when pass {pass_} is drawn again: it depends on "
+                "something outside of it (a class attribute, a global, a variable of a function, the clock), so a "
+                "resume can't be exact. Keep it in attributes of the sampler, or make it a function of set_epoch",
+                stacklevel=user_level(),
+            )
 
     def _copy_with(self, left: dict[_Path, Any], key: int, pass_: int) -> Any:
         copied = copy_sampler(self.sampler, fold_in(key, pass_), {})
@@ -161,9 +195,15 @@ class ReplayedDraws:
         sampler: The copy, which nothing else uses.
         pass_: Given to its ``set_epoch``.
         key: Key of the pass, at which all generators start.
+
+    Attributes:
+        first: The first draws, a few; none where draws were skipped before them.
+        num_draws: Draws taken so far.
     """
 
     def __init__(self, sampler: Any, pass_: int, key: int) -> None:
+        self.first: list[Any] = []
+        self.num_draws = 0
         with untouched():
             seed_generators(key)
             _set_epoch(sampler, pass_)
@@ -176,6 +216,9 @@ class ReplayedDraws:
             _set_states(self._states)
             drawn = list(islice(self._draws, count))
             self._states = _get_states()
+        if len(self.first) == self.num_draws < _COMPARED:
+            self.first += drawn[: _COMPARED - self.num_draws]
+        self.num_draws += len(drawn)
         return drawn
 
     def skip(self, count: int) -> int:
@@ -187,7 +230,9 @@ class ReplayedDraws:
             counted = enumerate(islice(self._draws, count), 1)
             last = deque(counted, maxlen=1)
             self._states = _get_states()
-        return last[0][0] if last else 0
+        skipped = last[0][0] if last else 0
+        self.num_draws += skipped
+        return skipped
 
 
 def _drawn(iterator: Iterator[Any]) -> Iterator[Any]:
@@ -237,8 +282,7 @@ def copy_sampler(value: Any, key: int, copies: dict[int, Any]) -> Any:
     if id(value) in copies:
         return copies[id(value)]
     result = copies[id(value)] = copy.copy(value)
-    attributes = getattr(result, "__dict__", {})
-    for attribute, inner in list(attributes.items()):
+    for attribute, inner in _held(result).items():
         inner_key = fold_in(key, attribute)
         replaced = _fresh_generator(inner, inner_key, copies)
         if replaced is None and (
@@ -248,8 +292,28 @@ def copy_sampler(value: Any, key: int, copies: dict[int, Any]) -> Any:
         if replaced is None:
             replaced = _copied_part(inner, inner_key, copies, 0)
         if replaced is not None:
-            attributes[attribute] = replaced
+            _put(result, attribute, replaced)
     return result
+
+
+def _held(value: Any) -> dict[str, Any]:
+    """Attributes of an object by name, those in slots as well."""
+    held = dict(getattr(value, "__dict__", {}))
+    for base in type(value).__mro__:
+        slots = base.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            mangled = f"_{base.__name__.lstrip('_')}{name}" if name[:2] == "__" and name[-2:] != "__" else name
+            if name not in ("__dict__", "__weakref__") and hasattr(value, mangled):
+                held.setdefault(mangled, getattr(value, mangled))
+    return held
+
+
+def _put(owner: Any, name: str, value: Any) -> None:
+    """Sets an attribute, past a ``__setattr__`` of its class."""
+    if name in getattr(owner, "__dict__", {}) or not hasattr(type(owner), name):
+        vars(owner)[name] = value
+    else:
+        object.__setattr__(owner, name, value)
 
 
 def _copied_part(value: Any, key: int, copies: dict[int, Any], depth: int) -> Any | None:
@@ -272,12 +336,12 @@ def _copied_part(value: Any, key: int, copies: dict[int, Any], depth: int) -> An
         return copies[id(value)]
     if depth < _MAX_DEPTH and _is_small_object(value):
         small = copies[id(value)] = copy.copy(value)
-        for attribute, inner in list(vars(small).items()):
+        for attribute, inner in _held(small).items():
             part = _fresh_generator(inner, fold_in(key, attribute), copies)
             if part is None:
                 part = _copied_part(inner, fold_in(key, attribute), copies, depth + 1)
             if part is not None:
-                vars(small)[attribute] = part
+                _put(small, attribute, part)
         return small
     return None
 
@@ -285,7 +349,7 @@ def _copied_part(value: Any, key: int, copies: dict[int, Any], depth: int) -> An
 def _is_small_object(value: Any) -> bool:
     """Whether it looks like a sampler's own bookkeeping and not like data or code."""
     return (
-        hasattr(value, "__dict__")
+        (hasattr(value, "__dict__") or bool(_held(value)))
         and not isinstance(value, (type, Dataset, torch.nn.Module))
         and not callable(value)
         and not hasattr(type(value), "__getitem__")
@@ -297,23 +361,23 @@ def _copy_containers(sampler: Any) -> Any:
     """A copy to compare with later: whatever the sampler changes in place stays as it is here."""
     copies: dict[int, Any] = {}
     result = copy.copy(sampler)
-    for attribute, inner in list(getattr(result, "__dict__", {}).items()):
+    for attribute, inner in _held(result).items():
         if isinstance(inner, Sampler) or (attribute.endswith("sampler") and _is_reiterable(inner)):
-            vars(result)[attribute] = _copy_containers(inner)
+            _put(result, attribute, _copy_containers(inner))
         else:
             part = _copied_part(inner, 0, copies, 0)
             if part is not None and not isinstance(inner, _GENERATORS):
-                vars(result)[attribute] = part
+                _put(result, attribute, part)
     return result
 
 
-_GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
+_GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState, np.random.BitGenerator)
 
 
 def _attributes(sampler: Any, path: _Path = ()) -> dict[_Path, Any]:
     """What a sampler, and those inside it, hold by name, generators left out."""
     found: dict[_Path, Any] = {}
-    for attribute, value in getattr(sampler, "__dict__", {}).items():
+    for attribute, value in _held(sampler).items():
         here = (*path, attribute)
         if isinstance(value, _GENERATORS):
             continue
@@ -335,7 +399,7 @@ def _overlay(sampler: Any, left: Mapping[_Path, Any]) -> None:
         for attribute in path[:-1]:
             owner = getattr(owner, attribute)
         part = _copied_part(value, 0, copies, 0)
-        vars(owner)[path[-1]] = value if part is None else part
+        _put(owner, path[-1], value if part is None else part)
 
 
 def _all_same(one: Mapping[_Path, Any], other: Mapping[_Path, Any]) -> bool:
@@ -380,6 +444,8 @@ def _fresh_generator(value: Any, key: int, copies: dict[int, Any]) -> Any | None
         fresh = np.random.Generator(type(value.bit_generator)(key))
     elif isinstance(value, np.random.RandomState):
         fresh = np.random.RandomState(np.random.MT19937(key))
+    elif isinstance(value, np.random.BitGenerator):
+        fresh = type(value)(key)
     else:
         return None
     copies[id(value)] = fresh

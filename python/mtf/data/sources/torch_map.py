@@ -131,6 +131,11 @@ class TorchSource(Source):
     def initial_state(self) -> Any:
         return copy_state(self.loader.dataset.state_dict()) if self.resume_mode is ResumeMode.STATEFUL else None  # type: ignore[attr-defined]
 
+    @property
+    def _sampler(self) -> Any:
+        """What makes the order; its length isn't asked for, since it may have none."""
+        return self.loader.sampler if self.loader.batch_sampler is None else self.loader.batch_sampler
+
     def _compare_length(self, pass_: int) -> None:
         """Warns where a pass is longer or shorter than the schedule can know."""
         replay = self._order.replay
@@ -197,7 +202,7 @@ class TorchSource(Source):
         notes = []
         if self._order.replays_indices:
             notes.append(
-                f"{type(self.loader.batch_sampler or self.loader.sampler).__name__}: a resume draws the pass's indices "
+                f"{type(self._sampler).__name__}: a resume draws the pass's indices "
                 "again up to the position; no data is read for it"
             )
         if has_state_methods(self.loader.dataset) and self.loader.num_workers:
