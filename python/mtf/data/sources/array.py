@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 
 from mtf import _core
-from mtf.config.keywords import checked_keywords
 from mtf.data.sources.row_loader import RowLoader, positive
 from mtf.errors import ConfigError
 from mtf.formatting import shortened
@@ -68,7 +67,6 @@ class ArrayLoader(RowLoader):
     an order of its own; in a ``MultiLoader`` or ``Trainer`` the schedule decides.
     """
 
-    @checked_keywords(words={"num_workers": "num_threads", "dataset": "data", "collate_fn": "transform"})
     def __init__(
         self,
         data: Any,

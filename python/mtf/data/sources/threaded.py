@@ -11,7 +11,6 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from mtf import _core
-from mtf.config.keywords import checked_keywords
 from mtf.data.nested import num_bytes
 from mtf.data.prefetch.engine import NativeStream, PreparedSource
 from mtf.data.prefetch.source_reader import PassEnded
@@ -48,7 +47,6 @@ class ThreadLoader(StandaloneSource, TorchSource):
     for all sources together.
     """
 
-    @checked_keywords(words={"num_workers": "num_threads", "prefetch_factor": "prefetch_batches"})
     def __init__(
         self,
         dataset: Any,

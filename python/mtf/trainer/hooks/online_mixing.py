@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtf.config.keywords import checked_keywords
 from mtf.data.blend.blend import Blend
 from mtf.data.blend.tracing.origins import SourceMeans
 from mtf.data.multi_loader import MultiLoader
@@ -80,7 +79,6 @@ class OnlineMixing(TrainerHooks):
             mustn't give.
     """
 
-    @checked_keywords()
     def __init__(
         self,
         fn: MixingFunction,

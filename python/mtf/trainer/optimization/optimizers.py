@@ -1,12 +1,12 @@
-"""Which optimizers step at the end of a window, at what rate, and which schedulers follow them."""
+"""Which optimizers step at the end of a window, and at what rate."""
 
 from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -296,6 +296,7 @@ def _has_gradient(optimizer: torch.optim.Optimizer) -> bool:
             if p.grad is not None:
                 return True
     return False
+<<<<<<< HEAD
 
 
 @dataclass
@@ -475,3 +476,5 @@ def _optimizer_of(scheduler: Any, optimizers: Sequence[torch.optim.Optimizer]) -
         if optimizer is owner:
             return i
     return None
+=======
+>>>>>>> main

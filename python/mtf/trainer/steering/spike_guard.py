@@ -10,7 +10,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mtf.config.keywords import checked_keywords
 from mtf.distributed.ranks import SingleRank
 from mtf.errors import ConfigError, MtfError
 from mtf.trainer.hooks.base import Trainer, TrainerHooks
@@ -83,7 +82,6 @@ class SpikeGuard(TrainerHooks):
         ConfigError: a number or name is out of range.
     """
 
-    @checked_keywords(words={"threshold": "sigma"})
     def __init__(
         self,
         sigma: float = 6.0,
