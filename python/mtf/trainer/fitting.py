@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, ParamSpec
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,29 +20,12 @@ from mtf.trainer.evaluation.aggregation import check_validation
 from mtf.trainer.loop import TrainLoop
 from mtf.trainer.optimization.precision import arithmetic
 from mtf.trainer.parts import Parts
-from mtf.trainer.preemption import STOPPED, PreemptionGuard
+from mtf.trainer.preemption import PreemptionGuard
 from mtf.trainer.state.run_state import Phase, StopCondition
 
 _LOCK = threading.RLock()
-P = ParamSpec("P")
 
 
-def _without_frames_of_the_loop(function: Callable[P, None]) -> Callable[P, None]:
-    """After Ctrl-C and the save, where the loop stood says nothing: its frames are left out of the traceback."""
-
-    @functools.wraps(function)
-    def run(*args: P.args, **keywords: P.kwargs) -> None:
-        try:
-            function(*args, **keywords)
-        except KeyboardInterrupt as stop:
-            if not str(stop).startswith(STOPPED):
-                raise
-            raise stop.with_traceback(None) from None
-
-    return run
-
-
-@_without_frames_of_the_loop
 def fit(
     parts: Parts,
     training_step: Callable[..., Any],

@@ -27,7 +27,6 @@ from mtf.formatting import shown_alone
 
 EXIT_CODE = 75  # EX_TEMPFAIL: a temporary failure, the caller is invited to try again
 MARKER_NAME = "PREEMPTED"
-STOPPED = "stopped by Ctrl-C"
 
 _log = logging.getLogger("mtf.preemption")
 
@@ -114,11 +113,7 @@ class PreemptionGuard:
         if self._requested is None:
             return
         if self._requested == signal.SIGINT:
-<<<<<<< HEAD
-            raise KeyboardInterrupt(f"{STOPPED}, saved to {checkpoint}")
-=======
             raise shown_alone(KeyboardInterrupt(f"stopped by Ctrl-C, saved to {checkpoint}"))
->>>>>>> main
         raise Preempted(self._exit_code, self._requested, checkpoint)
 
     def __enter__(self) -> PreemptionGuard:
