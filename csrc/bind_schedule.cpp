@@ -37,18 +37,18 @@ std::unique_ptr<PySchedule> make_schedule(const MixtureConfig& config, const std
   return std::make_unique<PySchedule>(Schedule(std::move(spec), seed));
 }
 
-std::uint64_t epoch_or_current(PySchedule& self, std::optional<std::uint64_t> epoch) {
+EpochIndex epoch_or_current(PySchedule& self, std::optional<std::uint64_t> epoch) {
   return epoch ? self.reach(*epoch) : self.core.epoch();
 }
 
 py::array_t<std::int32_t> sources(PySchedule& self, std::optional<std::uint64_t> epoch, std::uint64_t start,
                                   std::optional<std::uint64_t> stop) {
-  const std::uint64_t number = epoch_or_current(self, epoch);
-  const std::optional<std::uint64_t> end = stop ? stop : self.core.num_steps(number);
+  const EpochIndex index = epoch_or_current(self, epoch);
+  const std::optional<std::uint64_t> end = stop ? stop : self.core.num_steps(index);
   if (!end) {
-    throw ConfigError(format_message("stop must be given: how many steps epoch {} has is not known yet", number));
+    throw ConfigError(format_message("stop must be given: how many steps epoch {} has is not known yet", index.value));
   }
-  const auto ranges = self.core.ranges(number, std::min(start, *end), *end);
+  const auto ranges = self.core.ranges(index, std::min(start, *end), *end);
   std::uint64_t num_steps = 0;
   for (const auto& range : ranges) {
     num_steps += range.end - range.begin;
@@ -110,12 +110,13 @@ py::typing::Tuple<IntList, IntList, IntList> draw_lists(PySchedule& self, std::s
 }
 
 py::typing::Dict<py::str, py::object> report(PySchedule& self, std::uint64_t epoch) {
-  const std::optional<std::uint64_t> end = self.core.num_steps(self.reach(epoch));
+  const EpochIndex index = self.reach(epoch);
+  const std::optional<std::uint64_t> end = self.core.num_steps(index);
   if (!end) {
     throw ConfigError(format_message("epoch {} cannot be counted: how many steps it has is not known yet", epoch));
   }
-  const auto ranges = self.core.ranges(epoch, self.core.known_from(epoch), *end);
-  const std::vector<PassPosition> opening = self.core.opening_positions(epoch);
+  const auto ranges = self.core.ranges(index, self.core.known_from(index), *end);
+  const std::vector<PassPosition> opening = self.core.opening_positions(index);
   EpochReport made;
   without_gil([&] { made = make_report(ranges); });
   for (std::size_t i = 0; i < opening.size() && i < made.sources.size(); ++i) {
@@ -205,11 +206,11 @@ py::array_t<std::int64_t> steps_of(PySchedule& self, std::size_t source, const N
   if (passes.size() != batches.size()) {
     throw py::value_error("passes and batches must be equally long");
   }
-  const std::uint64_t number = epoch_or_current(self, epoch);
+  const EpochIndex index = epoch_or_current(self, epoch);
   py::array_t<std::int64_t> out(passes.size());
   for (py::ssize_t k = 0; k < passes.size(); ++k) {
     const PassPosition draw{.pass = passes.data()[k], .batch = batches.data()[k]};
-    const std::optional<std::uint64_t> step = self.core.step_of(source, draw, stop, number);
+    const std::optional<std::uint64_t> step = self.core.step_of(source, draw, stop, index);
     out.mutable_data()[k] = step ? static_cast<std::int64_t>(*step) : -1;
   }
   return out;
@@ -284,7 +285,7 @@ void bind_position(ScheduleClass& schedule) {
   schedule.def_property_readonly(
               "seed", [](const PySchedule& s) { return s.core.seed(); }, "The seed.")
       .def_property_readonly(
-          "epoch", [](const PySchedule& s) { return s.core.epoch(); }, "Epoch of the cursor.")
+          "epoch", [](const PySchedule& s) { return s.core.epoch().value; }, "Epoch of the cursor.")
       .def_property_readonly(
           "step", [](const PySchedule& s) { return s.core.step(); },
           "Step of the cursor in its epoch, that is the next draw.")

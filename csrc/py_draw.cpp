@@ -171,7 +171,7 @@ PyObject* draw_at(PyObject* self, PyObject* const* args, Py_ssize_t num_args, Py
     PySchedule& schedule = schedule_of(self);
     const std::uint64_t step = to_count(given[0], "step");
     const bool is_current = given[1] == nullptr || given[1] == Py_None;
-    const std::uint64_t epoch = is_current ? schedule.core.epoch() : schedule.reach(to_count(given[1], "epoch"));
+    const EpochIndex epoch = is_current ? schedule.core.epoch() : schedule.reach(to_count(given[1], "epoch"));
     return schedule.make_draw(schedule.core.at(step, epoch)).release().ptr();
   } catch (...) {
     set_error();
@@ -204,14 +204,14 @@ void PySchedule::refresh_names() {
   }
 }
 
-std::uint64_t PySchedule::reach(std::uint64_t epoch) {
+EpochIndex PySchedule::reach(std::uint64_t epoch) {
   constexpr std::uint64_t kEpochsPerLook = 64;
-  while (!core.approach(epoch, kEpochsPerLook)) {
+  while (!core.approach({epoch}, kEpochsPerLook)) {
     if (PyErr_CheckSignals() != 0) {
       throw py::error_already_set();
     }
   }
-  return epoch;
+  return {epoch};
 }
 
 py::object PySchedule::make_draw(const Draw& draw) const {

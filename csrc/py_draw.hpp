@@ -24,7 +24,7 @@ class PySchedule {
   void refresh_names();
   [[nodiscard]] pybind11::object make_draw(const Draw& draw) const;
   /// `epoch`, with all that it follows from computed. A far one takes a while: signals are handled meanwhile.
-  std::uint64_t reach(std::uint64_t epoch);
+  EpochIndex reach(std::uint64_t epoch);
 
   Schedule core;
 

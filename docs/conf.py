@@ -173,12 +173,12 @@ def plain_types(app: Sphinx, what: str, name: str, obj: object, options: object,
     if not isinstance(signature, str):
         return None
     for native, plain in (
-        (r"^\(self(?:: mtf\._core\.\w+)?(?:, )?", "("),
+        (r"^\(self(?:: [\w.]+)?(?:, )?", "("),
         (r"(?:typing\.)?SupportsInt \| (?:typing\.)?SupportsIndex", "int"),
         (r"(?:typing\.)?SupportsFloat \| (?:typing\.)?SupportsIndex", "float"),
         (r"collections\.abc\.", ""),
         (r"mtf\._core\.", ""),
-        (r"typing\.Annotated\[(numpy\.typing\.ArrayLike), numpy\.\w+\]", r"\1"),
+        (r"typing\.Annotated\[numpy\.typing\.ArrayLike, numpy\.\w+\]", "ArrayLike"),
         (r"numpy\.typing\.(?:NDArray|ArrayLike)\[numpy\.(\w+)\]", r"numpy.ndarray[\1]"),
     ):
         signature = re.sub(native, plain, signature)

@@ -286,7 +286,7 @@ class Run {
 
   /// Every other view of the epoch's steps.
   void look_around(bool is_over) {
-    const std::uint64_t epoch = schedule_.epoch();
+    const mtf::EpochIndex epoch = schedule_.epoch();
     const std::uint64_t num_steps = draws_.size();
     require(schedule_.step() == num_steps);
     require(schedule_.epoch_done() == is_over || !is_over);

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from mtf.config.loader_names import name_loaders
 from mtf.config.mixture import MultiDataLoaderConfig, require_mixture
 from mtf.data.agreed_lengths import check_same_schedule
 from mtf.data.batch import Batch
@@ -14,7 +15,7 @@ from mtf.data.cursor import Cursor
 from mtf.data.delivery import Delivery, EpochIterator, Lifetime
 from mtf.data.determinism.recent_batches import RecentBatches
 from mtf.data.live_schedule import LiveSchedule
-from mtf.data.source_set import SourceSet, name_loaders
+from mtf.data.source_set import SourceSet
 from mtf.data.steering.edited_loader import EditedLoader
 from mtf.data.steering.mixture_edit import STATE_VERSION, OnOtherMixture, log_edit, resumed_state, with_way_out
 from mtf.data.steering.skip import skip_batches

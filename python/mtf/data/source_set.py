@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mtf._core import fold_in
@@ -18,7 +19,7 @@ from mtf.data.sources.rest_of_pass import RestOfPass, rest_from
 from mtf.data.steering.mixture_edit import WAY_OUT, GivenSource, given_source
 from mtf.data.tracing.past_cuts import PastCuts
 from mtf.distributed.data_group import DataGroup
-from mtf.errors import ConfigError, StateMismatch
+from mtf.errors import StateMismatch
 
 if TYPE_CHECKING:
     from mtf.data.workers.shared import SharedWorkers
@@ -402,6 +403,7 @@ class SourceSet:
             )
 
 
+@dataclass(frozen=True, slots=True)
 class PreparedLoad:
     """A state of the sources, looked at and ready to be loaded.
 
@@ -415,23 +417,13 @@ class PreparedLoad:
         past_cuts: How batches were cut before.
     """
 
-    def __init__(
-        self,
-        snapshots: dict[str, Snapshot | None],
-        additions: dict[str, int],
-        added: dict[str, Source],
-        began_with: set[str],
-        order_states: dict[str, Any],
-        rests: dict[str, RestOfPass],
-        past_cuts: PastCuts,
-    ) -> None:
-        self.snapshots = snapshots
-        self.additions = additions
-        self.added = added
-        self.began_with = began_with
-        self.order_states = order_states
-        self.rests = rests
-        self.past_cuts = past_cuts
+    snapshots: dict[str, Snapshot | None]
+    additions: dict[str, int]
+    added: dict[str, Source]
+    began_with: set[str]
+    order_states: dict[str, Any]
+    rests: dict[str, RestOfPass]
+    past_cuts: PastCuts
 
 
 def _check_orders(saved: Mapping[str, str | None], sources: Mapping[str, Source]) -> None:
@@ -443,37 +435,3 @@ def _check_orders(saved: Mapping[str, str | None], sources: Mapping[str, Source]
                 f"source {name!r} gives its samples {here} here, but {there} in the state, so the batches would be "
                 "others: give it the sampler and shuffling that the run began with"
             )
-
-
-def name_loaders(
-    given: Any, names: Sequence[str], parameter: str = "loaders", *, may_have_more: bool = False
-) -> dict[str, Any]:
-    """Loaders by name, in the order of ``names``.
-
-    Args:
-        given: A dict name -> loader, a list, or one loader.
-        names: ``dataloader_names``; empty: the dict's own, or ``dl0``, ``dl1`` ...
-        parameter: What errors call ``given``.
-        may_have_more: Whether a dict may have loaders that ``names`` leaves out; they come last.
-
-    Raises:
-        ConfigError: Numbers or names don't agree.
-    """
-    if isinstance(given, Mapping):
-        chosen, more = list(names), [name for name in given if name not in names]
-        if chosen and (not set(chosen) <= set(given) or (more and not may_have_more)):
-            rule = "include" if may_have_more else "be exactly"
-            raise ConfigError(f"the keys of {parameter}, {list(given)}, must {rule} dataloader_names, {chosen}")
-        return {name: given[name] for name in [*chosen, *more]}
-    listed = list(given) if isinstance(given, (list, tuple)) else [given]
-    if not listed:
-        raise ConfigError(f"{parameter} is empty: give at least one")
-    chosen = list(names) or [f"dl{index}" for index in range(len(listed))]
-    if len(chosen) != len(listed):
-        if parameter == "loaders":
-            raise ConfigError(f"dataloader_names has {len(chosen)} names for {len(listed)} loaders: {chosen}")
-        raise ConfigError(f"{parameter}: {len(listed)} loaders for {len(chosen)} names {chosen}")
-    if len(set(chosen)) != len(chosen):
-        twice = next(name for name in chosen if chosen.count(name) > 1)
-        raise ConfigError(f"dataloader_names must differ, but {twice!r} is there {chosen.count(twice)} times")
-    return dict(zip(chosen, listed, strict=True))

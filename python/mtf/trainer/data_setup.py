@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from mtf.config.convert import describe
+from mtf.config.loader_names import name_loaders
 from mtf.config.mixture import MultiDataLoaderConfig
 from mtf.config.trainer import TrainerConfig
 from mtf.data.agreed_lengths import check_same_schedule
 from mtf.data.batch import Batch
 from mtf.data.multi_loader import MultiLoader
-from mtf.data.source_set import name_loaders
 from mtf.data.steering.mixture_edit import OnOtherMixture
 from mtf.data.workers.supervision import collect_left_behind, end_kept_workers
 from mtf.distributed.ranks import SingleRank

@@ -19,6 +19,9 @@ void check(SampleRange range) {
   }
 }
 
+/// The schedule of a blend never ends its epoch.
+constexpr EpochIndex kOnlyEpoch{};
+
 [[noreturn]] void throw_end(SampleRange range) {
   throw std::out_of_range("the schedule ends before sample " + std::to_string(range.begin + range.size));
 }
@@ -52,7 +55,7 @@ SampleDraws SampleFinder::draws(SampleRange range) {
   SampleDraws out;
   out.resize(range.size);
   const std::lock_guard lock(mutex_);
-  schedule_.seek(0, range.begin);
+  schedule_.seek(kOnlyEpoch, range.begin);
   if (schedule_.draws(out.sources, out.passes, out.places) < range.size) {
     throw_end(range);
   }
@@ -62,7 +65,7 @@ SampleDraws SampleFinder::draws(SampleRange range) {
 void SampleFinder::draw(SampleRange range, SampleRows& samples, std::vector<Schedule::SegmentDraws>& drawn) {
   samples.sources.resize(range.size);
   const std::lock_guard lock(mutex_);
-  schedule_.seek(0, range.begin);
+  schedule_.seek(kOnlyEpoch, range.begin);
   drawn = schedule_.source_draws(samples.sources);
   if (num_drawn(drawn) < range.size) {
     throw_end(range);
@@ -107,7 +110,7 @@ std::shared_ptr<SampleFinder::Block> SampleFinder::block_of(SampleRange range) {
   auto made = std::make_shared<Block>();
   made->range = range;
   made->samples.sources.resize(range.size);
-  schedule_.seek(0, range.begin);
+  schedule_.seek(kOnlyEpoch, range.begin);
   made->drawn = schedule_.source_draws(made->samples.sources);
   made->range.size = num_drawn(made->drawn);
   blocks_[next_block_] = made;

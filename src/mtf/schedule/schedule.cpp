@@ -17,8 +17,8 @@ constexpr std::size_t kLargestBlock = 4096;                    // at most: with 
 constexpr std::size_t kMaxEpochs = 16;                         // epochs kept for random access
 constexpr std::uint64_t kCountAhead = std::uint64_t{1} << 16;  // steps that are counted on from known counts
 
-std::string position(std::uint64_t epoch, std::uint64_t step) {
-  return format_message("step {} of epoch {}", step, epoch);
+std::string position(EpochIndex epoch, std::uint64_t step) {
+  return format_message("step {} of epoch {}", step, epoch.value);
 }
 
 /// Adds the number of times that each source occurs. Runs of one source would wait for each other's sums, so that
@@ -55,33 +55,36 @@ Breakpoint first_opening(const MixtureSpec& spec) {
 
 Schedule::Schedule(MixtureSpec spec, std::uint64_t seed) : seed_(seed), initial_(std::move(spec)) {
   validate(initial_);
-  epochs_.emplace(0, Epoch(epoch_key(0), 0, first_opening(initial_)));
+  epochs_.emplace(EpochIndex{}, Epoch(epoch_key({}), 0, first_opening(initial_)));
 }
 
-Key Schedule::epoch_key(std::uint64_t epoch) const noexcept { return fold_in(fold_in(Key{seed_}, "schedule"), epoch); }
+Key Schedule::epoch_key(EpochIndex epoch) const noexcept {
+  return fold_in(fold_in(Key{seed_}, "schedule"), epoch.value);
+}
 
 const MixtureSpec& Schedule::spec() { return *open(epoch_).segment_at(step_)->breakpoint().spec; }
 
-Epoch& Schedule::open(std::uint64_t epoch) {
+Epoch& Schedule::open(EpochIndex epoch) {
   if (epoch < earliest_) {
     throw ConfigError(
         format_message("epoch {} is out of reach: a state holds its own epoch only, and this schedule was edited in or "
                        "loaded at epoch {}",
-                       epoch, earliest_));
+                       epoch.value, earliest_.value));
   }
   auto nearest = std::prev(epochs_.upper_bound(epoch));
   while (nearest->first < epoch) {
     Epoch& last = nearest->second;
     const std::optional<std::uint64_t> end = find_end(nearest->first, last);
     if (!end) {
-      throw ConfigError(format_message(
-          "epoch {} is not known yet: how many steps epoch {} has shows when its sources end", epoch, nearest->first));
+      throw ConfigError(
+          format_message("epoch {} is not known yet: how many steps epoch {} has shows when its sources end",
+                         epoch.value, nearest->first.value));
     }
     Breakpoint opening = last.next_opening(*end, counts_at(last.segment_at(*end), *end));
-    const std::uint64_t next = nearest->first + 1;
+    const EpochIndex next = nearest->first.next();
     const std::uint64_t first_step = add_steps(last.first_step(), *end);
     if (first_step == kUnbounded) {
-      throw ConfigError(format_message("epoch {} lies beyond 2^62 steps", next));
+      throw ConfigError(format_message("epoch {} lies beyond 2^62 steps", next.value));
     }
     nearest = epochs_.emplace(next, Epoch(epoch_key(next), first_step, std::move(opening))).first;
     for (auto old = epochs_.begin(); old != epochs_.end() && epochs_.size() > kMaxEpochs;) {
@@ -92,15 +95,15 @@ Epoch& Schedule::open(std::uint64_t epoch) {
   return nearest->second;
 }
 
-bool Schedule::approach(std::uint64_t epoch, std::uint64_t num_epochs) {
+bool Schedule::approach(EpochIndex epoch, std::uint64_t num_epochs) {
   if (epoch < earliest_) {
     return true;  // asked for it, the schedule says why it can't be had
   }
-  const std::uint64_t nearest = std::prev(epochs_.upper_bound(epoch))->first;
-  if (epoch - nearest <= num_epochs) {
+  const std::uint64_t nearest = std::prev(epochs_.upper_bound(epoch))->first.value;
+  if (epoch.value - nearest <= num_epochs) {
     return true;
   }
-  (void)open(nearest + num_epochs);
+  (void)open({nearest + num_epochs});
   return false;
 }
 
@@ -125,36 +128,36 @@ std::vector<std::uint64_t> Schedule::counts_at(const std::shared_ptr<const Segme
 
 bool Schedule::epoch_done() { return open(epoch_).ends_by(step_); }
 
-std::optional<std::uint64_t> Schedule::find_end(std::uint64_t number, Epoch& epoch) const {
+std::optional<std::uint64_t> Schedule::find_end(EpochIndex index, Epoch& epoch) const {
   const std::uint64_t end = epoch.num_steps();
-  const bool is_past = number < epoch_ || (number == epoch_ && step_ >= end);
+  const bool is_past = index < epoch_ || (index == epoch_ && step_ >= end);
   const bool is_known = end != kUnbounded && (is_past || !epoch.may_end_early());
   return is_known ? std::optional(end) : std::nullopt;
 }
 
-std::optional<std::uint64_t> Schedule::num_steps(std::uint64_t epoch) { return find_end(epoch, open(epoch)); }
+std::optional<std::uint64_t> Schedule::num_steps(EpochIndex epoch) { return find_end(epoch, open(epoch)); }
 
-std::uint64_t Schedule::first_step(std::uint64_t epoch) { return open(epoch).first_step(); }
+std::uint64_t Schedule::first_step(EpochIndex epoch) { return open(epoch).first_step(); }
 
-Draw Schedule::at(std::uint64_t step, std::uint64_t epoch) {
+Draw Schedule::at(std::uint64_t step, EpochIndex epoch) {
   const std::shared_ptr<const Segment> segment = open(epoch).segment_at(step);
   if (step >= segment->end()) {
-    throw ConfigError(format_message("step must be in [0, {}) in epoch {}, got {}", segment->end(), epoch, step));
+    throw ConfigError(format_message("step must be in [0, {}) in epoch {}, got {}", segment->end(), epoch.value, step));
   }
   return segment->at(step);
 }
 
-std::vector<std::uint64_t> Schedule::counts(std::uint64_t step, std::uint64_t epoch) {
+std::vector<std::uint64_t> Schedule::counts(std::uint64_t step, EpochIndex epoch) {
   const std::shared_ptr<const Segment> segment = open(epoch).segment_at(step);
   if (step > segment->end()) {
-    throw ConfigError(format_message("step must be in [0, {}] in epoch {}, got {}", segment->end(), epoch, step));
+    throw ConfigError(format_message("step must be in [0, {}] in epoch {}, got {}", segment->end(), epoch.value, step));
   }
   std::vector<std::uint64_t> counts = counts_at(segment, step);
   counts.resize(std::max(counts.size(), spec().sources.size()));
   return counts;
 }
 
-std::vector<double> Schedule::expected_counts(std::uint64_t step, std::uint64_t epoch) {
+std::vector<double> Schedule::expected_counts(std::uint64_t step, EpochIndex epoch) {
   std::vector<double> expected(open(epoch).segment_at(step)->breakpoint().sources.size());
   const std::uint64_t known_from = open(epoch).known_from();
   if (known_from > 0) {
@@ -182,7 +185,7 @@ std::vector<double> Schedule::expected_counts(std::uint64_t step, std::uint64_t 
   return expected;
 }
 
-std::vector<Epoch::SegmentRange> Schedule::ranges(std::uint64_t epoch, std::uint64_t begin, std::uint64_t end) {
+std::vector<Epoch::SegmentRange> Schedule::ranges(EpochIndex epoch, std::uint64_t begin, std::uint64_t end) {
   return open(epoch).ranges(begin, end);
 }
 
@@ -193,15 +196,15 @@ void Schedule::fill(std::span<const Epoch::SegmentRange> ranges, std::span<std::
   }
 }
 
-std::uint64_t Schedule::known_from(std::uint64_t epoch) { return open(epoch).known_from(); }
+std::uint64_t Schedule::known_from(EpochIndex epoch) { return open(epoch).known_from(); }
 
 std::optional<std::uint64_t> Schedule::step_of(std::size_t source, PassPosition draw, std::uint64_t end,
-                                               std::uint64_t epoch) {
+                                               EpochIndex epoch) {
   const std::uint64_t step = open(epoch).step_of(source, draw, std::min(end, kMaxSteps));
   return step == kUnbounded ? std::nullopt : std::optional(step);
 }
 
-std::vector<PassPosition> Schedule::positions(std::uint64_t step, std::uint64_t epoch) {
+std::vector<PassPosition> Schedule::positions(std::uint64_t step, EpochIndex epoch) {
   const std::vector<std::uint64_t> drawn = counts(step, epoch);
   const std::shared_ptr<const Segment> segment = open(epoch).segment_at(step);
   std::vector<PassPosition> places(drawn.size());
@@ -211,7 +214,7 @@ std::vector<PassPosition> Schedule::positions(std::uint64_t step, std::uint64_t 
   return places;
 }
 
-std::vector<PassPosition> Schedule::opening_positions(std::uint64_t epoch) {
+std::vector<PassPosition> Schedule::opening_positions(EpochIndex epoch) {
   std::vector<PassPosition> places;
   for (const SourceState& source : open(epoch).opening().sources) {
     places.push_back(source.position);
@@ -280,7 +283,7 @@ std::optional<Draw> Schedule::next() {
   return buffer_[num_taken_++];
 }
 
-void Schedule::move_to(std::uint64_t epoch, std::uint64_t step) {
+void Schedule::move_to(EpochIndex epoch, std::uint64_t step) {
   epoch_ = epoch;
   step_ = step;
   buffer_.clear();
@@ -302,14 +305,14 @@ void Schedule::next_epoch() {
     throw ConfigError(
         format_message("the next epoch opens when this one is done; the cursor is at {}", position(epoch_, step_)));
   }
-  (void)open(epoch_ + 1);
-  move_to(epoch_ + 1, 0);
+  (void)open(epoch_.next());
+  move_to(epoch_.next(), 0);
 }
 
-void Schedule::seek(std::uint64_t epoch, std::uint64_t step) {
+void Schedule::seek(EpochIndex epoch, std::uint64_t step) {
   const std::uint64_t end = open(epoch).segment_at(step)->end();
   if (step > end) {
-    throw ConfigError(format_message("step must be in [0, {}] in epoch {}, got {}", end, epoch, step));
+    throw ConfigError(format_message("step must be in [0, {}] in epoch {}, got {}", end, epoch.value, step));
   }
   move_to(epoch, step);
 }
@@ -323,7 +326,7 @@ ScheduleState Schedule::state(std::uint64_t step) {
   ScheduleState state;
   state.seed = seed_;
   state.initial = initial_;
-  state.epoch = epoch_;
+  state.epoch = epoch_.value;
   state.first_step = epoch.first_step();
   state.opening = epoch.opening();
   state.log = epoch.opening().carries ? epoch.log().summary_until(step, kMaxLoggedCost) : epoch.log().until(step);
@@ -350,10 +353,10 @@ void Schedule::adopt(const ScheduleState& state) {
   segment->remember(state.step, state.counts);
   // Nothing below throws.
   initial_ = state.initial;
-  earliest_ = state.epoch;
+  earliest_ = {state.epoch};
   epochs_.clear();
-  epochs_.emplace(state.epoch, std::move(epoch));
-  move_to(state.epoch, state.step);
+  epochs_.emplace(EpochIndex{state.epoch}, std::move(epoch));
+  move_to({state.epoch}, state.step);
   known_ = {std::move(segment), state.step, state.counts};
 }
 

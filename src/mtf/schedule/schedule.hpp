@@ -14,6 +14,14 @@
 
 namespace mtf {
 
+/// Which epoch, from 0 on. A type of its own, because most methods take a step beside it.
+struct EpochIndex {
+  std::uint64_t value = 0;
+
+  [[nodiscard]] constexpr EpochIndex next() const noexcept { return {value + 1}; }
+  friend constexpr auto operator<=>(EpochIndex, EpochIndex) = default;
+};
+
 /// Calls on one Schedule must not overlap; `fill` on ranges may run beside anything.
 ///
 /// Epochs follow from one another, so the first access to epoch e computes the epochs before it that weren't computed
@@ -28,44 +36,44 @@ class Schedule {
   [[nodiscard]] const MixtureSpec& initial() const noexcept { return initial_; }
   /// In force at the cursor.
   [[nodiscard]] const MixtureSpec& spec();
-  [[nodiscard]] std::uint64_t epoch() const noexcept { return epoch_; }
+  [[nodiscard]] EpochIndex epoch() const noexcept { return epoch_; }
   [[nodiscard]] std::uint64_t step() const noexcept { return step_; }
   [[nodiscard]] bool epoch_done();
 
   /// Computes at most `num_epochs` epochs on the way to `epoch`, each of which follows from the one before; returns
   /// whether no more than that were missing. For callers who want to look up from a long computation; every other
   /// method computes all that it needs.
-  bool approach(std::uint64_t epoch, std::uint64_t num_epochs);
+  bool approach(EpochIndex epoch, std::uint64_t num_epochs);
 
   /// Number of steps of an epoch; nothing if it can't be known yet.
-  [[nodiscard]] std::optional<std::uint64_t> num_steps(std::uint64_t epoch);
+  [[nodiscard]] std::optional<std::uint64_t> num_steps(EpochIndex epoch);
   /// Batches drawn in training before an epoch.
-  [[nodiscard]] std::uint64_t first_step(std::uint64_t epoch);
+  [[nodiscard]] std::uint64_t first_step(EpochIndex epoch);
   /// Where an epoch ends, if that is at `step` or before.
-  [[nodiscard]] std::optional<std::uint64_t> end_by(std::uint64_t step, std::uint64_t epoch) {
+  [[nodiscard]] std::optional<std::uint64_t> end_by(std::uint64_t step, EpochIndex epoch) {
     return open(epoch).end_by(step);
   }
   /// The draw at a position. Complexity: O(log n) once the epoch is there. Throws ConfigError behind the epoch's end.
-  [[nodiscard]] Draw at(std::uint64_t step, std::uint64_t epoch);
+  [[nodiscard]] Draw at(std::uint64_t step, EpochIndex epoch);
   /// Draws of each source in [0, step) of an epoch; one entry per source known at the cursor.
-  [[nodiscard]] std::vector<std::uint64_t> counts(std::uint64_t step, std::uint64_t epoch);
+  [[nodiscard]] std::vector<std::uint64_t> counts(std::uint64_t step, EpochIndex epoch);
   /// As `counts`, where WEIGHTED segments count what their weights promise, and all others what they draw.
-  [[nodiscard]] std::vector<double> expected_counts(std::uint64_t step, std::uint64_t epoch);
+  [[nodiscard]] std::vector<double> expected_counts(std::uint64_t step, EpochIndex epoch);
   /// Steps [begin, end) of an epoch, cut at its end.
-  [[nodiscard]] std::vector<Epoch::SegmentRange> ranges(std::uint64_t epoch, std::uint64_t begin, std::uint64_t end);
+  [[nodiscard]] std::vector<Epoch::SegmentRange> ranges(EpochIndex epoch, std::uint64_t begin, std::uint64_t end);
   /// Writes the sources of `ranges` one after the other. Thread safety: pure.
   static void fill(std::span<const Epoch::SegmentRange> ranges, std::span<std::int32_t> sources);
   /// The first step of an epoch whose draw is known: above 0 only after more edits than are kept (see state.hpp).
-  [[nodiscard]] std::uint64_t known_from(std::uint64_t epoch);
+  [[nodiscard]] std::uint64_t known_from(EpochIndex epoch);
   /// The step in [0, end) of an epoch that draws batch `draw.batch` of pass `draw.pass` of a source, the inverse of
   /// `at`; nothing if there is none. Throws ConfigError if that lies before known_from().
   /// Complexity: O(log n) for EVEN and SHUFFLED and the patterns without chance, O(steps) for RANDOM.
   [[nodiscard]] std::optional<std::uint64_t> step_of(std::size_t source, PassPosition draw, std::uint64_t end,
-                                                     std::uint64_t epoch);
+                                                     EpochIndex epoch);
   /// Where every source stands before `step` of an epoch.
-  [[nodiscard]] std::vector<PassPosition> positions(std::uint64_t step, std::uint64_t epoch);
+  [[nodiscard]] std::vector<PassPosition> positions(std::uint64_t step, EpochIndex epoch);
   /// Where every source stands when an epoch begins.
-  [[nodiscard]] std::vector<PassPosition> opening_positions(std::uint64_t epoch);
+  [[nodiscard]] std::vector<PassPosition> opening_positions(EpochIndex epoch);
 
   /// The next draws from the cursor, which stays; returns how many there were before the epoch's end. The three spans
   /// have the same size.
@@ -86,7 +94,7 @@ class Schedule {
   void advance(std::uint64_t num_steps);
   /// Opens the next epoch; the cursor must be at the end of its own.
   void next_epoch();
-  void seek(std::uint64_t epoch, std::uint64_t step);
+  void seek(EpochIndex epoch, std::uint64_t step);
 
   /// Edits take effect at the cursor; later events that a cursor moved back has left behind are dropped. Each returns
   /// whether anything changed, and throws ConfigError before it changes anything.
@@ -123,23 +131,23 @@ class Schedule {
     std::uint64_t step = 0;
     std::vector<std::uint64_t> counts;
   };
-  [[nodiscard]] Epoch& open(std::uint64_t epoch);
+  [[nodiscard]] Epoch& open(EpochIndex epoch);
   /// Where an epoch ends; nothing as long as a source of unknown length may change that.
-  [[nodiscard]] std::optional<std::uint64_t> find_end(std::uint64_t number, Epoch& epoch) const;
+  [[nodiscard]] std::optional<std::uint64_t> find_end(EpochIndex index, Epoch& epoch) const;
   [[nodiscard]] std::vector<std::uint64_t> counts_at(const std::shared_ptr<const Segment>& segment, std::uint64_t step);
   void adopt(const ScheduleState& state);
-  void move_to(std::uint64_t epoch, std::uint64_t step);
+  void move_to(EpochIndex epoch, std::uint64_t step);
   [[nodiscard]] bool change(MixtureSpec spec, std::vector<RestLength> rests = {});
   [[nodiscard]] bool change_weights(MixtureSpec spec, std::vector<double> weights, bool keep_curve);
   void append(Event event);
-  [[nodiscard]] Key epoch_key(std::uint64_t epoch) const noexcept;
+  [[nodiscard]] Key epoch_key(EpochIndex epoch) const noexcept;
 
   std::uint64_t seed_;
   MixtureSpec initial_;
-  std::uint64_t epoch_ = 0;
+  EpochIndex epoch_;
   std::uint64_t step_ = 0;
-  std::uint64_t earliest_ = 0;  // the first epoch that can still be computed
-  std::map<std::uint64_t, Epoch> epochs_;
+  EpochIndex earliest_;  // the first epoch that can still be computed
+  std::map<EpochIndex, Epoch> epochs_;
   KnownCounts known_;
   KnownCounts ahead_;         // behind the draws last handed out, where the next ones usually begin
   std::vector<Draw> buffer_;  // draws from the cursor on, for next(); empty when the cursor jumped

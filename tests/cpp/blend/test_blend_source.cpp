@@ -90,7 +90,7 @@ TEST(BlendSource, RowsAreThoseThatScheduleAndPermutationSay) {
     for (std::uint64_t batch = 0; batch < 200; ++batch) {
       std::vector<std::int64_t> expected;
       for (std::uint64_t p = 37 * batch; p < 37 * (batch + 1); ++p) {
-        const mtf::Draw draw = schedule.at(p, 0);
+        const mtf::Draw draw = schedule.at(p, {0});
         const auto i = static_cast<std::size_t>(draw.source);
         const mtf::Permutation rows(kLengths[i], fold_in(sources.parts[i].key, draw.pass));
         expected.push_back(draw.source * 1'000'000 + static_cast<std::int64_t>(rows(draw.batch)));
@@ -203,7 +203,7 @@ TEST(BlendSource, FollowsAnEditFromItsSampleOn) {
   BlendSource blend = make(sources, WeightedOrder::even, {{0, 20}});
   const std::vector<std::int64_t> before = numbers(*blend.fetch(0, 3));
   mtf::Schedule schedule = sources.schedule(kWeights, WeightedOrder::even);
-  schedule.seek(0, 100);
+  schedule.seek({0}, 100);
   ASSERT_TRUE(schedule.update_weights(std::vector{0.0, 1.0, 0.0, 0.0}));
   blend.follow(mtf::Schedule::from_state(schedule.state(100)), sources.parts);
   EXPECT_EQ(blend.version(), 1U);

@@ -81,7 +81,7 @@ TEST(SampleFinder, FindsThePlacesThatAreDrawn) {
 
 TEST(SampleFinder, BlocksDontReachBehindAnEdit) {
   mtf::Schedule schedule(spec(1 << 20), 7);
-  schedule.seek(0, 1'000);
+  schedule.seek({0}, 1'000);
   schedule.remove_source("s1");
   std::vector<BlendPart> left = parts();
   left[1] = {nullptr, Key{}};

@@ -64,13 +64,13 @@ TEST(Caps, ASourceGivesItsPassesAndNoBatchMore) {
       const auto num = std::ranges::count(draws, 1, &Draw::source);
       if (given.stops) {
         ASSERT_LT(draws.size(), 3000U);
-        EXPECT_EQ(schedule.end_by(3000, 0), draws.size());
+        EXPECT_EQ(schedule.end_by(3000, {0}), draws.size());
         EXPECT_EQ(num, 60);
         continue;
       }
       ASSERT_EQ(draws.size(), 3000U);
       EXPECT_EQ(num, 60);
-      EXPECT_EQ(schedule.end_by(3000, 0), std::nullopt);
+      EXPECT_EQ(schedule.end_by(3000, {0}), std::nullopt);
       for (const Draw& draw : draws) {
         ASSERT_TRUE(draw.source != 1 || draw.pass < 2);
       }
@@ -100,10 +100,10 @@ TEST(Caps, OthersAndHeirsTakeTheShare) {
     const double most = order == WeightedOrder::even ? 2.5 : 12;  // SHUFFLED: within a block of it
     for (std::uint64_t seed = 0; seed < 20; ++seed) {
       Schedule others(make_spec({order, std::nullopt}), seed);
-      const std::vector<std::uint64_t> by_others = others.counts(6000, 0);
+      const std::vector<std::uint64_t> by_others = others.counts(6000, {0});
       EXPECT_NEAR(static_cast<double>(by_others[0]), (kNum - 60) * 5 / 7, most);
       Schedule inherited(make_spec({order, 2}), seed);
-      const std::vector<std::uint64_t> by_heir = inherited.counts(6000, 0);
+      const std::vector<std::uint64_t> by_heir = inherited.counts(6000, {0});
       EXPECT_NEAR(static_cast<double>(by_heir[0]), kNum / 2, most);
       EXPECT_EQ(by_heir[1], 60U);
     }

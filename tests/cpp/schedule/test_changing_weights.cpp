@@ -261,7 +261,7 @@ TEST(ChangingWeights, ReportsACertificateThatHolds) {
   MixtureSpec spec = five_or(5, WeightedOrder::even, config);
   spec.config.steps_per_epoch = 1000;
   Schedule schedule(spec, 3);
-  const auto ranges = schedule.ranges(0, 0, 1000);
+  const auto ranges = schedule.ranges({0}, 0, 1000);
   const EpochReport report = make_report(ranges);
   EXPECT_GT(report.deviation_bound, 0.5);
   EXPECT_LT(report.deviation_bound, 2.0);
@@ -309,8 +309,8 @@ TEST(ChangingWeights, ResumesExactlyBetweenChanges) {
       Schedule again = Schedule::from_state(schedule_state_from(to_value(state)));
       std::vector<std::int32_t> expected(100);
       std::vector<std::int32_t> drawn(100);
-      Schedule::fill(schedule.ranges(0, schedule.step(), schedule.step() + 100), expected);
-      Schedule::fill(again.ranges(0, schedule.step(), schedule.step() + 100), drawn);
+      Schedule::fill(schedule.ranges({0}, schedule.step(), schedule.step() + 100), expected);
+      Schedule::fill(again.ranges({0}, schedule.step(), schedule.step() + 100), drawn);
       ASSERT_EQ(drawn, expected) << step;
       ASSERT_EQ(again.fingerprints(), schedule.fingerprints());
       ASSERT_EQ(to_value(again.state(again.step())), to_value(state));
@@ -332,9 +332,9 @@ TEST(ChangingWeights, StatesDontGrowWithEdits) {
     }
   }
   EXPECT_LT(sizes[1], sizes[0] + 40) << "numbers get longer, nothing else";
-  EXPECT_GT(schedule.known_from(0), 0U);
-  EXPECT_THROW((void)schedule.at(0, 0), ConfigError) << "what happened so long ago isn't kept";
-  EXPECT_NO_THROW((void)schedule.expected_counts(schedule.step(), 0));
+  EXPECT_GT(schedule.known_from({0}), 0U);
+  EXPECT_THROW((void)schedule.at(0, {0}), ConfigError) << "what happened so long ago isn't kept";
+  EXPECT_NO_THROW((void)schedule.expected_counts(schedule.step(), {0}));
 }
 
 /// Sources alone and the counts around them are those of complete draws, through changes of the weights and edits.
@@ -342,12 +342,12 @@ TEST(ChangingWeights, SourcesAloneAreThoseOfDraws) {
   for (const std::size_t n : {5, 70}) {  // counted in tables of their own, and one by one
     Schedule schedule(five_or(n, WeightedOrder::shuffled), 7);
     for (const std::uint64_t edit : {100, 101, 900}) {
-      schedule.seek(0, edit);
+      schedule.seek({0}, edit);
       schedule.set_weight("s1", 0.1 * static_cast<double>(edit % 7 + 1));
     }
     schedule.add_source("late", 37, 0.5);
     for (const std::uint64_t begin : {0, 64, 99, 850, 5000}) {
-      schedule.seek(0, begin);
+      schedule.seek({0}, begin);
       constexpr std::size_t kNum = 513;
       std::vector<std::int32_t> wanted(kNum), sources(kNum);
       std::vector<std::int64_t> passes(kNum), batches(kNum);

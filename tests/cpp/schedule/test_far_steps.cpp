@@ -133,12 +133,12 @@ TEST(FarSteps, PassesAndBatchesFollowFromTheCounts) {
   spec.config.steps_per_epoch = std::int64_t{1} << 61;
   Schedule schedule(spec, 1);
   for (const std::uint64_t middle : {kAround[0], kAround[1], kAround[2]}) {
-    schedule.seek(0, middle - kReach);
+    schedule.seek({0}, middle - kReach);
     for (std::uint64_t step = middle - kReach; step < middle + kReach; ++step) {
       const std::uint64_t source = step % 2;
       const std::uint64_t length = source == 0 ? 3 : 5;
       const Draw expected{step, static_cast<std::int32_t>(source), step / 2 / length, step / 2 % length};
-      ASSERT_EQ(schedule.at(step, 0), expected);
+      ASSERT_EQ(schedule.at(step, {0}), expected);
       ASSERT_EQ(schedule.next(), expected);
     }
   }
@@ -155,7 +155,7 @@ TEST(FarSteps, AStateTakenFarAwayGoesOnAsTheOriginal) {
     spec.config.steps_per_epoch = std::int64_t{1} << 61;
     for (const std::uint64_t middle : {kAround[0], kAround[1], kAround[2]}) {
       Schedule schedule(spec, 1);
-      schedule.seek(0, middle - 1);
+      schedule.seek({0}, middle - 1);
       (void)schedule.next();
       Schedule resumed = Schedule::from_state(schedule.state(middle));
       (void)schedule.update_weights(std::vector<double>{0.4, 0.6});

@@ -6,6 +6,7 @@
 #include <numeric>
 #include <string>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #include "mtf/error.hpp"
@@ -26,7 +27,7 @@ MixtureSpec spec_of(const Lengths& lengths, MixtureConfig config = {}) {
 }
 
 /// The steps of an epoch as letters.
-std::string shown(Schedule& schedule, std::uint64_t epoch = 0) {
+std::string shown(Schedule& schedule, mtf::EpochIndex epoch = {}) {
   std::vector<std::int32_t> sources(schedule.num_steps(epoch).value());
   Schedule::fill(schedule.ranges(epoch, 0, sources.size()), sources);
   std::string out;
@@ -96,10 +97,15 @@ void for_each_config(const std::function<void(const MixtureConfig&)>& use) {
   }
 }
 
+// A step beside an epoch can't be taken for it.
+static_assert(!std::is_convertible_v<std::uint64_t, mtf::EpochIndex>);
+static_assert(!std::is_invocable_v<decltype(&Schedule::at), Schedule&, mtf::EpochIndex, std::uint64_t>);
+static_assert(!std::is_invocable_v<decltype(&Schedule::seek), Schedule&, std::uint64_t, mtf::EpochIndex>);
+
 /// Every draw of epochs 0 to 2 from next(), against all other ways to ask for it.
 void check_views(Schedule& schedule, Schedule& walked) {
   std::vector<std::int64_t> last_batch(3, -1);
-  for (std::uint64_t epoch = 0; epoch < 3; ++epoch) {
+  for (mtf::EpochIndex epoch; epoch.value < 3; epoch = epoch.next()) {
     const std::uint64_t num_steps = schedule.num_steps(epoch).value();
     ASSERT_LT(num_steps, 1000u);
     std::vector<std::uint64_t> counts(3);
@@ -142,13 +148,13 @@ TEST(Schedule, EditsTakeEffectAtTheCursor) {
   EXPECT_EQ(shown(schedule), "ABABCBCB");
   schedule.advance(1);
   EXPECT_TRUE(schedule.set_config({.strategy = Strategy::sequential}));
-  EXPECT_EQ(schedule.num_steps(0), 8u);
-  schedule.seek(0, 8);
+  EXPECT_EQ(schedule.num_steps({0}), 8u);
+  schedule.seek({0}, 8);
   schedule.next_epoch();
-  EXPECT_EQ(shown(schedule, 1), "BBBBCC");
-  EXPECT_EQ(schedule.at(0, 0).source, 0);
+  EXPECT_EQ(shown(schedule, {1}), "BBBBCC");
+  EXPECT_EQ(schedule.at(0, {0}).source, 0);
   EXPECT_TRUE(schedule.remove_source("C"));
-  EXPECT_THROW((void)schedule.at(0, 0), ConfigError);
+  EXPECT_THROW((void)schedule.at(0, {0}), ConfigError);
 }
 
 TEST(Schedule, RoundsBeginForSourcesThatLeftToo) {
@@ -195,20 +201,20 @@ TEST(Schedule, RefusedEditsChangeNothing) {
 
 TEST(Schedule, PassesEndAtRunTime) {
   Schedule cycling(spec_of({kUnbounded, 4}, {.policy = EpochPolicy::fixed_num_steps, .steps_per_epoch = 8}), 0);
-  EXPECT_EQ(cycling.num_steps(0), 8u);
+  EXPECT_EQ(cycling.num_steps({0}), 8u);
   cycling.advance(4);
   cycling.end_pass(0, 2);
-  EXPECT_EQ(cycling.at(4, 0), (Draw{4, 0, 1, 0}));
-  EXPECT_EQ(cycling.at(6, 0), (Draw{6, 0, 1, 1}));
+  EXPECT_EQ(cycling.at(4, {0}), (Draw{4, 0, 1, 0}));
+  EXPECT_EQ(cycling.at(6, {0}), (Draw{6, 0, 1, 1}));
 
   Schedule leaving(spec_of({kUnbounded, 4}, {.cycle = false}), 0);
-  EXPECT_EQ(leaving.num_steps(0), std::nullopt);
+  EXPECT_EQ(leaving.num_steps({0}), std::nullopt);
   leaving.advance(4);
   leaving.end_pass(0, 2);
   EXPECT_EQ(shown(leaving), "ABABBB");
 
   Schedule ending(spec_of({kUnbounded, 4}, {.policy = EpochPolicy::min_length}), 0);
-  EXPECT_EQ(ending.num_steps(0), std::nullopt) << "what is known is only a bound";
+  EXPECT_EQ(ending.num_steps({0}), std::nullopt) << "what is known is only a bound";
   ending.advance(4);
   EXPECT_FALSE(ending.epoch_done());
   ending.end_pass(0, 2);
@@ -220,15 +226,15 @@ TEST(Schedule, CurvesChangeTheWeightsOnTime) {
   MixtureConfig config{.strategy = Strategy::weighted, .policy = EpochPolicy::fixed_num_steps, .steps_per_epoch = 8};
   config.curve = WeightCurve{.points = {{0, {1, 0}}, {5, {0, 1}}, {12, {1, 0}}}, .interpolation = Interpolation::step};
   Schedule stepped(spec_of({30, 30}, config), 0);
-  EXPECT_EQ(shown(stepped, 0), "AAAAABBB");
-  EXPECT_EQ(shown(stepped, 1), "BBBBAAAA");
+  EXPECT_EQ(shown(stepped, {0}), "AAAAABBB");
+  EXPECT_EQ(shown(stepped, {1}), "BBBBAAAA");
   config.curve->interpolation = Interpolation::linear;
   config.curve->every = 1;
   config.steps_per_epoch = std::int64_t{1} << 40;
   Schedule smooth(spec_of({30, 30}, config), 0);
-  EXPECT_EQ(smooth.num_steps(0), std::uint64_t{1} << 40) << "without a segment for every step";
-  EXPECT_EQ(smooth.at(0, 0).source, 0);
-  EXPECT_EQ(smooth.at(5, 0).source, 1);
+  EXPECT_EQ(smooth.num_steps({0}), std::uint64_t{1} << 40) << "without a segment for every step";
+  EXPECT_EQ(smooth.at(0, {0}).source, 0);
+  EXPECT_EQ(smooth.at(5, {0}).source, 1);
 }
 
 TEST(Schedule, PiecesAreFilledBesideEachOther) {
@@ -238,7 +244,7 @@ TEST(Schedule, PiecesAreFilledBesideEachOther) {
                                             .policy = EpochPolicy::fixed_num_steps,
                                             .steps_per_epoch = 10000}),
                     3);
-  const auto ranges = schedule.ranges(0, 0, 10000);
+  const auto ranges = schedule.ranges({0}, 0, 10000);
   std::vector<std::int32_t> alone(10000);
   Schedule::fill(ranges, alone);
   std::vector<std::vector<std::int32_t>> together(4, std::vector<std::int32_t>(10000));
@@ -258,17 +264,17 @@ TEST(Schedule, FarEpochsAreApproachedInParts) {
   Schedule parts(spec_of({3, 5}, {.continue_across_epochs = true}), 0);
   Schedule whole(spec_of({3, 5}, {.continue_across_epochs = true}), 0);
   int num_parts = 0;
-  for (; !parts.approach(1000, 64); ++num_parts) {
+  for (; !parts.approach({1000}, 64); ++num_parts) {
   }
   EXPECT_EQ(num_parts, 15);
-  EXPECT_EQ(parts.at(2, 1000), whole.at(2, 1000));
-  EXPECT_FALSE(parts.approach(900, 64)) << "only the last ones are kept";
-  EXPECT_EQ(parts.at(1, 900), whole.at(1, 900));
-  EXPECT_TRUE(parts.approach(0, 64));
-  parts.seek(900, 0);
+  EXPECT_EQ(parts.at(2, {1000}), whole.at(2, {1000}));
+  EXPECT_FALSE(parts.approach({900}, 64)) << "only the last ones are kept";
+  EXPECT_EQ(parts.at(1, {900}), whole.at(1, {900}));
+  EXPECT_TRUE(parts.approach({0}, 64));
+  parts.seek({900}, 0);
   EXPECT_TRUE(parts.remove_source("A"));
-  EXPECT_TRUE(parts.approach(5, 64));
-  EXPECT_THROW((void)parts.at(0, 5), ConfigError);
+  EXPECT_TRUE(parts.approach({5}, 64));
+  EXPECT_THROW((void)parts.at(0, {5}), ConfigError);
 }
 
 TEST(Schedule, HugeEpochsCostNothing) {
@@ -276,12 +282,12 @@ TEST(Schedule, HugeEpochsCostNothing) {
   for (const WeightedOrder order : {WeightedOrder::shuffled, WeightedOrder::even}) {
     Schedule schedule(spec_of({huge, huge, 5}, {.strategy = Strategy::weighted, .order = order, .weights = {5, 3, 1}}),
                       0);
-    EXPECT_EQ(schedule.num_steps(0), 2 * huge + 5);
+    EXPECT_EQ(schedule.num_steps({0}), 2 * huge + 5);
     const std::uint64_t step = 2 * huge;
-    const auto counts = schedule.counts(step, 0);
+    const auto counts = schedule.counts(step, {0});
     EXPECT_EQ(std::accumulate(counts.begin(), counts.end(), std::uint64_t{0}), step);
-    schedule.seek(0, step);
-    EXPECT_EQ(schedule.next(), schedule.at(step, 0));
+    schedule.seek({0}, step);
+    EXPECT_EQ(schedule.next(), schedule.at(step, {0}));
   }
   EXPECT_THROW(Schedule(spec_of({std::uint64_t{1} << 62}), 0), ConfigError);
 }

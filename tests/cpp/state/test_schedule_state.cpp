@@ -28,7 +28,7 @@ MixtureSpec spec_of(const std::vector<std::uint64_t>& lengths, MixtureConfig con
 std::vector<Schedule> samples() {
   std::vector<Schedule> out;
   out.emplace_back(spec_of({3, 5, 4}, {.burst = 2}), 1);
-  out.back().seek(2, 5);
+  out.back().seek({2}, 5);
 
   out.emplace_back(spec_of({kUnbounded, 9, kUnbounded}, {.cycle = false}), 2);
   out.back().advance(3);
@@ -40,7 +40,7 @@ std::vector<Schedule> samples() {
     config.policy = EpochPolicy::fixed_num_steps;
     config.steps_per_epoch = 50;
     out.emplace_back(spec_of({30, 7, 11}, config), ~std::uint64_t{0});
-    out.back().seek(1, 10);
+    out.back().seek({1}, 10);
     out.back().add_source("D", 6, 4.0);
     out.back().advance(10);
     out.back().remove_source("B");
@@ -52,7 +52,7 @@ std::vector<Schedule> samples() {
     config.curve = WeightCurve{.points = {{0, {7, 2, 1}}, {90, {2, 2, 6}}}, .interpolation = Interpolation::linear};
     config.curve->every = 20;
     out.emplace_back(spec_of({20, 30, 40}, config), 5);
-    out.back().seek(1, 17);
+    out.back().seek({1}, 17);
   }
   return out;
 }

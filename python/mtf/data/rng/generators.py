@@ -221,7 +221,7 @@ class BatchSeed:
             if self._threads != 1:
                 torch.set_num_threads(1)
             if key is not None:
-                # guard: seed of a batch
+                # guard: seed of a fetch
                 seed_generators(key)
         except BaseException:  # Ctrl-C
             self.exit()

@@ -90,6 +90,7 @@ class SeededDataset:
                 set_epoch(pass_)
             self._pass = pass_
         if key is not None:
+            # guard: seed of a batch
             seed_generators(key)
             self.owned.seed(key)
             begin_batch(key)
