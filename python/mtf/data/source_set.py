@@ -394,12 +394,13 @@ class SourceSet:
             if here is None or there is None or here == there:
                 continue
             size, rest = divmod(there, self._world_size)
+            ranks = f"{self._world_size} rank{'s' if self._world_size > 1 else ''}"
             way_out = (
                 f"batch_size={size}" if rest == 0 else f"an ArrayLoader with global_batch_size={there}"
-            ) + f" continues with it on {self._world_size} rank{'s' if self._world_size > 1 else ''}"
+            ) + f" continues with it on {ranks}"
             raise StateMismatch(
-                f"source {name!r} has global batches of {here} samples here ({self._world_size} ranks), but {there} in "
-                f"the state, so the batches would be others: {way_out}; {WAY_OUT}"
+                f"source {name!r} has global batches of {here} samples here ({ranks}), but {there} in the "
+                f"state, so the batches would be others: {way_out}; {WAY_OUT}"
             )
 
 

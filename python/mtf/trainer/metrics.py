@@ -30,7 +30,10 @@ def scalar(name: str, value: Any) -> Any:
     """
     if isinstance(value, Tensor):
         if value.numel() != 1:
-            raise ConfigError(f"metric {name!r} must have one element, it is a tensor of shape {tuple(value.shape)}")
+            raise ConfigError(
+                f"metric {name!r} must have one element, it is a tensor of shape {tuple(value.shape)}: what a "
+                f"step returns beside 'loss' is logged, so return its mean, or leave it out: {{'loss': output.loss}}"
+            )
         value = value.detach()
         if type(value) is not Tensor and hasattr(value, "full_tensor"):
             value = value.full_tensor()  # sharded over the ranks, which all are at this step

@@ -22,10 +22,11 @@ from mtf.trainer.optimization.clipping import check_clipping
 from mtf.trainer.optimization.item_counts import ItemCounts
 from mtf.trainer.optimization.manual import ManualOptimization
 from mtf.trainer.optimization.nonfinite import NonFiniteGuard
-from mtf.trainer.optimization.optimizers import OptimizerSet, SchedulerSet
+from mtf.trainer.optimization.optimizers import OptimizerSet
 from mtf.trainer.optimization.precision import Precision, compile_in_place
 from mtf.trainer.optimization.rate_watch import RateWatch
 from mtf.trainer.optimization.scheduler_settings import SchedulerSettings
+from mtf.trainer.optimization.schedulers import SchedulerSet
 from mtf.trainer.reporting.reporter import Reporter
 from mtf.trainer.reporting.throughput import Throughput
 from mtf.trainer.rng import StepRng

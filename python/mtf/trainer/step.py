@@ -25,9 +25,10 @@ from mtf.trainer.optimization.clipping import Clipping
 from mtf.trainer.optimization.item_counts import ItemCounts
 from mtf.trainer.optimization.manual import ManualOptimization
 from mtf.trainer.optimization.nonfinite import NonFiniteGuard, propagate_nonfinite, window_is_finite
-from mtf.trainer.optimization.optimizers import OptimizerSet, SchedulerSet, check_names
+from mtf.trainer.optimization.optimizers import OptimizerSet, check_names
 from mtf.trainer.optimization.precision import Precision
 from mtf.trainer.optimization.rate_watch import RateWatch
+from mtf.trainer.optimization.schedulers import SchedulerSet
 from mtf.trainer.reporting.reporter import Reporter
 from mtf.trainer.rng import StepRng
 from mtf.trainer.state.run_state import Phase, RunState
