@@ -55,6 +55,11 @@ def make_trainer(initial_weights: int, hooks: list[mtf.TrainerHooks], log_dir: P
     """
     torch.manual_seed(initial_weights)
     model = MultiTaskModel(load_tasks())
+    logging = mtf.LoggingConfig(log_scalars_every_n_steps=10, progress_bar=sys.stderr.isatty())  # bars are for people
+    if log_dir is None:
+        logging.logger_type = "none"
+    else:
+        logging.logger_type, logging.log_dir = "jsonl", str(log_dir)
     return mtf.Trainer(
         mtf.TrainerConfig(
             multi=mtf.MultiDataLoaderConfig(
@@ -69,12 +74,7 @@ def make_trainer(initial_weights: int, hooks: list[mtf.TrainerHooks], log_dir: P
                 "diabetes": {"optimizer_idx": [1, 2]},
                 "cancer": {"optimizer_idx": [0, 2]},
             },
-            logging=mtf.LoggingConfig(
-                logger_type="none" if log_dir is None else "jsonl",
-                log_dir=str(log_dir),
-                log_scalars_every_n_steps=10,
-                progress_bar=sys.stderr.isatty(),  # bars for a person, the summary below for a file
-            ),
+            logging=logging,
             experiment_name="three-tasks",
             seed=7,
         ),

@@ -11,6 +11,7 @@ import importlib
 import inspect
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -93,6 +94,12 @@ class _Parser(argparse.ArgumentParser):
     """Mistakes in one line, without the usage that `--help` shows."""
 
     def error(self, message: str) -> NoReturn:
+        named = re.search(r"invalid choice: '(run|train|fit|launch)'", message)
+        if named is not None:
+            message = (
+                f"there is no {named[1]!r}: a run is a script of yours (python train.py, torchrun train.py), which "
+                "reads its settings with TrainerConfig.from_cli()"
+            )
         self.exit(USAGE, f"mtf: {message}; see {self.prog} --help\n")
 
 

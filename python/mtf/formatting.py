@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
+
+E = TypeVar("E", bound=BaseException)
 
 _PLAIN = (bool, int, float, str, type(None))
 _MAX_TEXT = 60
@@ -112,3 +114,9 @@ def text_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[objec
         for row in cells
     ]
     return "\n".join([title, *(f"  {line.rstrip()}" for line in lines)])
+
+
+def shown_alone(error: E) -> E:
+    """``error``, of which a notebook shows the message and no traceback: it says all, and nothing went wrong."""
+    error._render_traceback_ = lambda: [f"{type(error).__name__}: {error}"]  # type: ignore[attr-defined]  # IPython's
+    return error

@@ -304,6 +304,7 @@ def test_damage_is_found(run_folder: Path, tmp_path: Path, capsys: pytest.Captur
     [
         ([], "the following arguments are required: command; see mtf --help"),
         (["plam"], "invalid choice: 'plam'"),
+        (["run", "--config", "x.yaml"], "there is no 'run': a run is a script of yours"),
         (["plan"], "the following arguments are required: config; see mtf plan --help"),
         (["plan", "x.yaml", "--bogus"], "unrecognized arguments: --bogus; see mtf --help"),
         (["plan", "x.yaml", "--epochs", "0"], "--epochs: must be a whole number of at least 1, but is '0'"),

@@ -57,7 +57,8 @@ def read_command_line(cls: type, args: Sequence[str] | None, description: str | 
             raise ConfigError(f"--config: {path} is no YAML mapping of settings: {error}") from error
     for assignment in _assignments(rest):
         try:
-            merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([assignment]))
+            given = OmegaConf.from_dotlist([assignment])
+            merged = _set(OmegaConf, merged, assignment.partition("=")[0], given)
         except Exception as error:  # as above
             raise ConfigError(f"--{assignment}: {' '.join(str(error).split())}") from error
     try:
@@ -65,6 +66,15 @@ def read_command_line(cls: type, args: Sequence[str] | None, description: str | 
     except OmegaConfBaseException as error:
         raise ConfigError(f"the settings can't be resolved: {error}") from error
     return typing.cast("dict[str, Any]", found)
+
+
+def _set(omega: Any, merged: Any, name: str, given: Any) -> Any:
+    """``merged`` with a single setting. A dict is merged with one that is there; other values replace it."""
+    try:
+        return omega.merge(merged, given)
+    except TypeError:  # a list where a dict is, or the other way round
+        omega.update(merged, name, omega.select(given, name), merge=False)
+        return merged
 
 
 def _assignments(rest: Sequence[str]) -> Iterable[str]:
@@ -75,6 +85,8 @@ def _assignments(rest: Sequence[str]) -> Iterable[str]:
         name, equals, value = word.removeprefix("--").partition("=")
         if not re.fullmatch(r"[A-Za-z_][\w.\-]*", name) or (word.startswith("-") and not word.startswith("--")):
             raise ConfigError(f"{word!r} is no setting: write --name=value, such as --performance.precision=bf16")
+        if not equals and not word.startswith("-") and Path(word).suffix in (".yaml", ".yml", ".json"):
+            raise ConfigError(f"{word!r} is no setting: a file of settings is read with --config {word}")
         if not equals:
             if not word.startswith("--") or not words or words[0].startswith("--"):
                 raise ConfigError(f"{word!r} has no value: write --{name}=value")

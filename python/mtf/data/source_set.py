@@ -166,13 +166,17 @@ class SourceSet:
             "engine": self.prefetch.engine_stats(),
         }
 
-    def end_workers(self) -> None:
-        """Ends worker processes that the next batch starts again at no cost."""
-        for reader in self.readers.values():
-            if isinstance(reader, SourceReader):
-                reader.end_workers()
+    def end_workers(self, *, replay: bool) -> list[str]:
+        """Ends worker processes that the next batch starts again at no cost; all of them with ``replay``.
+
+        Returns:
+            Names of sources whose worker processes stay.
+        """
+        readers = [(name, reader) for name, reader in self.readers.items() if isinstance(reader, SourceReader)]
+        kept = [name for name, reader in readers if reader.end_workers(replay=replay)]
         if self._shared_workers is not None:
             self._shared_workers.close()
+        return kept
 
     def skip_to(self, places: Mapping[str, tuple[int, int]]) -> None:
         """The batches up to ``places``, (pass, batches given of it) by name, are left out."""
@@ -390,12 +394,13 @@ class SourceSet:
             if here is None or there is None or here == there:
                 continue
             size, rest = divmod(there, self._world_size)
+            ranks = f"{self._world_size} rank{'s' if self._world_size > 1 else ''}"
             way_out = (
                 f"batch_size={size}" if rest == 0 else f"an ArrayLoader with global_batch_size={there}"
-            ) + f" continues with it on {self._world_size} rank{'s' if self._world_size > 1 else ''}"
+            ) + f" continues with it on {ranks}"
             raise StateMismatch(
-                f"source {name!r} has global batches of {here} samples here ({self._world_size} ranks), but {there} in "
-                f"the state, so the batches would be others: {way_out}; {WAY_OUT}"
+                f"source {name!r} has global batches of {here} samples here ({ranks}), but {there} in the "
+                f"state, so the batches would be others: {way_out}; {WAY_OUT}"
             )
 
 

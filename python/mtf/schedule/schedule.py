@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtf import _core
 from mtf._core import Draw
-from mtf.config.checks import nearest, parse_enum
+from mtf.config.checks import nearest, number_of, parse_enum
 from mtf.config.mixture import MultiDataLoaderConfig, WeightCurve, require_mixture
 from mtf.enums import EpochLengthPolicy, Interpolation, SamplingStrategy, WeightedOrder
 from mtf.errors import ConfigError
@@ -174,7 +174,7 @@ class Schedule(_core.Schedule):
             weights = [weights[name] for name in present]
         self._warn_unless_weighted("update_weights")
         lost = () if keep_curve else self._points_to_come()
-        if self.change_weights([float(w) for w in weights], keep_curve):
+        if self.change_weights([number_of(f"weights[{i}]", w) for i, w in enumerate(weights)], keep_curve):
             self._warn_of_lost_points("update_weights", lost)
 
     def set_weight(self, name: str, weight: float, *, keep_curve: bool = False) -> None:
@@ -190,7 +190,7 @@ class Schedule(_core.Schedule):
         """
         self._warn_unless_weighted("set_weight")
         lost = () if keep_curve else self._points_to_come()
-        if self.change_weight(name, float(weight), keep_curve):
+        if self.change_weight(name, number_of(f"the weight of {name!r}", weight), keep_curve):
             self._warn_of_lost_points("set_weight", lost)
 
     def add_source(
@@ -211,7 +211,7 @@ class Schedule(_core.Schedule):
             max_passes: passes after which it is spent; None: any number.
             per_draw: what a batch counts of what weights are of, for the heirs of sources that are spent.
         """
-        number = None if weight is None else float(weight)
+        number = None if weight is None else number_of(f"the weight of {name!r}", weight)
         self.append_source(name, check_length(length, name), number, max_passes, per_draw)
         if self.mixture.strategy == "ALTERNATING" and self.names.index(name) not in self.mixture.pattern:
             warnings.warn(

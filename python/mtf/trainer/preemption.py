@@ -22,6 +22,7 @@ from mtf.checkpoint.storage.local import replace_file
 from mtf.checkpoint.storage.registry import open_storage
 from mtf.config.execution import PreemptionConfig
 from mtf.errors import ConfigError
+from mtf.formatting import shown_alone
 
 EXIT_CODE = 75  # EX_TEMPFAIL: a temporary failure, the caller is invited to try again
 MARKER_NAME = "PREEMPTED"
@@ -111,7 +112,7 @@ class PreemptionGuard:
         if self._requested is None:
             return
         if self._requested == signal.SIGINT:
-            raise KeyboardInterrupt(f"stopped by Ctrl-C, saved to {checkpoint}")
+            raise shown_alone(KeyboardInterrupt(f"stopped by Ctrl-C, saved to {checkpoint}"))
         raise Preempted(self._exit_code, self._requested, checkpoint)
 
     def __enter__(self) -> PreemptionGuard:

@@ -41,6 +41,24 @@ def test_files_and_single_settings_are_merged_and_later_ones_win(tmp_path: Path)
     assert mtf.TrainerConfig.from_cli([]) == mtf.TrainerConfig()
 
 
+@pytest.mark.parametrize(
+    ("there", "given", "expected"),
+    [
+        ("{a: 0.7, b: 0.3}", "[1, 2]", [1, 2]),
+        ("[0.7, 0.3]", "{a: 1, b: 2}", [1, 2]),
+        ("{a: 0.7, b: 0.3}", "{a: 0.5}", [0.5, 0.3]),
+        ("[0.7, 0.3]", "[1]", [1]),
+    ],
+)
+def test_a_single_setting_wins_whatever_kind_the_file_has(
+    tmp_path: Path, there: str, given: str, expected: list[float]
+) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(f"multi: {{sampling_strategy: weighted, dataloader_weights: {there}}}\n")
+    config = mtf.TrainerConfig.from_cli(["--config", str(path), f"--multi.dataloader_weights={given}"])
+    assert config.multi.dataloader_weights == expected
+
+
 def test_every_setting_that_a_config_prints_can_be_given() -> None:
     config = mtf.TrainerConfig.from_cli(
         [
@@ -73,6 +91,7 @@ def test_every_setting_that_a_config_prints_can_be_given() -> None:
         (["--seed"], "'--seed' has no value"),
         (["--seed", "--step_rng=saved"], "'--seed' has no value"),
         (["-x=1"], "'-x=1' is no setting"),
+        (["run.yaml"], "'run.yaml' is no setting: a file of settings is read with --config run.yaml"),
         (["--seed=abc"], "TrainerConfig.seed must be an int, got 'abc'"),
         (["--config=nowhere.yaml"], "--config: cannot read nowhere.yaml"),
         (["--seed=${nothing}"], "can't be resolved"),

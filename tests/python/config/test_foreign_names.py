@@ -21,6 +21,7 @@ from mtf.config.foreign_names import FOREIGN_NAMES
 def test_every_translation_leads_to_a_setting_or_an_argument(word: str, here: str) -> None:
     call = re.fullmatch(r"(Trainer|fit)\((.*)\)", here)
     if call:
+        pytest.importorskip("torch")
         function: Any = mtf.Trainer.fit if call[1] == "fit" else mtf.Trainer.__init__
         for name in re.findall(r"(\w+)=", call[2]):
             assert name in inspect.signature(function).parameters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from pathlib import Path
@@ -322,6 +323,26 @@ def test_a_console_shows_a_validation_once(capsys: pytest.CaptureFixture[str]) -
     said = capsys.readouterr()
     assert "update 4 · val/loss " in said.out
     assert "validation after" not in said.err
+
+
+def test_a_program_that_prints_its_log_shows_the_closing_line_once(capsys: pytest.CaptureFixture[str]) -> None:
+    handler, log = logging.StreamHandler(sys.stderr), logging.getLogger("mtf")
+    before = log.level
+    log.addHandler(handler)
+    try:
+        for level, times in ((logging.INFO, 1), (logging.WARNING, 1)):
+            log.setLevel(level)
+            trainer(config(["a"], logging=mtf.LoggingConfig(logger_type="none"))).fit([loader(16, 1)], max_epochs=1)
+            assert capsys.readouterr().err.count("update 4 after") == times
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before)
+
+
+def test_the_closing_line_says_how_to_open_tensorboard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = mtf.LoggingConfig(logger_type="tensorboard", log_dir=str(tmp_path))
+    trainer(config(["a"], logging=shown, experiment_name="x")).fit([loader(16, 1)], max_epochs=1)
+    assert capsys.readouterr().err.splitlines()[-1].endswith(f" · tensorboard --logdir {tmp_path / 'x'}")
 
 
 def test_a_reason_to_stop_is_in_the_closing_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from mtf import _core
-from mtf.data.sources.row_loader import RowLoader, positive
+from mtf.config.checks import whole_number
+from mtf.data.sources.row_loader import RowLoader
 from mtf.errors import ConfigError
 from mtf.formatting import shortened
 
@@ -133,7 +134,10 @@ class ArrayLoader(RowLoader):
             **options: As for the constructor, ``batch_size`` or ``global_batch_size`` among them.
         """
         loader = cls(tokens, **options)
-        window = (positive("length", length), positive("stride", length if stride is None else stride))
+        window = (
+            whole_number("length", length, 1),
+            whole_number("stride", length if stride is None else stride, 1),
+        )
         loader._window = window
         loader._num_rows = _core.count_windows(loader._num_rows, *window)
         return loader

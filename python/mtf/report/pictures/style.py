@@ -74,13 +74,14 @@ def drawing(*heights: float, shares_x: bool = True) -> Iterator[tuple[Figure, li
     """
     try:
         import matplotlib
-        from matplotlib.figure import Figure
+
+        from mtf.report.pictures.figure import ShownFigure
     except ImportError as error:
         raise ConfigError("pictures need matplotlib: pip install 'mtf-torch[plot]'") from error
     gap = 0.45 if shares_x else 0.85
     total = _TOP + sum(heights) + gap * (len(heights) - 1) + _BOTTOM
     with matplotlib.rc_context(_SETTINGS):
-        figure = Figure(figsize=(_WIDTH, total))
+        figure: Figure = ShownFigure(figsize=(_WIDTH, total))
         panels: list[Axes] = []
         top = total - _TOP
         for height in heights:

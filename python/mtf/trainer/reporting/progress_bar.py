@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from mtf.trainer.reporting.notebook_bar import NotebookBar, in_notebook
+
 _REFRESH_S = 0.1
 
 
@@ -79,11 +81,16 @@ class Progress:
 
 
 def print_line(line: str) -> None:
-    """Prints a line for people to standard error, above a bar where there is one."""
+    """Prints a line for people to standard error, above a bar where there is one.
+
+    In a notebook it goes to standard output, because notebooks show the other in red, and out of order with the first.
+    """
     rich_bar = _RichBar.shown
-    if rich_bar is not None:
+    if in_notebook():
+        print(line, flush=True)
+    elif rich_bar is not None:
         rich_bar.print(line)
-    elif "tqdm" in sys.modules and not _in_notebook():
+    elif "tqdm" in sys.modules:
         sys.modules["tqdm"].tqdm.write(line, file=sys.stderr)
     else:
         print(line, file=sys.stderr, flush=True)
@@ -91,12 +98,8 @@ def print_line(line: str) -> None:
 
 def _bar(title: str, total: int | None, done: int) -> Bar | None:
     """A bar fit for where the output goes; None where lines are better."""
-    options: dict[str, Any] = {"desc": title, "total": total, "initial": done, "unit": "batch", "leave": False}
-    if _in_notebook():
-        from tqdm.notebook import tqdm as notebook_bar
-
-        found: Bar = notebook_bar(**options)
-        return found
+    if in_notebook():
+        return NotebookBar(title, total, done)
     if not sys.stderr.isatty():
         return None
     try:
@@ -104,7 +107,7 @@ def _bar(title: str, total: int | None, done: int) -> Bar | None:
     except ImportError:
         from tqdm import tqdm
 
-        return tqdm(dynamic_ncols=True, **options)
+        return tqdm(desc=title, total=total, initial=done, unit="batch", leave=False, dynamic_ncols=True)
 
 
 class _RichBar:
@@ -157,9 +160,3 @@ class _RichBar:
         self._flush()
         self._progress.stop()
         _RichBar.shown = None
-
-
-def _in_notebook() -> bool:
-    shell = sys.modules.get("IPython")
-    instance = shell.get_ipython() if shell is not None else None
-    return type(instance).__name__ == "ZMQInteractiveShell"

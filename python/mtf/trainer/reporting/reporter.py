@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import operator
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -105,9 +106,7 @@ class Reporter:
         """The model's table, where a run begins."""
         levels = self._config.logging.model_summary
         if levels and self._ranks.rank == 0:
-            table = model_summary(model, self._optimizers, levels)
-            _log.info("%s", table)
-            print_line(table)
+            _tell(model_summary(model, self._optimizers, levels), is_shown=True)
 
     def record_schedule(self) -> None:
         """Before the schedule leaves an epoch: keeps what was drawn in it, for the run's report."""
@@ -211,12 +210,12 @@ class Reporter:
             parts.append("no checkpoint, because nothing asked for one (checkpoint.save_at_end)")
         if (folder := run_log_directory(config.logging, config.experiment_name)) is not None:
             parts.append(f"mtf report {folder}")
+        if "tensorboard" in self._loggers:
+            parts.append(f"tensorboard --logdir {config.logging.tensorboard_log_dir or folder}")
         self._began_s = None
-        line = " · ".join(parts)
-        _log.info("%s", line)
-        if self._shows_lines:
+        if self._ranks.rank == 0:
             self._progress.close()
-            print_line(line)
+            _tell(" · ".join(parts), is_shown=self._shows_lines)
 
     @property
     def _loggers(self) -> set[str]:
@@ -319,6 +318,29 @@ class Reporter:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Only has an effect before the first ``fit``, which opens the loggers."""
         self._logger_state = dict(state)
+
+
+def _tell(line: str, *, is_shown: bool) -> None:
+    """Logs a fact, and prints it for people, but not a second time where the log goes to the terminal anyway."""
+    _log.info("%s", line)
+    if is_shown and not _is_printed(_log):
+        print_line(line)
+
+
+def _is_printed(logger: logging.Logger) -> bool:
+    """Whether facts of this logger appear in the terminal."""
+    if not logger.isEnabledFor(logging.INFO):
+        return False
+    found: logging.Logger | None = logger
+    while found is not None:
+        for handler in found.handlers:
+            stream = getattr(handler, "stream", None) or getattr(
+                getattr(handler, "console", None), "file", None
+            )  # rich's
+            if handler.level <= logging.INFO and stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+                return True
+        found = found.parent if found.propagate else None
+    return False
 
 
 class _Clock:
