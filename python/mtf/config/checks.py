@@ -90,7 +90,9 @@ def number_of(where: str, value: Any) -> float:
         ConfigError: It is something else.
     """
     try:
-        return float(None if isinstance(value, str | bytes) else value)
+        if isinstance(value, str | bytes):
+            raise TypeError
+        return float(value)
     except (TypeError, ValueError, RuntimeError):
         raise ConfigError(f"{where} must be a number, but is {value!r}") from None
 
