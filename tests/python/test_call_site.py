@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from trainer_tools import config, loader, trainer
@@ -26,6 +27,16 @@ def test_a_warning_of_fit_points_at_its_call() -> None:
     with pytest.warns(UserWarning, match="nothing to do") as caught:
         run.fit([loader(16, 1)], max_epochs=1)  # nothing is left
     assert "# nothing is left" in line_of(caught, "nothing to do")
+
+
+def test_a_warning_from_a_hook_points_at_the_hook() -> None:
+    class Weights(mtf.TrainerHooks):
+        def on_epoch_end(self, trainer: Any, epoch: int) -> None:
+            trainer.multi_loader_manager.update_weights([1.0])  # without effect
+
+    with pytest.warns(UserWarning, match="has no effect with sampling_strategy") as caught:
+        trainer(hooks=[Weights()]).fit([loader(16, 1)], max_epochs=1)
+    assert "# without effect" in line_of(caught, "has no effect with sampling_strategy")
 
 
 def test_a_warning_of_mtfs_own_hook_points_at_fit() -> None:

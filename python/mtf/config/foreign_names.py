@@ -86,6 +86,35 @@ FOREIGN_NAMES: Mapping[str, str] = {
     "weights": "multi.dataloader_weights",
 }
 
+FOREIGN_VALUES: Mapping[str, tuple[str, ...]] = {
+    # CombinedLoader, interleave_datasets, torchdata
+    "all_datasets_exhausted": ("SUM_OF_LENGTHS",),
+    "all_exhausted": ("MAX_LENGTH",),
+    "cycle_forever": ("FIXED_NUM_STEPS",),
+    "cycle_until_all_datasets_exhausted": ("MAX_LENGTH",),
+    "first_dataset_exhausted": ("MIN_LENGTH",),
+    "first_exhausted": ("MIN_LENGTH",),
+    "max_size": ("max", "MAX_LENGTH"),
+    "max_size_cycle": ("max", "MAX_LENGTH"),
+    "min_size": ("min", "MIN_LENGTH"),
+    # strategies
+    "concat": ("SEQUENTIAL",),
+    "interleave": ("ROUND_ROBIN",),
+    "probabilistic": ("WEIGHTED",),
+    "proportional": ("WEIGHTED",),
+    "random": ("WEIGHTED",),
+    "temperature": ("WEIGHTED",),
+    # transformers
+    "no": ("NEVER",),
+    "steps": ("EVERY_N_STEPS",),
+    # others
+    "last": ("latest",),
+    "maximize": ("max",),
+    "minimize": ("min",),
+    "tb": ("tensorboard",),
+}
+"""Value of another tool's setting -> the value here, of those settings that have it."""
+
 FOREIGN_OBJECTS: Mapping[str, str] = {
     "Accelerator": "mtf.Trainer, or mtf.MultiLoader in a loop with accelerate",
     "AveragedModel": "mtf.AveragedWeights",

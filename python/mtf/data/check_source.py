@@ -170,7 +170,9 @@ class _Maker:
 
 
 def _maker(given: Any) -> _Maker:
-    is_function = callable(given) and not hasattr(type(given), "__iter__") and not isinstance(given, (type, Source))
+    if isinstance(given, type):  # a class makes its objects
+        return _Maker(given, is_object=False)
+    is_function = callable(given) and not hasattr(type(given), "__iter__") and not isinstance(given, Source)
     return _Maker(given, is_object=not is_function or hasattr(type(given), "__getitem__"))
 
 

@@ -280,16 +280,23 @@ class MultiLoader(EditedLoader, TracedLoader):
         columns = ("source", "read as", "addressed by", "batches per pass", "weight", "drawn in this epoch")
         return html_table(repr(self), columns, self._sources.table(self._cursor.schedule, self._cursor.counts))
 
-    def end_workers(self) -> None:
+    def end_workers(self, *, replay: bool = False) -> list[str]:
         """Ends worker processes; the next batch starts them again at its position.
 
         Those of a loader stay where batches would have to be produced again to get back to the position: a loader
         without a position or state, inside a pass.
+
+        Args:
+            replay: End these too. The next batch then produces those before it again.
+
+        Returns:
+            Names of the loaders whose worker processes stay.
         """
-        if not (self._lifetime.closed or self._lifetime.is_forked):
-            self._cursor.sync()
-            self._cursor.drop_draws()  # what was asked for ahead is asked for again
-            self._sources.end_workers()
+        if self._lifetime.closed or self._lifetime.is_forked:
+            return []
+        self._cursor.sync()
+        self._cursor.drop_draws()  # what was asked for ahead is asked for again
+        return self._sources.end_workers(replay=replay)
 
     def close(self) -> None:
         """Ends worker processes and threads. May be called several times; the state can still be read."""

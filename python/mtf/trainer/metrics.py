@@ -54,14 +54,21 @@ def require_own_name(name: str, loader: str, loaders: Iterable[str]) -> None:
     """Refuses a metric whose key in a row would be that of a loader's own metric.
 
     Raises:
-        ConfigError: ``name`` begins with a loader's name and ``/``.
+        ConfigError: ``name`` begins with a loader's name and ``/``, or the name of another loader is ``loader``, ``/``
+            and a part of ``name``.
     """
-    prefix, _, rest = name.partition("/")
-    if rest and prefix in loaders:
-        raise ConfigError(
-            f"metric {name!r} of loader {loader!r} would have the same key as metric {rest!r} of loader {prefix!r}: "
-            f"return it as {rest!r}, which is kept for each loader anyway, or call it '{prefix}_{rest}'"
-        )
+    if "/" not in name:
+        return
+    own = f"{loader}/{name}"
+    for other in loaders:
+        key = name if name.startswith(f"{other}/") else own if len(other) > len(loader) else ""
+        rest = key[len(other) + 1 :] if key.startswith(f"{other}/") else ""
+        if rest:
+            raise ConfigError(
+                f"metric {name!r} of loader {loader!r} would have the same key as metric {rest!r} of loader {other!r}: "
+                f"return it as {rest!r}, which is kept for each loader anyway, or call it "
+                f"'{name.replace('/', '_')}'"
+            )
 
 
 def computed(name: str, found: Any) -> dict[str, float]:

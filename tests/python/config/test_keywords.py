@@ -8,16 +8,16 @@ import re
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 from trainer_tools import loader, trainer
 
 import mtf
-from mtf.config.foreign_names import FOREIGN_ATTRIBUTES, FOREIGN_OBJECTS
+from mtf.config.foreign_names import FOREIGN_ATTRIBUTES, FOREIGN_OBJECTS, FOREIGN_VALUES
 from mtf.config.keywords import checked_keywords
 
 # Types that a user gets and doesn't make, protocols, enums, exceptions, and what takes any keywords.
 NOT_MADE_BY_USERS = {
-    "Blend", "ArrayLoader", "ThreadLoader", "OnlineMixing", "SpikeGuard",
     "Batch", "BatchTrace", "Draw", "DrawnSample", "Logger", "MixingRound", "Preempted", "PreemptionGuard", "ResumeMode",
     "RowSource", "RunInfo", "SamplePlace", "SampleTable", "Schedule", "Snapshot", "Source", "Stream", "TokenOrigin",
     "TrainerHooks", "TrainerState", "RowSources", "SourceMeans", "Permutation", "fold_in", "Windows", "TokenRows",
@@ -50,11 +50,14 @@ def test_an_unknown_keyword_is_one_error_with_the_arguments(name: str) -> None:
     ("call", "words"),
     [
         (lambda: mtf.Together({"a": [1]}, mode="min_size"), "Together has no argument 'mode'; here it is length"),
+        (lambda: mtf.Together({"a": [1]}, length="min_size"), "did you mean 'min'?"),
         (lambda: mtf.Together([loader(8, 1)]), "as in Together({'labelled': loader_a"),
         (lambda: mtf.MultiLoader([[1]], weights={"a": 1}), "MultiDataLoaderConfig(dataloader_weights=...), given as"),
         (lambda: mtf.MultiLoader([[1]], burst_size=2), "so set MultiDataLoaderConfig(burst_size=...)"),
         (lambda: mtf.MultiLoader([[1]], {"a": 0.7}), 'it is MultiDataLoaderConfig(sampling_strategy="WEIGHTED"'),
         (lambda: mtf.MultiLoader([1], [2]), "several loaders are one dict or list, the first argument"),
+        (lambda: mtf.Blend({"a": torch.zeros(4)}, batch_size=2), "here it is global_batch_size"),
+        (lambda: mtf.ArrayLoader(torch.zeros(4), 2, num_workers=2), "here it is num_threads"),
         (lambda: mtf.AveragedWeights(beta=0.9), "here it is decay"),
         (lambda: mtf.AveragedWeights(0.9), "a decay is AveragedWeights(decay=0.9)"),
         (lambda: mtf.ThroughputMonitor(max_wait=0.1), "here it is max_wait_share"),
@@ -70,6 +73,15 @@ def test_an_unknown_keyword_is_one_error_with_the_arguments(name: str) -> None:
         (lambda: trainer().fit([loader(8, 1)], resume_from=True), "did you mean 'latest'?"),
         (lambda: trainer().log("x", 1.0, prog_bar=True), "Trainer.log has no argument 'prog_bar'"),
         (lambda: trainer(hooks=[mtf.EarlyStopping]), "that is the class: give EarlyStopping(...)"),
+        (
+            lambda: mtf.MultiDataLoaderConfig(epoch_length_policy="all_exhausted"),  # type: ignore[arg-type]
+            "did you mean 'MAX_LENGTH'?",
+        ),
+        (
+            lambda: mtf.MultiDataLoaderConfig(epoch_length_policy="max_size_cycle"),  # type: ignore[arg-type]
+            "did you mean 'MAX_LENGTH'?",
+        ),
+        (lambda: mtf.ValidationConfig(frequency="steps"), "did you mean 'EVERY_N_STEPS'?"),  # type: ignore[arg-type]
     ],
 )
 def test_words_of_other_tools_lead_to_what_it_is_here(call: Any, words: str) -> None:
@@ -113,6 +125,12 @@ def test_a_misspelt_attribute_of_the_trainer_is_recognised() -> None:
     with pytest.raises(AttributeError, match="'global_steps'; did you mean 'global_step'"):
         run.global_steps  # noqa: B018
     assert not hasattr(run, "_anything")
+
+
+def test_every_foreign_value_is_one_of_some_setting() -> None:
+    here = {"max", "min", "latest", "ema", *(name for name in mtf.SamplingStrategy.__members__)}
+    here |= {*mtf.EpochLengthPolicy.__members__, *mtf.ValidationFrequency.__members__, "tensorboard"}
+    assert {value for values in FOREIGN_VALUES.values() for value in values} <= here
 
 
 def test_a_batch_says_where_the_data_are() -> None:
