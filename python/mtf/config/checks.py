@@ -89,8 +89,9 @@ def number_of(where: str, value: Any) -> float:
     Raises:
         ConfigError: It is something else.
     """
+    given: Any = None if isinstance(value, str | bytes) else value
     try:
-        return float(None if isinstance(value, str | bytes) else value)
+        return float(given)
     except (TypeError, ValueError, RuntimeError):
         raise ConfigError(f"{where} must be a number, but is {value!r}") from None
 
