@@ -38,6 +38,7 @@ NATIVE_LAYERS = {
 
 # The Python modules that touch the compiled module. Everything else goes through them.
 MAY_IMPORT_CORE = {
+    "mtf.schedule.core_config",
     "mtf.schedule.schedule",
     "mtf.schedule.plan",
     "mtf.random",

@@ -89,9 +89,10 @@ def number_of(where: str, value: Any) -> float:
     Raises:
         ConfigError: It is something else.
     """
-    given: Any = None if isinstance(value, str | bytes) else value
     try:
-        return float(given)
+        if isinstance(value, str | bytes):
+            raise TypeError
+        return float(value)
     except (TypeError, ValueError, RuntimeError):
         raise ConfigError(f"{where} must be a number, but is {value!r}") from None
 

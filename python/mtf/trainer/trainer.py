@@ -81,15 +81,9 @@ class Trainer(RunView):
             self.ranks.wrap(self.model, self.optimizers)
         given = [hooks] if isinstance(hooks, TrainerHooks) else hooks
         self._hooks = HookList(self, given, self.config.fault_tolerance.on_hook_error)
+        factories = loader_factories or {}
         self._parts = make_parts(
-            self.config,
-            model,
-            self.device,
-            self.ranks,
-            self.optimizers,
-            schedulers,
-            loader_factories or {},
-            self._hooks,
+            self.config, model, self.device, self.ranks, self.optimizers, schedulers, factories, self._hooks
         )
         self._run, self._metrics, self._data = self._parts.run, self._parts.metrics, self._parts.data
         self.manual = self._parts.manual
