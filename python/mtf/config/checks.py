@@ -13,7 +13,7 @@ from numbers import Integral, Real
 from os import PathLike
 from typing import Any, TypeVar
 
-from mtf.config.foreign_names import translation
+from mtf.config.foreign_names import FOREIGN_VALUES, translation
 from mtf.errors import ConfigError
 
 E = TypeVar("E", bound=Enum)
@@ -34,6 +34,9 @@ def nearest(name: object, known: Iterable[object]) -> str:
     if here is not None:
         field = here.rpartition(".")[2]
         return f"; did you mean {(field if field in names else here)!r}?"
+    for value in FOREIGN_VALUES.get(str(name).lower().replace("-", "_"), ()):
+        if value in names:
+            return f"; did you mean {value!r}?"
     folded = {n.lower(): n for n in reversed(names)}
     found = difflib.get_close_matches(str(name).lower(), list(folded), n=1, cutoff=0.6)
     return f"; did you mean {folded[found[0]]!r}?" if found else ""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from mtf.config.keywords import checked_keywords
 from mtf.config.loader_names import name_loaders
 from mtf.config.mixture import MultiDataLoaderConfig, require_mixture
 from mtf.data.agreed_lengths import check_same_schedule
@@ -66,6 +67,16 @@ class MultiLoader(EditedLoader, TracedLoader):
         ConfigError: A name, loader or option is wrong; no data has been read.
     """
 
+    @checked_keywords(
+        words={
+            "weights": "MultiDataLoaderConfig(dataloader_weights=...), given as config",
+            "mixture": "config",
+            "num_workers": "num_workers of each DataLoader",
+            "batch_size": "batch_size of each DataLoader",
+            "shuffle": "shuffle of each DataLoader",
+        },
+        settings=MultiDataLoaderConfig,
+    )
     def __init__(
         self,
         loaders: Mapping[str, Any] | Sequence[Any] | Any,

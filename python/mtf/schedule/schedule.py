@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtf import _core
 from mtf._core import Draw
+from mtf.call_site import user_level
 from mtf.config.checks import nearest, number_of, parse_enum
 from mtf.config.mixture import MultiDataLoaderConfig, WeightCurve, require_mixture
 from mtf.enums import EpochLengthPolicy, Interpolation, SamplingStrategy, WeightedOrder
@@ -73,7 +74,7 @@ class Schedule(_core.Schedule):
         super().__init__(mixture, names, counts, seed, capped, caps is not None and caps.stops)
         self._template = config
         for message in mixture.useless_options:
-            warnings.warn(message, UserWarning, stacklevel=2)
+            warnings.warn(message, UserWarning, stacklevel=user_level())
         self._report_inactive()
 
     @classmethod
@@ -217,7 +218,7 @@ class Schedule(_core.Schedule):
             warnings.warn(
                 f"dataloader {name!r} was added, but alternating_pattern doesn't name it: it is never drawn",
                 UserWarning,
-                stacklevel=2,
+                stacklevel=user_level(),
             )
 
     def remove_source(self, name: str) -> None:
@@ -247,7 +248,7 @@ class Schedule(_core.Schedule):
         mixture = to_core(config, len(table), kept)
         self.change_config(mixture)
         for message in mixture.useless_options:
-            warnings.warn(message, UserWarning, stacklevel=3)
+            warnings.warn(message, UserWarning, stacklevel=user_level())
 
     # Fingerprint and plan.
 
@@ -288,7 +289,9 @@ class Schedule(_core.Schedule):
     def _warn_unless_weighted(self, what: str) -> None:
         if self.mixture.strategy != "WEIGHTED":
             warnings.warn(
-                f"{what} has no effect with sampling_strategy={self.mixture.strategy}", UserWarning, stacklevel=3
+                f"{what} has no effect with sampling_strategy={self.mixture.strategy}",
+                UserWarning,
+                stacklevel=user_level(),
             )
 
     def _points_to_come(self) -> Sequence[int]:
@@ -307,7 +310,7 @@ class Schedule(_core.Schedule):
                 f"{what} replaces weight_curve at step {self.first_step() + self.step} of the training: its {points} "
                 f"won't take effect; keep_curve=True bends the curve from here on instead",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=user_level(),
             )
 
     def _report_inactive(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from mtf.call_site import user_level
 from mtf.config.convert import describe
 from mtf.config.loader_names import name_loaders
 from mtf.config.mixture import MultiDataLoaderConfig
@@ -153,7 +154,7 @@ class TrainingData:
             warnings.warn(
                 f"train_loaders has {idle}, which aren't among the dataloader_names {chosen}: they give no batch "
                 "unless add_dataloader adds them",
-                stacklevel=4,
+                stacklevel=user_level(),
             )
 
     def end_workers(self, val_loaders: Iterable[Any]) -> None:
@@ -183,7 +184,7 @@ class TrainingData:
             warnings.warn(
                 f"add_dataloader({name!r}): weight={weight} has no effect under {strategy.name}, which reads no "
                 "weights: set sampling_strategy WEIGHTED, or omit the weight",
-                stacklevel=4,
+                stacklevel=user_level(),
             )
         self.manager.add_source(name, loader, weight=weight)
         self.is_announced = False

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtf.config.checks import nearest
 from mtf.data.blend.tracing.origins import SourceMeans
 from mtf.distributed.ranks import SingleRank
 from mtf.errors import ConfigError
@@ -121,6 +122,14 @@ def to_floats(values: Sequence[Any]) -> list[float]:
     else:
         read = iter(torch.stack([t.to(device, torch.float64) for t in tensors]).tolist())
     return [next(read) if isinstance(v, Tensor) else v for v in values]
+
+
+class MetricValues(dict[str, float]):
+    """Metrics by name. A name that isn't there is an error that lists those that are."""
+
+    def __missing__(self, name: object) -> float:
+        listed = ", ".join(sorted(self)) or "none yet"
+        raise KeyError(f"there is no metric {name!r}{nearest(name, self)} (there are: {listed})")
 
 
 class MetricTable:

@@ -11,6 +11,7 @@ import numpy as np
 
 from mtf import _core
 from mtf.config.checks import whole_number
+from mtf.config.keywords import checked_keywords
 from mtf.config.mixture import WeightCurve
 from mtf.data.blend.edited import EditedBlend
 from mtf.data.blend.items import BlendCollate, BlendOrder, Collate, ItemStream, SampleDataset, make_loader
@@ -91,6 +92,16 @@ class Blend(ViewedBlend, EditedBlend, TracedBlend):
     has_run_state = True
     names_rows = True
 
+    @checked_keywords(
+        words={
+            "probabilities": "weights",
+            "dataloader_weights": "weights",
+            "batch_size": "global_batch_size, the samples of all ranks together",
+            "datasets": "sources",
+            "loaders": "sources",
+            "stopping_strategy": "max_passes and when_spent",
+        }
+    )
     def __init__(
         self,
         sources: Mapping[str, Any],

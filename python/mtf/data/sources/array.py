@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mtf import _core
 from mtf.config.checks import whole_number
+from mtf.config.keywords import checked_keywords
 from mtf.data.sources.row_loader import RowLoader
 from mtf.errors import ConfigError
 from mtf.formatting import shortened
@@ -68,6 +69,7 @@ class ArrayLoader(RowLoader):
     an order of its own; in a ``MultiLoader`` or ``Trainer`` the schedule decides.
     """
 
+    @checked_keywords(words={"num_workers": "num_threads", "dataset": "data", "collate_fn": "transform"})
     def __init__(
         self,
         data: Any,

@@ -13,6 +13,7 @@ from typing import Any
 from torch.utils.data import DataLoader, IterableDataset
 
 from mtf._core import fold_in
+from mtf.call_site import user_level
 from mtf.data.protocols import length_of, set_epoch
 from mtf.data.rng.generators import fresh_torch_generator, seeded
 from mtf.data.rng.owned_generators import OwnedGenerators, same_state
@@ -168,7 +169,7 @@ class IterableSource(Source):
         warnings.warn(
             f"loader {self.name!r} can't be opened at a position and has no state_dict: to get to batch "
             f"{num_batches} of pass {pass_}, the {num_batches} batches before it are produced again and dropped",
-            stacklevel=2,
+            stacklevel=user_level(),
         )
         start = time.perf_counter()
         digest = None

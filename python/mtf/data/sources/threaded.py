@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from mtf import _core
 from mtf.config.checks import whole_number
+from mtf.config.keywords import checked_keywords
 from mtf.data.nested import num_bytes
 from mtf.data.prefetch.engine import NativeStream, PreparedSource
 from mtf.data.prefetch.source_reader import PassEnded
@@ -48,6 +49,7 @@ class ThreadLoader(StandaloneSource, TorchSource):
     for all sources together.
     """
 
+    @checked_keywords(words={"num_workers": "num_threads", "prefetch_factor": "prefetch_batches"})
     def __init__(
         self,
         dataset: Any,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mtf.config.checks import whole_number
+from mtf.config.keywords import checked_keywords
 from mtf.data.blend.blend import Blend
 from mtf.data.blend.tracing.origins import SourceMeans
 from mtf.data.multi_loader import MultiLoader
@@ -80,6 +81,7 @@ class OnlineMixing(TrainerHooks):
             mustn't give.
     """
 
+    @checked_keywords()
     def __init__(
         self,
         fn: MixingFunction,

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from mtf.call_site import user_level
 from mtf.checkpoint.compare import CLOCK_METRICS
 from mtf.distributed.ranks import SingleRank
 from mtf.trainer.state.registry import OTHER_RANKS
@@ -303,7 +304,7 @@ class HyperparametersState:
             warnings.warn(
                 f"the state's settings of optimizers are used, not the script's: {shown}; set "
                 "fault_tolerance.optimizer_settings='script' to use the script's",
-                stacklevel=6,
+                stacklevel=user_level(),
             )
 
     def _take(self, i: int, j: int, name: str, here: Any, there: Any) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mtf.config.checks import whole_number
+from mtf.config.keywords import checked_keywords
 from mtf.distributed.ranks import SingleRank
 from mtf.errors import ConfigError, MtfError
 from mtf.trainer.hooks.base import Trainer, TrainerHooks
@@ -83,6 +84,7 @@ class SpikeGuard(TrainerHooks):
         ConfigError: a number or name is out of range.
     """
 
+    @checked_keywords(words={"threshold": "sigma"})
     def __init__(
         self,
         sigma: float = 6.0,
