@@ -160,8 +160,8 @@ _IMPORT_COST = (
     "among torch's objects, which falls due meanwhile."
 )
 _MIXING_COST = (
-    "Each sample is drawn from the schedule and dealt out among the others, 4 to 6 ns beside 6 to 8 for finding and "
-    "copying a row of 64 B; a whole batch of one source is one draw."
+    "Each sample is drawn from the schedule and dealt out among the others, 3 to 5 ns beside 6 to 8 for finding and "
+    "copying a row of 64 B; a whole batch of one source is one draw. Each batch also keeps where its rows come from."
 )
 _TOKENS_BY_HAND = "by hand, unfold + index_select + long"
 _MORE_BYTES = (

@@ -53,7 +53,9 @@ def _unknown(
     options: Sequence[str],
 ) -> str:
     place = function.removesuffix(".__init__").replace("RunView.", "Trainer.")
-    text = f"{place} has no {'option' if nearest(name, options) else 'argument'} {name!r}"
+    close = nearest(name, known)
+    is_option = any(repr(option) in close for option in options)
+    text = f"{place} has no {'option' if is_option else 'argument'} {name!r}"
     listed = f" (arguments: {', '.join(known)})"
     if name in words:
         return f"{text}; here it is {words[name]}{listed}"
@@ -63,7 +65,6 @@ def _unknown(
             return f"{text}: it is a field of {settings.__name__}, so set {settings.__name__}({name}=...){listed}"
         if way.startswith(":"):
             return f"{text}{way.replace('it is a field of', f'in {settings.__name__} it is a field of')}{listed}"
-    close = nearest(name, known)
     found = translation(name)
     if found is not None and found.rpartition(".")[2] not in known:
         return f"{text}; here it is {found}{listed}"
