@@ -81,14 +81,13 @@ void WindowRows::copy_tokens(TokenReader& reader, Ahead& ahead, std::uint64_t be
     }
     for (std::uint64_t k = 0; k < run.count; k += kStep) {
       const std::uint64_t num = std::min(kStep, run.count - k);
-      const std::uint64_t num_inputs = std::min(num, spec_.length - done - k);
       const std::byte* const from = run.tokens + k * bytes;
       ahead.request(num);
-      widen_tokens(type, from, num_inputs, row.input_ids + done + k);
+      widen_tokens(type, from, std::min(num, spec_.length - done - k), row.input_ids + done + k);
       widen_tokens(type, from + bytes, std::min(num, run.count - k - 1), row.labels + done + k);
-      if (bounds != nullptr && spec_.end_token) {
-        find_token(type, from, num_inputs, *spec_.end_token, done + k + 1, *bounds);
-      }
+    }
+    if (bounds != nullptr && spec_.end_token) {  // the run is in the cache now
+      find_token(type, run.tokens, std::min(run.count, spec_.length - done), *spec_.end_token, done + 1, *bounds);
     }
     const std::uint64_t end = done + run.count;
     if (bounds != nullptr && run.ends_part && end <= spec_.length && (bounds->empty() || bounds->back() != end)) {
