@@ -438,8 +438,8 @@ def _refuse_shared_positions(sources: Mapping[str, Source]) -> None:
         other = names.setdefault(id(owner), name)
         if other != name:
             raise ConfigError(
-                f"loaders {other!r} and {name!r} read one {type(owner).__name__}, which has a single position: each would "
-                "take the other's batches, and neither could be resumed: give each an object of its own"
+                f"loaders {other!r} and {name!r} read one {type(owner).__name__}, which has a single position: each "
+                "would take the other's batches, and neither could be resumed; give each an object of its own"
             )
 
 

@@ -218,7 +218,7 @@ def test_two_loaders_that_would_move_one_position_are_refused(kind: str) -> None
         "dataset": {"a": DataLoader(data, 2), "b": DataLoader(data, 3)},
         "iterator": {"a": numbers, "b": numbers},
     }[kind]
-    with pytest.raises(mtf.ConfigError, match="'a' and 'b' read one .* give each an object of its own"):
+    with pytest.raises(mtf.ConfigError, match=r"'a' and 'b' read one .* give each an object of its own"):
         mtf.MultiLoader(loaders, FIXED)
     same = DataLoader(range(8), 2, shuffle=True)  # type: ignore[arg-type]  # read by position
     with mtf.MultiLoader({"a": same, "b": same, "c": DataLoader(Counted(), 2)}, FIXED) as mixture:
