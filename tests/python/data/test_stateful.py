@@ -210,6 +210,40 @@ def test_a_schedule_moved_by_hand_takes_the_loader_along() -> None:
         assert next(iter(mixture)).data == 1
 
 
+@pytest.mark.parametrize("kind", ["loader", "dataset", "iterator"])
+def test_two_loaders_that_would_move_one_position_are_refused(kind: str) -> None:
+    data, loader, numbers = Counted(), RollsOver(eager=True), iter(range(9))
+    loaders = {
+        "loader": {"a": loader, "b": loader},
+        "dataset": {"a": DataLoader(data, 2), "b": DataLoader(data, 3)},
+        "iterator": {"a": numbers, "b": numbers},
+    }[kind]
+    with pytest.raises(mtf.ConfigError, match=r"'a' and 'b' read one .* give each an object of its own"):
+        mtf.MultiLoader(loaders, FIXED)
+    same = DataLoader(range(8), 2, shuffle=True)  # type: ignore[arg-type]  # read by position
+    with mtf.MultiLoader({"a": same, "b": same, "c": DataLoader(Counted(), 2)}, FIXED) as mixture:
+        assert len(list(mixture)) == 20
+
+
+class Counted(IterableDataset[Any]):
+    """Ten numbers, and the place in them as its state."""
+
+    def __init__(self) -> None:
+        self.place = 0
+
+    def __iter__(self) -> Iterator[int]:
+        while self.place < 10:
+            self.place += 1
+            yield self.place
+        self.place = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"place": self.place}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.place = state["place"]
+
+
 def test_a_copied_state_is_independent_and_shares_what_the_state_shares() -> None:
     @dataclasses.dataclass
     class Own:
