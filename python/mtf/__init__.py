@@ -114,8 +114,10 @@ def __getattr__(name: str) -> Any:
         module = _PUBLIC[name]
     except KeyError:
         from mtf.config.checks import nearest
+        from mtf.config.foreign_names import FOREIGN_OBJECTS
 
-        raise AttributeError(f"module 'mtf' has no attribute {name!r}{nearest(name, _PUBLIC)}") from None
+        way = f"; here it is {FOREIGN_OBJECTS[name]}" if name in FOREIGN_OBJECTS else nearest(name, _PUBLIC)
+        raise AttributeError(f"module 'mtf' has no attribute {name!r}{way}") from None
     value = getattr(importlib.import_module(module), name)
     globals()[name] = value
     return value

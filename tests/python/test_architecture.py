@@ -38,6 +38,7 @@ NATIVE_LAYERS = {
 
 # The Python modules that touch the compiled module. Everything else goes through them.
 MAY_IMPORT_CORE = {
+    "mtf.schedule.core_config",
     "mtf.schedule.schedule",
     "mtf.schedule.plan",
     "mtf.random",
@@ -384,3 +385,13 @@ def test_the_ways_on_the_page_are_short_and_name_files_that_exist() -> None:
     table = page.split("## The tree of the package\n")[1].split("\n## ")[0]
     named = set(re.findall(r"^\| `(\w+)/` \|", table, re.MULTILINE))
     assert named == {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+
+
+def test_no_warning_counts_frames_by_hand() -> None:
+    """``stacklevel=user_level()`` of ``mtf.call_site`` points at the user's line; a number points somewhere in mtf."""
+    by_hand = [
+        f"{path.name}: {match[0]}"
+        for path in PACKAGE.rglob("*.py")
+        for match in re.finditer(r"stacklevel=(?!user_level\(\))\S+", path.read_text(encoding="utf-8"))
+    ]
+    assert by_hand == []

@@ -9,6 +9,7 @@ import warnings
 import weakref
 from collections.abc import Callable
 
+from mtf.call_site import user_level
 from mtf.checkpoint.storage.local import CheckpointWarning
 from mtf.checkpoint.storage.signals import defer_signals
 
@@ -77,7 +78,7 @@ def _report_at_exit() -> None:
             warnings.warn(
                 f"the last checkpoint was not written: {error}; a resume continues from the one before",
                 CheckpointWarning,
-                stacklevel=2,
+                stacklevel=user_level(),
             )
 
 

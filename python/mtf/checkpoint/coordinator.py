@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mtf.call_site import user_level
 from mtf.checkpoint import CheckpointManager
 from mtf.checkpoint.async_writer import BackgroundWriter
 from mtf.checkpoint.format import layout
@@ -71,7 +72,7 @@ class RankCheckpointer:
                 warnings.warn(
                     f"{error}. The run continues; the checkpoint that was asked for isn't there.",
                     CheckpointWarning,
-                    stacklevel=5,
+                    stacklevel=user_level(),
                 )
             else:
                 tell(written)
@@ -96,7 +97,9 @@ class RankCheckpointer:
             self._writer.wait()
         except CheckpointError as error:
             warnings.warn(
-                f"{error}. The run continues; older checkpoints are still there.", CheckpointWarning, stacklevel=3
+                f"{error}. The run continues; older checkpoints are still there.",
+                CheckpointWarning,
+                stacklevel=user_level(),
             )
 
     def _outcome(self, result: Any) -> Any:

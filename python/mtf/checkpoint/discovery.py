@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+from mtf.call_site import user_level
 from mtf.checkpoint.format.manifest import read_manifest
 from mtf.checkpoint.format.naming import NameTemplate
 from mtf.checkpoint.storage import local
@@ -112,7 +113,7 @@ def newest_valid(candidates: Sequence[Candidate], load: Callable[[Storage], T]) 
         warnings.warn(
             f"a checkpoint can't be used and is left alone; remove it when you don't need it: {reason}",
             local.CheckpointWarning,
-            stacklevel=3,
+            stacklevel=user_level(),
         )
     return result, damaged
 

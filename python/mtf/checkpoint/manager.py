@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from mtf.call_site import user_level
 from mtf.checkpoint.async_writer import BackgroundWriter
 from mtf.checkpoint.discovery import Candidate, T, best, is_better, metric_value, newest_valid, scan
 from mtf.checkpoint.format.manifest import verify
@@ -264,7 +265,9 @@ class CheckpointManager:
         if required or not isinstance(error, CheckpointIOError):
             raise error
         warnings.warn(
-            f"{error}. The run continues; older checkpoints are still there.", local.CheckpointWarning, stacklevel=4
+            f"{error}. The run continues; older checkpoints are still there.",
+            local.CheckpointWarning,
+            stacklevel=user_level(),
         )
 
     # The directory
@@ -324,7 +327,7 @@ class CheckpointManager:
             warnings.warn(
                 f"{self.root}: old checkpoints can't be tidied up: {error}. The new one is safe; remove the old ones",
                 local.CheckpointWarning,
-                stacklevel=4,
+                stacklevel=user_level(),
             )
 
     def _superfluous(self, candidates: list[Candidate], newest: Storage, best_one: Candidate | None) -> list[Candidate]:

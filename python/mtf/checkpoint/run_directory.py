@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable
 
+from mtf.call_site import user_level
 from mtf.checkpoint.manager import CheckpointManager
 from mtf.checkpoint.storage.local import CheckpointWarning, host_name
 from mtf.config.checkpoint import CheckpointConfig
@@ -53,7 +54,7 @@ def claim(directory: CheckpointManager, ranks: SingleRank, may_leave: Callable[[
                 warnings.warn(
                     f"checkpoint.root_dir: {waiting}; set another folder if this run must not wait",
                     CheckpointWarning,
-                    stacklevel=2,
+                    stacklevel=user_level(),
                 )
         waiting, token, refusal = ranks.broadcast_object((waiting, token, refusal))
         if waiting is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterable
@@ -12,7 +13,7 @@ from numbers import Integral, Real
 from os import PathLike
 from typing import Any, TypeVar
 
-from mtf.config.foreign_names import translation
+from mtf.config.foreign_names import FOREIGN_VALUES, translation
 from mtf.errors import ConfigError
 
 E = TypeVar("E", bound=Enum)
@@ -33,6 +34,9 @@ def nearest(name: object, known: Iterable[object]) -> str:
     if here is not None:
         field = here.rpartition(".")[2]
         return f"; did you mean {(field if field in names else here)!r}?"
+    for value in FOREIGN_VALUES.get(str(name).lower().replace("-", "_"), ()):
+        if value in names:
+            return f"; did you mean {value!r}?"
     folded = {n.lower(): n for n in reversed(names)}
     found = difflib.get_close_matches(str(name).lower(), list(folded), n=1, cutoff=0.6)
     return f"; did you mean {folded[found[0]]!r}?" if found else ""
@@ -66,6 +70,46 @@ def at_least(where: str, value: int, low: int) -> None:
     """Raises ``ConfigError`` unless ``value`` is an int of at least ``low``."""
     if not isinstance(value, int) or isinstance(value, bool) or value < low:
         raise ConfigError(f"{where} must be an int of at least {low}, it is {value!r}")
+
+
+def whole_number(where: str, value: Any, low: int) -> int:
+    """``value`` as an int: Python's, numpy's, or anything else that can be an index, but no bool.
+
+    Raises:
+        ConfigError: It is something else, or below ``low``.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ConfigError(f"{where} must be a whole number of at least {low}, but is {value!r}")
+    number = int(value.__index__())
+    if number < low:
+        raise ConfigError(f"{where} must be at least {low}, but is {number}")
+    return number
+
+
+def number_of(where: str, value: Any) -> float:
+    """``value`` as a float: a number of Python or numpy, or a tensor of one; no string that spells one.
+
+    Raises:
+        ConfigError: It is something else.
+    """
+    try:
+        if isinstance(value, str | bytes):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise ConfigError(f"{where} must be a number, but is {value!r}") from None
+
+
+def weight_of(where: str, value: Any) -> float:
+    """``value`` as a weight: a number that is finite and not negative.
+
+    Raises:
+        ConfigError: It is something else.
+    """
+    weight = number_of(where, value)
+    if not 0.0 <= weight < math.inf:
+        raise ConfigError(f"{where} must be finite and not negative, but is {value!r}")
+    return weight
 
 
 def positive(where: str, value: float | None) -> None:

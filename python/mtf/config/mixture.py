@@ -128,4 +128,9 @@ def _in_order(named: Mapping[str, float], names: Sequence[str], where: str) -> l
 def require_mixture(config: object) -> None:
     """Raises ``ConfigError`` for what is no configuration of a mixture, such as that of a whole trainer."""
     if not isinstance(config, MultiDataLoaderConfig):
-        raise ConfigError(f"config must be a MultiDataLoaderConfig, as TrainerConfig.multi is, but is {config!r}")
+        way = ""
+        if isinstance(config, Mapping):
+            way = ': for weights it is MultiDataLoaderConfig(sampling_strategy="WEIGHTED", dataloader_weights={...})'
+        elif hasattr(config, "__iter__"):
+            way = ": several loaders are one dict or list, the first argument"
+        raise ConfigError(f"config must be a MultiDataLoaderConfig, as TrainerConfig.multi is, but is {config!r}{way}")

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from mtf.call_site import user_level
 from mtf.config.base import Config
 from mtf.config.checkpoint import CheckpointConfig
 from mtf.config.checks import field_types, nearest, one_of, require_kinds
@@ -139,7 +140,7 @@ class TrainerConfig(Config):
         if near and name not in self.extras:
             warnings.warn(
                 f"config.{name} is kept in config.extras, no setting of mtf has this name; did you mean {near!r}?",
-                stacklevel=2,
+                stacklevel=user_level(),
             )
         self.extras[name] = value
 

@@ -7,6 +7,7 @@ import warnings
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from mtf.call_site import user_level
 from mtf.distributed.consistency import name_ranks, require_equal
 from mtf.distributed.data_group import DataGroup
 from mtf.distributed.failure_detection import place
@@ -72,7 +73,7 @@ def agree_on_lengths(
             warnings.warn(
                 f"{name}: the ranks have between {-shortest} and {longest} batches in a pass; all give {-shortest}. "
                 "Divide the data evenly, or let mtf divide it (map-style DataLoader, ArrayLoader)",
-                stacklevel=4,
+                stacklevel=user_level(),
             )
         agreed.append(-shortest)
     return agreed
@@ -113,7 +114,7 @@ def warn_of_same_data(name: str, digest: str, group: DataGroup) -> None:
             "the loader doesn't look at its rank. Let it give each rank a part by torch.distributed.get_rank() "
             "(datasets.distributed.split_dataset_by_node, webdataset's nodesplitter), or use a map-style dataset, "
             "which mtf divides",
-            stacklevel=5,
+            stacklevel=user_level(),
         )
 
 

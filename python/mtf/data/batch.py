@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from mtf.errors import FetchTimeout, MtfError, SourceError
+from mtf.errors import FetchTimeout, MtfError, SourceError, UsageError
 from mtf.formatting import outline
 
 
@@ -55,6 +55,26 @@ class Batch:
     def place(self) -> str:
         """Where it is in the schedule, in words."""
         return place_of(self.name, self.pass_, self.batch, self.epoch, self.step)
+
+    def __getitem__(self, key: object) -> Any:
+        """Also called where a batch is unpacked, as in ``for inputs, targets in batches``.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(
+            f"a Batch isn't what its loader gave: that is batch.data, here {outline(self.data)}; as in "
+            "`inputs, targets = batch.data`"
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        """Only called for what isn't there.
+
+        Raises:
+            AttributeError: with where to look.
+        """
+        where = "" if name.startswith("_") or not hasattr(self.data, name) else f"; batch.data has: batch.data.{name}"
+        raise AttributeError(f"a Batch has no attribute {name!r}{where}")
 
     def __repr__(self) -> str:
         """Where it comes from, and the structure of its data."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from mtf._core import fold_in
+from mtf.config.keywords import checked_keywords
 from mtf.data.determinism.content_hash import content_hash
 from mtf.data.prefetch.source_reader import Held, PassEnded, SourceReader
 from mtf.data.rng.generators import untouched
@@ -22,7 +24,7 @@ from mtf.data.sources.resolve import as_source
 from mtf.data.sources.threaded import ThreadLoader
 from mtf.data.sources.torch_map import TorchSource
 from mtf.data.suspects import plain_attributes, suspects_of
-from mtf.errors import SourceError
+from mtf.errors import ConfigError, SourceError
 
 _MOST_BATCHES = 200  # of a pass that is read to its end
 
@@ -91,6 +93,7 @@ class SourceReport:
         return "\n".join(lines)
 
 
+@checked_keywords(words={"num_workers": "workers"})
 def check_source(loader: Any, *, num_batches: int = 6, workers: int = 2, seed: int = 0) -> SourceReport:
     """Reads passes 0 and 1 several times, interrupted and not, and says what is the same.
 
@@ -111,6 +114,11 @@ def check_source(loader: Any, *, num_batches: int = 6, workers: int = 2, seed: i
     Raises:
         ConfigError: Nothing in mtf can read such a loader. What the loader raises itself is in the report.
     """
+    if isinstance(loader, Mapping):
+        raise ConfigError(
+            "check_source looks at one loader, and was given a dict of them: "
+            "{name: check_source(loader) for name, loader in loaders.items()}"
+        )
     make = _maker(loader)
     try:
         first = make()
@@ -162,7 +170,9 @@ class _Maker:
 
 
 def _maker(given: Any) -> _Maker:
-    is_function = callable(given) and not hasattr(type(given), "__iter__") and not isinstance(given, (type, Source))
+    if isinstance(given, type):  # a class makes its objects
+        return _Maker(given, is_object=False)
+    is_function = callable(given) and not hasattr(type(given), "__iter__") and not isinstance(given, Source)
     return _Maker(given, is_object=not is_function or hasattr(type(given), "__getitem__"))
 
 

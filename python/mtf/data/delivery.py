@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from mtf.call_site import user_level
 from mtf.data.agreed_lengths import warn_of_same_data
 from mtf.data.batch import Batch, located, place_of
 from mtf.data.blend.tracing.origins import carry_origins, remember_origin
@@ -170,7 +171,7 @@ class Delivery:
             warnings.warn(
                 f"{name}: pass {pass_} ended after {num_batches} batches, but len() said {expected}; correct the "
                 "loader's len(), so that the schedule is right from the start",
-                stacklevel=4,
+                stacklevel=user_level(),
             )
 
     def _on_late_end(self, source: int) -> None:
@@ -183,7 +184,7 @@ class Delivery:
             warnings.warn(
                 f"{self._cursor.names[source]}: pass {pass_} went on after {length} batches, where len() said it "
                 "would end; the rest was left out: correct the loader's len()",
-                stacklevel=4,
+                stacklevel=user_level(),
             )
 
     def _location(self, source: int, pass_: int, batch: int) -> str:

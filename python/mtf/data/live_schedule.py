@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from functools import wraps
 from typing import Any, TypeAlias
 
+from mtf.call_site import user_level
 from mtf.config.convert import describe
 from mtf.config.mixture import MultiDataLoaderConfig
 from mtf.schedule.schedule import Schedule
@@ -73,6 +74,6 @@ def warn_of_forgotten_edits(
         warnings.warn(
             f"config.{', '.join(changed)} of this MultiLoader was changed, which has no effect yet: call "
             "rebuild_schedule()",
-            stacklevel=4,
+            stacklevel=user_level(),
         )
     return changed

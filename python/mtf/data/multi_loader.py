@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from mtf.config.keywords import checked_keywords
 from mtf.config.loader_names import name_loaders
 from mtf.config.mixture import MultiDataLoaderConfig, require_mixture
 from mtf.data.agreed_lengths import check_same_schedule
@@ -66,6 +67,16 @@ class MultiLoader(EditedLoader, TracedLoader):
         ConfigError: A name, loader or option is wrong; no data has been read.
     """
 
+    @checked_keywords(
+        words={
+            "weights": "MultiDataLoaderConfig(dataloader_weights=...), given as config",
+            "mixture": "config",
+            "num_workers": "num_workers of each DataLoader",
+            "batch_size": "batch_size of each DataLoader",
+            "shuffle": "shuffle of each DataLoader",
+        },
+        settings=MultiDataLoaderConfig,
+    )
     def __init__(
         self,
         loaders: Mapping[str, Any] | Sequence[Any] | Any,
@@ -269,16 +280,23 @@ class MultiLoader(EditedLoader, TracedLoader):
         columns = ("source", "read as", "addressed by", "batches per pass", "weight", "drawn in this epoch")
         return html_table(repr(self), columns, self._sources.table(self._cursor.schedule, self._cursor.counts))
 
-    def end_workers(self) -> None:
+    def end_workers(self, *, replay: bool = False) -> list[str]:
         """Ends worker processes; the next batch starts them again at its position.
 
         Those of a loader stay where batches would have to be produced again to get back to the position: a loader
         without a position or state, inside a pass.
+
+        Args:
+            replay: End these too. The next batch then produces those before it again.
+
+        Returns:
+            Names of the loaders whose worker processes stay.
         """
-        if not (self._lifetime.closed or self._lifetime.is_forked):
-            self._cursor.sync()
-            self._cursor.drop_draws()  # what was asked for ahead is asked for again
-            self._sources.end_workers()
+        if self._lifetime.closed or self._lifetime.is_forked:
+            return []
+        self._cursor.sync()
+        self._cursor.drop_draws()  # what was asked for ahead is asked for again
+        return self._sources.end_workers(replay=replay)
 
     def close(self) -> None:
         """Ends worker processes and threads. May be called several times; the state can still be read."""

@@ -166,13 +166,17 @@ class SourceSet:
             "engine": self.prefetch.engine_stats(),
         }
 
-    def end_workers(self) -> None:
-        """Ends worker processes that the next batch starts again at no cost."""
-        for reader in self.readers.values():
-            if isinstance(reader, SourceReader):
-                reader.end_workers()
+    def end_workers(self, *, replay: bool) -> list[str]:
+        """Ends worker processes that the next batch starts again at no cost; all of them with ``replay``.
+
+        Returns:
+            Names of sources whose worker processes stay.
+        """
+        readers = [(name, reader) for name, reader in self.readers.items() if isinstance(reader, SourceReader)]
+        kept = [name for name, reader in readers if reader.end_workers(replay=replay)]
         if self._shared_workers is not None:
             self._shared_workers.close()
+        return kept
 
     def skip_to(self, places: Mapping[str, tuple[int, int]]) -> None:
         """The batches up to ``places``, (pass, batches given of it) by name, are left out."""

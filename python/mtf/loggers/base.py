@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mtf.call_site import user_level
 from mtf.formatting import plain_repr
 
 
@@ -76,7 +77,7 @@ class SafeLogger(Logger):
             self._warned = True
             warnings.warn(
                 f"logger {type(self.logger).__name__} raised {error!r}; training continues, and no more is said",
-                stacklevel=4,
+                stacklevel=user_level(),
             )
 
     def log_metrics(self, row: Mapping[str, float], step: int) -> None:

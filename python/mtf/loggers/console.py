@@ -47,13 +47,20 @@ class ConsoleLogger(Logger):
 def _usual(row: Mapping[str, float]) -> list[str]:
     """Four fields: those that every training row has, or the first, those over all loaders before those of one."""
     shown = [text.format(row[name]) for name, text in _USUAL.items() if name in row]
-    results = [name for name in row if name not in _USUAL and _is_result(name)]
+    results = [name for name in row if name not in _USUAL and _is_result(name) and not _is_repeated(name, row)]
     results.sort(key=lambda name: (name.count("/"), not name.endswith("loss")))  # stable: the order of the row
     return [*shown, *(f"{name} {row[name]:.4g}" for name in results[: _NUM_FIELDS - len(shown)])]
 
 
 def _is_result(name: str) -> bool:
     return not name.startswith(("lr/", "throughput/", "loader_proportions/"))
+
+
+def _is_repeated(name: str, row: Mapping[str, float]) -> bool:
+    """Whether a value of one loader is that over all of them, as it is where there is only one."""
+    kind, _, metric = name.partition("/")
+    overall = f"{kind}/{metric.rpartition('/')[2]}"
+    return overall != name and row.get(overall) == row[name]
 
 
 def write_line(line: str) -> None:

@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from mtf.call_site import user_level
+
 SET_ASIDE = "previous-"
 _PATTERNS = ("metrics.jsonl", "metrics.csv", "run.jsonl", "events.out.tfevents.*")
 
@@ -32,13 +34,13 @@ def set_aside(directories: Iterable[Path]) -> None:
             warnings.warn(
                 f"{directory} holds the log of another run, which can't be moved ({error}): give this run a log_dir of "
                 "its own",
-                stacklevel=4,
+                stacklevel=user_level(),
             )
             continue
         warnings.warn(
             f"{directory} held the log of another run, which is in {place} now: give each run an experiment_name or "
             "log_dir of its own; to continue that run, use fit(resume_from='latest')",
-            stacklevel=4,
+            stacklevel=user_level(),
         )
 
 

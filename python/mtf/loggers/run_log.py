@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mtf.call_site import user_level
 from mtf.config.logging import LoggingConfig
 from mtf.loggers.base import RunInfo
 
@@ -85,7 +86,7 @@ class RunLog:
         except OSError as error:
             if not self._failed:
                 self._failed = True
-                warnings.warn(f"{self._path} can't be written ({error}); training continues", stacklevel=4)
+                warnings.warn(f"{self._path} can't be written ({error}); training continues", stacklevel=user_level())
 
 
 def _versions() -> Mapping[str, str]:

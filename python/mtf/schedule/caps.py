@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mtf.config.checks import nearest
+from mtf.config.checks import nearest, whole_number
 from mtf.errors import ConfigError
 
 WhenSpent = str | Mapping[str, str]
@@ -86,8 +86,7 @@ def parse_caps(max_passes: Mapping[str, int] | None, when_spent: WhenSpent, name
 
 def check_max_passes(name: str, number: Any) -> None:
     """Raises ``ConfigError`` unless ``number`` is a whole number of at least 1."""
-    if isinstance(number, bool) or not hasattr(number, "__index__") or number < 1:
-        raise ConfigError(f"max_passes[{name!r}] must be a whole number of at least 1, but is {number!r}")
+    whole_number(f"max_passes[{name!r}]", number, 1)
 
 
 def _require_known(name: Any, names: Sequence[str], parameter: str) -> None:

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from mtf import _core
 from mtf._core import Draw
-from mtf.config.checks import nearest, parse_enum
+from mtf.call_site import user_level
+from mtf.config.checks import nearest, number_of, parse_enum
 from mtf.config.mixture import MultiDataLoaderConfig, WeightCurve, require_mixture
 from mtf.enums import EpochLengthPolicy, Interpolation, SamplingStrategy, WeightedOrder
 from mtf.errors import ConfigError
 from mtf.formatting import html_table
 from mtf.schedule.caps import PassCaps
+from mtf.schedule.core_config import check_length, check_seed, match_names, name_sources, to_core
 
 if TYPE_CHECKING:
     from mtf.schedule.plan import Plan
@@ -65,14 +67,14 @@ class Schedule(_core.Schedule):
         """See the class."""
         config = MultiDataLoaderConfig() if config is None else config
         require_mixture(config)
-        names, counts = _name_sources(config.dataloader_names, lengths)
-        mixture = _to_core(config, len(names))
+        names, counts = name_sources(config.dataloader_names, lengths)
+        mixture = to_core(config, len(names))
         capped = () if caps is None else caps.by_index(names)
-        seed = _check_seed(seed if config.seed is None else config.seed)
+        seed = check_seed(seed if config.seed is None else config.seed)
         super().__init__(mixture, names, counts, seed, capped, caps is not None and caps.stops)
         self._template = config
         for message in mixture.useless_options:
-            warnings.warn(message, UserWarning, stacklevel=2)
+            warnings.warn(message, UserWarning, stacklevel=user_level())
         self._report_inactive()
 
     @classmethod
@@ -169,11 +171,11 @@ class Schedule(_core.Schedule):
         """
         if isinstance(weights, Mapping):
             present = [name for name, _, here in self.source_table if here]
-            _match_names(present, weights, "dataloader_weights")
+            match_names(present, weights, "dataloader_weights")
             weights = [weights[name] for name in present]
         self._warn_unless_weighted("update_weights")
         lost = () if keep_curve else self._points_to_come()
-        if self.change_weights([float(w) for w in weights], keep_curve):
+        if self.change_weights([number_of(f"weights[{i}]", w) for i, w in enumerate(weights)], keep_curve):
             self._warn_of_lost_points("update_weights", lost)
 
     def set_weight(self, name: str, weight: float, *, keep_curve: bool = False) -> None:
@@ -189,7 +191,7 @@ class Schedule(_core.Schedule):
         """
         self._warn_unless_weighted("set_weight")
         lost = () if keep_curve else self._points_to_come()
-        if self.change_weight(name, float(weight), keep_curve):
+        if self.change_weight(name, number_of(f"the weight of {name!r}", weight), keep_curve):
             self._warn_of_lost_points("set_weight", lost)
 
     def add_source(
@@ -210,13 +212,13 @@ class Schedule(_core.Schedule):
             max_passes: passes after which it is spent; None: any number.
             per_draw: what a batch counts of what weights are of, for the heirs of sources that are spent.
         """
-        number = None if weight is None else float(weight)
-        self.append_source(name, _check_length(length, name), number, max_passes, per_draw)
+        number = None if weight is None else number_of(f"the weight of {name!r}", weight)
+        self.append_source(name, check_length(length, name), number, max_passes, per_draw)
         if self.mixture.strategy == "ALTERNATING" and self.names.index(name) not in self.mixture.pattern:
             warnings.warn(
                 f"dataloader {name!r} was added, but alternating_pattern doesn't name it: it is never drawn",
                 UserWarning,
-                stacklevel=2,
+                stacklevel=user_level(),
             )
 
     def remove_source(self, name: str) -> None:
@@ -243,10 +245,10 @@ class Schedule(_core.Schedule):
                 f"dataloader_names can't be changed by an edit: {config.dataloader_names} instead of "
                 f"{[table[i][0] for i in kept]}; use add_source and remove_source"
             )
-        mixture = _to_core(config, len(table), kept)
+        mixture = to_core(config, len(table), kept)
         self.change_config(mixture)
         for message in mixture.useless_options:
-            warnings.warn(message, UserWarning, stacklevel=3)
+            warnings.warn(message, UserWarning, stacklevel=user_level())
 
     # Fingerprint and plan.
 
@@ -287,7 +289,9 @@ class Schedule(_core.Schedule):
     def _warn_unless_weighted(self, what: str) -> None:
         if self.mixture.strategy != "WEIGHTED":
             warnings.warn(
-                f"{what} has no effect with sampling_strategy={self.mixture.strategy}", UserWarning, stacklevel=3
+                f"{what} has no effect with sampling_strategy={self.mixture.strategy}",
+                UserWarning,
+                stacklevel=user_level(),
             )
 
     def _points_to_come(self) -> Sequence[int]:
@@ -306,7 +310,7 @@ class Schedule(_core.Schedule):
                 f"{what} replaces weight_curve at step {self.first_step() + self.step} of the training: its {points} "
                 f"won't take effect; keep_curve=True bends the curve from here on instead",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=user_level(),
             )
 
     def _report_inactive(self) -> None:
@@ -319,117 +323,3 @@ class Schedule(_core.Schedule):
             idle = [name for name, weight in zip(names, mixture.weights, strict=True) if weight == 0]
             if idle:
                 _logger.info("never drawn, since their weight is 0: %s", ", ".join(idle))
-
-
-def _name_sources(
-    names: Sequence[str], lengths: Sequence[int | None] | Mapping[str, int | None]
-) -> tuple[list[str], list[int | None]]:
-    """Names and lengths in index order."""
-    for name in [*names, *(lengths if isinstance(lengths, Mapping) else ())]:
-        if not isinstance(name, str):
-            raise ConfigError(f"names of dataloaders must be strings, got {name!r}")
-    if isinstance(lengths, Mapping):
-        if names:
-            _match_names(names, lengths, "dataloader_names")
-        ordered = list(names or lengths)
-        return ordered, [_check_length(lengths[name], name) for name in ordered]
-    if names and len(names) != len(lengths):
-        raise ConfigError(
-            f"lengths must have one entry for each of the {len(names)} dataloader_names ({', '.join(names)}), "
-            f"got {len(lengths)}"
-        )
-    ordered = list(names) or [f"dl{i}" for i in range(len(lengths))]
-    return ordered, [_check_length(length, name) for name, length in zip(ordered, lengths, strict=True)]
-
-
-def _match_names(names: Sequence[str], given: Mapping[str, Any], parameter: str) -> None:
-    for name in given:
-        if name not in names:
-            raise ConfigError(
-                f"{name!r} is not among the {parameter}{nearest(name, names)} (known: {', '.join(names)})"
-            )
-    for name in names:
-        if name not in given:
-            raise ConfigError(f"{parameter}: nothing is given for {name!r}")
-
-
-def _check_length(length: int | None, name: str) -> int | None:
-    if length is None:
-        return None
-    if not isinstance(length, int) or isinstance(length, bool) or length < 0:
-        raise ConfigError(f"the length of dataloader {name!r} must be a number of batches or None, got {length!r}")
-    return length
-
-
-def _check_seed(seed: int) -> int:
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**64:
-        raise ConfigError(f"seed must be an integer in [0, 2**64), got {seed!r}")
-    return seed
-
-
-def _integer(value: object, parameter: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not -(2**63) <= value < 2**63:
-        raise ConfigError(f"{parameter} must be an integer, got {value!r}")
-    return value
-
-
-def _to_core(config: MultiDataLoaderConfig, num_sources: int, kept: Sequence[int] | None = None) -> _core.MixtureConfig:
-    """The configuration for the core; ``kept``: index of each source that the configuration speaks of."""
-    kept = range(num_sources) if kept is None else kept
-
-    def spread(weights: Sequence[float], parameter: str) -> list[float]:
-        """Weights by index, 0 for removed sources. A wrong number goes through when nothing was removed: the core
-        has the message for it."""
-        try:
-            numbers = [float(w) for w in weights]
-        except (TypeError, ValueError):
-            raise ConfigError(f"{parameter} must be numbers, one per dataloader in order, got {weights!r}") from None
-        if len(kept) == num_sources:
-            return numbers
-        if len(numbers) != len(kept):
-            raise ConfigError(f"{parameter} must have one weight per dataloader ({len(kept)}), got {len(numbers)}")
-        out = [0.0] * num_sources
-        for index, weight in zip(kept, numbers, strict=True):
-            out[index] = weight
-        return out
-
-    pattern = [_integer(p, f"alternating_pattern[{i}]") for i, p in enumerate(config.alternating_pattern or [])]
-    for i, entry in enumerate(pattern):
-        if not 0 <= entry < len(kept):
-            raise ConfigError(
-                f"alternating_pattern[{i}] must be the index of a dataloader, in [0, {len(kept)}), got {entry}"
-            )
-    weights = config.dataloader_weights
-    if weights is not None and len(weights) == 0:
-        raise ConfigError(f"dataloader_weights must have one weight per dataloader ({len(kept)}), got 0")
-    curve = None
-    if config.weight_curve is not None:
-        given = config.weight_curve
-        if given.unit != "batches":
-            raise ConfigError(
-                f"weight_curve.unit must be 'batches' in a mixture of batches, but is {given.unit!r}: samples and "
-                "tokens are known to mtf.Blend(weight_curve=...)"
-            )
-        points = []
-        for i, (step, point_weights) in enumerate(given.points):
-            where = f"weight_curve.points[{i}]"
-            if _integer(step, f"{where}: the step") < 0:
-                raise ConfigError(f"{where}: the step must not be negative, got {step}")
-            points.append((step, spread(point_weights, where)))
-        every = _integer(given.every, "weight_curve.every")
-        if every < 1:
-            raise ConfigError(f"weight_curve.every must be at least 1, got {every}")
-        curve = (points, given.interpolation.name, every)
-    steps = config.steps_per_epoch
-    return _core.MixtureConfig(
-        strategy=parse_enum(SamplingStrategy, config.sampling_strategy, "sampling_strategy").name,
-        order=parse_enum(WeightedOrder, config.weighted_order, "weighted_order").name,
-        weights=[] if weights is None else spread(weights, "dataloader_weights"),
-        pattern=[kept[entry] for entry in pattern],
-        burst=_integer(config.burst_size, "burst_size"),
-        policy=parse_enum(EpochLengthPolicy, config.epoch_length_policy, "epoch_length_policy").name,
-        steps_per_epoch=None if steps is None else _integer(steps, "steps_per_epoch"),
-        cycle=bool(config.cycle_short_loaders),
-        continue_across_epochs=config.continue_across_epochs,
-        curve=curve,
-    )

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sized
 from typing import Any
 
+from mtf.config.keywords import checked_keywords
 from mtf.errors import ConfigError
 
 
+@checked_keywords(words={"lengths": "sizes", "alpha": "temperature, which is 1 / alpha"})
 def size_weights(sizes: Mapping[str, Any], temperature: float = 1.0, maximum: float | None = None) -> dict[str, float]:
     """Weights for ``MultiDataLoaderConfig(dataloader_weights=...)``: ``min(size, maximum) ** (1 / temperature)``.
 

@@ -20,6 +20,7 @@ import torch
 
 import mtf
 from mtf import checkpoint
+from mtf.call_site import user_level
 from mtf.checkpoint.coordinator import RankCheckpointer
 from mtf.checkpoint.format.layout import Checkpoint
 from mtf.checkpoint.storage.base import Storage
@@ -169,7 +170,7 @@ class Checkpointer:
             if monitor not in row:
                 raise ConfigError(
                     f"checkpoint.monitor_metric: the validation gives no {monitor!r}{nearest(str(monitor), row)}; "
-                    f"there are {list(row)}"
+                    f"there are {', '.join(row)}"
                 )
             # Only rank 0 knows what is in the directory.
             improves = self._ranks.rank == 0 and self._manager.improves(row)
@@ -179,7 +180,7 @@ class Checkpointer:
             warnings.warn(
                 f"checkpoint.monitor_metric: there is no metric {monitor!r} so far{nearest(monitor, known)}; without "
                 "it no checkpoint can be called best",
-                stacklevel=2,
+                stacklevel=user_level(),
             )
 
     def after_epoch(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 
+from mtf.call_site import user_level
 from mtf.config.convert import describe
 from mtf.config.loader_names import name_loaders
 from mtf.config.mixture import MultiDataLoaderConfig
@@ -22,6 +24,8 @@ from mtf.data.workers.supervision import collect_left_behind, end_kept_workers
 from mtf.distributed.ranks import SingleRank
 from mtf.enums import SamplingStrategy
 from mtf.errors import StateMismatch, UsageError
+
+_log = logging.getLogger("mtf.trainer")
 
 RANK_KEYS = ("sources", "last_batches")
 """Parts of the mixture's state that differ between ranks."""
@@ -150,13 +154,19 @@ class TrainingData:
             warnings.warn(
                 f"train_loaders has {idle}, which aren't among the dataloader_names {chosen}: they give no batch "
                 "unless add_dataloader adds them",
-                stacklevel=4,
+                stacklevel=user_level(),
             )
 
     def end_workers(self, val_loaders: Iterable[Any]) -> None:
         """Ends the worker processes that ``fit`` has started, those of validation loaders among them."""
-        if self.multi is not None:
-            self.multi.end_workers()
+        kept = [] if self.multi is None else self.multi.end_workers()
+        if kept:
+            _log.warning(
+                "the worker processes of %s stay after fit, which stopped inside a pass, so that another fit continues "
+                "without producing its batches again: they end with the trainer, or by "
+                "trainer.multi_loader_manager.end_workers(replay=True)",
+                ", ".join(map(repr, kept)),
+            )
         for loader in val_loaders:
             end_kept_workers(loader)
 
@@ -174,7 +184,7 @@ class TrainingData:
             warnings.warn(
                 f"add_dataloader({name!r}): weight={weight} has no effect under {strategy.name}, which reads no "
                 "weights: set sampling_strategy WEIGHTED, or omit the weight",
-                stacklevel=4,
+                stacklevel=user_level(),
             )
         self.manager.add_source(name, loader, weight=weight)
         self.is_announced = False

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from mtf.call_site import user_level
 from mtf.config.convert import describe
 from mtf.config.trainer import TrainerConfig
 from mtf.enums import ValidationFrequency
@@ -74,7 +75,7 @@ class TrainLoop:
         run = self.run
         if self._is_done(limits):
             reached = self.data.manager.why_over or f"{limits.reason(run)}; both count from the beginning of training"
-            warnings.warn(f"nothing to do: {reached}", stacklevel=3)
+            warnings.warn(f"nothing to do: {reached}", stacklevel=user_level())
             return
         self._start()
         while not run.is_stopping and not self._is_done(limits):

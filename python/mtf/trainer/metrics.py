@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtf.config.checks import nearest
 from mtf.data.blend.tracing.origins import SourceMeans
 from mtf.distributed.ranks import SingleRank
 from mtf.errors import ConfigError
@@ -53,14 +54,21 @@ def require_own_name(name: str, loader: str, loaders: Iterable[str]) -> None:
     """Refuses a metric whose key in a row would be that of a loader's own metric.
 
     Raises:
-        ConfigError: ``name`` begins with a loader's name and ``/``.
+        ConfigError: ``name`` begins with a loader's name and ``/``, or the name of another loader is ``loader``, ``/``
+            and a part of ``name``.
     """
-    prefix, _, rest = name.partition("/")
-    if rest and prefix in loaders:
-        raise ConfigError(
-            f"metric {name!r} of loader {loader!r} would have the same key as metric {rest!r} of loader {prefix!r}: "
-            f"return it as {rest!r}, which is kept for each loader anyway, or call it '{prefix}_{rest}'"
-        )
+    if "/" not in name:
+        return
+    own = f"{loader}/{name}"
+    for other in loaders:
+        key = name if name.startswith(f"{other}/") else own if len(other) > len(loader) else ""
+        rest = key[len(other) + 1 :] if key.startswith(f"{other}/") else ""
+        if rest:
+            raise ConfigError(
+                f"metric {name!r} of loader {loader!r} would have the same key as metric {rest!r} of loader {other!r}: "
+                f"return it as {rest!r}, which is kept for each loader anyway, or call it "
+                f"'{name.replace('/', '_')}'"
+            )
 
 
 def computed(name: str, found: Any) -> dict[str, float]:
@@ -114,6 +122,14 @@ def to_floats(values: Sequence[Any]) -> list[float]:
     else:
         read = iter(torch.stack([t.to(device, torch.float64) for t in tensors]).tolist())
     return [next(read) if isinstance(v, Tensor) else v for v in values]
+
+
+class MetricValues(dict[str, float]):
+    """Metrics by name. A name that isn't there is an error that lists those that are."""
+
+    def __missing__(self, name: object) -> float:
+        listed = ", ".join(sorted(self)) or "none yet"
+        raise KeyError(f"there is no metric {name!r}{nearest(name, self)} (there are: {listed})")
 
 
 class MetricTable:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from mtf.call_site import user_level
 from mtf.config.base import Config
 from mtf.config.checkpoint import CheckpointConfig
 from mtf.config.distributed import DDPConfig
@@ -65,7 +66,7 @@ def warn_of_settings(config: TrainerConfig, val_loaders: Any, ranks: SingleRank)
         *_of_checkpoints(config.checkpoint, config.preemption, saves_itself=saves_itself),
         *_of_loggers(config.logging),
     ):
-        warnings.warn(message, stacklevel=4)
+        warnings.warn(message, stacklevel=user_level())
 
 
 def warn_of_late_saves(config: TrainerConfig, schedule: Schedule, run: RunState, limits: StopCondition) -> None:
@@ -93,7 +94,7 @@ def warn_of_late_saves(config: TrainerConfig, schedule: Schedule, run: RunState,
     warnings.warn(
         f"checkpoint: with {settings} nothing is saved, because fit ends after update {steps} and {epochs} whole "
         f"epoch{'' if epochs == 1 else 's'}: set save_at_end=True, or save more often",
-        stacklevel=4,
+        stacklevel=user_level(),
     )
 
 
@@ -229,7 +230,7 @@ def warn_of_late_changes(
         said.update({name: now[name] for name in changed})
         warnings.warn(
             f"these settings were changed after the trainer had read them, which has no effect: {changed}; {way_out}",
-            stacklevel=5,
+            stacklevel=user_level(),
         )
 
 
@@ -247,5 +248,6 @@ def check_assignment(name: str, *, is_subclass: bool) -> None:
         raise UsageError(f"trainer.{name} can't be set after the trainer was made: {_FIXED[name]}")
     if name in _ELSEWHERE and not is_subclass:
         warnings.warn(
-            f"trainer.{name} is read by nothing, so setting it has no effect: {_ELSEWHERE[name]}", stacklevel=3
+            f"trainer.{name} is read by nothing, so setting it has no effect: {_ELSEWHERE[name]}",
+            stacklevel=user_level(),
         )

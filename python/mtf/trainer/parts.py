@@ -224,6 +224,7 @@ def register_components(parts: Parts) -> None:
     optimizers = components.OptimizersState(parts.model, owned.optimizers, parts.ranks)
     register("optimizers", optimizers, loading="recovers")
     register("requires_grad", components.TrainabilityState(parts.model), loading="checked", is_optional=True)
+    register("eval_modules", components.ModesState(parts.model), loading="checked", is_optional=True)
     general = [rate.scheduler for rate in parts.schedulers.general]
     schedulers = [*general, *parts.schedulers.per_loader.values()]
     source = parts.config.fault_tolerance.optimizer_settings

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+from mtf.call_site import user_level
 from mtf.checkpoint.storage.local import replace_file
 from mtf.checkpoint.storage.registry import open_storage
 from mtf.config.execution import PreemptionConfig
@@ -126,13 +127,15 @@ class PreemptionGuard:
             warnings.warn(
                 f"fit runs outside the main thread, so {names} don't save before they stop the run; "
                 "call fit in the main thread",
-                stacklevel=3,
+                stacklevel=user_level(),
             )
             return self
         for number in self._signals:
             previous = signal.getsignal(number)
             if previous is None:
-                warnings.warn(f"{number.name} has a handler that isn't Python's; it stays in charge", stacklevel=3)
+                warnings.warn(
+                    f"{number.name} has a handler that isn't Python's; it stays in charge", stacklevel=user_level()
+                )
             elif number == signal.SIGINT and previous is signal.SIG_IGN:
                 continue  # a background job of a shell: Ctrl-C is meant for somebody else
             else:
@@ -182,7 +185,8 @@ class PreemptionGuard:
             # Where warnings are errors, this one must not tear the step apart either.
             with contextlib.suppress(UserWarning):
                 warnings.warn(
-                    f"the handler installed before raised {error!r}; the run saves and stops first", stacklevel=3
+                    f"the handler installed before raised {error!r}; the run saves and stops first",
+                    stacklevel=user_level(),
                 )
 
 
@@ -228,7 +232,7 @@ def _warn_of_marker(root: Path | str, done: str, error: OSError) -> None:
     warnings.warn(
         f"{root}/{MARKER_NAME} can't be {done}: {error.strerror or error}. The checkpoints say where the run stands: "
         "a resume needs no marker",
-        stacklevel=4,
+        stacklevel=user_level(),
     )
 
 
@@ -260,10 +264,10 @@ def requeue_slurm_job(timeout_s: float = 30.0) -> bool:
         # Slurm may end this job, and scontrol with it, before scontrol has heard that it does.
         if error.returncode >= 0 or error.cmd[1] != "requeue":
             text = (error.stderr or error.stdout or "").strip()
-            warnings.warn(f"scontrol requeue {job} failed, call it yourself: {text or error}", stacklevel=2)
+            warnings.warn(f"scontrol requeue {job} failed, call it yourself: {text or error}", stacklevel=user_level())
             return False
     except (OSError, subprocess.TimeoutExpired) as error:
-        warnings.warn(f"scontrol requeue {job} failed, call it yourself: {error}", stacklevel=2)
+        warnings.warn(f"scontrol requeue {job} failed, call it yourself: {error}", stacklevel=user_level())
         return False
     _log.info("Slurm puts job %s back into its queue", job)
     return True

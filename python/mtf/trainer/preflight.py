@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
-from mtf.config.checks import nearest
+from mtf.call_site import user_level
 from mtf.config.convert import describe
-from mtf.config.foreign_names import translation
 from mtf.config.mixture import MultiDataLoaderConfig
 from mtf.config.trainer import TrainerConfig
 from mtf.data.mixture_plan import short_window
@@ -82,6 +80,8 @@ def checked_config(config: Any) -> TrainerConfig:
     Raises:
         ConfigError: it is something else, or settings in it are wrong.
     """
+    if isinstance(config, nn.Module):
+        raise ConfigError("config must be a TrainerConfig, it is a model: the order is Trainer(config, model, ...)")
     checked = config if config is not None else TrainerConfig()
     if not isinstance(checked, TrainerConfig):
         raise ConfigError(
@@ -92,17 +92,15 @@ def checked_config(config: Any) -> TrainerConfig:
     return checked
 
 
-def refuse_unknown_arguments(function: Callable[..., Any], unknown: Iterable[str]) -> None:
-    """Refuses keywords that ``function`` doesn't have, with what they are called here.
+def checked_model(model: Any) -> nn.Module:
+    """``model``.
 
     Raises:
-        ConfigError: ``unknown`` isn't empty.
+        ConfigError: it is no module.
     """
-    for name in unknown:
-        known = [p for p in inspect.signature(function).parameters if p not in ("self", "unknown")]
-        found = translation(name)
-        way = f"; here it is {found}" if found else nearest(name, known)
-        raise ConfigError(f"{function.__qualname__} has no argument {name!r}{way} (arguments: {', '.join(known)})")
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model must be a torch.nn.Module, it is {model!r}")
+    return model
 
 
 def init_only_settings(config: TrainerConfig) -> dict[str, Any]:
@@ -191,11 +189,11 @@ def warn_of_short_window(multi: MultiLoader) -> None:
     found = short_window(multi.schedule, multi.epoch, *multi.accumulation)
     if found is not None:
         message = f"epoch {multi.epoch}: {found}"  # which ends with what to do
-        warnings.warn(message, stacklevel=5)
+        warnings.warn(message, stacklevel=user_level())
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, stacklevel=5)
+    warnings.warn(message, stacklevel=user_level())
 
 
 def require_same_on_all_ranks(

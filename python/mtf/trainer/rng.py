@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from mtf import _core
+from mtf.call_site import user_level
 from mtf.data.rng.generators import GeneratorSnapshot, seed_generators, set_numpy_state, untouched
 
 
@@ -111,6 +112,6 @@ class StepRng:
             warnings.warn(
                 f"the state was saved by {len(parts)} ranks, here are {world_size}: under step_rng='saved' random "
                 "numbers of steps can't continue exactly; step_rng='derived' needs no state",
-                stacklevel=4,
+                stacklevel=user_level(),
             )
         return parts[rank] if rank < len(parts) else {}

@@ -6,12 +6,15 @@ from typing import Any
 
 import torch
 
+from mtf.config.checks import nearest
+from mtf.config.foreign_names import FOREIGN_ATTRIBUTES
+from mtf.config.keywords import checked_keywords
 from mtf.config.mixture import MultiDataLoaderConfig
 from mtf.config.trainer import TrainerConfig
 from mtf.data.multi_loader import MultiLoader
 from mtf.distributed.ranks import SingleRank
 from mtf.trainer.data_setup import TrainingData
-from mtf.trainer.metrics import MetricTable
+from mtf.trainer.metrics import MetricTable, MetricValues
 from mtf.trainer.state.run_state import RunState
 
 
@@ -31,6 +34,20 @@ class RunView:
     _metrics: MetricTable
     _data: TrainingData
 
+    def __getattr__(self, name: str) -> Any:
+        """Only called for what isn't there.
+
+        Raises:
+            AttributeError: with what a word of another tool is called here.
+        """
+        text = f"{type(self).__name__!r} object has no attribute {name!r}"
+        if name.startswith("_"):
+            raise AttributeError(text)
+        found = FOREIGN_ATTRIBUTES.get(name)
+        way = f"; here it is {found}" if found else nearest(name, (n for n in dir(type(self)) if n[0] != "_"))
+        raise AttributeError(text + way)
+
+    @checked_keywords()
     def log(self, name: str, value: Any) -> None:
         """Notes a value under its own name; the mean since the last row is logged. Nothing is read from the device."""
         self._metrics.add("", name, value)
@@ -48,8 +65,8 @@ class RunView:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The latest value of every metric."""
-        return self._run.metrics
+        """The latest value of every metric. A name that isn't there is a ``KeyError`` with those that are."""
+        return MetricValues(self._run.metrics)
 
     @property
     def epoch(self) -> int:

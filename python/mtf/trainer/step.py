@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from mtf.call_site import user_level
 from mtf.config.execution import PerformanceConfig
 from mtf.data.batch import Batch
 from mtf.distributed.ranks import SingleRank
@@ -148,7 +149,7 @@ class TrainStep:
                         "drop_last=True, in the loader or for all of them in MultiDataLoaderConfig, or another batch "
                         f"size ({error})"
                     ) from error
-                with_note(error, f"in the training step on {batch.place}")
+                with_note(error, f"in the training step on {batch.place}, with the batch {outline(batch.data)}")
                 raise
         scale = self.items.end_window()
         stepping: dict[int, float] = {}
@@ -172,7 +173,7 @@ class TrainStep:
             with self.precision.autocast():
                 result = self.function(batch.data, *place)
         except Exception as error:
-            with_note(error, f"in the training step on {batch.place}")
+            with_note(error, f"in the training step on {batch.place}, with the batch {outline(batch.data)}")
             raise
         stepped = self.manual.end()
         run.num_batches += 1
@@ -320,7 +321,7 @@ class TrainStep:
                     warnings.warn(
                         "running statistics of the model's normalisation layers may hold a part of the window that "
                         "failed, and nothing can take it out: use load_checkpoint to continue exactly",
-                        stacklevel=3,
+                        stacklevel=user_level(),
                     )
             self.optimizers.clear()
             run.num_batches = run.num_committed

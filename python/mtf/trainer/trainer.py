@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mtf.config.keywords import checked_keywords
 from mtf.config.trainer import TrainerConfig
 from mtf.data.steering.mixture_edit import OnOtherMixture
 from mtf.distributed.ranks import make_ranks
@@ -54,6 +55,7 @@ class Trainer(RunView):
         ConfigError: arguments that contradict each other; nothing has been changed.
     """
 
+    @checked_keywords(settings=TrainerConfig)
     def __init__(
         self,
         config: TrainerConfig | None = None,
@@ -66,14 +68,10 @@ class Trainer(RunView):
         loader_factories: Mapping[str, Callable[[], Any]] | None = None,
         device: torch.device | str | None = None,
         process_group: Any = None,
-        **unknown: Any,
     ) -> None:
-        preflight.refuse_unknown_arguments(Trainer, unknown)
-        if not isinstance(model, nn.Module):
-            raise ConfigError(f"model must be a torch.nn.Module, it is {model!r}")
         self.config = preflight.checked_config(config)
-        self.model = model
-        self.device = choose_device(model, device)
+        self.model = preflight.checked_model(model)
+        self.device = choose_device(self.model, device)
         self.optimizers = as_list(optimizers)
         self.model.to(self.device)
         self.ranks = make_ranks(self.config.ddp, self.device.type, process_group)
@@ -81,15 +79,9 @@ class Trainer(RunView):
             self.ranks.wrap(self.model, self.optimizers)
         given = [hooks] if isinstance(hooks, TrainerHooks) else hooks
         self._hooks = HookList(self, given, self.config.fault_tolerance.on_hook_error)
+        factories = loader_factories or {}
         self._parts = make_parts(
-            self.config,
-            model,
-            self.device,
-            self.ranks,
-            self.optimizers,
-            schedulers,
-            loader_factories or {},
-            self._hooks,
+            self.config, self.model, self.device, self.ranks, self.optimizers, schedulers, factories, self._hooks
         )
         self._run, self._metrics, self._data = self._parts.run, self._parts.metrics, self._parts.data
         self.manual = self._parts.manual
@@ -162,6 +154,7 @@ class Trainer(RunView):
 
     # Training and validation
 
+    @checked_keywords(words={"epochs": "max_epochs", "num_epochs": "max_epochs"}, settings=TrainerConfig)
     def fit(
         self,
         train_loaders: Any,
@@ -172,7 +165,6 @@ class Trainer(RunView):
         resume_parts: str | Sequence[str] | None = None,
         on_other_mixture: OnOtherMixture = "refuse",
         skip: Sequence[tuple[int, int]] | None = None,
-        **unknown: Any,
     ) -> None:
         """Trains until ``max_epochs`` or ``max_steps`` (updates), both counted from the beginning of training.
 
@@ -198,7 +190,6 @@ class Trainer(RunView):
             StateMismatch: the loaders are not those that the state knows.
             Preempted: a signal arrived; the state has been saved.
         """
-        preflight.refuse_unknown_arguments(Trainer.fit, unknown)
         fitting.fit(
             self._parts,
             self.training_step,

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 from loaders import EndlessIndices, Rows, Sized, StatefulStream, Streamed
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from mtf.checkpoint.compare import first_differences
 from mtf.config.mixture import MultiDataLoaderConfig
+from mtf.data.check_source import check_source
 from mtf.data.determinism.content_hash import content_hash
 from mtf.data.multi_loader import MultiLoader
 from mtf.data.sources.base import ResumeMode
@@ -339,3 +340,57 @@ def test_content_hash_sees_values_dtypes_and_shapes() -> None:
     ]  # fmt: skip
     assert len({content_hash(value) for value in values}) == len(values)
     assert content_hash({"a": [torch.ones(2)]}) == content_hash({"a": (torch.ones(2),)})
+
+
+class KeepsGenerator(IterableDataset[Any]):
+    """Shuffles through a buffer, by a generator that continues from pass to pass."""
+
+    def __init__(self, rng: Any) -> None:
+        self.rng = rng
+
+    def __iter__(self) -> Iterator[int]:
+        buffer: list[int] = []
+        for index in range(20):
+            buffer.append(index)
+            if len(buffer) > 5:
+                yield buffer.pop(int(self.rng.random() * len(buffer)))
+        yield from buffer
+
+
+class CopiesGenerator(KeepsGenerator):
+    """Begins each pass at its generator, which it doesn't move on, and the epoch."""
+
+    epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        rng = copy.deepcopy(self.rng)
+        shift = int(rng.random() * 100) + 1000 * self.epoch
+        return iter(range(shift, shift + 20))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("rng", [lambda: random.Random(3), lambda: np.random.default_rng(3)], ids=["python", "numpy"])
+@pytest.mark.parametrize("dataset", [KeepsGenerator, CopiesGenerator])
+def test_a_generator_that_a_stream_keeps_is_put_where_its_pass_begins(dataset: Any, rng: Any, num_workers: int) -> None:
+    def make() -> DataLoader[Any]:
+        return DataLoader(dataset(rng()), 3, num_workers=num_workers)
+
+    every = 1 if num_workers == 0 else 6
+    assert_resumes_exactly(make, passes=3, every=every, max_batches=18)
+    assert check_source(make).ok
+
+
+@pytest.mark.filterwarnings("ignore:.*are produced again and dropped")
+def test_the_first_pass_of_such_a_stream_is_that_of_torch_and_later_passes_differ() -> None:
+    expected = [batch.tolist() for batch in DataLoader(KeepsGenerator(random.Random(3)), 4)]
+    config = MultiDataLoaderConfig(epoch_length_policy=EpochLengthPolicy.FIXED_NUM_STEPS, steps_per_epoch=5)
+    with MultiLoader(DataLoader(KeepsGenerator(random.Random(3)), 4), config) as mixture:
+        start = mixture.state_dict()
+        passes = [[batch.data.tolist() for batch in mixture] for _ in range(3)]
+        assert passes[0] == expected
+        assert len({str(one) for one in passes}) == 3
+        mixture.load_state_dict(start)
+        assert [[batch.data.tolist() for batch in mixture] for _ in range(3)] == passes

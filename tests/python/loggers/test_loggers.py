@@ -72,6 +72,12 @@ VALIDATION = {"val/a/loss": 0.1, "val/a/accuracy": 0.9, "val/accuracy": 0.8, "va
             "update 7 · train/loss 0.5 · train/a/loss 0.25 · train/accuracy 0.75 · lr/optimizer1 0.1",
         ),
         (["*"], {"x": 1.0, "y": 2.0}, "update 7 · x 1 · y 2"),
+        # One loader has the values that all have: once is enough.
+        (
+            [],
+            {"val/dl0/loss": 0.2, "val/dl0/f1": 0.5, "val/loss": 0.2, "val/f1": 0.5},
+            "update 7 · val/loss 0.2 · val/f1 0.5",
+        ),
         (["val/*"], ROW, ""),
     ],
 )

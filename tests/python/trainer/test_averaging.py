@@ -81,3 +81,45 @@ def test_a_resumed_run_continues_the_averages_exactly() -> None:
 def test_arguments_are_checked(arguments: Any, words: str) -> None:
     with pytest.raises(mtf.ConfigError, match=words):
         mtf.AveragedWeights(**arguments)
+
+
+class Tied(torch.nn.Module):
+    """A parameter with two names, as input and output embeddings have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Linear(4, 4)
+        self.second = torch.nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+        self.last = torch.nn.Linear(4, 1)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.last(self.second(self.first(x)))
+
+
+def test_a_shared_parameter_has_its_average_under_each_name() -> None:
+    averaged, tied = mtf.AveragedWeights(decay=0.5), Tied()
+
+    def step(trainer: Any, batch: Any, *_: Any) -> torch.Tensor:
+        return torch.nn.functional.mse_loss(trainer.model(batch[0]), batch[1])
+
+    data = torch.utils.data.TensorDataset(torch.randn(16, 4), torch.randn(16, 1))
+    optimizer = torch.optim.SGD(tied.parameters(), lr=0.1)
+    run = mtf.Trainer(config(), tied, optimizer, training_step=step, hooks=averaged)
+    run.fit(torch.utils.data.DataLoader(data, batch_size=4), max_epochs=1)
+    exported = averaged.export(tied)
+    assert torch.equal(exported["second.weight"], exported["first.weight"])
+    assert not torch.equal(exported["first.weight"], tied.first.weight)
+    fresh = Tied()
+    fresh.load_state_dict(exported)
+    assert torch.equal(fresh.first.weight, exported["first.weight"])
+
+
+def test_an_export_for_another_model_or_before_training_is_refused() -> None:
+    averaged = mtf.AveragedWeights()
+    with pytest.raises(mtf.UsageError, match="no averages before the first fit"):
+        averaged.export(model())
+    run = trainer(hooks=[averaged])
+    run.fit([loader(16, 1)], max_epochs=1)
+    with pytest.raises(mtf.ConfigError, match="give it the trained model, or another of its class"):
+        averaged.export(torch.nn.Linear(3, 7))

@@ -247,7 +247,7 @@ def test_conflicts_and_mistakes_are_one_clear_error() -> None:
             fit(loaders("mixture"), mtf.OnlineMixing(lambda found, w=wrong: w, every=1), **weighted)  # type: ignore[misc]
     for arguments, message in (
         ({"fn": 3}, "fn must be a function"),
-        ({"fn": even, "every": 0}, "every must be a whole number of at least 1, but is 0"),
+        ({"fn": even, "every": 0}, "every must be at least 1, but is 0"),
         ({"fn": even, "floor": 1.0}, r"floor must be in \[0, 1\), but is 1.0"),
     ):
         with pytest.raises(mtf.ConfigError, match=message):

@@ -65,11 +65,11 @@ def test_each_part_alone_changes_nothing_else(saved: tuple[mtf.Trainer, str], pa
     run.load_checkpoint(path, parts=part)
     now = run.get_state().tree
     entries = {
-        "optimizers": {"optimizers", "requires_grad", "hyperparameters", "scaler"},
+        "optimizers": {"optimizers", "requires_grad", "eval_modules", "hyperparameters", "scaler"},
         "schedulers": {"schedulers", "scheduler_settings"},
     }.get(part, {part})
     others = {"model", "optimizers", "requires_grad", "hyperparameters", "scaler", "hooks", "counter", "other_ranks"}
-    others |= {"schedulers", "scheduler_settings"}
+    others |= {"schedulers", "scheduler_settings", "eval_modules"}
     if part == "position":
         entries = set(now) - others
         assert run.global_step == 13

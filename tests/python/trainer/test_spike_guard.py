@@ -247,11 +247,11 @@ def test_the_part_that_was_left_out_is_logged() -> None:
     [
         ({"sigma": 0}, "sigma must be a finite number above 0, but is 0"),
         ({"sigma": float("inf")}, "sigma must be"),
-        ({"window": 3}, "window must be a whole number of at least 4, but is 3"),
+        ({"window": 3}, "window must be at least 4, but is 3"),
         ({"action": "stop"}, "action must be one of skip_update, rollback, but is 'stop'"),
         ({"monitor": "lr"}, "monitor must be one of loss, gradient_norm, both"),
-        ({"max_rollbacks": 0}, "max_rollbacks must be a whole number of at least 1"),
-        ({"skip_ahead": -1}, "skip_ahead must be a whole number of at least 0"),
+        ({"max_rollbacks": 0}, "max_rollbacks must be at least 1"),
+        ({"skip_ahead": -1}, "skip_ahead must be at least 0"),
     ],
 )
 def test_what_cannot_be_is_refused(options: Any, message: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from torch import nn
 from trainer_tools import config, loader, model, step, trainer
 
 import mtf
-from mtf.trainer.reporting.throughput import Throughput, peak_flops, resident_bytes
+from mtf.trainer.reporting.throughput import Throughput, peak_flops, resident_bytes, waiting
 
 CPU = torch.device("cpu")
 
@@ -78,3 +80,44 @@ def test_they_are_in_rows_and_not_in_the_state() -> None:
     assert mtf.TrainerState({"m": found.get_state()["model"]}) == mtf.TrainerState({"m": plain.get_state()["model"]})
     assert set(state) - set(plain.get_state()["metrics"]) == {"train/num_tokens", "train/dl0/num_tokens"}
     assert model() is not None
+
+
+@pytest.mark.parametrize(
+    ("elapsed_s", "waited_s", "by_loader", "words"),
+    [
+        (100.0, 29.0, {"web": 29.0}, None),
+        (4.0, 3.9, {"web": 3.9}, None),  # workers that start
+        (100.0, 98.0, {"web": 5.0, "disk": 93.0}, "98% waiting for data, most of it for loader 'disk'"),
+        (100.0, 40.0, {"web": 14.0, "disk": 13.0, "net": 13.0}, "40% waiting for data"),
+        (100.0, 40.0, {"web": 40.0}, "40% waiting for data"),
+        (100.0, 40.0, {}, "40% waiting for data"),
+    ],
+)
+def test_much_waiting_is_said_with_the_loader(
+    elapsed_s: float, waited_s: float, by_loader: dict[str, float], words: str | None
+) -> None:
+    assert waiting(elapsed_s, waited_s, by_loader) == words
+
+
+class Slow(torch.utils.data.Dataset[Any]):
+    """Sleeps for each batch."""
+
+    def __len__(self) -> int:
+        return 16
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        time.sleep(0.002)
+        return torch.zeros(3), torch.zeros(1)
+
+
+def test_the_last_line_of_a_run_names_the_slow_loader(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mtf.trainer.reporting.throughput._SHORTEST_S", 0.0)
+    monkeypatch.setattr("mtf.trainer.reporting.throughput._MUCH_WAITING", 0.0)
+    settings = config(["fast", "slow"], logging=mtf.LoggingConfig(logger_type="none"))
+    run = trainer(settings)
+    slow = torch.utils.data.DataLoader(Slow(), batch_size=4)
+    run.fit({"fast": loader(16, 1), "slow": slow}, max_epochs=1)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(r" · \d+% waiting for data, most of it for loader 'slow'", last)

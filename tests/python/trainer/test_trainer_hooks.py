@@ -281,12 +281,16 @@ def test_validations_are_no_time_of_training(monkeypatch: pytest.MonkeyPatch) ->
     assert run.metrics["throughput/samples_per_s"] > 8 / 3600
 
 
+@pytest.mark.parametrize("by_name", [False, True])
 @pytest.mark.parametrize("kind", ["table", "function"])
-def test_curriculum(kind: str) -> None:
-    def from_metric(trainer: Any, metrics: Any) -> list[float] | None:
-        return [0.0, 1.0] if metrics["train/loss"] > 0 else None
+def test_curriculum(kind: str, by_name: bool) -> None:
+    easy: Any = {"hard": 0.0, "easy": 1.0} if by_name else [1.0, 0.0]
+    hard: Any = {"hard": 1.0, "easy": 0.0} if by_name else [0.0, 1.0]
 
-    rule: Any = {0: [1.0, 0.0], 1: [0.0, 1.0]} if kind == "table" else from_metric
+    def from_metric(trainer: Any, metrics: Any) -> Any:
+        return hard if metrics["train/loss"] > 0 else None
+
+    rule: Any = {0: easy, 1: hard} if kind == "table" else from_metric
     seen: list[list[str]] = []
 
     class Names(mtf.TrainerHooks):

@@ -260,6 +260,14 @@ def test_progress_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().err.startswith("epoch 0: batch 5/10 [")
 
 
+def test_rows_on_the_console_are_not_said_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = mtf.LoggingConfig(logger_type="console", log_scalars_every_n_steps=2)
+    trainer(config(logging=shown)).fit([loader(16, 1)], max_steps=4)
+    out, err = capsys.readouterr()
+    assert [line.partition(" · ")[0] for line in out.splitlines()] == ["update 2", "update 4"]
+    assert [line for line in err.splitlines() if line.startswith("epoch")] == []
+
+
 def test_progress_in_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "rich.console", None)  # else its bar is shown
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)

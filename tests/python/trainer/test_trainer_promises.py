@@ -81,6 +81,47 @@ def test_what_a_hook_has_unfrozen_stays_so_over_a_resume() -> None:
     assert fresh.get_state().diff(whole.get_state()) == []
 
 
+class Freezes(mtf.TrainerHooks):
+    """Freezes the statistics of a batch normalisation, and switches a dropout off."""
+
+    def on_epoch_start(self, trainer: mtf.Trainer, epoch: int) -> None:
+        if epoch == 1:
+            trainer.model[1].eval()  # type: ignore[index]
+            trainer.model[2][0].eval()  # type: ignore[index]
+
+
+def normalised() -> mtf.Trainer:
+    torch.manual_seed(0)
+    dropouts = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Dropout(0.1))
+    net = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.BatchNorm1d(5), dropouts, torch.nn.Linear(5, 1))
+    return trainer(model=net, hooks=[Freezes()])
+
+
+@pytest.mark.parametrize("validates", [False, True])
+def test_modules_that_a_hook_has_put_into_eval_mode_stay_so_over_a_resume(validates: bool) -> None:
+    val = [loader(8, 2)] if validates else None
+    whole, part, fresh = normalised(), normalised(), normalised()
+    whole.fit([loader(16, 1)], val, max_epochs=2)
+    part.fit([loader(16, 1)], val, max_steps=6)  # inside epoch 1
+    fresh.load_state(part.get_state())
+    modes = [module.training for module in fresh.model.modules()]
+    assert modes == [True, True, False, True, False, True, True]
+    fresh.fit([loader(16, 1)], val, max_epochs=2)
+    assert fresh.get_state().diff(whole.get_state()) == []
+
+
+def test_a_model_in_eval_mode_says_nothing_about_training_and_a_wrong_entry_is_named() -> None:
+    run = normalised()
+    run.model.eval()
+    assert run.get_state().tree["eval_modules"] == []
+    run.load_state(normalised().get_state())
+    assert not any(module.training for module in run.model.modules())
+    state = run.get_state()
+    state.tree["eval_modules"] = [3]
+    with pytest.raises(mtf.StateMismatch, match=r"eval_modules: it is malformed: \[3\]"):
+        run.load_state(state)
+
+
 class AddsGroup(mtf.TrainerHooks):
     def on_epoch_start(self, trainer: mtf.Trainer, epoch: int) -> None:
         if epoch == 1:
@@ -187,6 +228,26 @@ def test_a_metric_named_like_a_loaders_own_is_refused(in_validation: bool) -> No
     run = trainer(config(["a"]), **{"validation_step" if in_validation else "training_step": named})
     with pytest.raises(mtf.ConfigError, match=r"metric 'a/loss' of loader 'a' .* call it 'a_loss'"):
         run.fit({"a": loader(8, 1)}, {"a": loader(8, 2)})
+
+
+@pytest.mark.parametrize("names", [["a", "a/b"], ["a/b", "a"]])
+@pytest.mark.parametrize("in_validation", [False, True])
+def test_a_metric_that_only_together_with_its_loader_is_named_like_anothers_is_refused(
+    names: list[str], in_validation: bool
+) -> None:
+    def named(t: Any, batch: Any, i: int, j: int, name: str) -> dict[str, Any]:
+        more = {"b/acc": torch.zeros(())} if name == "a" else {"acc": torch.ones(())}
+        return {**step(t, batch, i, j, name), **more}
+
+    run = trainer(config(names), **{"validation_step" if in_validation else "training_step": named})
+    with pytest.raises(mtf.ConfigError, match=r"metric 'b/acc' of loader 'a' .* metric 'acc' of loader 'a/b'.*'b_acc'"):
+        run.fit({name: loader(8, 1) for name in names}, {name: loader(8, 2) for name in names})
+
+
+def test_a_metric_with_a_slash_that_is_no_loaders_is_kept() -> None:
+    run = trainer(config(["a", "a/b"]), training_step=lambda t, *batch: {**step(t, *batch), "top/1": torch.ones(())})
+    run.fit({"a": loader(8, 1), "a/b": loader(8, 2)})
+    assert {"train/top/1", "train/a/top/1", "train/a/b/top/1"} <= set(run.metrics)
 
 
 def test_a_logged_name_of_a_metric_is_refused() -> None:

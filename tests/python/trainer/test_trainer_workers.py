@@ -103,6 +103,30 @@ def test_trainings_in_a_loop_that_stop_inside_a_pass_keep_one_set_at_most(kind: 
     one.multi_loader_manager.close()
 
 
+@pytest.mark.parametrize("kind", ["own_iter", "stream"])
+def test_workers_that_stay_inside_a_pass_are_named_and_can_be_ended_and_the_next_fit_continues_exactly(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = children()
+    whole = make_trainer()
+    whole.fit(make(kind)[0], max_steps=9)
+    whole.multi_loader_manager.close()
+    (text,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert "the worker processes of 'dl0' stay after fit" in text
+    caplog.clear()
+    loader, _ = make(kind)
+    parts = make_trainer()
+    parts.fit(loader, max_steps=4)
+    assert parts.multi_loader_manager.end_workers() == ["dl0"]
+    assert parts.multi_loader_manager.end_workers(replay=True) == []
+    assert children() <= before
+    with pytest.warns(UserWarning, match="the 4 batches before it are produced again"):
+        parts.fit(loader, max_steps=9)
+    assert parts.get_state() == whole.get_state()
+    parts.multi_loader_manager.end_workers(replay=True)
+    assert children() <= before
+
+
 def test_persistent_workers_false_frees_them_at_the_end_of_the_pass() -> None:
     before = children()
     seen: list[tuple[str, int]] = []

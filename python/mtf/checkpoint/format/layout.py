@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from mtf.call_site import user_level
 from mtf.checkpoint.format import codec
 from mtf.checkpoint.format.hashing import bounded, read_verified
 from mtf.checkpoint.format.json_io import MAX_JSON_BYTES, dump_json, load_json
@@ -220,7 +221,7 @@ def _find(folder: Storage) -> Storage:
     warnings.warn(
         f"{folder.url}: a save was killed while it replaced this; reading {aside[-1].name}",
         local.CheckpointWarning,
-        stacklevel=3,
+        stacklevel=user_level(),
     )
     return LocalStorage(aside[-1])
 

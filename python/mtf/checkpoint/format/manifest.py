@@ -169,7 +169,8 @@ def _nothing(reader: HashingReader, num_bytes: int) -> None:
 def _check_is_checkpoint(path: Path) -> None:
     """A plain word about what ``path`` is when it is no checkpoint."""
     if not path.exists():
-        raise CheckpointError(f"{path}: there is no checkpoint of that name")
+        meant = "; the newest of root_dir is called 'latest'" if path.name == "last" else ""
+        raise CheckpointError(f"{path}: there is no checkpoint of that name{meant}")
     if not path.is_dir():
         with open(path, "rb") as file:
             start = file.read(8)

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from mtf import _core
+from mtf.config.checks import whole_number
+from mtf.config.keywords import checked_keywords
 from mtf.config.mixture import WeightCurve
 from mtf.data.blend.edited import EditedBlend
 from mtf.data.blend.items import BlendCollate, BlendOrder, Collate, ItemStream, SampleDataset, make_loader
@@ -19,7 +21,7 @@ from mtf.data.blend.preview.viewed import ViewedBlend
 from mtf.data.blend.rows import NativeRows, as_rows, datasets_of
 from mtf.data.blend.run import BlendRun, require_names
 from mtf.data.blend.running import key_of
-from mtf.data.blend.sizes import BatchSizes, positive
+from mtf.data.blend.sizes import BatchSizes
 from mtf.data.blend.tracing.traced import TracedBlend
 from mtf.data.blend.weights_count import RowWeights, WeightsCount
 from mtf.data.prefetch.engine import NativeStream
@@ -90,6 +92,16 @@ class Blend(ViewedBlend, EditedBlend, TracedBlend):
     has_run_state = True
     names_rows = True
 
+    @checked_keywords(
+        words={
+            "probabilities": "weights",
+            "dataloader_weights": "weights",
+            "batch_size": "global_batch_size, the samples of all ranks together",
+            "datasets": "sources",
+            "loaders": "sources",
+            "stopping_strategy": "max_passes and when_spent",
+        }
+    )
     def __init__(
         self,
         sources: Mapping[str, Any],
@@ -143,7 +155,7 @@ class Blend(ViewedBlend, EditedBlend, TracedBlend):
         self._own_batches_per_pass = (
             max(1, self._run.num_batches(self._sizes.num_batches_of(total)))
             if batches_per_pass is None
-            else positive("batches_per_pass", batches_per_pass)
+            else whole_number("batches_per_pass", batches_per_pass, 1)
         )
         self._run.batches_per_pass = self._own_batches_per_pass
         self._inner: TorchSource | None = None
@@ -167,9 +179,7 @@ class Blend(ViewedBlend, EditedBlend, TracedBlend):
             )
 
     def _check_options(self, num_threads: int | None) -> None:
-        if num_threads is not None and num_threads < 0:
-            raise ConfigError(f"num_threads must be at least 0, but is {num_threads}")
-        self.num_threads = 1 if num_threads is None else num_threads
+        self.num_threads = 1 if num_threads is None else whole_number("num_threads", num_threads, 0)
         if isinstance(self._collate_fn, Mapping) and not self._by_source:
             raise ConfigError("collate_fn may be one per source only with by_source=True")
         if self._gathers and self._options:

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, TensorDataset, default_collate
 
 from mtf import _core
+from mtf.config.checks import whole_number
 from mtf.data.sources.array import DLPACK, RAW, ArrayLoader, common_rows, flatten_arrays, import_dlpack
 from mtf.data.sources.base import Source
 from mtf.data.sources.resolve import refuse_wrapped
@@ -229,11 +230,11 @@ class Windows:
     """
 
     def __init__(self, tokens: Any, length: int, stride: int | None = None) -> None:
-        for name, value in (("length", length), ("stride", stride)):
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1, but is {value}")
         self._tokens = tokens
-        self._window = int(length), int(length if stride is None else stride)
+        self._window = (
+            whole_number("length", length, 1),
+            whole_number("stride", length if stride is None else stride, 1),
+        )
 
     def native_rows(self) -> NativeRows:
         """The windows, for the core."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mtf import _core
+from mtf.config.checks import whole_number
 from mtf.errors import ConfigError
 
 
@@ -30,20 +31,9 @@ class BatchSizes(_core.BatchSizes):
         return str(self.stages[0][1] if len(self.stages) == 1 else self.stages)
 
 
-def positive(name: str, value: int) -> int:
-    """``value`` as a number of batches, tokens or the like.
-
-    Raises:
-        ConfigError: It isn't a whole number of at least 1.
-    """
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
-        raise ConfigError(f"{name} must be a whole number of at least 1, but is {value!r}")
-    return int(value)
-
-
 def _stages(given: Any) -> list[tuple[int, int]]:
-    if isinstance(given, int) and not isinstance(given, bool):
-        return [(0, _whole(given, "global_batch_size", 1))]
+    if hasattr(given, "__index__") and not isinstance(given, bool):
+        return [(0, whole_number("global_batch_size", given, 1))]
     if isinstance(given, str | bytes) or not isinstance(given, Sequence):
         raise ConfigError(
             "global_batch_size must be a number of samples, or a ramp of (first batch, samples) pairs, "
@@ -54,14 +44,10 @@ def _stages(given: Any) -> list[tuple[int, int]]:
         where = f"global_batch_size[{number}]"
         if not isinstance(stage, Sequence) or isinstance(stage, str) or len(stage) != 2:
             raise ConfigError(f"{where} must be a (first batch, samples) pair, but is {stage!r}")
-        stages.append((_whole(stage[0], f"{where}: the first batch", 0), _whole(stage[1], f"{where}: samples", 1)))
+        stages.append(
+            (
+                whole_number(f"{where}: the first batch", stage[0], 0),
+                whole_number(f"{where}: samples", stage[1], 1),
+            )
+        )
     return stages
-
-
-def _whole(value: Any, where: str, least: int) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise ConfigError(f"{where} must be a whole number, but is {value!r}")
-    number = int(value.__index__())
-    if number < least:
-        raise ConfigError(f"{where} must be at least {least}, but is {number}")
-    return number

@@ -6,6 +6,8 @@ import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mtf.config.checks import nearest
+from mtf.config.keywords import checked_keywords
 from mtf.config.mixture import MultiDataLoaderConfig
 from mtf.data.multi_loader import MultiLoader
 from mtf.data.sources.base import ResumeMode, Snapshot, Source, Stream
@@ -13,6 +15,7 @@ from mtf.data.sources.resolve import as_source
 from mtf.distributed.data_group import DataGroup
 from mtf.enums import EpochLengthPolicy, SamplingStrategy
 from mtf.errors import ConfigError, StateMismatch
+from mtf.formatting import shortened
 from mtf.random import fold_in
 
 _NUM_STEPS = 1 << 60  # of the inner schedule's only epoch: passes follow one another without end
@@ -41,6 +44,10 @@ class Together(Source):
     has_run_state = True
     reads_loaders = True
 
+    @checked_keywords(
+        words={"mode": "length", "loaders": "sources", "iterables": "sources", "dataloaders": "sources"},
+        settings=MultiDataLoaderConfig,
+    )
     def __init__(
         self,
         sources: Mapping[str, Any],
@@ -51,7 +58,10 @@ class Together(Source):
     ) -> None:
         """See the class."""
         if not isinstance(sources, Mapping) or not sources:
-            raise ConfigError(f"sources must be a dict of name and loader with at least one entry, but is {sources!r}")
+            raise ConfigError(
+                "sources must be a dict of name and loader with at least one entry, as in "
+                f"Together({{'labelled': loader_a, 'unlabelled': loader_b}}), but is {shortened(repr(sources))}"
+            )
         self._loaders = dict(sources)
         self._sources = {name: as_source(loader, name) for name, loader in sources.items()}
         self._config = _inner_config(list(sources), config)
@@ -330,7 +340,8 @@ def _length_of(length: str | int, lengths: Mapping[str, int | None]) -> int:
             raise ConfigError(f"source {name!r} has no batch")
     if isinstance(length, str):
         if length not in ("max", "min"):
-            raise ConfigError(f'length must be "max", "min" or a number of batches, but is {length!r}')
+            near = nearest(length, ("max", "min"))
+            raise ConfigError(f'length must be "max", "min" or a number of batches, but is {length!r}{near}')
         unknown = [name for name, known in lengths.items() if known is None]
         if unknown:
             raise ConfigError(

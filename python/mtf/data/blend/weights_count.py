@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from mtf.config.checks import nearest
+from mtf.config.checks import nearest, weight_of
 from mtf.config.mixture import WeightCurve
 from mtf.data.blend.rows import Rows
 from mtf.errors import ConfigError
@@ -62,6 +62,7 @@ class RowWeights:
 
     def one(self, name: str, weight: float) -> float:
         """The weight in rows of one source."""
+        weight = weight_of(f"weights[{name!r}]", weight)
         per_row = self._per_row.get(name, 1.0)
         return weight if per_row == 1.0 else weight / per_row
 
@@ -71,13 +72,16 @@ class RowWeights:
 
     def of(self, names: list[str], weights: Any) -> Any:
         """The weights in rows, in the form in which they were given: by name or in the order of ``names``."""
-        if self.kind == "rows" or weights is None:
-            return weights
-        if isinstance(weights, Mapping):
-            return {name: self.one(name, weight) for name, weight in weights.items()}
-        if len(weights) != len(names):
+        if weights is None:
+            return None
+        is_named = isinstance(weights, Mapping)
+        if not is_named and len(weights) != len(names):
             return weights  # refused, with both numbers, by what takes them
-        return [self.one(name, weight) for name, weight in zip(names, weights, strict=True)]
+        given = weights if is_named else dict(zip(names, weights, strict=True))
+        in_rows = {name: self.one(name, weight) for name, weight in given.items()}
+        if set(in_rows) >= set(names) and not any(in_rows.values()):
+            raise ConfigError("weights must have a positive one, but all are 0")
+        return in_rows if is_named else list(in_rows.values())
 
     def given(self, names: list[str], weights: Any) -> Any:
         """Weights for ``of``: where none are given, all sources have equal shares of what is counted."""

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from mtf.call_site import user_level
 from mtf.errors import SourceError
 
 _Path = tuple[object, ...]
@@ -181,7 +182,7 @@ def _feed_object(digest: _Digest, value: Any, path: _Path) -> None:
             warnings.warn(
                 f"{_where(path)}: a {kind} has no content that can be hashed, so only its type counts: a difference in "
                 "it is not noticed. Give it attributes, or keep it out of the batch",
-                stacklevel=2,
+                stacklevel=user_level(),
             )
         fields = {}
     _header(digest, f"object {kind}", len(fields))

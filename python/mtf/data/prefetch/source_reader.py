@@ -159,19 +159,28 @@ class SourceReader:
         self.discard()
         self.source.close()
 
-    def end_workers(self) -> None:
-        """Ends worker processes, unless the next batch could only be reached by producing those before it again."""
+    def end_workers(self, *, replay: bool = False) -> bool:
+        """Ends worker processes, unless the next batch could only be reached by producing those before it again.
+
+        Args:
+            replay: End them in that case as well.
+
+        Returns:
+            Whether worker processes are left.
+        """
         source, stream, mode = self.source, self._stream, self.source.resume_mode
         if stream is None:
             source.close()
         elif mode is ResumeMode.SEEK:
             is_free = source.max_in_flight > 0
         elif mode is ResumeMode.REPLAY:
-            is_free = self._is_at_start()
+            is_free = self._is_at_start() or (replay and stream.has_workers())
         else:
             is_free = stream.has_workers()
         if stream is not None and is_free:
             self.close()
+            return False
+        return stream is not None and stream.has_workers()
 
     def _is_at_start(self) -> bool:
         """Whether the next batch is the first of a pass, or will be once the end of this one is seen."""

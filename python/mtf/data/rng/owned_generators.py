@@ -11,7 +11,7 @@ import os
 import random
 import types
 from collections import deque
-from collections.abc import Callable, ItemsView, Iterator, Mapping
+from collections.abc import Callable, Collection, ItemsView, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -81,10 +81,11 @@ class OwnedGenerators:
         if type(held) is dict and len(self._watched) < _MAX_WATCHED and not isinstance(value, types.FunctionType):
             self._watched.append((held, len(held), [name for name, inner in held.items() if inner is None]))
 
-    def seed(self, key: int) -> None:
-        """Puts every generator to the start that ``key`` and its path give."""
+    def seed(self, key: int, only: Collection[str] | None = None) -> None:
+        """Puts every generator, or those at some paths, to the start that ``key`` and its path give."""
         for path, generator in self._found.values():
-            _seed(generator, fold_in(key, path))
+            if only is None or path in only:
+                _seed(generator, fold_in(key, path))
 
     def states(self) -> list[Any]:
         """Where each stands, for ``restore``."""
@@ -124,6 +125,19 @@ def _state(generator: Any) -> Any:
     if isinstance(generator, np.random.RandomState):
         return generator.get_state()
     return _bits(generator).state
+
+
+def same_state(one: Any, other: Any) -> bool:
+    """Whether two states of one generator are the same."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, np.ndarray):
+        return bool(np.array_equal(one, other))
+    if isinstance(one, Mapping):
+        return all(same_state(one[name], other[name]) for name in one)
+    if isinstance(one, tuple) and any(isinstance(part, np.ndarray) for part in one):
+        return all(map(same_state, one, other))
+    return bool(one == other)
 
 
 def _restore(generator: Any, state: Any) -> None:

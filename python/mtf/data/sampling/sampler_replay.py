@@ -20,6 +20,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from mtf._core import fold_in
+from mtf.call_site import user_level
 from mtf.data.protocols import copy_state, has_state_methods, length_of
 from mtf.data.rng.generators import fresh_torch_generator, seed_generators, untouched
 
@@ -82,7 +83,7 @@ class SamplerReplay:
             warnings.warn(
                 f"{type(self.sampler).__name__}: its len() says {self.num_draws}, but it gives more. The schedule "
                 f"knows {num_batches} batches, so what is more is left out: correct its len()",
-                stacklevel=2,
+                stacklevel=user_level(),
             )
 
     def state_dict(self) -> dict[str, Any] | None:
@@ -149,7 +150,7 @@ class SamplerReplay:
             warnings.warn(
                 f"{type(self.sampler).__name__} keeps something from pass to pass and pass {pass_} doesn't end within "
                 f"{_MAX_DRAWS} draws, so every pass begins as pass 0 did: give it __len__, or set_epoch",
-                stacklevel=2,
+                stacklevel=user_level(),
             )
             self._keeps_nothing = True
             return
@@ -170,7 +171,7 @@ class SamplerReplay:
                 f"{type(self.sampler).__name__} gives other indices when pass {pass_} is drawn again: it depends on "
                 "something outside of it (a class attribute, a global, a variable of a function, the clock), so a "
                 "resume can't be exact. Keep it in attributes of the sampler, or make it a function of set_epoch",
-                stacklevel=2,
+                stacklevel=user_level(),
             )
 
     def _copy_with(self, left: dict[_Path, Any], key: int, pass_: int) -> Any:

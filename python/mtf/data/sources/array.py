@@ -11,7 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from mtf import _core
-from mtf.data.sources.row_loader import RowLoader, positive
+from mtf.config.checks import whole_number
+from mtf.config.keywords import checked_keywords
+from mtf.data.sources.row_loader import RowLoader
 from mtf.errors import ConfigError
 from mtf.formatting import shortened
 
@@ -67,6 +69,7 @@ class ArrayLoader(RowLoader):
     an order of its own; in a ``MultiLoader`` or ``Trainer`` the schedule decides.
     """
 
+    @checked_keywords(words={"num_workers": "num_threads", "dataset": "data", "collate_fn": "transform"})
     def __init__(
         self,
         data: Any,
@@ -133,7 +136,10 @@ class ArrayLoader(RowLoader):
             **options: As for the constructor, ``batch_size`` or ``global_batch_size`` among them.
         """
         loader = cls(tokens, **options)
-        window = (positive("length", length), positive("stride", length if stride is None else stride))
+        window = (
+            whole_number("length", length, 1),
+            whole_number("stride", length if stride is None else stride, 1),
+        )
         loader._window = window
         loader._num_rows = _core.count_windows(loader._num_rows, *window)
         return loader

@@ -7,14 +7,16 @@ import inspect
 import logging
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
 
 from mtf._core import fold_in
+from mtf.call_site import user_level
 from mtf.data.protocols import length_of, set_epoch
 from mtf.data.rng.generators import fresh_torch_generator, seeded
+from mtf.data.rng.owned_generators import OwnedGenerators, same_state
 from mtf.data.sampling.sampler_replay import copy_sampler
 from mtf.data.sources.base import ResumeMode, Snapshot, Source, Stream
 from mtf.data.sources.iterator_stream import IteratorStream
@@ -56,6 +58,9 @@ class IterableSource(Source):
         self._num_workers = loader.num_workers if isinstance(loader, DataLoader) else 0
         # torch's own iterator draws nothing here where workers fetch; that of a subclass may draw an order, or augment.
         self._seed_inline = seed_each_batch and not (self._num_workers and iterates_as_torchs(loader))
+        self._owned: OwnedGenerators | None = None
+        self._first_states: list[Any] = []  # of the generators that the loader keeps, before it was read
+        self._moved_paths: set[str] = set()
         self._num_taken = 0  # of a one-shot iterator
         self._is_over = False  # a generator that has raised gives nothing more
 
@@ -66,12 +71,13 @@ class IterableSource(Source):
         pass_key = fold_in(key, pass_)
         if self.is_one_shot:
             return self._open_one_shot(pass_, batch, pass_key, snapshot)
+        self._place_generators(pass_, pass_key, snapshot)
         # torch draws the workers' seed from the process-wide generator when an iterator is made.
         with seeded(pass_key):
             set_epoch(self.loader, pass_)
             forget_ended(self.loader)
             iterator = iterate(self._prepared(pass_key))
-        stream = IteratorStream(iterator, 0, pass_key, self._seed_inline, hashes=True)
+        stream = IteratorStream(iterator, 0, pass_key, self._seed_inline, hashes=True, state=self._state)
         self._replay(stream, pass_, batch, snapshot)
         return stream
 
@@ -101,6 +107,40 @@ class IterableSource(Source):
             self._is_over = inspect.isgenerator(self.loader)
             raise
 
+    def _place_generators(self, pass_: int, pass_key: int, snapshot: Snapshot | None) -> None:
+        """Puts generators that the loader keeps to where ``pass_`` begins, if passes move them on.
+
+        Pass 0 begins where the user has put them. Later passes begin at their keys, since a new process can't know
+        what the passes before have left. What isn't moved on by reading, as a generator that is copied by each pass,
+        stays as it is.
+        """
+        if self._owned is None:
+            self._owned = OwnedGenerators(self.loader)
+            self._first_states = self._owned.states()
+        if not self._owned:
+            return
+        if pass_ == 0:
+            self._owned.restore(self._first_states)
+        else:
+            saved = snapshot.data if snapshot is not None and isinstance(snapshot.data, Mapping) else {}
+            self._moved_paths.update(saved.get("generators", ()))
+            self._owned.seed(pass_key, only=self._moved())
+
+    def _moved(self) -> set[str]:
+        """Paths of generators that reading has moved on."""
+        assert self._owned is not None
+        places = zip(self._owned.paths, self._first_states, strict=False)
+        waiting = [(place, path, first) for place, (path, first) in enumerate(places) if path not in self._moved_paths]
+        if waiting:
+            states = self._owned.states()
+            self._moved_paths.update(path for place, path, first in waiting if not same_state(first, states[place]))
+        return self._moved_paths
+
+    def _state(self) -> dict[str, Any] | None:
+        """What a resume has to know besides the position; None: nothing."""
+        moved = self._moved() if self._owned else ()
+        return {"generators": sorted(moved)} if moved else None
+
     def _prepared(self, pass_key: int) -> Any:
         """The loader with a generator of its own, from which torch seeds workers, and with their signals ignored."""
         loader = self.loader
@@ -129,7 +169,7 @@ class IterableSource(Source):
         warnings.warn(
             f"loader {self.name!r} can't be opened at a position and has no state_dict: to get to batch "
             f"{num_batches} of pass {pass_}, the {num_batches} batches before it are produced again and dropped",
-            stacklevel=2,
+            stacklevel=user_level(),
         )
         start = time.perf_counter()
         digest = None

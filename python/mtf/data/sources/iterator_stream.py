@@ -25,6 +25,7 @@ class IteratorStream(Stream):
         world_size: int = 1,
         *,
         hashes: bool = False,
+        state: Callable[[], Any] | None = None,
     ) -> None:
         self._iterator = iterator
         self._take: Callable[[], Any] | None = supervise(iterator)
@@ -33,6 +34,7 @@ class IteratorStream(Stream):
         self._pass_key = pass_key
         self._seed = BatchSeed() if seed_each_batch else None
         self._hashes = hashes
+        self._state = state
         self._digest = ""
 
     def __next__(self) -> Any:
@@ -53,7 +55,7 @@ class IteratorStream(Stream):
         return data
 
     def snapshot(self, pass_: int, batch: int) -> Snapshot:
-        return Snapshot(pass_, batch, None, digest=self._digest)
+        return Snapshot(pass_, batch, None if self._state is None else self._state(), digest=self._digest)
 
     def has_workers(self) -> bool:
         return self._take is not None and has_workers(self._iterator)

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from typing import Any, TypeVar
 
 from mtf._core import NativeSource
+from mtf.config.checks import whole_number
 from mtf.data.prefetch.engine import NativeStream
 from mtf.data.sources.base import ResumeMode, Snapshot, Source, Stream
 from mtf.data.sources.rest_of_pass import PassCut, RestOfPass
@@ -49,15 +50,15 @@ class RowLoader(StandaloneSource):
                 f"but they are {batch_size} and {global_batch_size}"
             )
         self._num_rows = num_rows
-        self._batch_size = None if batch_size is None else positive("batch_size", batch_size)
+        self._batch_size = None if batch_size is None else whole_number("batch_size", batch_size, 1)
         self._global_batch_size = (
-            None if global_batch_size is None else positive("global_batch_size", global_batch_size)
+            None if global_batch_size is None else whole_number("global_batch_size", global_batch_size, 1)
         )
         self._shuffle = shuffle
         self._drop_last = drop_last
         self._rank = 0
         self._world_size = 1
-        self._prepare_alone(seed, num_threads, positive("prefetch_batches", prefetch_batches), prefetch_bytes)
+        self._prepare_alone(seed, num_threads, whole_number("prefetch_batches", prefetch_batches, 1), prefetch_bytes)
 
     @property
     def num_rows(self) -> int:
@@ -274,14 +275,3 @@ class _SpreadStream(Stream):
         data = next(NativeStream(self._native, self._pass, self._batch, self._end))
         self._batch += self._step
         return data
-
-
-def positive(name: str, value: int) -> int:
-    """``value``, at least 1.
-
-    Raises:
-        ConfigError: It is less.
-    """
-    if value < 1:
-        raise ConfigError(f"{name} must be at least 1, but is {value}")
-    return int(value)

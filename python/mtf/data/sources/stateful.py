@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from mtf._core import fold_in
+from mtf.call_site import user_level
 from mtf.data.determinism.content_hash import short_hash
 from mtf.data.protocols import copy_state, has_state_methods, length_of, set_epoch
 from mtf.data.rng.generators import BatchSeed, seeded
@@ -292,5 +293,5 @@ def compare_again(place: str, digest: str, stream: Stream) -> None:
         warnings.warn(
             f"{place}, the last one before the resume, {seen}. The loader wasn't put back to where it was, so the "
             "batches that follow differ from those of an uninterrupted run. mtf.check_source says what may cause it",
-            stacklevel=2,
+            stacklevel=user_level(),
         )

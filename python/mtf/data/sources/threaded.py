@@ -11,6 +11,8 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from mtf import _core
+from mtf.config.checks import whole_number
+from mtf.config.keywords import checked_keywords
 from mtf.data.nested import num_bytes
 from mtf.data.prefetch.engine import NativeStream, PreparedSource
 from mtf.data.prefetch.source_reader import PassEnded
@@ -47,6 +49,7 @@ class ThreadLoader(StandaloneSource, TorchSource):
     for all sources together.
     """
 
+    @checked_keywords(words={"num_workers": "num_threads", "prefetch_factor": "prefetch_batches"})
     def __init__(
         self,
         dataset: Any,
@@ -134,13 +137,10 @@ def _checked_prefetch(dataset: Any, num_threads: int, prefetch_batches: int | No
             f"dataset must be map-style (have __getitem__), but is {shortened(repr(dataset))}; pass an iterable "
             "to MultiLoader as it is"
         )
-    if num_threads < 0:
-        raise ConfigError(f"num_threads must be at least 0, but is {num_threads}")
+    num_threads = whole_number("num_threads", num_threads, 0)
     if prefetch_batches is None:
         return max(1, 2 * num_threads)
-    if prefetch_batches < 1:
-        raise ConfigError(f"prefetch_batches must be at least 1, but is {prefetch_batches}")
-    return prefetch_batches
+    return whole_number("prefetch_batches", prefetch_batches, 1)
 
 
 class _ThreadSource(PreparedSource):

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from mtf._core import fold_in
+from mtf.call_site import user_level
 from mtf.data.protocols import copy_state, has_state_methods, length_of
 from mtf.data.rng.generators import BatchSeed
 from mtf.data.rng.seeded_dataset import SeededDataset
@@ -103,7 +104,7 @@ class TorchSource(Source):
             warnings.warn(
                 f"loader {name!r} has a live iterator, whose {loader.num_workers} worker processes stay next to those "
                 "that are started now; drop it, or pass a new DataLoader",
-                stacklevel=4,
+                stacklevel=user_level(),
             )
 
     def num_batches(self) -> int | None:
@@ -148,7 +149,7 @@ class TorchSource(Source):
                 f"loader {self.name!r}: pass {pass_} has {length} {unit}, where the first one opened had "
                 f"{self._first_length}. The schedule keeps the length that the loader had at the start, so what "
                 "is more is left out; a new MultiLoader, or add_source under another name, uses the new length",
-                stacklevel=2,
+                stacklevel=user_level(),
             )
 
     def order_state(self) -> Any:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from itertools import islice
 
+from mtf.config.checks import whole_number
 from mtf.data.cursor import Cursor
 from mtf.data.delivery import Delivery, EpochIterator
 from mtf.data.source_set import SourceSet
-from mtf.errors import ConfigError
 
 
 def skip_batches(num_batches: int, cursor: Cursor, sources: SourceSet, delivery: Delivery) -> int:
@@ -16,8 +16,7 @@ def skip_batches(num_batches: int, cursor: Cursor, sources: SourceSet, delivery:
     Returns:
         How many there were: fewer than asked for at the epoch's end.
     """
-    if isinstance(num_batches, bool) or not isinstance(num_batches, int) or num_batches < 0:
-        raise ConfigError(f"num_batches must be a whole number of at least 0, but is {num_batches!r}")
+    num_batches = whole_number("num_batches", num_batches, 0)
     cursor.open_next_epoch()
     schedule = cursor.schedule
     total = schedule.num_steps(schedule.epoch)

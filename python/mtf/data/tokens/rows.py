@@ -7,8 +7,9 @@ from abc import abstractmethod
 from typing import Any
 
 from mtf import _core
+from mtf.config.checks import whole_number
 from mtf.data.blend.rows import NativeRows, columns_of
-from mtf.data.sources.row_loader import RowLoader, positive
+from mtf.data.sources.row_loader import RowLoader
 from mtf.data.tokens.stream import TokenStream
 from mtf.data.tracing.samples import TokenOrigin
 from mtf.errors import ConfigError
@@ -36,7 +37,7 @@ class TokenRows(RowLoader):
     ) -> None:
         """Describes the rows; ``TokenCorpus`` makes them."""
         self.corpus = corpus
-        self.length = positive("length", length)
+        self.length = whole_number("length", length, 1)
         self._shuffle = shuffle
         self._core_rows = os.getpid(), self.make_core_rows()
         self._prepare_rows(

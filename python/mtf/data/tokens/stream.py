@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtf import _core
+from mtf.config.checks import whole_number
 from mtf.data.tokens.formats import TokenPart
 from mtf.data.tracing.samples import TokenOrigin
 from mtf.errors import ConfigError
@@ -22,7 +23,7 @@ class TokenStream:
         """Joins ``parts``; see ``TokenCorpus`` for the rest and what is raised."""
         self._parts = _of_one_dtype([part for part in parts if part.num_tokens > 0])
         self._begins = np.concatenate([[0], np.cumsum([part.num_tokens for part in self._parts])]).astype(np.int64)
-        self._eos = eos
+        self._eos = None if eos is None else _checked_eos(eos, self._parts[0].dtype)
         if eos is not None and documents is not None:
             raise ConfigError("give either eos or documents, because each says where documents end, but both are given")
         self._offsets = None
@@ -30,7 +31,7 @@ class TokenStream:
             self._offsets = _given_offsets(documents, parts)
         elif eos is None:
             self._offsets = _stored_offsets(self._parts, self._begins)
-        self._max_open_files = max_open_files
+        self._max_open_files = whole_number("max_open_files", max_open_files, 1)
         self._made: tuple[int, _core.TokenCorpus, _core.DocumentIndex | None] | None = None
         self._native()
 
@@ -163,6 +164,17 @@ class TokenStream:
         documents = "" if self._offsets is None else f", {len(self._offsets) - 1:,} documents"
         ends = "" if self._eos is None else f", eos={self._eos}"
         return f"TokenCorpus({self.num_tokens:,} {self.dtype.name} tokens in {self.num_files:,} files{documents}{ends})"
+
+
+def _checked_eos(eos: Any, dtype: np.dtype[Any]) -> int:
+    """``eos``, which files of ``dtype`` can hold: another would end no document, silently."""
+    limits = np.iinfo(dtype)
+    if isinstance(eos, bool) or not hasattr(eos, "__index__") or not limits.min <= eos <= limits.max:
+        raise ConfigError(
+            f"eos must be a token that the corpus can hold, {dtype.name} from {limits.min} to {limits.max}, but is "
+            f"{eos!r}"
+        )
+    return int(eos)
 
 
 def _of_one_dtype(parts: list[TokenPart]) -> list[TokenPart]:

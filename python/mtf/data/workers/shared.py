@@ -7,6 +7,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from mtf.config.checks import whole_number
 from mtf.data.prefetch.scheduler import LEAST_BATCHES
 from mtf.data.sources.base import Source
 from mtf.data.sources.threaded import ThreadLoader
@@ -36,8 +37,7 @@ class SharedWorkers:
     """
 
     def __init__(self, sources: Sequence[Source], num_workers: int, key: int) -> None:
-        if num_workers < 1:
-            raise ConfigError(f"shared_workers must be at least 1, but is {num_workers}")
+        num_workers = whole_number("shared_workers", num_workers, 1)
         members = [source for source in sources if isinstance(source, TorchSource) and _has_workers(source)]
         if not members:
             raise ConfigError(

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from mtf.call_site import user_level
 from mtf.config.checks import nearest
 from mtf.config.validation import ValidationConfig
 from mtf.enums import ValAggregation
@@ -51,7 +52,7 @@ def aggregate(
     if missing:
         warnings.warn(
             f"validation loaders without a batch are left out: {missing}; give them data, or omit them",
-            stacklevel=3,
+            stacklevel=user_level(),
         )
     primary = config.aggregation is ValAggregation.PRIMARY_METRIC_PER_LOADER
     primary = primary and config.aggregation_fn is None and config.validation_weights is None

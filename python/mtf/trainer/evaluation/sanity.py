@@ -121,7 +121,7 @@ def _require(where: str, monitor: Any, row: Mapping[str, float]) -> None:
     near = nearest(monitor, row)
     if monitor.startswith("val/") or near:  # else it may be a metric that training logs
         words = "the validation gives no" if where.startswith("checkpoint") else "there is no metric"
-        raise ConfigError(f"{where}: {words} {monitor!r}{near}; there are {', '.join(row)}")
+        raise ConfigError(f"{where}: {words} {monitor!r}{near} (there are: {', '.join(row)})")
 
 
 def log_left_out(names: Iterable[str]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mtf.call_site import user_level
 from mtf.config.trainer import TrainerConfig
 from mtf.data.transfer import move_to
 from mtf.data.workers.fetch_timeout import FetchGuard
@@ -173,7 +174,7 @@ class Validator:
                     warnings.warn(
                         f"a hook raised {error!r} in on_validation_end, which had no metrics because the validation "
                         "was left: it must put back what it had changed before it reads a metric",
-                        stacklevel=3,
+                        stacklevel=user_level(),
                     )
 
     def _run_loader(self, table: EvaluationTable, index: int, name: str, loader: Any, leaving: Leaving) -> None:

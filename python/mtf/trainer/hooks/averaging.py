@@ -8,7 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mtf.errors import ConfigError, StateMismatch
+from mtf.config.keywords import checked_keywords
+from mtf.errors import ConfigError, StateMismatch, UsageError
 from mtf.trainer.hooks.base import Trainer, TrainerHooks
 
 
@@ -30,9 +31,21 @@ class AveragedWeights(TrainerHooks):
         ConfigError: a value out of its range.
     """
 
+    @checked_keywords(
+        words={
+            "beta": "decay",
+            "ema_decay": "decay",
+            "update_every": "every_n_updates",
+            "every_n_steps": "every_n_updates",
+            "update_after_step": "start",
+            "update_starting_at_step": "start",
+        }
+    )
     def __init__(
         self, kind: Literal["ema", "swa"] = "ema", decay: float = 0.999, every_n_updates: int = 1, start: int = 0
     ) -> None:
+        if isinstance(kind, (int, float)):
+            raise ConfigError(f"AveragedWeights: the first argument is kind; a decay is AveragedWeights(decay={kind})")
         if kind not in ("ema", "swa"):
             raise ConfigError(f"AveragedWeights: kind must be 'ema' or 'swa', it is {kind!r}")
         if not 0.0 <= decay < 1.0:
@@ -107,9 +120,22 @@ class AveragedWeights(TrainerHooks):
 
     def export(self, model: nn.Module) -> dict[str, Tensor]:
         """A state dict of ``model`` with the averages in the place of its parameters; copies, for ``torch.save`` or
-        ``model.load_state_dict``."""
-        state = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        return {**state, **{name: value.clone() for name, value in self._averages.items()}}
+        ``model.load_state_dict``. A parameter that has several names has its average under each.
+
+        Args:
+            model: the trained one, or another of its class.
+
+        Raises:
+            UsageError: nothing has been averaged, because no ``fit`` has begun.
+            ConfigError: ``model`` has other parameters.
+        """
+        if not self._averages:
+            raise UsageError("AveragedWeights.export: there are no averages before the first fit")
+        parameters = dict(model.named_parameters())
+        _require_alike(self._averages, parameters)
+        averages = {id(parameter): self._averages[name] for name, parameter in parameters.items()}
+        tensors = model.state_dict(keep_vars=True)
+        return {name: averages.get(id(value), value).detach().clone() for name, value in tensors.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """The averages, and how many weights are in them."""
@@ -119,3 +145,14 @@ class AveragedWeights(TrainerHooks):
         """Continues with them."""
         averages = {str(name): value.detach().clone() for name, value in state["averages"].items()}
         self._averages, self.num_averaged = averages, int(state["num_averaged"])
+
+
+def _require_alike(averages: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
+    for name in [*averages, *parameters]:
+        here, there = parameters.get(name), averages.get(name)
+        if here is None or there is None or here.shape != there.shape:
+            shapes = ["none" if value is None else str(tuple(value.shape)) for value in (here, there)]
+            raise ConfigError(
+                f"AveragedWeights.export: parameter {name!r} has shape {shapes[0]} in this model and {shapes[1]} in "
+                "the averages: give it the trained model, or another of its class"
+            )

@@ -9,10 +9,14 @@ from typing import Any, Literal
 
 import torch
 
+from mtf.call_site import user_level
 from mtf.config.checks import nearest
+from mtf.config.keywords import checked_keywords
 from mtf.errors import ConfigError
 from mtf.trainer.hooks.base import Trainer, TrainerHooks
 from mtf.trainer.optimization.optimizers import learning_rates
+
+Weights = Mapping[str, float] | Sequence[float]
 
 
 class _Best:
@@ -37,9 +41,8 @@ class _Best:
 
 def _metric(metrics: Mapping[str, float], name: str, hook: TrainerHooks) -> float:
     if name not in metrics:
-        raise ConfigError(
-            f"{type(hook).__name__}: there is no metric {name!r}{nearest(name, metrics)}; there are {list(metrics)}"
-        )
+        near, known = nearest(name, metrics), ", ".join(metrics)
+        raise ConfigError(f"{type(hook).__name__}: there is no metric {name!r}{near} (there are: {known})")
     return metrics[name]
 
 
@@ -71,6 +74,9 @@ class EarlyStopping(TrainerHooks):
         mode: whether a smaller or a larger value is better.
     """
 
+    @checked_keywords(
+        words={"metric": "monitor", "early_stopping_patience": "patience", "early_stopping_threshold": "min_delta"}
+    )
     def __init__(
         self,
         monitor: str = "val/loss",
@@ -78,6 +84,10 @@ class EarlyStopping(TrainerHooks):
         min_delta: float = 0.0,
         mode: Literal["min", "max"] = "min",
     ) -> None:
+        if isinstance(patience, bool) or not isinstance(patience, int) or patience < 0:
+            raise ConfigError(f"EarlyStopping: patience must be an int of at least 0, it is {patience!r}")
+        if not min_delta >= 0.0:
+            raise ConfigError(f"EarlyStopping: min_delta must be at least 0, it is {min_delta!r}")
         self.monitor = monitor
         self.patience = patience
         self.num_bad = 0
@@ -133,6 +143,7 @@ class GradientMonitor(TrainerHooks):
         warn_above: a norm that deserves a warning; looked at when a row is logged, on average over the interval.
     """
 
+    @checked_keywords()
     def __init__(self, every_n_updates: int = 1, warn_above: float | None = None) -> None:
         self.every_n_updates = every_n_updates
         self.warn_above = warn_above
@@ -158,7 +169,7 @@ class GradientMonitor(TrainerHooks):
             warnings.warn(
                 f"gradients/norm is {norm:.4g} in epoch {epoch}, more than {self.warn_above}; "
                 "set performance.clip_grad_norm",
-                stacklevel=2,
+                stacklevel=user_level(),
             )
 
 
@@ -169,6 +180,7 @@ class LearningRateMonitor(TrainerHooks):
         history: ``(global_step, [rate of each optimizer])``; NaN for one that has no rate.
     """
 
+    @checked_keywords()
     def __init__(self) -> None:
         self.history: list[tuple[int, list[float]]] = []
 
@@ -201,6 +213,7 @@ class BestCheckpoint(TrainerHooks):
         mode: whether a smaller or a larger value is better.
     """
 
+    @checked_keywords(words={"dirpath": "path", "filename": "path", "metric": "monitor"})
     def __init__(self, path: str, monitor: str = "val/loss", mode: Literal["min", "max"] = "min") -> None:
         self.path = path
         self.monitor = monitor
@@ -246,6 +259,7 @@ class ThroughputMonitor(TrainerHooks):
         max_wait_share: in [0, 1].
     """
 
+    @checked_keywords(words={"max_wait": "max_wait_share"})
     def __init__(self, max_wait_share: float = 0.3) -> None:
         if not 0.0 <= max_wait_share <= 1.0:
             raise ConfigError(f"max_wait_share must be in [0, 1], it is {max_wait_share}")
@@ -270,7 +284,7 @@ class ThroughputMonitor(TrainerHooks):
             warnings.warn(
                 f"training waited for data {share:.0%} of epoch {epoch}{self._slowest(trainer)}; use more workers or "
                 "ArrayLoader",
-                stacklevel=2,
+                stacklevel=user_level(),
             )
 
     def _slowest(self, trainer: Trainer) -> str:
@@ -289,20 +303,22 @@ class Curriculum(TrainerHooks):
     """Changes the weights of the loaders at each epoch's end.
 
     Args:
-        weights: epoch -> weights that hold from this epoch on (``{0: [...], 10: [...]}``), or a function
-            ``(trainer, metrics) -> weights or None`` that decides from the latest metrics; None changes nothing.
+        weights: epoch -> weights that hold from this epoch on (``{0: {"easy": 9, "hard": 1}, 10: {...}}``), or a
+            function ``(trainer, metrics) -> weights or None`` that decides from the latest metrics; None changes
+            nothing. Weights are a dict with every loader, or a list in the loaders' order.
     """
 
+    @checked_keywords(words={"stages": "weights", "schedule": "weights"})
     def __init__(
         self,
-        weights: Mapping[int, Sequence[float]] | Callable[[Trainer, Mapping[str, float]], Sequence[float] | None],
+        weights: Mapping[int, Weights] | Callable[[Trainer, Mapping[str, float]], Weights | None],
     ) -> None:
         self._weights = weights
 
     def on_train_start(self, trainer: Trainer) -> None:
         """The first epoch's weights."""
         if isinstance(self._weights, Mapping) and trainer.num_batches == 0 and 0 in self._weights:
-            trainer.multi_loader_manager.update_weights(list(self._weights[0]))
+            trainer.multi_loader_manager.update_weights(self._weights[0])
 
     def on_epoch_end(self, trainer: Trainer, epoch: int) -> None:
         """The next epoch's weights."""
@@ -311,4 +327,4 @@ class Curriculum(TrainerHooks):
         else:
             new = self._weights(trainer, trainer.metrics)
         if new is not None:
-            trainer.multi_loader_manager.update_weights(list(new))
+            trainer.multi_loader_manager.update_weights(new)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from mtf.config.checks import nearest, one_of
+from mtf.config.keywords import checked_keywords
 from mtf.errors import ConfigError
 from mtf.trainer.hooks.base import Trainer, TrainerHooks
 
@@ -34,6 +35,7 @@ class FreezeSchedule(TrainerHooks):
         ConfigError: an argument out of its range; in ``fit``, a name that the model doesn't have.
     """
 
+    @checked_keywords(words={"schedule": "trained", "modules": "trained", "unfreeze_at_epoch": "trained"})
     def __init__(
         self,
         trained: Mapping[int, str | Sequence[str]],

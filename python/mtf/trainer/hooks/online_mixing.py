@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtf.config.checks import whole_number
+from mtf.config.keywords import checked_keywords
 from mtf.data.blend.blend import Blend
 from mtf.data.blend.tracing.origins import SourceMeans
 from mtf.data.multi_loader import MultiLoader
@@ -79,6 +81,7 @@ class OnlineMixing(TrainerHooks):
             mustn't give.
     """
 
+    @checked_keywords()
     def __init__(
         self,
         fn: MixingFunction,
@@ -89,8 +92,7 @@ class OnlineMixing(TrainerHooks):
     ) -> None:
         if not callable(fn):
             raise ConfigError(f"OnlineMixing: fn must be a function of a MixingRound, but is {fn!r}")
-        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
-            raise ConfigError(f"OnlineMixing: every must be a whole number of at least 1, but is {every!r}")
+        every = whole_number("OnlineMixing: every", every, 1)
         if not 0 <= floor < 1:
             raise ConfigError(f"OnlineMixing: floor must be in [0, 1), but is {floor!r}")
         self._fn = fn

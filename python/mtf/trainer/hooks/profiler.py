@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from mtf.config.checks import at_least
+from mtf.config.keywords import checked_keywords
 from mtf.trainer.hooks.base import Trainer, TrainerHooks
 
 _log = logging.getLogger("mtf.trainer")
@@ -36,6 +37,7 @@ class Profiler(TrainerHooks):
         ConfigError: a number out of its range.
     """
 
+    @checked_keywords(words={"dirpath": "directory", "output_dir": "directory", "wait": "skip"})
     def __init__(
         self,
         directory: str | Path = "profile",

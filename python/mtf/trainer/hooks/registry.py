@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
+from mtf.call_site import user_level
 from mtf.errors import ConfigError
 from mtf.trainer.hooks.base import EVENTS, TrainerHooks
 
@@ -112,7 +113,9 @@ class HookList:
                 called with the event's arguments.
         """
         if not isinstance(hook, TrainerHooks):
-            raise ConfigError(f"hooks: expected an instance of TrainerHooks, got {hook!r}")
+            is_class = isinstance(hook, type) and issubclass(hook, TrainerHooks)
+            way = f"; that is the class: give {hook.__name__}(...)" if is_class else ""
+            raise ConfigError(f"hooks: expected an instance of TrainerHooks, got {hook!r}{way}")
         for name in dir(type(hook)):
             if name.startswith("on_") and name not in EVENTS and callable(getattr(hook, name)):
                 same = _ELSEWHERE.get(name)
@@ -141,7 +144,7 @@ class HookList:
             except Exception as error:  # the user asked for it: on_hook_error="log"
                 warnings.warn(
                     f"hook {type(hook).__name__}.{event} raised {error!r}; training continues (on_hook_error='log')",
-                    stacklevel=2,
+                    stacklevel=user_level(),
                 )
 
         return call
@@ -176,5 +179,5 @@ class HookList:
             warnings.warn(
                 f"the saved state of hooks {lost} isn't used: no such hook was added to this trainer; "
                 "call add_hook before loading",
-                stacklevel=2,
+                stacklevel=user_level(),
             )

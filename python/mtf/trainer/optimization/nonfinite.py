@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mtf.call_site import user_level
 from mtf.distributed.ranks import SingleRank
 from mtf.errors import MtfError
 from mtf.trainer.metrics import to_floats
@@ -42,7 +43,7 @@ class NonFiniteGuard:
             warnings.warn(
                 "on_nonfinite='skip' synchronises the host with the device once per window; "
                 "use 'warn' or 'raise' where that costs too much",
-                stacklevel=2,
+                stacklevel=user_level(),
             )
         self._losses: list[float | Tensor] = []
         self._places: list[tuple[str, int, int]] = []
@@ -83,7 +84,7 @@ class NonFiniteGuard:
         # guard: bad loss
         if self.policy == "raise":
             raise NonFiniteLoss(f"{message}; performance.on_nonfinite='warn' or 'skip' continues")
-        warnings.warn(message + ("; its window is skipped" if self.policy == "skip" else ""), stacklevel=2)
+        warnings.warn(message + ("; its window is skipped" if self.policy == "skip" else ""), stacklevel=user_level())
         return self.policy != "skip"
 
 

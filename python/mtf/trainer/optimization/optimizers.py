@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from mtf.call_site import user_level
 from mtf.config.checks import nearest
 from mtf.errors import ConfigError
 from mtf.formatting import shortened
@@ -107,14 +108,14 @@ class OptimizerSet:
                 warnings.warn(
                     f"optimizers[{i}] has {strange} parameters that aren't in the model, so no state holds their "
                     "values: put all modules that are trained into one torch.nn.ModuleDict and give that as model",
-                    stacklevel=3,
+                    stacklevel=user_level(),
                 )
         names = [n for n, p in model.named_parameters() if p.requires_grad and p not in owned]
         if names and self.optimizers:
             shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
             warnings.warn(
                 f"these parameters require gradients but belong to no optimizer, so they never change: {shown}",
-                stacklevel=3,
+                stacklevel=user_level(),
             )
 
     def _parse(self, name: str, rule: Mapping[str, Any]) -> LoaderRule:
@@ -123,7 +124,8 @@ class OptimizerSet:
             raise ConfigError(f"{where} must be a dict such as {{'optimizer_idx': [0], 'lr_scale': 0.5}}, got {rule!r}")
         for key in rule:
             if key not in ("optimizer_idx", "lr_scale"):
-                raise ConfigError(f"{where} has no setting {key!r}{nearest(key, ('optimizer_idx', 'lr_scale'))}")
+                near = nearest(key, ("optimizer_idx", "lr_scale"))
+                raise ConfigError(f"{where} has no setting {key!r}{near} (settings: optimizer_idx, lr_scale)")
         given = rule.get("optimizer_idx", list(self._all.optimizer_idx))
         indices = [given] if isinstance(given, int) else list(given)
         if not indices and self.optimizers:

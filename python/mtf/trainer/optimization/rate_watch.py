@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from mtf.call_site import user_level
+
 
 class _Watched(dict[str, Any]):
     """A parameter group that remembers which of its values were set."""
@@ -60,7 +62,7 @@ class RateWatch:
                 f"the training step on loader {loader!r} sets a learning rate and puts it back before it returns, "
                 "which has no effect, because optimizers step after it has returned: set "
                 f"per_loader_optimizers={{{loader!r}: {{'lr_scale': ...}}}} in TrainerConfig",
-                stacklevel=3,
+                stacklevel=user_level(),
             )
         return result
 

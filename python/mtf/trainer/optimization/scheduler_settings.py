@@ -7,6 +7,8 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from mtf.call_site import user_level
+
 _NO_SETTINGS = frozenset(
     {
         "last_epoch",
@@ -67,7 +69,7 @@ class SchedulerSettings:
             warnings.warn(
                 f"the state's settings of schedulers are used, not the script's: {'; '.join(differences)}; set "
                 "fault_tolerance.optimizer_settings='script' to use the script's",
-                stacklevel=6,
+                stacklevel=user_level(),
             )
 
 

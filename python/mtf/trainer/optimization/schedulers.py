@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from mtf.call_site import user_level
 from mtf.config.checks import nearest
 from mtf.errors import ConfigError
 from mtf.trainer.optimization.optimizers import check_names
@@ -128,7 +129,7 @@ class SchedulerSet:
                 warnings.warn(
                     f"schedulers: the monitored metric {watched!r} isn't there, so its scheduler doesn't step"
                     f"{nearest(watched, kind)} (so far: {', '.join(sorted(kind)) or 'no validation'})",
-                    stacklevel=5,
+                    stacklevel=user_level(),
                 )
 
     def after_epoch(self, metrics: Mapping[str, float], *, after_validation: bool) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from mtf.config.keywords import checked_keywords
 from mtf.config.trainer import TrainerConfig
 from mtf.distributed.ranks import local_gpu, make_ranks
 from mtf.errors import ConfigError
@@ -13,6 +14,7 @@ from mtf.schedule.accumulation import AccumulationSchedule
 from mtf.trainer.data_setup import TrainingData
 
 
+@checked_keywords(words={"epochs": "max_epochs", "num_epochs": "max_epochs", "loaders": "train_loaders"})
 def total_updates(
     config: TrainerConfig, train_loaders: Any, max_epochs: int | None = None, max_steps: int | None = None
 ) -> int:

@@ -34,6 +34,7 @@ class Progress:
         done: batches done before.
         facts: shown from the start, such as the latest validation loss.
         is_shown: False makes every method do nothing.
+        has_lines: whether ``describe`` prints lines without a terminal.
     """
 
     def __init__(
@@ -44,12 +45,14 @@ class Progress:
         facts: Mapping[str, str] | None = None,
         *,
         is_shown: bool = True,
+        has_lines: bool = True,
     ) -> None:
         self._title = title
         self._total = total
         self._done = done
         self._started = (time.perf_counter(), done)
         self._is_shown = is_shown
+        self._has_lines = has_lines
         self._bar = _bar(title, total, done) if is_shown else None
         self.advance = self._bar.update if self._bar is not None else self._count
         """``advance(n)`` notes n more batches; cheap enough for every batch."""
@@ -65,6 +68,8 @@ class Progress:
             return
         if self._bar is not None:
             self._bar.set_postfix(dict(facts), refresh=False)
+            return
+        if not self._has_lines:
             return
         began, start = self._started
         rate = (self._done - start) / max(time.perf_counter() - began, 1e-9)

@@ -30,7 +30,7 @@ from mtf.trainer.optimization.optimizers import learning_rates
 from mtf.trainer.reporting.model_summary import model_summary
 from mtf.trainer.reporting.progress_bar import Progress, print_line
 from mtf.trainer.reporting.schedule_recorder import ScheduleRecorder
-from mtf.trainer.reporting.throughput import Throughput
+from mtf.trainer.reporting.throughput import Throughput, waiting
 from mtf.trainer.state.run_state import RunState
 
 _log = logging.getLogger("mtf.trainer")
@@ -67,6 +67,7 @@ class Reporter:
         self._facts: dict[str, str] = {}
         self._best: tuple[float, int] | None = None
         self._began_s: float | None = None
+        self._began: tuple[tuple[float, float, int], dict[str, float]] = ((0.0, 0.0, 0), {})
         self.num_samples = 0
         self.advance = self._progress.advance
 
@@ -91,6 +92,7 @@ class Reporter:
         self.record_schedule()
         self._run.partial_row = {}
         self._began_s = time.perf_counter()
+        self._began = self.totals(), self._source_waits()
         self._clock.start(self.totals())
 
     def begin_epoch(self, multi: MultiLoader) -> None:
@@ -99,7 +101,8 @@ class Reporter:
         total = multi.schedule.num_steps(multi.epoch)
         self._progress.close()
         title = f"epoch {self._run.epoch}"
-        self._progress = Progress(title, total, multi.step, self._facts, is_shown=shown)
+        has_lines = "console" not in self._loggers  # whose rows say the same
+        self._progress = Progress(title, total, multi.step, self._facts, is_shown=shown, has_lines=has_lines)
         self.advance = self._progress.advance
 
     def show_model(self, model: nn.Module) -> None:
@@ -204,6 +207,8 @@ class Reporter:
             parts.append(f"{name} {run.logged[name]:.4g}{best}")
         elif "train/loss" in run.logged:
             parts.append(f"train/loss {run.logged['train/loss']:.4g}")
+        if (waited := self._waited()) is not None:
+            parts.append(waited)
         if checkpoint is not None:
             parts.append(f"checkpoint {checkpoint}")
         elif config.checkpoint.root_dir != CheckpointConfig().root_dir:
@@ -216,6 +221,17 @@ class Reporter:
         if self._ranks.rank == 0:
             self._progress.close()
             _tell(" · ".join(parts), is_shown=self._shows_lines)
+
+    def _source_waits(self) -> dict[str, float]:
+        multi = self._data.multi
+        return dict(multi.stats()["source_wait_s"]) if multi is not None else {}
+
+    def _waited(self) -> str | None:
+        """The share of this ``fit`` that was spent waiting for data, where that is much, and for which loader."""
+        (began, waited_before, _), before = self._began
+        now, waited_s, _ = self.totals()
+        waits = {name: seconds - before.get(name, 0.0) for name, seconds in self._source_waits().items()}
+        return waiting(now - began, waited_s - waited_before, waits)
 
     @property
     def _loggers(self) -> set[str]:

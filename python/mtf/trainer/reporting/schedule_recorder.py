@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import warnings
 
+from mtf.call_site import user_level
 from mtf.config.logging import LoggingConfig
 from mtf.config.trainer import TrainerConfig
 from mtf.errors import ConfigError
@@ -85,7 +86,9 @@ class ScheduleRecorder:
         except Exception as error:  # whatever a picture fails of, training is worth more
             if not self._failed:
                 self._failed = True
-                warnings.warn(f"pictures of the run can't be drawn: {error!r}; training continues", stacklevel=2)
+                warnings.warn(
+                    f"pictures of the run can't be drawn: {error!r}; training continues", stacklevel=user_level()
+                )
             return
         for name, figure in figures.items():
             logger.log_figure(f"pictures/{name}", figure, self._run.global_step)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mtf.call_site import user_level
 from mtf.config.logging import LoggingConfig
 
 _PEAK_FLOPS: dict[str, float] = {
@@ -18,6 +20,9 @@ _PEAK_FLOPS: dict[str, float] = {
 }  # fmt: skip
 """Name in ``torch.cuda.get_device_name`` -> dense bf16 (older ones: fp16) operations per second, as in the vendor's
 data sheets."""
+
+_MUCH_WAITING = 0.3
+_SHORTEST_S = 5.0  # of a fit, whose first seconds go into starting loaders
 
 
 class Throughput:
@@ -78,7 +83,7 @@ class Throughput:
             warnings.warn(
                 "the model has flops_per_token, and the training step returns no 'num_tokens', so MFU can't be "
                 "logged: return the number of tokens of the batch under this name",
-                stacklevel=2,
+                stacklevel=user_level(),
             )
         return None if per_sample is None else per_sample * samples
 
@@ -92,6 +97,23 @@ class Throughput:
         if self._device.type == "cuda":
             row["memory/cuda_peak_bytes"] = float(torch.cuda.max_memory_allocated(self._device))
         return row
+
+
+def waiting(elapsed_s: float, waited_s: float, by_loader: Mapping[str, float]) -> str | None:
+    """``98% waiting for data, most of it for loader 'web'``; None where the loaders nearly kept up.
+
+    Args:
+        elapsed_s: seconds of training.
+        waited_s: of them, those spent waiting.
+        by_loader: seconds that were spent waiting for each loader.
+    """
+    share = waited_s / max(elapsed_s, 1e-9)
+    if share < _MUCH_WAITING or elapsed_s < _SHORTEST_S:
+        return None
+    slowest = max(by_loader, key=lambda name: by_loader[name], default=None)
+    if slowest is None or len(by_loader) == 1 or by_loader[slowest] < waited_s / 2:
+        return f"{share:.0%} waiting for data"
+    return f"{share:.0%} waiting for data, most of it for loader {slowest!r}"
 
 
 def peak_flops(device: torch.device) -> float | None:

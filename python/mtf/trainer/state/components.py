@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from mtf.call_site import user_level
 from mtf.checkpoint.compare import CLOCK_METRICS
 from mtf.distributed.ranks import SingleRank
 from mtf.trainer.state.registry import OTHER_RANKS
@@ -224,6 +225,35 @@ class TrainabilityState:
                 _log.info("requires_grad of %s is %s, as in the state", name, state[name])
 
 
+class ModesState:
+    """Which modules of a model in training mode are in eval mode: a hook may freeze the statistics of some this way.
+
+    Loading only puts modules into eval mode: a model that is in eval mode as a whole says nothing about training.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+
+    def state_dict(self) -> list[str]:
+        """Names of the modules in eval mode; none where the whole model is."""
+        if not self._model.training:
+            return []
+        return [name for name, module in self._model.named_modules() if not module.training]
+
+    def check(self, state: Sequence[str]) -> list[str]:
+        """Whether it is a list of names."""
+        good = isinstance(state, (list, tuple)) and all(isinstance(name, str) for name in state)
+        return [] if good else [f"eval_modules: it is malformed: {state!r}"]
+
+    def load_state_dict(self, state: Sequence[str]) -> None:
+        """Puts the modules that the model has into eval mode."""
+        modules = dict(self._model.named_modules())
+        for name in state:
+            if name in modules and modules[name].training:
+                modules[name].training = False
+                _log.info("module %s is in eval mode, as in the state", name)
+
+
 class HyperparametersState:
     """Learning rates, weight decay and other settings of the optimizers, as the script gave them.
 
@@ -274,7 +304,7 @@ class HyperparametersState:
             warnings.warn(
                 f"the state's settings of optimizers are used, not the script's: {shown}; set "
                 "fault_tolerance.optimizer_settings='script' to use the script's",
-                stacklevel=6,
+                stacklevel=user_level(),
             )
 
     def _take(self, i: int, j: int, name: str, here: Any, there: Any) -> None:

@@ -9,7 +9,7 @@ from mtf.errors import ConfigError
 
 _PARTS: dict[str, tuple[str, ...]] = {
     "model": ("model",),
-    "optimizers": ("optimizers", "requires_grad", "hyperparameters", "scaler"),
+    "optimizers": ("optimizers", "requires_grad", "eval_modules", "hyperparameters", "scaler"),
     "schedulers": ("schedulers", "scheduler_settings"),
     "hooks": ("hooks",),
 }

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from mtf import checkpoint
+from mtf.call_site import user_level
 from mtf.checkpoint import run_directory
 from mtf.checkpoint.format.layout import Checkpoint
 from mtf.checkpoint.manager import CheckpointManager
@@ -67,7 +68,8 @@ class RunDirectory:
             ConfigError: ``source`` is no path, or the ranks don't see the same checkpoint.
         """
         if source is not None and not isinstance(source, (str, os.PathLike)):
-            raise ConfigError(f"resume_from must be 'latest' or a checkpoint's path, it is {source!r}")
+            meant = "; did you mean 'latest'?" if source is True else ""
+            raise ConfigError(f"resume_from must be 'latest' or a checkpoint's path, it is {source!r}{meant}")
         ranks, auto_resume = self._ranks, self._config.fault_tolerance.auto_resume
         self._is_used = ranks.broadcast_object(
             run_directory.is_used(self._config.checkpoint, auto_resume)
@@ -86,7 +88,7 @@ class RunDirectory:
             warnings.warn(
                 f"resume_from={str(source)!r} isn't used: under fault_tolerance.auto_resume this run continues "
                 f"from its own newest checkpoint, {found.path}",
-                stacklevel=5,
+                stacklevel=user_level(),
             )
         is_own = found is not None
         if found is None and source is not None:
@@ -139,7 +141,7 @@ class RunDirectory:
                 f"({', '.join(names[-3:])}). They are neither counted nor deleted; to continue that run use "
                 "fit(resume_from='latest'), else give each run a directory of its own",
                 CheckpointWarning,
-                stacklevel=5,
+                stacklevel=user_level(),
             )
 
 
@@ -160,7 +162,8 @@ def warn_of_changes(found: Checkpoint, config: TrainerConfig) -> None:
         saved = found.manifest.get(name, value)
         if saved != value:
             warnings.warn(
-                f"{found.path} was saved with {name}={saved}, here it is {value}: last bits may differ", stacklevel=5
+                f"{found.path} was saved with {name}={saved}, here it is {value}: last bits may differ",
+                stacklevel=user_level(),
             )
     described = config.describe()
     for place in _COURSE:
@@ -169,7 +172,7 @@ def warn_of_changes(found: Checkpoint, config: TrainerConfig) -> None:
             warnings.warn(
                 f"{found.path} was saved with {'.'.join(place)}={there[0]}, here it is {here[0]}: training "
                 "continues with the new setting, and not as it would have",
-                stacklevel=5,
+                stacklevel=user_level(),
             )
 
 
@@ -190,7 +193,7 @@ def warn_if_unverifiable(found: Checkpoint, config: TrainerConfig, world_size: i
         f"{found.path} holds no hashes of batches that this run could fetch again, because {reason}: this resume "
         "is not verified, and there is nothing to do, because the next one will be",
         CheckpointWarning,
-        stacklevel=5,
+        stacklevel=user_level(),
     )
 
 

@@ -10,6 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from mtf.config.checks import whole_number
+from mtf.config.keywords import checked_keywords
 from mtf.distributed.ranks import SingleRank
 from mtf.errors import ConfigError, MtfError
 from mtf.trainer.hooks.base import Trainer, TrainerHooks
@@ -82,6 +84,7 @@ class SpikeGuard(TrainerHooks):
         ConfigError: a number or name is out of range.
     """
 
+    @checked_keywords(words={"threshold": "sigma"})
     def __init__(
         self,
         sigma: float = 6.0,
@@ -97,8 +100,7 @@ class SpikeGuard(TrainerHooks):
         for name, value, least in (
             ("window", window, 4), ("max_rollbacks", max_rollbacks, 1), ("skip_ahead", skip_ahead, 0),
         ):  # fmt: skip
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ConfigError(f"SpikeGuard: {name} must be a whole number of at least {least}, but is {value!r}")
+            whole_number(f"SpikeGuard: {name}", value, least)
         for name, chosen, known in (
             ("action", action, ("skip_update", "rollback")), ("monitor", monitor, ("loss", "gradient_norm", "both")),
         ):  # fmt: skip

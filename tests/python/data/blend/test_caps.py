@@ -375,7 +375,7 @@ def test_views_end_with_the_run() -> None:
     ("message", "options"),
     [
         (r"max_passes: there is no source 'bb'; did you mean 'b'\?", {"max_passes": {"bb": 1}}),
-        (r"max_passes\['b'\] must be a whole number of at least 1, but is 0", {"max_passes": {"b": 0}}),
+        (r"max_passes\['b'\] must be at least 1, but is 0", {"max_passes": {"b": 0}}),
         (r"max_passes\['b'\] must be a whole number of at least 1, but is 1.5", {"max_passes": {"b": 1.5}}),
         ("max_passes must be a dict", {"max_passes": 3}),
         (r'when_spent must be "others", "stop" or a dict', {"when_spent": "end"}),

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import Sampler
 
+from mtf.config.checks import whole_number
 from mtf.data.blend.items import BlendCollate, SampleDataset
 from mtf.data.blend.run import BlendRun
 from mtf.data.blend.sizes import BatchSizes
@@ -94,8 +95,7 @@ class BlendBatchSampler(Sampler[list[int]]):
                     )
         self._sizes, self._num_batches, self._batches_per_pass = sizes, num_batches, batches_per_pass
         self._rank, self._world_size = rank, world_size
-        if consumed_samples < 0:
-            raise ConfigError(f"consumed_samples must be at least 0, but is {consumed_samples}")
+        consumed_samples = whole_number("consumed_samples", consumed_samples, 0)
         batch = sizes.batch_of(consumed_samples)
         done = consumed_samples - sizes.start(batch)
         if done % (sizes.size(batch) if self._step is None else self._step):

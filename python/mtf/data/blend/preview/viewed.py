@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from mtf.config.checks import whole_number
 from mtf.data.blend.items import BlendCollate, Collate
 from mtf.data.blend.preview.datasets import BlendBatchSampler, BlendDataset
 from mtf.data.blend.preview.plan import BlendPlan, batches_of_tokens, make_plan
 from mtf.data.blend.run import SampleTable
 from mtf.data.blend.running import RunningBlend
-from mtf.data.blend.sizes import positive
 from mtf.distributed.data_group import make_data_group
 from mtf.errors import ConfigError
 
@@ -35,8 +35,7 @@ class ViewedBlend(RunningBlend):
         Returns:
             Arrays that unpack as ``source, pass_, row``.
         """
-        if step < 0:
-            raise ConfigError(f"step must be at least 0, but is {step}")
+        step = whole_number("step", step, 0)
         if self._run.is_over(step):
             raise ConfigError(f"there is no batch {step}: {self._run.why_over(step)}")
         return self._run.samples(self._sizes.start(step), self._sizes.size(step))
@@ -72,14 +71,14 @@ class ViewedBlend(RunningBlend):
         """
         run = self._run
         self._mark_taken(run)
-        first = run.next_batch if start is None else start
+        first = run.next_batch if start is None else whole_number("start", start, 0)
         if tokens is not None:
             if batches is not None:
                 raise ConfigError(f"give either batches or tokens, but they are {batches} and {tokens}")
-            num = batches_of_tokens(run, first, positive("tokens", tokens))
+            num = batches_of_tokens(run, first, whole_number("tokens", tokens, 1))
         else:
-            num = self._batches_per_pass if batches is None else positive("batches", batches)
-        return make_plan(run, first, num, positive("batches_per_update", batches_per_update))
+            num = self._batches_per_pass if batches is None else whole_number("batches", batches, 1)
+        return make_plan(run, first, num, whole_number("batches_per_update", batches_per_update, 1))
 
     def dataset(self) -> BlendDataset:
         """The samples of the run as a map-style dataset, for another framework's loader; see ``batch_sampler``."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mtf.config.checks import nearest
+from mtf.config.checks import nearest, whole_number
 from mtf.data.blend.rows import NativeRows, Rows, RowSource, is_permuted, num_rows_of
 from mtf.data.blend.run import BlendRun, SampleTable
 from mtf.data.tracing.row_counts import RowCount
@@ -34,8 +34,7 @@ class Layout:
 
     def __post_init__(self) -> None:
         """Checks the number of ranks."""
-        if isinstance(self.world_size, bool) or not hasattr(self.world_size, "__index__") or self.world_size < 1:
-            raise ConfigError(f"world_size must be a whole number of at least 1, but is {self.world_size!r}")
+        whole_number("world_size", self.world_size, 1)
 
     def part_of(self, place: int, size: int) -> tuple[int, int]:
         """The rank that has a place of a batch of ``size`` samples, and the first place that this rank has."""
@@ -99,6 +98,10 @@ def find_samples(
     begin, end = run.sizes.start(batches[0]), run.sizes.start(stop)
     if begin >= end:
         return []
+    if row is not None:
+        row = whole_number(f"source {source!r}: row", row, 0)
+    else:
+        document = whole_number(f"source {source!r}: document", document, 0)
     if document is None:
         most = run.row_counts.most(index)
         if row is None or not 0 <= row < most:

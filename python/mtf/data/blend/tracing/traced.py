@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from mtf.config.checks import whole_number
 from mtf.config.mixture import MultiDataLoaderConfig
 from mtf.data.blend.running import RunningBlend
 from mtf.data.blend.tracing.trace import Layout, find_samples, record_of, trace_batch
@@ -30,8 +31,7 @@ class TracedBlend(RunningBlend):
         Raises:
             ConfigError: A negative number, or a batch before the edits that a loaded state keeps.
         """
-        if step < 0:
-            raise ConfigError(f"step must be at least 0, but is {step}")
+        step = whole_number("step", step, 0)
         return trace_batch(
             self._run, step, Layout(self._world_size if world_size is None else world_size, self._by_source)
         )
@@ -67,8 +67,7 @@ class TracedBlend(RunningBlend):
         self._mark_taken(run)
         if stop is None:
             stop = (run.next_batch // self._batches_per_pass + 1) * self._batches_per_pass
-        if start < 0 or stop < 0:
-            raise ConfigError(f"start and stop must be at least 0, but are {start} and {stop}")
+        start, stop = whole_number("start", start, 0), whole_number("stop", stop, 0)
         layout = Layout(self._world_size if world_size is None else world_size, self._by_source)
         return find_samples(run, source, row, document, (start, stop), layout)
 
