@@ -1,6 +1,6 @@
 # Every target has one line of help: `make help`. On a fresh clone python3, a C++20 compiler and make are enough.
 # Variables: VENV (environment to use), PYTHON (interpreter it is made from), PRESET (native-test), PYTEST_ARGS, FORM (cluster),
-# LOADERS_FORM (loaders).
+# LOADERS_FORM and LOADERS_ARGS (loaders).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
@@ -10,6 +10,7 @@ PRESET ?= dev
 PYTEST_ARGS ?= -n 2 --dist loadfile
 FORM ?= short
 LOADERS_FORM ?= long
+LOADERS_ARGS ?= -n 2 --dist load
 FUZZ_SECONDS ?= 30
 FUZZ_SEED ?= 0
 FUZZ_RUNS ?= -1
@@ -122,7 +123,7 @@ faults: $(VENV)/.built  ## Kills, full disks, damaged files: the long form of th
 	OMP_NUM_THREADS=1 $(PY) -m pytest tests/faults $(PYTEST_ARGS)
 
 loaders: $(VENV)/.loaders  ## Resume loaders of 15 other libraries (LOADERS_FORM=short: one interruption each)
-	OMP_NUM_THREADS=1 LOADERS_REQUIRED=1 LOADERS_FORM=$(LOADERS_FORM) $(PY) -m pytest tests/loaders $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 LOADERS_REQUIRED=1 LOADERS_FORM=$(LOADERS_FORM) $(PY) -m pytest tests/loaders $(LOADERS_ARGS)
 
 loaders-table:  ## Write the table of docs/loaders.md anew from the rows in tests/loaders/matrix.py
 	$(PYTHON) tests/loaders/matrix.py

@@ -14,10 +14,14 @@ from tables import Measurement, from_run, text
 
 import mtf
 
-_PEERS = ("torch", "numpy", "torchdata", "grain", "lightning", "accelerate", "datasets", "transformers", "spdl")
+_PEERS = (
+    *("torch", "numpy", "torchdata", "grain", "lightning", "accelerate", "datasets", "transformers", "spdl"),
+    *("mosaicml-streaming", "litdata"),
+)
 # Imports of seconds, for what isn't ours: left out of the smoke form.
 _LIBRARIES = re.compile(
-    r"(\[.*|_)(lightning|fabric|accelerate|transformers|hf trainer|datasets|grain|spdl|torchdata|stateful)",
+    r"(\[.*|_)(lightning|fabric|accelerate|transformers|hf trainer|datasets|grain|spdl|torchdata|stateful"
+    r"|mosaicml|litdata)",
     re.IGNORECASE,
 )
 

@@ -160,8 +160,8 @@ _IMPORT_COST = (
     "among torch's objects, which falls due meanwhile."
 )
 _MIXING_COST = (
-    "Each sample is drawn from the schedule and dealt out among the others, 4 to 6 ns beside 6 to 8 for finding and "
-    "copying a row of 64 B; a whole batch of one source is one draw."
+    "Each sample is drawn from the schedule and dealt out among the others, 3 to 5 ns beside 6 to 8 for finding and "
+    "copying a row of 64 B; a whole batch of one source is one draw. Each batch also keeps where its rows come from."
 )
 _TOKENS_BY_HAND = "by hand, unfold + index_select + long"
 _MORE_BYTES = (
@@ -286,10 +286,8 @@ TARGETS = (
 
 # What isn't run here, and why.
 NOT_RUN = {
-    "mosaicml-streaming": "not installable beside torch 2.13.0 here: it needs torchvision, numpy below 2.2 and "
-    "transformers below 5",
-    "litdata": "not installable beside torch 2.13.0 here: it needs a torchvision of the same build; where it can be "
-    "imported, its rows are measured",
+    "mosaicml-streaming and litdata where they aren't installed": "both ask for a torchvision that would bring another "
+    "torch; `make .venv/.loaders` installs them without it, and then their rows are measured",
     "the original model-training-framework": "it isn't published",
     "Megatron-LM": "its blending algorithm is measured as a C++ loop of our own, `greedy (C++)`",
     "a permutation of 10^9 by torch or numpy": "it needs 8 GB and more",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import on_disk
 import pytest
 import torch
 from conftest import Measure
@@ -71,6 +73,15 @@ TOOLS = {
     "grain mix": mixed_by_grain,
 }
 
+ON_DISK = {"mosaicml-streaming": on_disk.of_streaming, "litdata": on_disk.of_litdata}
+"""Tools that read files of their own; they get the first rows of each source, as `interleaved_datasets` does."""
+
+
+@pytest.fixture(scope="module")
+def folder(rows: tuple[str, list[torch.Tensor]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the tools of `ON_DISK` keep the rows of one width."""
+    return tmp_path_factory.mktemp("rows")
+
 
 def mean_rows(tool: str, size: int) -> float:
     """Rows of a batch on average: the last batch of a source's pass is short where batches are of one source."""
@@ -80,10 +91,15 @@ def mean_rows(tool: str, size: int) -> float:
 
 
 @pytest.mark.parametrize("size", [8, 64, 512])
-@pytest.mark.parametrize("tool", TOOLS)
-def test_mixed_rows(measure: Measure, pick: Any, rows: tuple[str, list[torch.Tensor]], tool: str, size: int) -> None:
+@pytest.mark.parametrize("tool", [*TOOLS, *ON_DISK])
+def test_mixed_rows(
+    measure: Measure, pick: Any, rows: tuple[str, list[torch.Tensor]], folder: Path, tool: str, size: int
+) -> None:
     width, arrays = rows
-    stream = TOOLS[tool](arrays, size)
+    if tool in TOOLS:
+        stream = TOOLS[tool](arrays, size)
+    else:
+        stream = ON_DISK[tool](folder, [array[:2_000] for array in arrays], WEIGHTS, size)
     take(stream, pick(20, 10, 2))()
     count = pick(count_for(stream, 0.3, 20) if pick(True, False, False) else 0, 20, 2)
     measure(

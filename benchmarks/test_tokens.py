@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import on_disk
 import pytest
 import torch
 from conftest import HandOn, Measure
@@ -111,6 +112,12 @@ def of_litdata(corpus: Corpus) -> Iterator[Any]:
             yield batch.long()
 
 
+def of_streaming(corpus: Corpus) -> Iterator[Any]:
+    rows = np.lib.stride_tricks.sliding_window_view(corpus.tokens, LENGTH + 1)[::LENGTH][:4000]
+    parts = [torch.from_numpy(rows.astype(np.int32))]
+    return (batch["x"].long() for batch in on_disk.of_streaming(corpus.path.with_suffix(".mds"), parts, [1.0], BATCH))
+
+
 def of_mtf(kind: str, **options: Any) -> Callable[[Corpus], Iterator[Any]]:
     def make(corpus: Corpus) -> Iterator[Any]:
         known = {"documents": corpus.offsets} if options.get("offsets") or kind == "packed" else {"eos": 0}
@@ -145,6 +152,7 @@ TOOLS: dict[str, Callable[[Corpus], Iterator[Any]]] = {
     "datasets": hf_datasets,
     "grain": of_grain,
     "litdata": of_litdata,
+    "mosaicml-streaming": of_streaming,
 }
 
 

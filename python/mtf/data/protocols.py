@@ -60,8 +60,33 @@ def _takes(function: Callable[..., Any], number: int) -> bool:
 
 
 def copy_state(state: Any) -> Any:
-    """A copy that doesn't change when the source continues."""
-    return copy.deepcopy(state)
+    """A copy that doesn't change when the source continues.
+
+    Made for every batch of a loader with a state, so plain containers are copied here, several times faster than by
+    ``copy.deepcopy``, which copies the rest; what is held twice is copied once by either.
+    """
+    return state if type(state) in _ATOMS else _copied(state, {})
+
+
+_ATOMS = frozenset({int, float, str, bytes, bool, complex, type(None)})
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    if id(value) in memo:
+        return memo[id(value)]
+    cls = type(value)
+    if cls is dict and all(type(key) in _ATOMS for key in value):
+        mapping: dict[Any, Any] = {}
+        memo[id(value)] = mapping
+        for key, inner in value.items():
+            mapping[key] = inner if type(inner) in _ATOMS else _copied(inner, memo)
+        return mapping
+    if cls is list:
+        items: list[Any] = []
+        memo[id(value)] = items
+        items.extend(inner if type(inner) in _ATOMS else _copied(inner, memo) for inner in value)
+        return items
+    return copy.deepcopy(value, memo)
 
 
 def set_epoch(loader: Any, pass_: int) -> None:

@@ -78,6 +78,8 @@ def suspects_of(loader: Any, source: Source, before: dict[str, Any]) -> list[str
                 for path in OwnedGenerators(part).paths
             ]
     after = plain_attributes(loader)
+    if not isinstance(source, TorchSource):  # iterators and buffers of a loader that is read on change anyway
+        before, after = ({n: v for n, v in held.items() if not isinstance(v, _Held)} for held in (before, after))
     for name in sorted({*before, *after}):
         there, here = (repr(held[name]) if name in held else _MISSING for held in (before, after))
         if name not in before or name not in after or before[name] != after[name]:

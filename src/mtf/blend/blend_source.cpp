@@ -1,7 +1,6 @@
 #include "mtf/blend/blend_source.hpp"
 
 #include <algorithm>
-#include <cstring>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -83,19 +82,6 @@ std::vector<std::vector<RowBase>> find_bases(std::span<const BlendPart> parts) {
   return bases;
 }
 
-/// As fill_cu_seqlens, for positions of 64 bits.
-std::size_t fill_from_wide(const std::byte* positions, std::size_t num_items, std::int32_t* out) noexcept {
-  std::size_t found = 0;
-  for (std::size_t i = 0; i < num_items; ++i) {
-    std::int64_t value;
-    std::memcpy(&value, positions + i * sizeof(value), sizeof(value));
-    out[found] = static_cast<std::int32_t>(i);
-    found += value == 0 ? 1 : 0;
-  }
-  out[found++] = static_cast<std::int32_t>(num_items);
-  return found;
-}
-
 /// Where documents begin in the rows laid flat, and the number of their items at the end.
 void add_cu_seqlens(const RowField& field, const std::byte* positions, BufferPool& pool, StackedRows& stack) {
   const std::size_t num_items = stack.num_rows * field.row_bytes() / field.item_bytes;
@@ -108,7 +94,7 @@ void add_cu_seqlens(const RowField& field, const std::byte* positions, BufferPoo
   auto* const out = reinterpret_cast<std::int32_t*>(stack.cu_seqlens.data());
   stack.num_cu_seqlens = field.item_bytes == sizeof(std::int32_t)
                              ? fill_cu_seqlens({reinterpret_cast<const std::int32_t*>(positions), num_items}, out)
-                             : fill_from_wide(positions, num_items, out);
+                             : fill_cu_seqlens({reinterpret_cast<const std::int64_t*>(positions), num_items}, out);
 }
 
 std::size_t row_bytes_of(const BlendPart& part) noexcept {

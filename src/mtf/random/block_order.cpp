@@ -74,17 +74,18 @@ void BlockOrder::shuffle(std::uint64_t number, std::span<std::int32_t> blocks) c
       draw(first_word + q, halves[2 * q] | (std::uint64_t{halves[2 * q + 1]} << 32), kMaxSize,
            offsets[q / kWordsPerBlock].data());
     }
-    // An item often changes places with one that was just moved, and waits for it: the items of another block don't.
+    // An item often changes places with one that was just moved, and waits for it: the items of other blocks don't.
+    constexpr std::size_t kTogether = 4;
     std::size_t block = 0;
-    for (; block + 2 <= num_blocks; block += 2) {
+    for (; block + kTogether <= num_blocks; block += kTogether) {
       std::int32_t* const items = blocks.data() + block * kMaxSize;
-      std::int32_t* const others = items + kMaxSize;
       for (std::size_t i = 0; i < kMaxSize; ++i) {
-        std::swap(items[i], items[i + offsets[block][i]]);
-        std::swap(others[i], others[i + offsets[block + 1][i]]);
+        for (std::size_t b = 0; b < kTogether; ++b) {
+          std::swap(items[b * kMaxSize + i], items[b * kMaxSize + i + offsets[block + b][i]]);
+        }
       }
     }
-    if (block < num_blocks) {
+    for (; block < num_blocks; ++block) {
       std::int32_t* const items = blocks.data() + block * kMaxSize;
       for (std::size_t i = 0; i < kMaxSize; ++i) {
         std::swap(items[i], items[i + offsets[block][i]]);

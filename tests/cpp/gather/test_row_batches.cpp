@@ -113,9 +113,43 @@ TEST(CuSeqlens, FindZerosAtEveryLength) {
         }
       }
       expected.push_back(static_cast<std::int32_t>(size));
-      out.resize(mtf::fill_cu_seqlens(positions, out.data(), simd));
+      out.resize(mtf::fill_cu_seqlens(std::span<const std::int32_t>(positions), out.data(), simd));
       ASSERT_EQ(out, expected);
     }
+  }
+}
+
+TEST(CuSeqlens, FindEveryDocumentOfPositionsThatCount) {
+  for (const mtf::Simd simd : {mtf::Simd::portable, mtf::best_simd()}) {
+    for (std::size_t first = 1; first < 140; first += 3) {
+      std::vector<std::int32_t> narrow, expected;
+      for (std::size_t length = first; narrow.size() < 1000; length = length * 7 % 139 + 1) {
+        expected.push_back(static_cast<std::int32_t>(narrow.size()));
+        for (std::size_t i = 0; i < length; ++i) {
+          narrow.push_back(static_cast<std::int32_t>(i));
+        }
+      }
+      expected.push_back(static_cast<std::int32_t>(narrow.size()));
+      const std::vector<std::int64_t> wide(narrow.begin(), narrow.end());
+      std::vector<std::int32_t> out(narrow.size() + 1);
+      out.resize(mtf::fill_cu_seqlens(std::span<const std::int32_t>(narrow), out.data(), simd));
+      ASSERT_EQ(out, expected);
+      out.resize(wide.size() + 1);
+      out.resize(mtf::fill_cu_seqlens(std::span<const std::int64_t>(wide), out.data(), simd));
+      ASSERT_EQ(out, expected);
+    }
+  }
+}
+
+TEST(CuSeqlens, LookAtEveryItemWherePositionsDontLeadToAZero) {
+  std::vector<std::int32_t> out(201);
+  for (const std::int32_t last : {-1, 5, 300}) {  // before its document, in its middle, before the first item
+    std::vector<std::int32_t> positions(200, 1);
+    positions[0] = positions[100] = 0;
+    positions[199] = last;
+    const std::size_t num = mtf::fill_cu_seqlens(std::span<const std::int32_t>(positions), out.data());
+    EXPECT_EQ((std::vector<std::int32_t>(out.begin(), out.begin() + static_cast<std::ptrdiff_t>(num))),
+              (std::vector<std::int32_t>{0, 100, 200}));
   }
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import mtf
 from mtf.data.determinism.content_hash import content_hash
-from mtf.data.protocols import has_state_methods, length_of
+from mtf.data.protocols import copy_state, has_state_methods, length_of
 from mtf.data.sources.resolve import as_source
 from mtf.testing import assert_resumes_exactly
 
@@ -207,3 +208,59 @@ def test_a_schedule_moved_by_hand_takes_the_loader_along() -> None:
         assert [batch.data for batch in mixture] == [3, 13]
         mixture.schedule.seek(0, 2)
         assert next(iter(mixture)).data == 1
+
+
+@pytest.mark.parametrize("kind", ["loader", "dataset", "iterator"])
+def test_two_loaders_that_would_move_one_position_are_refused(kind: str) -> None:
+    data, loader, numbers = Counted(), RollsOver(eager=True), iter(range(9))
+    loaders = {
+        "loader": {"a": loader, "b": loader},
+        "dataset": {"a": DataLoader(data, 2), "b": DataLoader(data, 3)},
+        "iterator": {"a": numbers, "b": numbers},
+    }[kind]
+    with pytest.raises(mtf.ConfigError, match=r"'a' and 'b' read one .* give each an object of its own"):
+        mtf.MultiLoader(loaders, FIXED)
+    same = DataLoader(range(8), 2, shuffle=True)  # type: ignore[arg-type]  # read by position
+    with mtf.MultiLoader({"a": same, "b": same, "c": DataLoader(Counted(), 2)}, FIXED) as mixture:
+        assert len(list(mixture)) == 20
+
+
+class Counted(IterableDataset[Any]):
+    """Ten numbers, and the place in them as its state."""
+
+    def __init__(self) -> None:
+        self.place = 0
+
+    def __iter__(self) -> Iterator[int]:
+        while self.place < 10:
+            self.place += 1
+            yield self.place
+        self.place = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"place": self.place}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.place = state["place"]
+
+
+def test_a_copied_state_is_independent_and_shares_what_the_state_shares() -> None:
+    @dataclasses.dataclass
+    class Own:
+        items: list[int]
+
+    tensor, shared = torch.arange(3), [1, 2]
+    state = {"a": shared, "b": (shared, {"c": shared}), 3: {None: tensor, "own": Own(shared)}, "t": [tensor], (1, 2): 5}
+    copied = copy_state(state)
+    assert copied.keys() == state.keys()
+    assert copied["a"] is copied["b"][0] is copied["b"][1]["c"] is copied[3]["own"].items
+    assert copied[3][None] is copied["t"][0]
+    shared.append(3)
+    tensor += 1
+    assert copied["a"] == [1, 2]
+    assert copied["t"][0].tolist() == [0, 1, 2]
+    itself: list[Any] = []
+    itself.append(itself)
+    again = copy_state(itself)
+    assert again[0] is again is not itself
+    assert copy_state(7) == 7

@@ -14,7 +14,15 @@ from mtf.config.checks import whole_number
 from mtf.config.keywords import checked_keywords
 from mtf.config.mixture import WeightCurve
 from mtf.data.blend.edited import EditedBlend
-from mtf.data.blend.items import BlendCollate, BlendOrder, Collate, ItemStream, SampleDataset, make_loader
+from mtf.data.blend.items import (
+    LOADER_OPTIONS,
+    BlendCollate,
+    BlendOrder,
+    Collate,
+    ItemStream,
+    SampleDataset,
+    make_loader,
+)
 from mtf.data.blend.mixture import require_one_structure, sample_mixture
 from mtf.data.blend.nested import BlendRows
 from mtf.data.blend.preview.viewed import ViewedBlend
@@ -100,7 +108,8 @@ class Blend(ViewedBlend, EditedBlend, TracedBlend):
             "datasets": "sources",
             "loaders": "sources",
             "stopping_strategy": "max_passes and when_spent",
-        }
+        },
+        options=LOADER_OPTIONS,
     )
     def __init__(
         self,
@@ -364,6 +373,7 @@ class Blend(ViewedBlend, EditedBlend, TracedBlend):
                 self._next = self._number(pass_, number) + 1
                 run.next_batch = self._next
                 yield data
+                del data  # its memory is free for the next batch, unless the caller still has it
         finally:
             stream.close()
 

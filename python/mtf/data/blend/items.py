@@ -181,7 +181,7 @@ class ItemStream(Stream):
             self._stream.request(self._requested - self._batch)
 
 
-_LOADER_OPTIONS = (
+LOADER_OPTIONS = (
     "num_workers",
     "pin_memory",
     "timeout",
@@ -199,8 +199,8 @@ def make_loader(dataset: SampleDataset, collate: BlendCollate, options: Mapping[
         ConfigError: An option that a blend hasn't.
     """
     for name in options:
-        if name not in _LOADER_OPTIONS:
+        if name not in LOADER_OPTIONS:
             from mtf.config.checks import nearest
 
-            raise ConfigError(f"Blend has no option {name!r}{nearest(name, _LOADER_OPTIONS)}")
+            raise ConfigError(f"Blend has no option {name!r}{nearest(name, LOADER_OPTIONS)}")
     return DataLoader(dataset, batch_sampler=[[]], collate_fn=collate, **options)

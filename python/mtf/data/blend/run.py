@@ -332,10 +332,12 @@ class BlendRun:
         mine = self._fingerprints
         differences = [name for name in {**mine, **saved} if saved.get(name) != mine.get(name)]
         if differences:
+            differ = "differs" if differences == ["seed"] else "differ"
+            seed_stays = "no edit can change the seed, so start a new run for another one"
             raise StateMismatch(
-                f"the state belongs to another blend: its {', '.join(differences)} differ, so its batches would be "
-                "others; give the sources, weights, sizes and seed that the run began with, and edit it then; or "
-                f"{WAY_OUT}"
+                f"the state belongs to another blend: its {', '.join(differences)} {differ}, so its batches would be "
+                "others; give the sources, weights, sizes and seed that the run began with, and edit it then; "
+                f"{seed_stays if 'seed' in differences else 'or ' + WAY_OUT}"
             )
         if state["schedule"] is None:
             return {}

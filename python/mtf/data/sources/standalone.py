@@ -63,6 +63,7 @@ class StandaloneSource(Source):
                 batch += 1
                 self._next_pass, self._next_batch = pass_, batch
                 yield data
+                del data  # its memory is free for the next batch, unless the caller still has it
         self._next_pass, self._next_batch = pass_ + 1, 0
 
     def state_dict(self) -> dict[str, int | None]:

@@ -25,6 +25,9 @@ OnOtherMixture = Literal["refuse", "edit"]
 WAY_OUT = "on_other_mixture='edit', of fit and load_state_dict, continues with what is given here as an edit"
 """What messages about another mixture at a resume end with."""
 
+_SEED_DIFFERS = "\n  seed: "  # a line of the core's message
+_SEED_STAYS = "no edit can change the seed: give the one that the run began with, or start a new run"
+
 STATE_VERSION = 1
 """Of a MultiLoader's state."""
 
@@ -139,7 +142,7 @@ def _edited_or_measured(
 def with_way_out(error: StateMismatch, on_other_mixture: str) -> StateMismatch:
     """The error, with what to do about it where an edit may help."""
     if on_other_mixture == "refuse" and "another schedule" in str(error) and WAY_OUT not in str(error):
-        return StateMismatch(f"{error}\n{WAY_OUT}")
+        return StateMismatch(f"{error}\n{_SEED_STAYS if _SEED_DIFFERS in str(error) else WAY_OUT}")
     return error
 
 

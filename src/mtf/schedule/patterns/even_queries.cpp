@@ -258,6 +258,11 @@ void EvenTree::distribute(std::int32_t* out, Child child, std::uint64_t clock, s
 }
 
 void EvenTree::fill(std::uint64_t begin, std::span<std::int32_t> slots) const {
+  if (period() != 0 && period() < slots.size()) {  // few units of weight, as 7:2:1: draw them once
+    fill(begin, slots.first(period()));
+    repeat_period(slots, period());
+    return;
+  }
   // Enough draws at once that most nodes get several, few enough that the positions fit 16 bits and the nearest cache.
   const std::size_t chunk =
       std::min<std::size_t>(std::clamp<std::size_t>(std::bit_ceil(weights_.size() * 16), 4096, 65536), slots.size());

@@ -360,3 +360,29 @@ def test_token_rows_are_cut_into_other_batches() -> None:
         rest = [batch for batch in take(multi, 40) if batch.pass_ == 0]
     assert firsts(rest) == want
     assert len(set(firsts(begun) + want)) == len(begun) * 3 + len(want)
+
+
+def test_another_seed_is_refused_without_the_advice_to_edit() -> None:
+    with mixture({"web": ("map", 20, 2)}, [1.0]) as multi:
+        take(multi, 2)
+        state = multi.state_dict()
+    loaders = {"web": loader("map", 20, 2)}
+    with mtf.MultiLoader(loaders, config(["web"], [1.0]), seed=6) as other:
+        with pytest.raises(StateMismatch, match="seed: 5 in the state, 6 here\nno edit can change the seed") as caught:
+            other.load_state_dict(state)
+        assert "on_other_mixture" not in str(caught.value)
+        with pytest.raises(StateMismatch, match="seed"):
+            other.load_state_dict(state, on_other_mixture="edit")
+
+
+def test_another_seed_of_a_blend_is_refused_without_the_advice_to_edit() -> None:
+    def blend(seed: int) -> mtf.Blend:
+        return mtf.Blend({"web": torch.arange(40.0)}, global_batch_size=4, seed=seed)
+
+    with mtf.MultiLoader(blend(1)) as multi:
+        take(multi, 2)
+        state = multi.state_dict()
+    with mtf.MultiLoader(blend(2)) as other:
+        with pytest.raises(StateMismatch, match=r"its seed differs, .*no edit can change the seed") as caught:
+            other.load_state_dict(state)
+        assert "on_other_mixture" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""The matrix: loaders of other libraries over map-style data (``make loaders``)."""
+"""The matrix of loaders: every row, cut and resumed in new processes, and asked of the tools (``make loaders``)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from matrix import IS_SHORT, Row, cells
 from proofs import check_resumes, check_that_tools_agree
 
 CELLS = pytest.mark.parametrize(
-    ("row", "workers"), [pytest.param(*cell, id=f"{cell[0].name}-{cell[1]}") for cell in cells("map_style")]
+    ("row", "workers"),
+    [
+        pytest.param(*cell, id=f"{cell[0].name}-{cell[1]}")
+        for module in ("map_style", "streams")
+        for cell in cells(module)
+    ],
 )
 pytestmark = pytest.mark.timeout(300)
 
