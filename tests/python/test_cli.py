@@ -280,6 +280,33 @@ def test_diff_prints_differences_and_json(run_folder: Path, capsys: pytest.Captu
     assert "step-000000020" in failure(capsys)
 
 
+def test_a_run_and_its_repetition_in_other_folders_are_equal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch = pytest.importorskip("torch")
+
+    def train(name: str, lr: float, clip: float | None = None) -> str:
+        torch.manual_seed(0)
+        model = torch.nn.Linear(2, 1)
+        config = mtf.TrainerConfig(
+            experiment_name=name,
+            checkpoint=mtf.CheckpointConfig(root_dir=str(tmp_path / name), save_at_end=True),
+            logging=mtf.LoggingConfig(logger_type="csv", log_dir=str(tmp_path / f"{name}-logs"), progress_bar=False),
+            performance=mtf.PerformanceConfig(clip_grad_norm=clip),
+        )
+        optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+        trainer = mtf.Trainer(
+            config, model, optimizer, training_step=lambda trainer, batch, *_: trainer.model(batch).mean()
+        )
+        trainer.fit({"ones": mtf.ArrayLoader(torch.ones(8, 2), 4)}, max_steps=1)
+        return str(tmp_path / name / "latest")
+
+    first = train("first", 0.1)
+    assert cli.main(["diff", first, train("again", 0.1)]) == cli.OK
+    assert cli.main(["diff", first, train("clipped", 0.1, clip=9.0)]) == cli.DIFFERENT
+    assert "manifest['config']['performance']['clip_grad_norm']" in capsys.readouterr().out
+
+
 def test_a_runs_folder_is_no_checkpoint(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for command in (["inspect", str(run_folder)], ["diff", str(run_folder), str(run_folder / "latest")]):
         assert cli.main(command) == cli.DAMAGED

@@ -14,8 +14,25 @@ from mtf.checkpoint.format.tree_path import format_path
 
 # Members of the manifest that differ between any two saves and say nothing about training.
 _INCIDENTAL = (
-    *("sha256", "format", "run", "files", "sequence", "time", "time_s", "created", "mtf_version", "torch_version"),
+    *(
+        "sha256",
+        "format",
+        "run",
+        "experiment",
+        "files",
+        "sequence",
+        "time",
+        "time_s",
+        "created",
+        "mtf_version",
+        "torch_version",
+    ),
     "data",  # how the rows of the loaders are numbered, where they were at hand
+)
+# Settings that say where files lie, which no update depends on: a run and its repetition have folders of their own.
+_PLACES = (
+    *(("checkpoint", "root_dir"), ("logging", "log_dir"), ("logging", "tensorboard_log_dir")),
+    ("experiment_name",),  # the folder of the logs
 )
 
 
@@ -103,4 +120,16 @@ def _telling(manifest: dict[str, Any]) -> dict[str, Any]:
     metrics = telling.get("metrics")
     if isinstance(metrics, dict):
         telling["metrics"] = {name: value for name, value in metrics.items() if not name.startswith(CLOCK_METRICS)}
+    config = telling.get("config")
+    if isinstance(config, dict):
+        telling["config"] = _without_places(config)
     return telling
+
+
+def _without_places(config: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: dict(value) if isinstance(value, dict) else value for name, value in config.items()}
+    for *outer, name in _PLACES:
+        inner = kept.get(outer[0]) if outer else kept
+        if isinstance(inner, dict):
+            inner.pop(name, None)
+    return kept

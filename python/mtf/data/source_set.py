@@ -19,7 +19,7 @@ from mtf.data.sources.rest_of_pass import RestOfPass, rest_from
 from mtf.data.steering.mixture_edit import WAY_OUT, GivenSource, given_source
 from mtf.data.tracing.past_cuts import PastCuts
 from mtf.distributed.data_group import DataGroup
-from mtf.errors import StateMismatch
+from mtf.errors import ConfigError, StateMismatch
 
 if TYPE_CHECKING:
     from mtf.data.workers.shared import SharedWorkers
@@ -69,6 +69,7 @@ class SourceSet:
         self._seed_each_batch = seed_each_batch
         self.undivided: set[str] = set()
         self.initial = {name: self.adapt(loader, name) for name, loader in loaders.items()}
+        _refuse_shared_positions(self.initial)
         self._given = dict(self.initial)
         sources = list(self.initial.values())
         self._shared_workers = self._share_workers(sources)
@@ -425,6 +426,21 @@ class PreparedLoad:
     order_states: dict[str, Any]
     rests: dict[str, RestOfPass]
     past_cuts: PastCuts
+
+
+def _refuse_shared_positions(sources: Mapping[str, Source]) -> None:
+    """Raises where two sources would move the position of one object, which no state could tell apart."""
+    names: dict[int, str] = {}
+    for name, source in sources.items():
+        owner = source.position_owner()
+        if owner is None:
+            continue
+        other = names.setdefault(id(owner), name)
+        if other != name:
+            raise ConfigError(
+                f"loaders {other!r} and {name!r} read one {type(owner).__name__}, which has a single position: each "
+                "would take the other's batches, and neither could be resumed; give each an object of its own"
+            )
 
 
 def _check_orders(saved: Mapping[str, str | None], sources: Mapping[str, Source]) -> None:

@@ -210,6 +210,40 @@ def test_a_schedule_moved_by_hand_takes_the_loader_along() -> None:
         assert next(iter(mixture)).data == 1
 
 
+@pytest.mark.parametrize("kind", ["loader", "dataset", "iterator"])
+def test_two_loaders_that_would_move_one_position_are_refused(kind: str) -> None:
+    data, loader, numbers = Counted(), RollsOver(eager=True), iter(range(9))
+    loaders = {
+        "loader": {"a": loader, "b": loader},
+        "dataset": {"a": DataLoader(data, 2), "b": DataLoader(data, 3)},
+        "iterator": {"a": numbers, "b": numbers},
+    }[kind]
+    with pytest.raises(mtf.ConfigError, match=r"'a' and 'b' read one .* give each an object of its own"):
+        mtf.MultiLoader(loaders, FIXED)
+    same = DataLoader(range(8), 2, shuffle=True)  # type: ignore[arg-type]  # read by position
+    with mtf.MultiLoader({"a": same, "b": same, "c": DataLoader(Counted(), 2)}, FIXED) as mixture:
+        assert len(list(mixture)) == 20
+
+
+class Counted(IterableDataset[Any]):
+    """Ten numbers, and the place in them as its state."""
+
+    def __init__(self) -> None:
+        self.place = 0
+
+    def __iter__(self) -> Iterator[int]:
+        while self.place < 10:
+            self.place += 1
+            yield self.place
+        self.place = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"place": self.place}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.place = state["place"]
+
+
 def test_a_copied_state_is_independent_and_shares_what_the_state_shares() -> None:
     @dataclasses.dataclass
     class Own:
@@ -230,3 +264,35 @@ def test_a_copied_state_is_independent_and_shares_what_the_state_shares() -> Non
     again = copy_state(itself)
     assert again[0] is again is not itself
     assert copy_state(7) == 7
+
+
+class Fragile:
+    """Forgets a loaded state when it is asked for its own, stays at the end of a pass when it is put there, and refuses
+    the state of a new one."""
+
+    def __init__(self) -> None:
+        self.pass_, self.place = -1, 0
+        self.loaded: tuple[int, int] | None = None
+
+    def __iter__(self) -> Iterator[int]:
+        if self.loaded is None:
+            self.pass_, self.place = self.pass_ + 1, 0
+        else:
+            (self.pass_, self.place), self.loaded = self.loaded, None
+        while self.place < 4:
+            self.place += 1
+            yield 10 * self.pass_ + self.place
+
+    def state_dict(self) -> dict[str, int]:
+        self.loaded = None
+        return {"pass": self.pass_, "place": self.place}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        if state["pass"] < 0:
+            raise ValueError("nothing was read")
+        self.loaded = state["pass"], state["place"]
+
+
+def test_a_loader_is_asked_for_its_state_only_where_that_is_safe() -> None:
+    assert_resumes_exactly(Fragile, passes=3)
+    assert mtf.check_source(Fragile).ok

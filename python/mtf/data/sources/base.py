@@ -238,6 +238,10 @@ class Source(ABC):
         can't say."""
         return None
 
+    def position_owner(self) -> Any:
+        """The object whose own position moves with every batch, which no other source may read; None: there is none."""
+        return None
+
     def initial_state(self) -> Any:
         """The state before the first batch, for sources with ``ResumeMode.STATEFUL``; None if there is none to save."""
         return None

@@ -67,6 +67,9 @@ class IterableSource(Source):
     def num_batches(self) -> int | None:
         return length_of(self.loader)
 
+    def position_owner(self) -> Any:
+        return self.loader if self.is_one_shot else None
+
     def open(self, pass_: int, batch: int, key: int, snapshot: Snapshot | None = None) -> Stream:
         pass_key = fold_in(key, pass_)
         if self.is_one_shot:

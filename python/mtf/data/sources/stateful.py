@@ -64,6 +64,9 @@ class StatefulSource(Source):
     def num_batches(self) -> int | None:
         return length_of(self.loader)
 
+    def position_owner(self) -> Any:
+        return None if isinstance(self.loader, WorkerStateLoader) else self._holder
+
     def open(self, pass_: int, batch: int, key: int, snapshot: Snapshot | None = None) -> Stream:
         ended, self._ended = self._ended, None  # unknown, should the following be interrupted
         if snapshot is None or snapshot.batch == 0:
