@@ -264,3 +264,35 @@ def test_a_copied_state_is_independent_and_shares_what_the_state_shares() -> Non
     again = copy_state(itself)
     assert again[0] is again is not itself
     assert copy_state(7) == 7
+
+
+class Fragile:
+    """Forgets a loaded state when it is asked for its own, stays at the end of a pass when it is put there, and refuses
+    the state of a new one."""
+
+    def __init__(self) -> None:
+        self.pass_, self.place = -1, 0
+        self.loaded: tuple[int, int] | None = None
+
+    def __iter__(self) -> Iterator[int]:
+        if self.loaded is None:
+            self.pass_, self.place = self.pass_ + 1, 0
+        else:
+            (self.pass_, self.place), self.loaded = self.loaded, None
+        while self.place < 4:
+            self.place += 1
+            yield 10 * self.pass_ + self.place
+
+    def state_dict(self) -> dict[str, int]:
+        self.loaded = None
+        return {"pass": self.pass_, "place": self.place}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        if state["pass"] < 0:
+            raise ValueError("nothing was read")
+        self.loaded = state["pass"], state["place"]
+
+
+def test_a_loader_is_asked_for_its_state_only_where_that_is_safe() -> None:
+    assert_resumes_exactly(Fragile, passes=3)
+    assert mtf.check_source(Fragile).ok
