@@ -161,7 +161,7 @@ class TrainingData:
         """Ends the worker processes that ``fit`` has started, those of validation loaders among them."""
         kept = [] if self.multi is None else self.multi.end_workers()
         if kept:
-            _log.warning(
+            _log.info(
                 "the worker processes of %s stay after fit, which stopped inside a pass, so that another fit continues "
                 "without producing its batches again: they end with the trainer, or by "
                 "trainer.multi_loader_manager.end_workers(replay=True)",

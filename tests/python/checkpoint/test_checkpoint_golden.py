@@ -115,7 +115,7 @@ def test_a_trainers_checkpoint_of_the_first_format_is_resumed(tmp_path: Path) ->
     places = [entry.place for entry in diff_checkpoints(path, tmp_path / "now").entries]
     # What later versions have more, and the format in which new schedules write their states.
     before, now = (layout.read(place).manifest["config"] for place in (path, tmp_path / "now"))
-    parts = ("requires_grad", "hyperparameters", "item_counts", "scheduler_settings", "skips")
+    parts = ("requires_grad", "hyperparameters", "item_counts", "scheduler_settings", "skips", "eval_modules")
     added = [
         *(f"manifest['config']['{part}']['{name}']" for part, name in _fields(now) - _fields(before)),
         *(f"state['trainer']['{name}']" for name in parts),

@@ -107,11 +107,12 @@ def test_trainings_in_a_loop_that_stop_inside_a_pass_keep_one_set_at_most(kind: 
 def test_workers_that_stay_inside_a_pass_are_named_and_can_be_ended_and_the_next_fit_continues_exactly(
     kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "mtf")
     before = children()
     whole = make_trainer()
     whole.fit(make(kind)[0], max_steps=9)
     whole.multi_loader_manager.close()
-    (text,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    (text,) = [record.message for record in caplog.records if "worker processes" in record.message]
     assert "the worker processes of 'dl0' stay after fit" in text
     caplog.clear()
     loader, _ = make(kind)

@@ -26,7 +26,10 @@ _OPAQUE = (str, bytes, bytearray, int, float, complex, type(None), np.ndarray, n
 _MAX_WATCHED = 64  # objects that are looked at after each batch, because they may make a generator later
 _MAX_LOOKS = 16  # of a process, after its first
 # Their functions and classes hold no generator of a user's, and looking through them takes long.
-_LIBRARIES = ("builtins", "torch", "numpy", "threading", "_thread", "logging", "multiprocessing", "pandas", "pyarrow")
+_LIBRARIES = (
+    *("builtins", "torch", "numpy", "threading", "_thread", "logging", "multiprocessing", "pandas", "pyarrow"),
+    *("hypothesis", "pytest", "_pytest", "pluggy"),  # what a test module names beside its dataset
+)
 
 
 class OwnedGenerators:
@@ -177,7 +180,8 @@ def _inside(value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, (type, types.ModuleType)):
         return
     if isinstance(value, Mapping):
-        yield from ((f"[{key!r}]", item) for key, item in _first_items(value.items()))
+        items = enumerate(_first_items(value.items()))
+        yield from ((f"[{key!r}]" if isinstance(key, (str, int)) else f"[{n}]", item) for n, (key, item) in items)
         if type(value) is dict:
             return
     elif isinstance(value, (list, tuple, set, frozenset, deque)):

@@ -116,5 +116,5 @@ def test_a_skip_that_is_not_committed_is_taken_back() -> None:
 
 @pytest.mark.parametrize("num", [-1, 1.5, True, "3"])
 def test_a_number_that_is_none_is_refused(num: Any) -> None:
-    with multi() as there, pytest.raises(ConfigError, match="num_batches must be a whole number of at least 0"):
+    with multi() as there, pytest.raises(ConfigError, match=r"num_batches must be (a whole number of )?at least 0"):
         there.skip(num)
