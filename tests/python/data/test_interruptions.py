@@ -27,6 +27,9 @@ pytestmark = [
 
 NUM_EPOCHS = 2
 PACKAGE = str(Path(mtf.__file__).parent)
+# Reads only, in thousands of calls: the search as a whole is interrupted, not each step of it.
+SEARCH = {"_find", "_inside", "_of_function", "_of_global", "_names_in", "_may_hold", "_is_of_library", "_first_items"}
+SEARCH |= {"_by_name", "_watch", "_has_changed", "_is_system", "<genexpr>", "<listcomp>"}
 
 
 class Counting:
@@ -98,7 +101,10 @@ class CtrlC:
         self.process = os.getpid()  # workers inherit the trace
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
-        if frame.f_code.co_filename.startswith(PACKAGE) and not self.raised and os.getpid() == self.process:
+        file, name = frame.f_code.co_filename, frame.f_code.co_name
+        if file.endswith("owned_generators.py") and name in SEARCH:
+            return
+        if file.startswith(PACKAGE) and not self.raised and os.getpid() == self.process:
             self.calls_left -= 1
             if self.calls_left == 0:
                 self.raised = True
