@@ -12,6 +12,7 @@ import random
 import types
 from collections import deque
 from collections.abc import Callable, Collection, ItemsView, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -168,7 +169,8 @@ def _find(roots: tuple[Any, ...], watch: Callable[[Any], None]) -> Iterator[tupl
                 yield path, value
             continue
         watch(value)
-        waiting.extend((f"{path}{step}", inner) for step, inner in _inside(value))
+        with suppress(Exception):  # an object that answers a question with an error of its own isn't looked through
+            waiting.extend((f"{path}{step}", inner) for step, inner in _inside(value))
 
 
 def _is_system(generator: Any) -> bool:
@@ -258,7 +260,7 @@ def _of_global(path: str, value: Any, names: list[str]) -> Iterator[tuple[str, A
             usable = (*_KINDS, types.FunctionType, staticmethod, classmethod)
             found = ((name, members.get(name)) for name in names)
             yield from (
-                (f"{path}.{name}", getattr(member, "__func__", member))
+                (f"{path}.{name}", member.__func__ if isinstance(member, (staticmethod, classmethod)) else member)
                 for name, member in found
                 if isinstance(member, usable) or (isinstance(value, types.ModuleType) and _may_hold(member))
             )
