@@ -236,3 +236,19 @@ class Epochs(Dataset[Any]):
 def test_set_epoch_of_a_map_style_dataset_is_called_wherever_it_lives(options: dict[str, Any]) -> None:
     with mtf.MultiLoader(DataLoader(Subset(Epochs(), range(4)), 2, **options)) as mixture:
         assert [batch.data.tolist() for _ in range(3) for batch in mixture] == [[p, p] for p in (0, 0, 1, 1, 2, 2)]
+
+
+class _Settings:
+    """As the settings of some libraries are: any attribute that isn't one of them is an error of their own."""
+
+    def __getattr__(self, name: str) -> object:
+        raise ValueError(f"unrecognized option: {name}")
+
+
+def test_an_object_that_answers_with_an_error_is_passed_over() -> None:
+    class Transform:
+        def __init__(self) -> None:
+            self.settings = _Settings()
+            self.rng = random.Random(0)
+
+    assert len(OwnedGenerators(Transform(), [_Settings()])) == 1
