@@ -13,7 +13,7 @@ from mtf.data.blend.rows import NativeRows, Rows, RowSource
 from mtf.data.blend.run import BlendRun
 from mtf.data.sampling.sample_order import IndexOrder
 from mtf.data.sources.base import Stream
-from mtf.errors import ConfigError, SourceError
+from mtf.errors import SourceError
 
 Collate = Callable[[list[Any]], Any]
 Index = tuple[str, int, int, int]
@@ -193,14 +193,5 @@ LOADER_OPTIONS = (
 
 
 def make_loader(dataset: SampleDataset, collate: BlendCollate, options: Mapping[str, Any]) -> DataLoader[Any]:
-    """The DataLoader whose machinery fetches the samples.
-
-    Raises:
-        ConfigError: An option that a blend hasn't.
-    """
-    for name in options:
-        if name not in LOADER_OPTIONS:
-            from mtf.config.checks import nearest
-
-            raise ConfigError(f"Blend has no option {name!r}{nearest(name, LOADER_OPTIONS)}")
+    """The DataLoader whose machinery fetches the samples; ``options``: of ``LOADER_OPTIONS``."""
     return DataLoader(dataset, batch_sampler=[[]], collate_fn=collate, **options)

@@ -16,6 +16,9 @@ from mtf._core import fold_in
 from mtf.data.rng.batch_rng import end_batch
 from mtf.errors import ConfigError
 
+GENERATOR_TYPES = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState, np.random.BitGenerator)
+"""Of generators that a dataset, a transform or a sampler may keep for itself."""
+
 _TORCH = torch.default_generator
 _WORD = 0xFFFFFFFF
 

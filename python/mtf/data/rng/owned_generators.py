@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 from mtf._core import fold_in
+from mtf.data.rng.generators import GENERATOR_TYPES
 
 _MAX_OBJECTS = 20_000
 _MAX_ITEMS = 64  # of a container whose first items are looked at
-_KINDS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState, np.random.BitGenerator)
 _OPAQUE = (str, bytes, bytearray, int, float, complex, type(None), np.ndarray, np.generic, torch.Tensor, range)
 _MAX_WATCHED = 64  # objects that are looked at after each batch, because they may make a generator later
 _MAX_LOOKS = 16  # of a process, after its first
@@ -164,7 +164,7 @@ def _find(roots: tuple[Any, ...], watch: Callable[[Any], None]) -> Iterator[tupl
         if isinstance(value, _OPAQUE) or id(value) in seen:
             continue
         seen.add(id(value))
-        if isinstance(value, _KINDS):
+        if isinstance(value, GENERATOR_TYPES):
             if not _is_system(value):
                 yield path, value
             continue
@@ -217,7 +217,7 @@ def _inside(value: Any) -> Iterator[tuple[str, Any]]:
             function = getattr(member, "__func__", member)  # of static and class methods
             if isinstance(function, types.FunctionType):
                 yield from ((f".{name}{step}", inner) for step, inner in _of_function(function))
-            elif isinstance(member, _KINDS):
+            elif isinstance(member, GENERATOR_TYPES):
                 yield f".{name}", member
 
 
@@ -252,12 +252,12 @@ def _of_global(path: str, value: Any, names: list[str]) -> Iterator[tuple[str, A
         value: The global.
         names: All names in the function.
     """
-    if isinstance(value, _KINDS):
+    if isinstance(value, GENERATOR_TYPES):
         yield path, value
     elif isinstance(value, (type, types.ModuleType)):
         if not _is_of_library(value):
             members = vars(value)
-            usable = (*_KINDS, types.FunctionType, staticmethod, classmethod)
+            usable = (*GENERATOR_TYPES, types.FunctionType, staticmethod, classmethod)
             found = ((name, members.get(name)) for name in names)
             yield from (
                 (f"{path}.{name}", member.__func__ if isinstance(member, (staticmethod, classmethod)) else member)
@@ -288,7 +288,7 @@ def _first_items(items: Any) -> list[Any]:
     first, is_data = [], True
     for item in items:
         first.append(item)
-        if isinstance(item[1] if isinstance(items, ItemsView) else item, _KINDS):
+        if isinstance(item[1] if isinstance(items, ItemsView) else item, GENERATOR_TYPES):
             is_data = False
         if len(first) == (_MAX_ITEMS if is_data else _MAX_OBJECTS):
             break

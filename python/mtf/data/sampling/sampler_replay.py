@@ -22,7 +22,7 @@ from torch.utils.data import Dataset, Sampler
 from mtf._core import fold_in
 from mtf.call_site import user_level
 from mtf.data.protocols import copy_state, has_state_methods, length_of
-from mtf.data.rng.generators import fresh_torch_generator, seed_generators, untouched
+from mtf.data.rng.generators import GENERATOR_TYPES, fresh_torch_generator, seed_generators, untouched
 
 _MAX_DRAWS = 10**6  # of a pass whose length isn't known, after which it is taken for endless
 _KEPT_PASSES = 8
@@ -366,12 +366,9 @@ def _copy_containers(sampler: Any) -> Any:
             _put(result, attribute, _copy_containers(inner))
         else:
             part = _copied_part(inner, 0, copies, 0)
-            if part is not None and not isinstance(inner, _GENERATORS):
+            if part is not None and not isinstance(inner, GENERATOR_TYPES):
                 _put(result, attribute, part)
     return result
-
-
-_GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState, np.random.BitGenerator)
 
 
 def _attributes(sampler: Any, path: _Path = ()) -> dict[_Path, Any]:
@@ -379,7 +376,7 @@ def _attributes(sampler: Any, path: _Path = ()) -> dict[_Path, Any]:
     found: dict[_Path, Any] = {}
     for attribute, value in _held(sampler).items():
         here = (*path, attribute)
-        if isinstance(value, _GENERATORS):
+        if isinstance(value, GENERATOR_TYPES):
             continue
         if len(path) < _MAX_DEPTH and (
             isinstance(value, Sampler)

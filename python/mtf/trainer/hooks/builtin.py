@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from mtf.call_site import user_level
-from mtf.config.checks import nearest
+from mtf.config.checks import at_least, nearest
 from mtf.config.keywords import checked_keywords
 from mtf.errors import ConfigError
 from mtf.trainer.hooks.base import Trainer, TrainerHooks
@@ -84,8 +84,7 @@ class EarlyStopping(TrainerHooks):
         min_delta: float = 0.0,
         mode: Literal["min", "max"] = "min",
     ) -> None:
-        if isinstance(patience, bool) or not isinstance(patience, int) or patience < 0:
-            raise ConfigError(f"EarlyStopping: patience must be an int of at least 0, it is {patience!r}")
+        at_least("EarlyStopping: patience", patience, 0)
         if not min_delta >= 0.0:
             raise ConfigError(f"EarlyStopping: min_delta must be at least 0, it is {min_delta!r}")
         self.monitor = monitor

@@ -58,8 +58,9 @@ class TrainerState:
         _, tensors = split(self._tree)
         num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
         numbers = [f"{name}={value!r}" for name, value in self._tree.items() if type(value) in (int, float)]
-        filled = {
-            name for name, value in self._tree.items() if not (isinstance(value, (dict, list, tuple)) and not value)
-        }
-        parts = ", ".join(n for n, v in self._tree.items() if n in filled and not isinstance(v, (bool, int, float)))
+        parts = ", ".join(name for name, value in self._tree.items() if not _is_number_or_empty(value))
         return f"TrainerState({', '.join([*numbers, f'{len(tensors)} tensors', f'{num_bytes} bytes'])}; parts: {parts})"
+
+
+def _is_number_or_empty(value: Any) -> bool:
+    return isinstance(value, (bool, int, float)) or (isinstance(value, (dict, list, tuple)) and not value)

@@ -98,13 +98,11 @@ def find_samples(
     begin, end = run.sizes.start(batches[0]), run.sizes.start(stop)
     if begin >= end:
         return []
-    if row is not None:
-        row = whole_number(f"source {source!r}: row", row, 0)
-    else:
+    if document is not None:
         document = whole_number(f"source {source!r}: document", document, 0)
-    if document is None:
-        most = run.row_counts.most(index)
-        if row is None or not 0 <= row < most:
+    else:
+        row, most = whole_number(f"source {source!r}: row", row, 0), run.row_counts.most(index)
+        if row >= most:
             raise ConfigError(f"source {source!r}: row must be in [0, {most}), but is {row}")
     found = []
     for count in run.row_counts.within(begin, end):
