@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from mtf.data.rng.owned_generators import OwnedGenerators
 from mtf.testing import assert_resumes_exactly
 
 _GLOBAL = np.random.default_rng(5)
+_OTHER = np.random.default_rng(9)
 
 
 class Slotted:
@@ -24,6 +26,9 @@ class Slotted:
 
     def __init__(self, rng: Any) -> None:
         self.rng = rng
+
+    def get(self) -> Any:
+        return self.rng
 
 
 def draw(rng: Any) -> float:
@@ -98,6 +103,25 @@ def _global_transform() -> Any:
     return _TRANSFORM()
 
 
+_METHOD = Slotted(np.random.default_rng(6)).get
+_NAMESPACE = types.SimpleNamespace(rng=np.random.default_rng(7))
+
+
+@functools.cache
+def cached_rng() -> Any:
+    return _GLOBAL
+
+
+class OfProperty:
+    @property
+    def rng(self) -> Any:
+        return _GLOBAL
+
+    @functools.cached_property
+    def kept(self) -> Any:
+        return _OTHER
+
+
 def of_class(keep: Any) -> Any:
     return OfClass.rng
 
@@ -139,6 +163,11 @@ KEPT: dict[str, Callable[[], tuple[Any, Callable[[Any], Any]]]] = {
     "a global": lambda: (None, of_global),
     "in a global object that a called function names": lambda: (None, through_another_function),
     "of a class that a function names": lambda: (None, of_class),
+    "in a global bound method": lambda: (None, lambda keep: _METHOD()),
+    "in a global namespace": lambda: (None, lambda keep: _NAMESPACE.rng),
+    "of a property": lambda: (OfProperty(), lambda keep: keep.rng),
+    "of a cached property": lambda: (OfProperty(), lambda keep: keep.kept),
+    "of a cached function": lambda: (None, lambda keep: cached_rng()),
     "a bit generator": lambda: (_Bits(np.random.PCG64(3)), itself),
     "a variable of a generator function": lambda: (_Next(suspended(np.random.default_rng(3))), itself),
     "the last of many": lambda: ([random.Random(n) for n in range(100)], lambda keep: keep[-1]),

@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 import os
 import random
+import sys
+import threading
 import types
 from collections import deque
 from collections.abc import Callable, Collection, ItemsView, Iterator, Mapping
@@ -27,9 +29,14 @@ _OPAQUE = (str, bytes, bytearray, int, float, complex, type(None), np.ndarray, n
 _MAX_WATCHED = 64  # objects that are looked at after each batch, because they may make a generator later
 _MAX_LOOKS = 16  # of a process, after its first
 # Their functions and classes hold no generator of a user's, and looking through them takes long.
-_LIBRARIES = (
-    *("builtins", "torch", "numpy", "threading", "_thread", "logging", "multiprocessing", "pandas", "pyarrow"),
+_LIBRARIES = sys.stdlib_module_names | {
+    *("torch", "numpy", "pandas", "pyarrow", "typing_extensions"),
     *("hypothesis", "pytest", "_pytest", "pluggy"),  # what a test module names beside its dataset
+}
+# Objects of the standard library that hold what a user put into them.
+_HOLDERS = (
+    *(list, tuple, dict, set, frozenset, deque, functools.partial, types.MethodType, types.SimpleNamespace),
+    *(threading.local, type(functools.cache(len))),
 )
 
 
@@ -214,11 +221,20 @@ def _inside(value: Any) -> Iterator[tuple[str, Any]]:
                 mangled = f"_{base.__name__.lstrip('_')}{name}" if name.startswith("__") else name
                 yield f".{name}", getattr(value, mangled, None)
         for name, member in sorted(base.__dict__.items(), key=_by_name):
-            function = getattr(member, "__func__", member)  # of static and class methods
+            function = _function_of(member)
             if isinstance(function, types.FunctionType):
                 yield from ((f".{name}{step}", inner) for step, inner in _of_function(function))
             elif isinstance(member, GENERATOR_TYPES):
                 yield f".{name}", member
+
+
+def _function_of(member: Any) -> Any:
+    """The function of a static or class method or of a property; anything else as it is."""
+    if isinstance(member, (staticmethod, classmethod)):
+        return member.__func__
+    if isinstance(member, property):
+        return member.fget
+    return member.func if isinstance(member, functools.cached_property) else member
 
 
 def _of_function(function: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
@@ -257,10 +273,10 @@ def _of_global(path: str, value: Any, names: list[str]) -> Iterator[tuple[str, A
     elif isinstance(value, (type, types.ModuleType)):
         if not _is_of_library(value):
             members = vars(value)
-            usable = (*GENERATOR_TYPES, types.FunctionType, staticmethod, classmethod)
+            usable = (*GENERATOR_TYPES, types.FunctionType, staticmethod, classmethod, property)
             found = ((name, members.get(name)) for name in names)
             yield from (
-                (f"{path}.{name}", member.__func__ if isinstance(member, (staticmethod, classmethod)) else member)
+                (f"{path}.{name}", _function_of(member))
                 for name, member in found
                 if isinstance(member, usable) or (isinstance(value, types.ModuleType) and _may_hold(member))
             )
@@ -272,8 +288,8 @@ def _may_hold(value: Any) -> bool:
     """Whether a global, or a member of a module, may be a transform or a function that draws."""
     if isinstance(value, (*_OPAQUE, type, types.ModuleType, types.BuiltinFunctionType)):
         return False
-    return not _is_of_library(value if isinstance(value, types.FunctionType) else type(value)) or isinstance(
-        value, (list, tuple, dict)
+    return isinstance(value, _HOLDERS) or not _is_of_library(
+        value if isinstance(value, types.FunctionType) else type(value)
     )
 
 
