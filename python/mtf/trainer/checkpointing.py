@@ -276,6 +276,8 @@ class Checkpointer:
 
     def save_deferred(self) -> None:
         """Saves to the paths that were deferred."""
+        if not self._deferred:
+            return
         deferred, self._deferred = list(dict.fromkeys(self._deferred)), []
         try:
             while deferred:

@@ -14,6 +14,8 @@ from mtf.errors import ConfigError, UsageError
 class Phase(Enum):
     """What ``fit`` is doing."""
 
+    __hash__ = object.__hash__  # Enum's is a function of Python, and every update looks phases up six times
+
     IDLE = "idle"
     """``fit`` isn't running."""
     BETWEEN_UPDATES = "between updates"
