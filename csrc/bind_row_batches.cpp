@@ -43,7 +43,7 @@ class PyRowBatches final : public PySource {
     if (batch.num_cu_seqlens != 0) {
       out["cu_seqlens"] = to_tensor(std::move(batch.cu_seqlens), batch.num_cu_seqlens, lengths_);
     }
-    return std::move(out);
+    return out;
   }
 
   [[nodiscard]] std::uint64_t num_batches() const noexcept { return batches_->num_batches(); }

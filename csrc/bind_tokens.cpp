@@ -84,8 +84,8 @@ class PyDocumentIndex {
       OwnedObject offsets;
     };
     const std::span<const std::int64_t> view(offsets.data(), static_cast<std::size_t>(offsets.size()));
-    auto kept =
-        std::make_shared<Keeping>(DocumentIndex(view, corpus.core()->num_tokens()), OwnedObject(std::move(offsets)));
+    auto kept = std::make_shared<Keeping>(
+        Keeping{DocumentIndex(view, corpus.core()->num_tokens()), OwnedObject(std::move(offsets))});
     core_ = std::shared_ptr<const DocumentIndex>(kept, &kept->index);
   }
 

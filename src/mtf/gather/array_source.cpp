@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <array>
-#include <limits>
 #include <stdexcept>
 #include <string>
 #include <utility>
 
 #include "mtf/error.hpp"
+#include "mtf/gather/byte_count.hpp"
 #include "mtf/gather/gather.hpp"
 #include "mtf/message.hpp"
 
@@ -31,13 +31,6 @@ class RowNumbers {
   std::array<std::int64_t, 512> near_;
   std::vector<std::int64_t> far_;
 };
-
-constexpr std::size_t kMaxBytes = std::numeric_limits<std::size_t>::max();
-
-/// Bytes of a batch's rows; kMaxBytes, which no pool gives, where they are more than can be counted.
-std::size_t bytes_of(std::uint64_t num_rows, const ArrayView& array) noexcept {
-  return array.row_bytes != 0 && num_rows > kMaxBytes / array.row_bytes ? kMaxBytes : num_rows * array.row_bytes;
-}
 
 }  // namespace
 
@@ -78,7 +71,7 @@ std::unique_ptr<Payload> ArraySource::fetch(std::uint64_t pass, std::uint64_t ba
   std::vector<Buffer> buffers;
   buffers.reserve(arrays_.size());
   for (const ArrayView& array : arrays_) {
-    Buffer buffer = pool_->acquire(bytes_of(num_rows, array));
+    Buffer buffer = pool_->acquire(bytes_of_rows(num_rows, array.row_bytes));
     if (in_order) {
       gather_range(array, begin, num_rows, buffer.data());
     } else {
@@ -96,7 +89,7 @@ std::size_t ArraySource::max_batch_bytes() const noexcept {
   const std::size_t num_rows = std::max<std::size_t>(1, sampler_.part(0).size());
   std::size_t sum = 0;
   for (const ArrayView& array : arrays_) {
-    sum += std::min(bytes_of(num_rows, array), kMaxBytes - sum);
+    sum = add_bytes(sum, bytes_of_rows(num_rows, array.row_bytes));
   }
   return sum;
 }

@@ -9,19 +9,12 @@
 #include <utility>
 
 #include "mtf/error.hpp"
+#include "mtf/gather/byte_count.hpp"
 #include "mtf/gather/cu_seqlens.hpp"
 
 namespace mtf {
 
 namespace {
-
-constexpr std::size_t kMaxBytes = std::numeric_limits<std::size_t>::max();
-
-/// Bytes of the rows of a field; kMaxBytes, which no pool gives, where they are more than can be counted.
-std::size_t bytes_of(std::uint64_t num_rows, const RowField& field) noexcept {
-  const std::size_t row_bytes = field.row_bytes();
-  return row_bytes != 0 && num_rows > kMaxBytes / row_bytes ? kMaxBytes : num_rows * row_bytes;
-}
 
 std::uint64_t count_batches(std::uint64_t num_rows, const RowBatchSpec& spec) {
   if (spec.batch_size == 0) {
@@ -88,7 +81,7 @@ std::unique_ptr<Payload> RowBatches::fetch(std::uint64_t pass, std::uint64_t bat
   made->num_rows = range.size();
   std::vector<std::byte*> buffers;
   for (const RowField& field : rows_->fields()) {
-    made->buffers.push_back(pool_->acquire(bytes_of(range.size(), field)));
+    made->buffers.push_back(pool_->acquire(bytes_of_rows(range.size(), field.row_bytes())));
     buffers.push_back(made->buffers.back().data());
   }
   rows_->write(spec_.key, pass, of_rows, slots, buffers);
@@ -124,11 +117,11 @@ std::size_t RowBatches::max_batch_bytes() const noexcept {
       1, shard(std::min(spec_.batch_size, rows_->num_rows()), spec_.rank, spec_.world_size).size());
   std::size_t sum = 0;
   for (const RowField& field : rows_->fields()) {
-    std::size_t bytes = bytes_of(num_rows, field);
+    std::size_t bytes = bytes_of_rows(num_rows, field.row_bytes());
     if (field.counts_positions) {
-      bytes += std::min(bytes + sizeof(std::int32_t), kMaxBytes - bytes);
+      bytes = add_bytes(bytes, bytes + sizeof(std::int32_t));
     }
-    sum += std::min(bytes, kMaxBytes - sum);
+    sum = add_bytes(sum, bytes);
   }
   return sum;
 }

@@ -12,7 +12,7 @@ namespace mtf {
 
 namespace {
 
-constexpr std::size_t kBlock = 256;                            // draws that next() computes at once, at least
+constexpr std::size_t kSmallestBlock = 256;                    // draws that next() computes at once, at least
 constexpr std::size_t kLargestBlock = 4096;                    // at most: with many sources a block costs O(sources)
 constexpr std::size_t kMaxEpochs = 16;                         // epochs kept for random access
 constexpr std::uint64_t kCountAhead = std::uint64_t{1} << 16;  // steps that are counted on from known counts
@@ -251,7 +251,7 @@ std::vector<Schedule::SegmentDraws> Schedule::source_draws(std::span<std::int32_
       known_ = {range.segment, step_, counts};
     }
     counts.resize(range.segment->breakpoint().sources.size());
-    found.push_back({range.segment, range.end - range.begin, counts});
+    found.push_back({range.segment, range.end - range.begin, counts, {}});
     SegmentDraws& draws = found.back();
     range.segment->fill(range.begin, sources.first(draws.size));
     count_sources(sources.first(draws.size), counts);
@@ -264,7 +264,7 @@ std::vector<Schedule::SegmentDraws> Schedule::source_draws(std::span<std::int32_
 
 std::optional<Draw> Schedule::next() {
   if (num_taken_ == buffer_.size()) {
-    const std::size_t block = std::clamp(4 * spec().sources.size(), kBlock, kLargestBlock);
+    const std::size_t block = std::clamp(4 * spec().sources.size(), kSmallestBlock, kLargestBlock);
     std::vector<std::int32_t> sources(block);
     std::vector<std::int64_t> passes(block);
     std::vector<std::int64_t> batches(block);

@@ -8,7 +8,7 @@ namespace mtf {
 
 namespace {
 
-using Wide = __int128;
+using SignedWide = __int128;
 
 /// A source that is drawn again only after another pass of its own has begun: removed, or exhausted.
 bool is_gone(const Breakpoint& breakpoint, std::size_t source) {
@@ -17,10 +17,10 @@ bool is_gone(const Breakpoint& breakpoint, std::size_t source) {
 }
 
 /// numerator / denominator turns in units of 2^-kDeficitBits, rounded down; both are below 2^94.
-Wide deficit_units(Wide numerator, Wide denominator) {
+SignedWide deficit_units(SignedWide numerator, SignedWide denominator) {
   constexpr int kHalf = kDeficitBits / 2;
-  const Wide high = ((numerator % denominator) << kHalf) / denominator;
-  const Wide low = ((((numerator % denominator) << kHalf) % denominator) << kHalf) / denominator;
+  const SignedWide high = ((numerator % denominator) << kHalf) / denominator;
+  const SignedWide low = ((((numerator % denominator) << kHalf) % denominator) << kHalf) / denominator;
   return (numerator / denominator << kDeficitBits) + (high << kHalf) + low;
 }
 
@@ -34,9 +34,9 @@ void Segment::settle_deficits() {
     breakpoint_.continues = false;
     return;
   }
-  Wide left_behind = 0;
+  SignedWide left_behind = 0;
   std::vector<bool> is_active(breakpoint_.sources.size());
-  std::vector<Wide> inherited(breakpoint_.sources.size());
+  std::vector<SignedWide> inherited(breakpoint_.sources.size());
   const std::vector<bool> are_spent = spent_sources();
   for (const std::int32_t source : active_) {
     is_active[static_cast<std::size_t>(source)] = true;
@@ -50,11 +50,12 @@ void Segment::settle_deficits() {
     (heir && is_active[*heir] ? inherited[*heir] : left_behind) += breakpoint_.sources[i].deficit;
   }
   // Above 0 wherever there is a slot, whose weight is.
-  const Wide total = std::max(Wide{1}, std::accumulate(slot_units_.begin(), slot_units_.end(), Wide{0}));
+  const SignedWide total =
+      std::max(SignedWide{1}, std::accumulate(slot_units_.begin(), slot_units_.end(), SignedWide{0}));
   for (std::size_t slot = 0; slot < active_.size(); ++slot) {
     const auto i = static_cast<std::size_t>(active_[slot]);
-    const Wide deficit = breakpoint_.sources[i].deficit + inherited[i] + left_behind * slot_units_[slot] / total;
-    slot_deficits_.push_back(static_cast<std::int64_t>(std::clamp<Wide>(deficit, -kMaxDeficit, kMaxDeficit)));
+    const SignedWide deficit = breakpoint_.sources[i].deficit + inherited[i] + left_behind * slot_units_[slot] / total;
+    slot_deficits_.push_back(static_cast<std::int64_t>(std::clamp<SignedWide>(deficit, -kMaxDeficit, kMaxDeficit)));
   }
 }
 
@@ -91,19 +92,19 @@ void Segment::carry_deficits(Breakpoint& breakpoint, std::uint64_t step) const {
     breakpoint.num_in_block = shuffled->num_in_block(elapsed);
   }
   std::vector<std::uint64_t> drawn;
-  std::vector<Wide> deficits(slot_deficits_.begin(), slot_deficits_.end());
+  std::vector<SignedWide> deficits(slot_deficits_.begin(), slot_deficits_.end());
   for (const std::int32_t source : active_) {
     drawn.push_back(breakpoint.sources[static_cast<std::size_t>(source)].count -
                     breakpoint_.sources[static_cast<std::size_t>(source)].origin_count);
   }
-  const auto burst = static_cast<Wide>(breakpoint_.spec->config.burst);
-  Wide total = std::accumulate(slot_units_.begin(), slot_units_.end(), Wide{0});
+  const auto burst = static_cast<SignedWide>(breakpoint_.spec->config.burst);
+  SignedWide total = std::accumulate(slot_units_.begin(), slot_units_.end(), SignedWide{0});
   std::vector<bool> has_left(active_.size());
   std::uint64_t begin = 0;
   const auto add_shares = [&](std::uint64_t end) {
     for (std::size_t slot = 0; slot < deficits.size() && end > begin; ++slot) {
       if (!has_left[slot]) {
-        deficits[slot] += deficit_units(Wide{end - begin} * slot_units_[slot], total * burst);
+        deficits[slot] += deficit_units(SignedWide{end - begin} * slot_units_[slot], total * burst);
       }
     }
     begin = end;
@@ -115,9 +116,9 @@ void Segment::carry_deficits(Breakpoint& breakpoint, std::uint64_t step) const {
   }
   add_shares(elapsed);
   for (std::size_t slot = 0; slot < deficits.size(); ++slot) {
-    const Wide deficit = deficits[slot] - deficit_units(Wide{drawn[slot]}, burst);
+    const SignedWide deficit = deficits[slot] - deficit_units(SignedWide{drawn[slot]}, burst);
     breakpoint.sources[static_cast<std::size_t>(active_[slot])].deficit =
-        static_cast<std::int64_t>(std::clamp<Wide>(deficit, -kMaxDeficit, kMaxDeficit));
+        static_cast<std::int64_t>(std::clamp<SignedWide>(deficit, -kMaxDeficit, kMaxDeficit));
   }
 }
 
