@@ -125,7 +125,7 @@ def _prefetch() -> str:
     seconds = {}
     work = torch.randn(4096, 4096, device="cuda")
 
-    def heavy(tr: Any, batch: Any, *place: Any) -> torch.Tensor:
+    def heavy(tr: Any, batch: Any, *place: Any) -> Any:
         for _ in range(4):
             torch.mm(work, work)
         return tr.model(batch["x"][:, :64]).mean()

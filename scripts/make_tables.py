@@ -39,7 +39,7 @@ def make(root: Path) -> dict[str, str]:
     for enum in dict.fromkeys(_ENUM_OF.values()):
         members = "".join(f'    {name} = "{name.lower()}"\n' for macro, _, name, _ in rows if _ENUM_OF[macro] == enum)
         body = rf'(class {enum}\(Enum\):\n    """[^"]*"""\n\n)(?:    \w+ = "\w+"\n)*'
-        enums, found = re.subn(body, lambda match, members=members: match[1] + members, enums)
+        enums, found = re.subn(body, rf"\g<1>{members}", enums)
         if found != 1:
             raise SystemExit(f"{ENUMS}: no class {enum} with a docstring and members")
     return {HEADERS: text + "".join(headers), ENUMS: enums}

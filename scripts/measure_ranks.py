@@ -14,9 +14,11 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import mtf
+from mtf.trainer.hooks.base import TrainerHooks
 
 
 def best_ms(call: Callable[[], Any], times: int = 5) -> float:
@@ -48,9 +50,9 @@ def schedules() -> None:
     for num_sources in (4, 64, 1024, 10_000):
         schedule = make_schedule(num_sources)
         schedule.advance(123_456_789)
-        build = best_ms(lambda n=num_sources: make_schedule(n), 3)
+        build = best_ms(partial(make_schedule, num_sources), 3)
         fingerprint = best_ms(schedule.fingerprint)
-        draws = best_ms(lambda s=schedule: s.draws(512))
+        draws = best_ms(partial(schedule.draws, 512))
         num_bytes = len(schedule.to_bytes())
         text = len(json.dumps(schedule.state_dict()))
         print(
@@ -69,13 +71,13 @@ def worker(rank: int, world_size: int, port: int) -> None:
     from mtf.distributed.ranks import make_ranks
 
     ranks = make_ranks(mtf.DDPConfig(), "cpu")
-    look = best_ms(lambda: ranks.largest([0, 0, 0]), 50)
+    look = best_ms(lambda: ranks.all_reduce_max([0, 0, 0]), 50)
     lines = [f"{world_size} ranks: one look (3 integers) {look:.2f} ms"]
     for num_sources in (4, 1024, 10_000):
         schedule = make_schedule(num_sources)
         names, lengths = list(schedule.names), list(schedule.lengths)
-        agree = best_ms(lambda n=names, v=lengths: agree_on_lengths(n, v, True, rank, world_size), 3)
-        check = best_ms(lambda s=schedule: check_same_schedule(s, world_size), 3)
+        agree = best_ms(partial(agree_on_lengths, names, lengths, True, rank, world_size), 3)
+        check = best_ms(partial(check_same_schedule, schedule, world_size), 3)
         lines.append(f"  {num_sources:6d} sources: lengths {agree:.2f} ms, schedule compared {check:.2f} ms")
     if rank == 0:
         print("\n".join(lines))
@@ -102,7 +104,7 @@ def sharded(rank: int, world_size: int, port: int, root: str, began: float) -> N
 
     moments: list[float] = []
 
-    class Moments(mtf.TrainerHooks):
+    class Moments(TrainerHooks):
         def on_train_batch_start(self, *_: Any) -> None:
             moments.append(time.time())
 
@@ -134,6 +136,8 @@ def launch(target: Callable[..., None], world_size: int, *arguments: Any) -> Non
         process.start()
     for process in processes:
         process.join(300)
+    if any(process.exitcode != 0 for process in processes):
+        raise SystemExit(f"{target.__name__}: a process of {world_size} failed or took longer than 300 s")
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import mtf
 
@@ -25,7 +26,7 @@ import torch  # noqa: E402
 from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
 
 
-def training_step(trainer, batch, batch_idx, dataloader_idx, dataloader_name):
+def training_step(trainer: mtf.Trainer, batch: Any, batch_idx: int, dataloader_idx: int, name: str) -> torch.Tensor:
     """Least squares."""
     x, y = batch
     return torch.nn.functional.mse_loss(trainer.model(x), y)
@@ -44,7 +45,7 @@ trainer = mtf.Trainer(
 trainer.fit(loaders, max_steps=3)
 assert trainer.global_step == 3
 
-from model_training_framework.trainer import GenericTrainer  # noqa: E402
+from model_training_framework.trainer import GenericTrainer  # type: ignore[attr-defined]  # noqa: E402
 
 assert GenericTrainer is mtf.Trainer
 print(f"mtf {mtf.__version__} works from {Path.cwd()}")

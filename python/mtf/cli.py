@@ -100,6 +100,8 @@ class _Parser(argparse.ArgumentParser):
                 f"there is no {named[1]!r}: a run is a script of yours (python train.py, torchrun train.py), which "
                 "reads its settings with TrainerConfig.from_cli()"
             )
+        elif choice := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
+            message += nearest(choice[1], re.findall(r"[\w-]+", choice[2])).removesuffix("?")
         self.exit(USAGE, f"mtf: {message}; see {self.prog} --help\n")
 
 

@@ -330,7 +330,8 @@ def test_damage_is_found(run_folder: Path, tmp_path: Path, capsys: pytest.Captur
     ("arguments", "said"),
     [
         ([], "the following arguments are required: command; see mtf --help"),
-        (["plam"], "invalid choice: 'plam'"),
+        (["plam"], "did you mean 'plan'; see mtf --help"),
+        (["bench", "--order", "shufled"], "did you mean 'shuffled'; see mtf bench --help"),
         (["run", "--config", "x.yaml"], "there is no 'run': a run is a script of yours"),
         (["plan"], "the following arguments are required: config; see mtf plan --help"),
         (["plan", "x.yaml", "--bogus"], "unrecognized arguments: --bogus; see mtf --help"),

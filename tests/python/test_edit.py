@@ -49,7 +49,7 @@ def resumed(path: Path | str, data: Any, *, steps: int = 20, **options: Any) -> 
 
 def test_weights_and_steps_hold_without_a_change_of_the_script(saved: Path, capsys: Any) -> None:
     before = digest(saved)
-    arguments = ["edit", str(saved), "--weights", "web=0", "code=3", "--steps", "15"]
+    arguments = ["edit", str(saved), "--weights", "web=0,code=3", "--steps", "15"]
     assert cli.main(arguments) == cli.OK
     printed = capsys.readouterr().out
     assert "dataloader_weights: web 2, code 1 -> web 0, code 3" in printed

@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _numbers(given: Sequence[str], option: str, kind: Callable[[str], T]) -> dict[str, T]:
     found = {}
-    for text in given:
+    for text in (part for argument in given for part in _split(argument)):
         name, separator, value = text.partition("=")
         try:
             if not separator or not name:
@@ -65,6 +65,12 @@ def _numbers(given: Sequence[str], option: str, kind: Callable[[str], T]) -> dic
         except ValueError:
             raise ConfigError(f"{option} must be NAME=NUMBER, but is {text!r}") from None
     return found
+
+
+def _split(text: str) -> list[str]:
+    """The pairs of ``a=1,b=2``; a comma may be part of a name."""
+    parts = text.split(",")
+    return parts if all("=" in part for part in parts) else [text]
 
 
 def _updates(text: str) -> int | tuple[int, int]:

@@ -217,6 +217,8 @@ class SourceSet:
             weight: As for ``Schedule.add_source``.
             num_steps: Batches that the mixture has handed out.
         """
+        present = {entry: self.readers[entry].source for entry, _, there in schedule.source_table if there}
+        _refuse_shared_positions({**present, name: source})
         was_known = name in schedule.names
         usual = self._usual(name)
         additions = {**self.additions, name: self.additions.get(name, usual) + 1} if was_known else self.additions

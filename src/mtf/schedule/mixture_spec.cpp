@@ -167,12 +167,13 @@ bool MixtureSpec::is_capped() const noexcept {
   return std::ranges::any_of(sources, [](const SourceSpec& source) { return source.max_passes.has_value(); });
 }
 
-std::uint64_t MixtureSpec::num_left(std::size_t source, std::uint64_t pass, std::uint64_t batch) const noexcept {
+std::uint64_t MixtureSpec::num_left(std::size_t source, std::uint64_t pass, std::uint64_t batch,
+                                    bool with_caps) const noexcept {
   const std::uint64_t length = sources[source].pass_limit();
   if (const auto most = sources[source].max_passes) {
     return pass >= *most ? 0 : (*most - pass) * length - std::min(length, batch);
   }
-  return length == kUnbounded || is_capped() ? kUnbounded : length - std::min(length, batch);
+  return length == kUnbounded || with_caps ? kUnbounded : length - std::min(length, batch);
 }
 
 std::optional<std::size_t> MixtureSpec::find_heir(std::size_t source, const std::vector<bool>& are_spent) const {

@@ -61,7 +61,9 @@ struct MixtureSpec {
   /// Sources leave when they run out, or are spent.
   [[nodiscard]] bool drops_out() const noexcept { return config.drops_out() || (is_capped() && !stops_when_spent); }
   /// Batches that `source`, which stands at batch `batch` of pass `pass`, gives before it runs out or is spent.
-  [[nodiscard]] std::uint64_t num_left(std::size_t source, std::uint64_t pass, std::uint64_t batch) const noexcept;
+  /// `with_caps` is is_capped(), which looks at every source.
+  [[nodiscard]] std::uint64_t num_left(std::size_t source, std::uint64_t pass, std::uint64_t batch,
+                                       bool with_caps) const noexcept;
   /// Moves the weights of sources that `are_spent` to their heirs, in proportion to `per_draw`; a chain of heirs ends
   /// at the first that isn't. The weights of those without an heir become 0.
   void pass_on(std::vector<double>& weights, const std::vector<bool>& are_spent) const;

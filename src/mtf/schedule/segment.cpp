@@ -12,10 +12,12 @@ Segment::Segment(Breakpoint breakpoint, Key key, std::uint64_t first_step, std::
     : breakpoint_(std::move(breakpoint)) {
   const bool is_fresh = breakpoint_.origin == breakpoint_.step;
   if (is_fresh) {
+    const bool is_capped = breakpoint_.spec->is_capped();
     for (std::size_t i = 0; i < breakpoint_.sources.size(); ++i) {
       SourceState& state = breakpoint_.sources[i];
       state.origin_count = state.count;
-      state.limit = state.exhausted ? 0 : breakpoint_.spec->num_left(i, state.position.pass, state.position.batch);
+      state.limit =
+          state.exhausted ? 0 : breakpoint_.spec->num_left(i, state.position.pass, state.position.batch, is_capped);
     }
   }
   choose_sources(first_step + breakpoint_.origin);
@@ -165,11 +167,12 @@ void Segment::choose_sources(std::uint64_t training_step) {
       }
     }
   }
+  const bool drops_out = spec.drops_out();
   for (std::size_t i = 0; i < is_active.size(); ++i) {
     if (!is_active[i]) {
       continue;
     }
-    if (spec.drops_out() && breakpoint_.sources[i].limit == 0) {
+    if (drops_out && breakpoint_.sources[i].limit == 0) {
       continue;
     }
     active_.push_back(static_cast<std::int32_t>(i));
@@ -195,10 +198,11 @@ void Segment::make_pattern(Key key) {
   const MixtureConfig& config = spec.config;
   std::vector<std::uint64_t> limits;
   std::vector<std::string> names;
+  const bool drops_out = spec.drops_out();
   for (const std::int32_t source : active_) {
     const auto i = static_cast<std::size_t>(source);
     names.push_back(spec.sources[i].name);
-    if (spec.drops_out()) {
+    if (drops_out) {
       limits.push_back(breakpoint_.sources[i].limit);
     }
   }

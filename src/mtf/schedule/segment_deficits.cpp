@@ -11,8 +11,9 @@ namespace {
 using SignedWide = __int128;
 
 /// A source that is drawn again only after another pass of its own has begun: removed, or exhausted.
-bool is_gone(const Breakpoint& breakpoint, std::size_t source) {
-  const bool is_exhausted = breakpoint.spec->drops_out() && breakpoint.sources[source].limit == 0;
+/// `drops_out` is that of its MixtureSpec, which looks at every source.
+bool is_gone(const Breakpoint& breakpoint, std::size_t source, bool drops_out) {
+  const bool is_exhausted = drops_out && breakpoint.sources[source].limit == 0;
   return is_exhausted || !breakpoint.spec->sources[source].present;
 }
 
@@ -41,8 +42,9 @@ void Segment::settle_deficits() {
   for (const std::int32_t source : active_) {
     is_active[static_cast<std::size_t>(source)] = true;
   }
+  const bool drops_out = breakpoint_.spec->drops_out();
   for (std::size_t i = 0; i < is_active.size(); ++i) {
-    if (is_active[i] || !is_gone(breakpoint_, i)) {
+    if (is_active[i] || !is_gone(breakpoint_, i, drops_out)) {
       continue;
     }
     is_certain_ = is_certain_ && breakpoint_.sources[i].deficit == 0;
@@ -77,9 +79,10 @@ std::vector<std::pair<std::uint64_t, std::size_t>> Segment::exhaustions(std::spa
 
 /// Writes each source's deficit at `step`, for a pattern that begins there; the counts are in `breakpoint`.
 void Segment::carry_deficits(Breakpoint& breakpoint, std::uint64_t step) const {
+  const bool drops_out = breakpoint_.spec->drops_out();
   for (std::size_t i = 0; i < breakpoint.sources.size(); ++i) {
     breakpoint.sources[i].deficit =
-        slot_deficits_.empty() || is_gone(breakpoint_, i) ? 0 : breakpoint_.sources[i].deficit;
+        slot_deficits_.empty() || is_gone(breakpoint_, i, drops_out) ? 0 : breakpoint_.sources[i].deficit;
   }
   breakpoint.continues = false;
   breakpoint.num_in_block = 0;

@@ -220,6 +220,12 @@ def test_two_loaders_that_would_move_one_position_are_refused(kind: str) -> None
     }[kind]
     with pytest.raises(mtf.ConfigError, match=r"'a' and 'b' read one .* give each an object of its own"):
         mtf.MultiLoader(loaders, FIXED)
+    with mtf.MultiLoader({"a": loaders["a"], "c": [1, 2]}, FIXED) as mixture:
+        with pytest.raises(mtf.ConfigError, match=r"'a' and 'b' read one .* give each an object of its own"):
+            mixture.add_source("b", loaders["b"])
+        mixture.remove_source("a")
+        mixture.add_source("b", loaders["b"])
+        assert mixture.names == ["a", "c", "b"]
     same = DataLoader(range(8), 2, shuffle=True)  # type: ignore[arg-type]  # read by position
     with mtf.MultiLoader({"a": same, "b": same, "c": DataLoader(Counted(), 2)}, FIXED) as mixture:
         assert len(list(mixture)) == 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtf import _core
+from mtf.call_site import user_level
 from mtf.config.checks import whole_number
 from mtf.data.tokens.formats import TokenPart
 from mtf.data.tracing.samples import TokenOrigin
@@ -121,8 +123,19 @@ class TokenStream:
                 raise ConfigError("the corpus doesn't say where documents end; give it eos= or documents=")
             core = self.core
             offsets = core.scan_documents(self._eos)
+            self._warn_without_ends(len(offsets) - 1)
             self._made, self._offsets = (os.getpid(), core, _core.DocumentIndex(offsets, core)), offsets
         return self._offsets
+
+    def _warn_without_ends(self, num_documents: int) -> None:
+        """Warns where no document ends but with its file, most likely because ``eos`` is another tokenizer's."""
+        first = int(self._begins[1])
+        if num_documents == len(self._parts) and first > 1 and self.core.read(first - 1, 1)[0] != self._eos:
+            warnings.warn(
+                f"eos={self._eos} ends no document of {self._parts[0].name}: each file is one document; check that it "
+                "is the end token of the tokenizer that wrote the file",
+                stacklevel=user_level(),
+            )
 
     def tokens(self, begin: int, end: int) -> NDArray[np.int64]:
         """Tokens ``[begin, end)`` of the stream, a copy: int64, shape ``(end - begin,)``.

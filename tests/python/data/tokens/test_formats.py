@@ -295,3 +295,12 @@ def test_a_flipped_bit_is_one_error_or_another_token(tmp_path: Path, name: str) 
     for message in said:
         assert message.startswith(str(path.with_suffix("")))  # of a pair either file
         assert "\n" not in message
+
+
+def test_an_end_token_that_ends_nothing_is_reported(tmp_path: Path) -> None:
+    for number, tokens in enumerate(([5, 6, 7], [8, 9])):
+        np.array(tokens, dtype=np.uint16).tofile(tmp_path / f"{number}.bin")
+    with pytest.warns(UserWarning, match=r"eos=2 ends no document of .*0\.bin: each file is one document"):
+        assert mtf.TokenCorpus(f"{tmp_path}/*.bin", dtype="uint16", eos=2).num_documents == 2
+    np.array([5, 6, 2], dtype=np.uint16).tofile(tmp_path / "0.bin")
+    assert mtf.TokenCorpus(f"{tmp_path}/*.bin", dtype="uint16", eos=2).num_documents == 2
