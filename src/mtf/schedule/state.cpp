@@ -1,6 +1,8 @@
 #include "mtf/schedule/state.hpp"
 
 #include <algorithm>
+#include <set>
+#include <string_view>
 
 #include "mtf/error.hpp"
 #include "mtf/message.hpp"
@@ -28,8 +30,12 @@ void check_extends(const Field& field, const MixtureSpec& before, const MixtureS
 /// The initial setup is what a configuration is compared with. After an edit at a resume it is the edited one, whose
 /// sources may have another order.
 void check_declared(const Field& field, const MixtureSpec& declared, const MixtureSpec& now) {
+  std::set<std::string_view> names;
+  for (const SourceSpec& source : now.sources) {
+    names.insert(source.name);
+  }
   for (const SourceSpec& source : declared.sources) {
-    if (std::ranges::find(now.sources, source.name, &SourceSpec::name) == now.sources.end()) {
+    if (!names.contains(source.name)) {
       throw StateMismatch(
           format_message("{} has a source '{}' that the setup in force hasn't", field.path(), source.name));
     }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <locale>
+#include <map>
 #include <optional>
 #include <set>
 #include <sstream>
@@ -84,8 +85,7 @@ ValueMap by_name(const MixtureSpec& spec, const std::set<std::string>& names) {
 }
 
 /// What a source's cap is, in words, so that two can be compared.
-std::string cap_of(const MixtureSpec& spec, const std::string& name) {
-  const SourceSpec& source = *std::ranges::find(spec.sources, name, &SourceSpec::name);
+std::string cap_of(const MixtureSpec& spec, const SourceSpec& source) {
   if (!source.max_passes) {
     return "none";
   }
@@ -105,37 +105,38 @@ std::vector<std::string> find_differences(std::uint64_t my_seed, const MixtureSp
   if (other.seed != my_seed) {
     differ("seed", std::to_string(other.seed), std::to_string(my_seed));
   }
-  std::map<std::string, std::optional<std::uint64_t>> my_lengths;
-  std::map<std::string, std::optional<std::uint64_t>> their_lengths;
+  std::map<std::string, const SourceSpec*> my_sources;
+  std::map<std::string, const SourceSpec*> their_sources;
   std::set<std::string> known_later;
   for (const SourceSpec& source : mine.sources) {
-    my_lengths.emplace(source.name, source.length);
+    my_sources.emplace(source.name, &source);
   }
   for (const SourceSpec& source : other.initial.sources) {
-    their_lengths.emplace(source.name, source.length);
+    their_sources.emplace(source.name, &source);
   }
   for (const SourceSpec& source : other.resume_point.breakpoint.spec->sources) {
     known_later.insert(source.name);
   }
   std::set<std::string> common;
   const auto length = [](std::optional<std::uint64_t> value) { return value ? std::to_string(*value) : "unknown"; };
-  for (const auto& [name, theirs] : their_lengths) {
-    const auto ours = my_lengths.find(name);
-    if (ours == my_lengths.end()) {
+  for (const auto& [name, theirs] : their_sources) {
+    const auto ours = my_sources.find(name);
+    if (ours == my_sources.end()) {
       found.push_back(format_message("dataloader_names: '{}' is in the state, not here", name));
       continue;
     }
     common.insert(name);
-    if (ours->second != theirs) {
-      differ("length of '" + name + "'", length(theirs), length(ours->second));
+    const SourceSpec& mine_of_name = *ours->second;
+    if (mine_of_name.length != theirs->length) {
+      differ("length of '" + name + "'", length(theirs->length), length(mine_of_name.length));
     }
-    if (const auto a = cap_of(other.initial, name), b = cap_of(mine, name); a != b) {
+    if (const auto a = cap_of(other.initial, *theirs), b = cap_of(mine, mine_of_name); a != b) {
       differ("max_passes and when_spent of '" + name + "'", a, b);
     }
   }
-  for (const auto& [name, ours] : my_lengths) {
+  for (const auto& [name, source] : my_sources) {
     // A source that was added later may be there from the start in the script that resumes.
-    if (!their_lengths.contains(name) && !known_later.contains(name)) {
+    if (!their_sources.contains(name) && !known_later.contains(name)) {
       found.push_back(format_message("dataloader_names: '{}' is here, not in the state", name));
     }
   }
