@@ -12,7 +12,8 @@ from typing import Any
 from mtf.checkpoint import sharded
 from mtf.checkpoint.format import layout
 from mtf.checkpoint.format.layout import Checkpoint
-from mtf.checkpoint.storage.registry import open_storage
+from mtf.checkpoint.storage.registry import open_storage, place_of
+from mtf.checkpoint.storage.root import begin
 from mtf.config.checks import nearest
 from mtf.data.sources.rest_of_pass import cut_from, with_batch_size
 from mtf.data.steering.mixture_edit import GivenSource, apply_setup
@@ -81,7 +82,7 @@ def edit_checkpoint(
         only_plan: say what would change, and write nothing.
 
     Raises:
-        CheckpointError: the checkpoint is damaged, sharded, or of no trainer with loaders; or ``out`` is there.
+        CheckpointError: the checkpoint is damaged, or of no trainer with loaders; or ``out`` is there.
         ConfigError: an edit that can't be.
     """
     found = layout.read(path)
@@ -132,11 +133,6 @@ def _edited(
 
 
 def _trainer_state(found: Checkpoint) -> dict[str, Any]:
-    if sharded.holds_pieces(found.manifest):
-        raise CheckpointError(
-            f"{found.path}: holds a model in pieces, one per rank, which are written by a run only: resume it with "
-            "fit(on_other_mixture='edit', skip=...)"
-        )
     state = found.state.get("trainer") if isinstance(found.state, dict) else None
     if not isinstance(state, dict) or state.get("multi") is None:
         raise CheckpointError(f"{found.path}: holds no mixture: no Trainer saved it, or it had no loaders")
@@ -235,14 +231,13 @@ def _write(
     fields = {
         name: value for name, value in found.manifest.items() if name not in ("files", "sha256", "kind", "format")
     }
-    written = layout.write(
-        folder,
-        model=found.model,
-        state_tree={**found.state, "trainer": state},
-        schedule=schedule,
-        manifest={**fields, "edited_from": str(found.path)},
-    )
-    return str(written)
+    payload = layout.CheckpointPayload.take(found.model, {**found.state, "trainer": state}, schedule, copy=False)
+    with begin(folder) as transaction:
+        if sharded.holds_pieces(found.manifest):
+            sharded.copy_pieces(open_storage(found.path), found.manifest, transaction)
+        layout.fill(transaction, payload)
+        transaction.commit(layout.manifest_fields({**fields, "edited_from": str(found.path)}))
+    return str(place_of(folder))
 
 
 def _other_rank(part: Mapping[str, Any], names: Sequence[str], last_batches: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,13 +45,15 @@ def step(trainer: Any, batch: Any, *_: Any) -> torch.Tensor:
     return nn.functional.mse_loss(trainer.model(batch["x"]).squeeze(1), batch["y"])
 
 
-def trainer(name: str, hooks: Any = (), **more: Any) -> mtf.Trainer:
+def trainer(name: str, hooks: Any = (), strategy: Any = "ddp", asynchronous: bool = False, **more: Any) -> mtf.Trainer:
     torch.manual_seed(0)
     net = nn.Linear(4, 1)
     config = mtf.TrainerConfig(
-        ddp=mtf.DDPConfig(timeout_s=60),
+        ddp=mtf.DDPConfig(timeout_s=60, strategy=strategy),
         logging=mtf.LoggingConfig(logger_type="none", progress_bar=False),
-        checkpoint=mtf.CheckpointConfig(root_dir=str(FOLDER / f"{name}-{WORLD}"), save_every_n_steps=10),
+        checkpoint=mtf.CheckpointConfig(
+            root_dir=str(FOLDER / f"{name}-{WORLD}"), save_every_n_steps=10, asynchronous=asynchronous
+        ),
         **more,
     )
     return mtf.Trainer(config, net, torch.optim.SGD(net.parameters(), 0.05), training_step=step, hooks=hooks)
@@ -71,9 +73,9 @@ def result(run: mtf.Trainer, seen: Seen, **more: Any) -> dict[str, Any]:
     return {"rows": whole, "weights": weights, "updates": run.global_step, **more}
 
 
-def spikes(action: Any) -> dict[str, Any]:
+def spikes(action: Any, strategy: str = "ddp", asynchronous: bool = False) -> dict[str, Any]:
     seen, guard = Seen(), mtf.SpikeGuard(sigma=500, window=8, action=action)
-    run = trainer(f"spikes-{action}", [seen, guard])
+    run = trainer(f"spikes-{action}-{strategy}-{asynchronous}", [seen, guard], strategy, asynchronous)
     run.fit(loader(spikes=(17 * BATCH, 25 * BATCH + 5)), max_steps=40)
     return result(run, seen, guard=guard.state_dict())
 
@@ -108,6 +110,9 @@ def differing() -> dict[str, Any]:
 CASES = {
     "skip_update": lambda: spikes("skip_update"),
     "rollback": lambda: spikes("rollback"),
+    "rollback fsdp": lambda: spikes("rollback", "fsdp"),
+    "rollback async": lambda: spikes("rollback", asynchronous=True),
+    "rollback fsdp async": lambda: spikes("rollback", "fsdp", asynchronous=True),
     "skip": skip,
     "edit": edit,
     "differing": differing,

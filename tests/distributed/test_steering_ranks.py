@@ -11,7 +11,8 @@ from distributed import launch
 pytestmark = pytest.mark.timeout(300)
 
 Results = dict[int, list[dict[str, Any]]]
-CASES = ["skip_update", "rollback", "skip", "edit"]
+ROLLBACKS = ["rollback", "rollback fsdp", "rollback async", "rollback fsdp async"]
+CASES = ["skip_update", *ROLLBACKS, "skip", "edit"]
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +39,12 @@ def test_two_ranks_train_as_one(runs: Results, case: str) -> None:
 
 
 def test_a_spike_on_one_rank_alone_is_one_on_all(runs: Results) -> None:
-    one = runs[1][0]
-    assert (one["skip_update"]["guard"]["num_skipped"], one["rollback"]["guard"]["num_rollbacks"]) == (2, 2)
-    for result in runs[2]:
+    for result in (*runs[1], *runs[2]):
         assert result["skip_update"]["guard"]["num_skipped"] == 2
-        assert result["rollback"]["guard"]["num_rollbacks"] == 2
-    assert runs[2][0]["rollback"]["guard"] == runs[2][1]["rollback"]["guard"]
+        for case in ROLLBACKS:
+            assert result[case]["guard"]["num_rollbacks"] == 2
+            assert result[case]["rows"] == result["rollback"]["rows"]
+            assert result[case]["guard"] == runs[2][0][case]["guard"]
 
 
 def test_an_edit_is_the_same_on_all_ranks_and_loses_nothing(runs: Results) -> None:

@@ -462,6 +462,7 @@ CASES: dict[str, Callable[[], Found]] = {
     "saves fsdp async": lambda: saves("fsdp", True),
     "resumes ddp": lambda: resumes("ddp", os.environ["FROM_DDP"]),
     "resumes fsdp": lambda: resumes("fsdp", os.environ["FROM_FSDP"]),
+    "resumes edited fsdp": lambda: resumes("fsdp", os.environ["FROM_EDITED"]),
     "resumes ddp as fsdp": lambda: resumes("fsdp", os.environ["FROM_DDP"]),
     "resumes fsdp as ddp": lambda: resumes("ddp", os.environ["FROM_FSDP"]),
     "differing config": differing_config,

@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -41,6 +42,7 @@ from mtf.errors import CheckpointError, CheckpointIOError
 FOLDER = "sharded"
 AnyTransaction = Transaction | ObjectTransaction
 _MARK = "mtf.sharded"
+_CHUNK_BYTES = 1 << 20
 _POLL_S = 0.01
 _OBJECTS = "objects"  # what rank 0 says in place of a directory where there is no rename
 
@@ -120,6 +122,32 @@ def _add_piece(pieces: Pieces, path: str, tensor: DTensor, *, copy: bool) -> Non
 def holds_pieces(manifest: Mapping[str, Any]) -> bool:
     """Whether a checkpoint has sharded tensors."""
     return any(str(name).startswith(f"{FOLDER}/") for name in manifest.get("files", ()))
+
+
+def copy_pieces(folder: Storage, manifest: Mapping[str, Any], transaction: AnyTransaction) -> None:
+    """Takes the pieces of another checkpoint over, as they are.
+
+    Args:
+        folder: the other checkpoint, every file of it verified.
+        manifest: its manifest.
+        transaction: the new one.
+    """
+    _make_folder(transaction)
+    for name, entry in manifest["files"].items():
+        if name.startswith(f"{FOLDER}/"):
+            with open_part(folder, entry.get("object", name)) as file:
+                transaction.add(name, iter(partial(file.read, _CHUNK_BYTES), b""))
+    _sync_folder(transaction)
+
+
+def _make_folder(transaction: AnyTransaction) -> None:
+    if isinstance(transaction, Transaction):
+        os.mkdir(transaction.directory / FOLDER)
+
+
+def _sync_folder(transaction: AnyTransaction) -> None:
+    if isinstance(transaction, Transaction):
+        local.sync_directory(transaction.directory / FOLDER)
 
 
 def put_together(tree: Any, folder: Storage, manifest: Mapping[str, Any], allocate: Callable[[str], Allocate]) -> Any:
@@ -252,11 +280,9 @@ class SaveCoordinator:
         Raises:
             CheckpointIOError: a rank couldn't write, or didn't within the timeout; names it.
         """
-        if isinstance(transaction, Transaction):
-            os.mkdir(transaction.directory / FOLDER)
-            self._store.set(f"{self._key}/directory", str(transaction.directory))
-        else:
-            self._store.set(f"{self._key}/directory", _OBJECTS)
+        _make_folder(transaction)
+        place = str(transaction.directory) if isinstance(transaction, Transaction) else _OBJECTS
+        self._store.set(f"{self._key}/directory", place)
         transaction.add(file_name(0), pieces.chunks())
         for rank in range(1, self._world_size):
             answer = json.loads(self._wait(f"{self._key}/{rank}", f"rank {rank} hasn't written its part"))
@@ -265,8 +291,7 @@ class SaveCoordinator:
                 raise CheckpointIOError(f"rank {rank} can't write its part of the checkpoint: {answer['error']}")
             part = Part(int(answer["size"]), str(answer["sha256"]), answer.get("object"))
             transaction.adopt_part(file_name(rank), part)
-        if isinstance(transaction, Transaction):
-            local.sync_directory(transaction.directory / FOLDER)
+        _sync_folder(transaction)
 
     def follow(self, folder: Storage, pieces: Pieces) -> None:
         """Every other rank: writes its file and says so.

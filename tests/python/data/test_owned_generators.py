@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import random
+import subprocess
+import sys
 import types
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -281,3 +284,13 @@ def test_an_object_that_answers_with_an_error_is_passed_over() -> None:
             self.rng = random.Random(0)
 
     assert len(OwnedGenerators(Transform(), [_Settings()])) == 1
+
+
+def test_a_users_module_named_like_one_of_the_standard_library_is_looked_through(tmp_path: Path) -> None:
+    lines = ["import sys", "sys.path.insert(0, '.')", "import colorsys", "from mtf.data.rng.owned_generators import *"]
+    (tmp_path / "colorsys.py").write_text(
+        "import random\nrng = random.Random(0)\ndef draw():\n    return rng.random()\n"
+    )
+    script = "; ".join([*lines, "print(len(OwnedGenerators(colorsys.draw)), len(OwnedGenerators(sys.settrace)))"])
+    found = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert found.stdout.split() == ["1", "0"], found.stderr

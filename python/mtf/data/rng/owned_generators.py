@@ -10,11 +10,13 @@ import functools
 import os
 import random
 import sys
+import sysconfig
 import threading
 import types
 from collections import deque
 from collections.abc import Callable, Collection, ItemsView, Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,10 +31,11 @@ _OPAQUE = (str, bytes, bytearray, int, float, complex, type(None), np.ndarray, n
 _MAX_WATCHED = 64  # objects that are looked at after each batch, because they may make a generator later
 _MAX_LOOKS = 16  # of a process, after its first
 # Their functions and classes hold no generator of a user's, and looking through them takes long.
-_LIBRARIES = sys.stdlib_module_names | {
+_LIBRARIES = (
     *("torch", "numpy", "pandas", "pyarrow", "typing_extensions"),
     *("hypothesis", "pytest", "_pytest", "pluggy"),  # what a test module names beside its dataset
-}
+)
+_STANDARD = sysconfig.get_paths()["stdlib"]
 # Objects of the standard library that hold what a user put into them.
 _HOLDERS = (
     *(list, tuple, dict, set, frozenset, deque, functools.partial, types.MethodType, types.SimpleNamespace),
@@ -296,7 +299,15 @@ def _may_hold(value: Any) -> bool:
 def _is_of_library(thing: Any) -> bool:
     """Whether a function, class or module belongs to a library that holds no generator of a user's."""
     name = thing.__name__ if isinstance(thing, types.ModuleType) else getattr(thing, "__module__", None)
-    return (name or "builtins").split(".")[0] in _LIBRARIES
+    package = (name or "builtins").split(".")[0]
+    return package in _LIBRARIES or _is_standard(package)
+
+
+@functools.cache
+def _is_standard(package: str) -> bool:
+    """Whether a module is one of the standard library, and not a user's of the same name, such as ``profile``."""
+    file = getattr(sys.modules.get(package), "__file__", None)
+    return package in sys.stdlib_module_names and (file is None or Path(file).is_relative_to(_STANDARD))
 
 
 def _first_items(items: Any) -> list[Any]:
