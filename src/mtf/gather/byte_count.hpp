@@ -1,3 +1,4 @@
+/// Sums of bytes that stop at a largest value instead of beginning again at 0.
 #pragma once
 
 #include <cstddef>
