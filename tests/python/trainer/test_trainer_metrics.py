@@ -297,6 +297,16 @@ def test_progress_can_be_hidden(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.fullmatch(r"update 4 after .+ · train/loss [\d.e-]+", lines[4])
 
 
+def test_the_closing_line_has_the_loss_of_the_last_row_also_inside_an_epoch(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shown = mtf.LoggingConfig(logger_type="none", log_scalars_every_n_steps=10)
+    run = trainer(config(["a"], logging=shown))
+    run.fit([loader(16, 1)], max_steps=6)  # the first epoch's row came after update 4
+    loss = f"{run.metrics['train/loss']:.4g}"
+    assert capsys.readouterr().err.splitlines()[-1].endswith(f"train/loss {loss}")
+
+
 def test_results_stay_in_the_bar_and_a_validation_is_one_line(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -201,12 +201,13 @@ class Reporter:
             f"update {run.global_step} after {duration(time.perf_counter() - self._began_s)}"
             + (f" ({run.stop_reason})" if run.stop_reason else "")
         ]
-        name = self._monitored(run.logged)
+        metrics = run.metrics
+        name = self._monitored(metrics)
         if name is not None:
             best = "" if self._best is None else f" (best {self._best[0]:.4g} after update {self._best[1]})"
-            parts.append(f"{name} {run.logged[name]:.4g}{best}")
-        elif "train/loss" in run.logged:
-            parts.append(f"train/loss {run.logged['train/loss']:.4g}")
+            parts.append(f"{name} {metrics[name]:.4g}{best}")
+        elif "train/loss" in metrics:
+            parts.append(f"train/loss {metrics['train/loss']:.4g}")
         if (waited := self._waited()) is not None:
             parts.append(waited)
         if checkpoint is not None:
