@@ -61,7 +61,7 @@ $(VENV)/.demo: $(VENV)/.tools pyproject.toml $(SOURCES)  # without what develope
 	$(PIP) --no-build-isolation -e ".[demo]"
 	@touch $@
 
-demo: $(VENV)/.demo  ## Train on three real data sets, interrupt, resume, prove bit-identity (under 90 seconds)
+demo: $(VENV)/.demo  ## Train on three real data sets, interrupt, resume, prove bit-identity (about 90 seconds)
 	$(PY) examples/demo/demo.py --report demo-report
 
 test: $(VENV)/.built  ## Run the Python tests (PYTEST_ARGS="-k name" to choose)
