@@ -159,7 +159,9 @@ LIBRARIES: dict[str, Callable[[Corpus], Iterator[Any]]] = {
 }
 
 
-def time_in_turn(tools: dict[str, Callable[[Corpus], Iterator[Any]]], corpus: Corpus, rounds: int, batches: int) -> Any:
+def time_in_turn(
+    tools: dict[str, Callable[[Corpus], Iterator[Any]]], corpus: Corpus, rounds: int, batches: int
+) -> dict[str, list[float]]:
     """Nanoseconds a token of each tool that is installed, round by round: what else the machine does meets all."""
     streams: dict[str, Iterator[Any]] = {}
     for name, make in tools.items():

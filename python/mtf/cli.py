@@ -94,13 +94,13 @@ class _Parser(argparse.ArgumentParser):
     """Mistakes in one line, without the usage that `--help` shows."""
 
     def error(self, message: str) -> NoReturn:
-        named = re.search(r"invalid choice: '(run|train|fit|launch)'", message)
-        if named is not None:
+        choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        if choice is not None and choice[1] in ("run", "train", "fit", "launch"):
             message = (
-                f"there is no {named[1]!r}: a run is a script of yours (python train.py, torchrun train.py), which "
+                f"there is no {choice[1]!r}: a run is a script of yours (python train.py, torchrun train.py), which "
                 "reads its settings with TrainerConfig.from_cli()"
             )
-        elif choice := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
+        elif choice is not None:
             message += nearest(choice[1], re.findall(r"[\w-]+", choice[2])).removesuffix("?")
         self.exit(USAGE, f"mtf: {message}; see {self.prog} --help\n")
 

@@ -85,7 +85,7 @@ def edit_checkpoint(
         CheckpointError: the checkpoint is damaged, or of no trainer with loaders; or ``out`` is there.
         ConfigError: an edit that can't be.
     """
-    found = layout.read(path)
+    found = layout.read(path, verify_shards=only_plan)  # else they are verified while they are copied
     trainer = _trainer_state(found)
     multi = {**trainer["multi"], "schedule": Schedule.from_bytes(found.schedule).state_dict()}
     new = _edited(multi, weights or {}, add or {}, remove, steps, batch_size or {})

@@ -13,7 +13,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, Protocol
 import torch
 from torch.distributed.tensor import DTensor
 
-from mtf.checkpoint.format.hashing import HashingReader, open_part
+from mtf.checkpoint.format.hashing import HashingReader, open_part, read_verified
 from mtf.checkpoint.format.manifest import Part
 from mtf.checkpoint.format.safetensors_io import (
     DTYPES,
@@ -128,16 +128,27 @@ def copy_pieces(folder: Storage, manifest: Mapping[str, Any], transaction: AnyTr
     """Takes the pieces of another checkpoint over, as they are.
 
     Args:
-        folder: the other checkpoint, every file of it verified.
+        folder: the other checkpoint; each of its pieces is read once, and verified meanwhile.
         manifest: its manifest.
         transaction: the new one.
+
+    Raises:
+        CheckpointError: a piece is missing or damaged.
     """
     _make_folder(transaction)
     for name, entry in manifest["files"].items():
         if name.startswith(f"{FOLDER}/"):
-            with open_part(folder, entry.get("object", name)) as file:
-                transaction.add(name, iter(partial(file.read, _CHUNK_BYTES), b""))
+            read_verified(folder, name, entry, partial(_copy_piece, transaction, name))
     _sync_folder(transaction)
+
+
+def _copy_piece(transaction: AnyTransaction, name: str, reader: HashingReader, num_bytes: int) -> None:
+    transaction.add(name, _chunks(reader, num_bytes))
+
+
+def _chunks(reader: HashingReader, num_bytes: int) -> Iterator[bytes]:
+    while reader.position < num_bytes:
+        yield reader.take(min(_CHUNK_BYTES, num_bytes - reader.position))
 
 
 def _make_folder(transaction: AnyTransaction) -> None:

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "mtf/error.hpp"
+#include "mtf/gather/byte_count.hpp"
 #include "mtf/gather/cu_seqlens.hpp"
 
 namespace mtf {
@@ -199,11 +200,7 @@ ShardRange BlendSource::samples_of(std::uint64_t batch) const {
 StackedRows BlendSource::make_stack(const Plan& plan, std::int32_t source, std::uint64_t num_rows) const {
   StackedRows stack{.source = source, .num_rows = num_rows, .buffers = {}, .cu_seqlens = {}, .num_cu_seqlens = 0};
   for (const RowField& field : plan.parts[static_cast<std::size_t>(source)].rows->fields()) {
-    const std::size_t row_bytes = field.row_bytes();
-    if (row_bytes != 0 && num_rows > std::numeric_limits<std::size_t>::max() / row_bytes) {
-      throw std::bad_alloc();
-    }
-    stack.buffers.push_back(pool_->acquire(num_rows * row_bytes));
+    stack.buffers.push_back(pool_->acquire(bytes_of_rows(num_rows, field.row_bytes())));
   }
   return stack;
 }
@@ -305,10 +302,7 @@ std::size_t BlendSource::max_batch_bytes() const noexcept {
       most = std::max(most, row_bytes_of(part));
     }
   }
-  const std::uint64_t num_rows = shard(sizes_.largest(), 0, spec_.world_size).size();
-  return most != 0 && num_rows > std::numeric_limits<std::size_t>::max() / most
-             ? std::numeric_limits<std::size_t>::max()
-             : num_rows * most;
+  return bytes_of_rows(shard(sizes_.largest(), 0, spec_.world_size).size(), most);
 }
 
 }  // namespace mtf

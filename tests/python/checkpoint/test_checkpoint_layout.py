@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -18,12 +19,15 @@ import pytest
 import safetensors.torch
 import torch
 
+from mtf.checkpoint import sharded
 from mtf.checkpoint.compare import first_differences
 from mtf.checkpoint.diff import diff_checkpoints
 from mtf.checkpoint.format import layout, manifest
 from mtf.checkpoint.inspect import inspect_checkpoint
 from mtf.checkpoint.storage import local
 from mtf.checkpoint.storage.folder import LocalStorage
+from mtf.checkpoint.storage.registry import open_storage
+from mtf.checkpoint.storage.root import begin
 from mtf.checkpoint.storage.transaction import Transaction
 from mtf.errors import CheckpointError
 
@@ -442,3 +446,25 @@ def test_diff(tmp_path: Path) -> None:
     assert [entry.part for entry in found.entries] == ["manifest", "manifest", "model", "schedule"]
     assert "model['conv.bias']: 1 of 2 elements differ, first at [1]" in found.text()
     assert not diff_checkpoints(first, third, limit=1).complete
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_pieces_are_verified_while_they_are_copied(tmp_path: Path, is_damaged: bool) -> None:
+    data, name = bytes(range(256)) * 5000, sharded.file_name(0)
+    piece = tmp_path / "old" / name
+    piece.parent.mkdir(parents=True)
+    piece.write_bytes(data[:-1] + b"\0" if is_damaged else data)
+    entry = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+    def copy() -> None:
+        with begin(tmp_path / "new") as transaction:
+            sharded.copy_pieces(open_storage(tmp_path / "old"), {"files": {name: entry}}, transaction)
+            transaction.commit({"step": 1})
+
+    if is_damaged:
+        with pytest.raises(CheckpointError, match=r"rank-00000\.safetensors: is damaged"):
+            copy()
+        assert not (tmp_path / "new").exists()
+    else:
+        copy()
+        assert (tmp_path / "new" / name).read_bytes() == data
